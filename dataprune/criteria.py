@@ -1,0 +1,130 @@
+"""What a batch says of its samples: pure functions from (losses, outputs, targets) to one score per sample.
+
+A score is higher for a sample that should be kept first. Every criterion takes the same three arguments, whether it reads
+them or not, so that any of them fits any pruner.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Criterion = Callable[[Tensor, Any, Any], Tensor]
+
+IGNORED = -100  # torch's own ignore_index: a token that carries no loss
+_CHUNK = 1 << 22  # logits softened at a time, so that no second (B, S, V) tensor ever exists
+
+
+def loss(losses: Float[Tensor, " b"], outputs: Any, targets: Any) -> Float[Tensor, " b"]:
+    """The training loss itself: hard samples first.
+
+    Args:
+        losses: per-sample training losses.
+        outputs: unused.
+        targets: unused.
+    Returns:
+        The losses.
+    Example:
+        >>> loss(torch.tensor([0.5, 2.0]), None, None)
+        tensor([0.5000, 2.0000])
+
+    Source: Raju et al. 2021, arXiv:2111.12621, section 3; "LFL" in Xiao et al., arXiv:2408.16031. Differs: nothing.
+    """
+    return losses
+
+
+def entropy(losses: Float[Tensor, " b"], outputs: Any, targets: Any) -> Float[Tensor, " b"]:
+    """Entropy H of the model's predictive distribution, in nats: the memory term of EMP on its own.
+
+    Args:
+        losses: unused.
+        outputs: what the distribution is read from.
+            (B, C) logits; (B, S, C) logits of sequences, averaged over the tokens whose target is not -100; or a pair
+            (mean, variance) of (B,) or (B, D) tensors for Gaussian regression, summed over D.
+        targets: (B, S) class ids where outputs are (B, S, C); otherwise unused (soft targets are fine).
+    Returns:
+        Entropies in [0, log C] for classes; any real number for a Gaussian; 0 for a sample without a valid token.
+    Raises:
+        ValueError: if outputs carry no distribution: None, (B,), (B, 1), or a shape that is none of the above.
+    Example:
+        >>> entropy(torch.zeros(1), torch.zeros(1, 4), None)
+        tensor([1.3863])
+
+    Source: Xiao et al., arXiv:2408.16031, Eq. 7. Differs: sequences and variances are not in the paper.
+    """
+    if isinstance(outputs, (tuple, list)) and len(outputs) == 2:
+        return _gaussian_entropy(outputs[1], len(losses))
+    if not isinstance(outputs, Tensor) or outputs.ndim < 2 or outputs.shape[-1] < 2:
+        shown = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise ValueError(
+            f"the memory term needs outputs that carry a distribution, got {shown}: pass logits (B, C) or (B, S, C), "
+            "or (mean, variance) for regression; a single regression output has none, use `loss` there"
+        )
+    if len(outputs) != len(losses):
+        raise ValueError(f"{len(losses)} losses but {len(outputs)} rows of outputs: pass those of the same batch")
+    if outputs.ndim == 2:
+        return _class_entropy(outputs)
+    if outputs.ndim == 3:
+        return _token_entropy(outputs, targets)
+    raise ValueError(f"outputs must be (B, C) or (B, S, C), got {tuple(outputs.shape)}: flatten positions into S")
+
+
+def loss_plus_entropy(beta: float = 5.0) -> Criterion:
+    """Loss plus beta times the entropy of the prediction: EMP's score.
+
+    Outputs with a single value per sample, (B,) or (B, 1), are a regression head: it has no distribution, its entropy is
+    the same for all, and the score is the loss.
+
+    Args:
+        beta: weight of the memory term.
+    Returns:
+        A criterion; it raises ValueError where the outputs are missing.
+    Example:
+        >>> loss_plus_entropy(beta=1.0)(torch.tensor([1.0]), torch.zeros(1, 4), None)
+        tensor([2.3863])
+
+    Source: Xiao et al., arXiv:2408.16031, Eq. 8. Differs: nothing.
+    """
+
+    def criterion(losses: Tensor, outputs: Any, targets: Any) -> Tensor:
+        if outputs is None:
+            raise ValueError("EMP scores the model's outputs too: call pruner.loss(index, losses, outputs, targets)")
+        if isinstance(outputs, Tensor) and (outputs.ndim == 1 or (outputs.ndim == 2 and outputs.shape[1] == 1)):
+            return losses
+        return losses + beta * entropy(losses, outputs, targets)
+
+    return criterion
+
+
+def _class_entropy(logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
+    # entr(0) is 0, so that a probability that underflows costs nothing and gives no NaN
+    probabilities = torch.softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    return torch.special.entr(probabilities).sum(dim=-1)
+
+
+def _token_entropy(logits: Float[Tensor, "b s c"], targets: Any) -> Float[Tensor, " b"]:
+    batch, tokens, classes = logits.shape
+    valid = torch.ones(batch, tokens, dtype=torch.bool, device=logits.device)
+    if isinstance(targets, Tensor) and not targets.is_floating_point():
+        if targets.shape != logits.shape[:2]:
+            raise ValueError(
+                f"outputs {tuple(logits.shape)} and targets {tuple(targets.shape)} do not agree: "
+                "outputs are (B, S, C) with the classes last, targets (B, S)"
+            )
+        valid = targets.to(logits.device) != IGNORED
+    flat = logits.reshape(-1, classes)
+    rows = max(1, _CHUNK // classes)
+    each = torch.cat([_class_entropy(part) for part in flat.split(rows)]).view(batch, tokens)
+    return (each * valid).sum(dim=1) / valid.sum(dim=1).clamp(min=1)
+
+
+def _gaussian_entropy(variance: Any, batch: int) -> Tensor:
+    if not isinstance(variance, Tensor) or variance.ndim not in (1, 2) or len(variance) != batch:
+        raise ValueError("the second of a pair of outputs must be the predicted variance, of shape (B,) or (B, D)")
+    each = 0.5 * torch.log(2 * math.pi * math.e * variance)
+    return each if each.ndim == 1 else each.sum(dim=1)

@@ -1,0 +1,75 @@
+"""The only module that talks to torch.distributed. Without a process group it is one rank, alone."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class Part(NamedTuple):
+    """What one rank brought to an exchange."""
+
+    header: list[int]
+    index: Int[Tensor, " k"]  # type: ignore[assignment]  # hides tuple.index, which a part has no use for
+    score: Float[Tensor, " k"]
+
+
+def rank() -> int:
+    """This process among all, 0 where there is no process group."""
+    return dist.get_rank() if _connected() else 0
+
+
+def world_size() -> int:
+    """How many processes train together, 1 where there is no process group."""
+    return dist.get_world_size() if _connected() else 1
+
+
+def exchange(header: list[int], index: Int[Tensor, " k"], score: Float[Tensor, " k"]) -> list[Part]:
+    """Give every rank what all ranks bring. Collective: every rank must call it, as often as the others.
+
+    Indices and scores travel apart, as int64 and float32: one float tensor for both would round large indices.
+
+    Args:
+        header: integers of which every rank brings equally many.
+        index: positions, int64 on the CPU; ranks may bring different numbers of them.
+        score: their scores, float32 on the CPU.
+    Returns:
+        One part per rank, in rank order; on the CPU.
+    """
+    if world_size() == 1:
+        return [Part(header, index, score)]
+    device = _device()
+    heads = _gather(torch.tensor([*header, len(index)], dtype=torch.int64, device=device))
+    lengths = [int(head[-1]) for head in heads]
+    longest = max(lengths)
+    indices = _gather(_padded(index, longest).to(device))
+    scores = _gather(_padded(score, longest).to(device))
+    return [
+        Part(head[:-1].tolist(), one[:length].cpu(), other[:length].cpu())
+        for head, one, other, length in zip(heads, indices, scores, lengths, strict=True)
+    ]
+
+
+def _connected() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _device() -> torch.device:
+    """Where the backend wants its tensors: NCCL only moves those on a GPU."""
+    if "gloo" in str(dist.get_backend()):
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def _gather(tensor: Tensor) -> list[Tensor]:
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(parts, tensor)
+    return parts
+
+
+def _padded(tensor: Tensor, length: int) -> Tensor:
+    return torch.cat([tensor, tensor.new_zeros(length - len(tensor))])

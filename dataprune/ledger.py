@@ -1,0 +1,151 @@
+"""What was trained in the running epoch: new scores that wait for the score book, and who trained which sample."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from . import distributed
+from .errors import PlanError
+from .scores import ScoreBook
+
+_NOBODY = -1
+_EARLIER = -2  # some rank of a run with another number of ranks
+
+
+class Ledger:
+    """Pending scores stay where they were computed until `flush`; recording never waits for a device or a rank.
+
+    A sample belongs to the first rank that trained it in an epoch: what other ranks record of it is padding and does not
+    count, while repetitions on its own rank count in order. So flushing in parts equals flushing once.
+
+    Args:
+        size: samples in the dataset, N. Two bytes are kept for each.
+    """
+
+    def __init__(self, size: int):
+        self.size = size
+        self.owner = np.full(size, _NOBODY, dtype=np.int16)
+        self.largest = 0  # samples in the largest batch of this epoch: a ragged tail is smaller
+        self.foreign = 0  # records of samples that another rank had trained already
+        self._index = torch.empty(0, dtype=torch.int64)
+        self._score = torch.empty(0)
+        self._length = 0
+
+    def record(self, index: Int[Tensor, " b"], score: Float[Tensor, " b"]) -> None:
+        """Append a batch. On the CPU it is checked here, on other devices when it is flushed.
+
+        Raises:
+            IndexError: if an index is outside [0, size).
+            ValueError: if a score is NaN or infinite.
+        """
+        if index.device.type == "cpu":
+            self._check_index(index)
+        if score.device.type == "cpu":
+            self._check_score(score)
+        end = self._length + len(index)
+        self._index = _room(self._index, index.device, self._length, end)
+        self._score = _room(self._score, score.device, self._length, end)
+        self._index[self._length : end].copy_(index, non_blocking=True)
+        self._score[self._length : end].copy_(score, non_blocking=True)
+        self._length = end
+        self.largest = max(self.largest, len(index))
+
+    def pending(self) -> tuple[Tensor, Tensor]:
+        """Index and score of what was recorded since the last flush, on the CPU."""
+        index, score = self._index[: self._length].cpu(), self._score[: self._length].cpu()
+        if self._length:
+            self._check_index(index)
+            self._check_score(score)
+        return index, score
+
+    def flush(self, book: ScoreBook, smoothing: float, parts: list[distributed.Part], planned: Tensor | None) -> None:
+        """Move what all ranks brought into the book.
+
+        Args:
+            book: takes the scores.
+            smoothing: weight of a new score.
+            parts: one per rank, from `distributed.exchange`.
+            planned: positions that this epoch was to train; None where any are fine.
+        Raises:
+            PlanError: if a sample was trained that the plan does not name.
+        """
+        index = torch.cat([part.index for part in parts])
+        score = torch.cat([part.score for part in parts])
+        if planned is not None and len(planned) < self.size:
+            allowed = np.zeros(self.size, dtype=np.bool_)
+            allowed[planned.numpy()] = True
+            strange = int(np.count_nonzero(~allowed[index.numpy()]))
+            if strange:
+                raise PlanError(
+                    f"{strange} of {len(index)} trained samples were not selected for this epoch: a framework has "
+                    "replaced the sampler, or `index` does not hold positions in the dataset. Keep PruneSampler as the "
+                    "loader's sampler (Lightning: use_distributed_sampler=False; Ray: add_dist_sampler=False) and take "
+                    "the index from the batch"
+                )
+        if len(parts) > 1:
+            kept = self._own(parts)
+            index, score = index[kept], score[kept]
+        else:
+            self.owner[index.numpy()] = 0
+        if len(index):
+            book.record(index, score, smoothing)
+        self._length = 0
+
+    def trained(self) -> np.ndarray:
+        """(size,) bool: flushed in this epoch, by any rank."""
+        return self.owner != _NOBODY
+
+    def clear(self) -> None:
+        """Begin an epoch."""
+        self.owner.fill(_NOBODY)
+        self.largest = 0
+        self.foreign = 0
+
+    def restore(self, owner: Int[Tensor, " n"], *, same_ranks: bool) -> None:
+        """Take over who trained what, from a saved state; with other ranks than before it counts as anyone's."""
+        self.owner = owner.numpy().copy()
+        if not same_ranks:
+            self.owner[self.owner != _NOBODY] = _EARLIER
+
+    def _own(self, parts: list[distributed.Part]) -> Tensor:
+        """Mask over the joined parts: whether the record comes from the rank the sample belongs to."""
+        ranks = np.concatenate([np.full(len(part.index), rank, dtype=np.int16) for rank, part in enumerate(parts)])
+        steps = np.concatenate([np.arange(len(part.index)) for part in parts])
+        index = torch.cat([part.index for part in parts]).numpy()
+        free = self.owner[index] == _NOBODY
+        # in order of (step, rank), backwards: numpy lets the last assignment stand, which is the first record
+        order = np.lexsort((ranks, steps))[::-1]
+        order = order[free[order]]
+        self.owner[index[order]] = ranks[order]
+        kept = self.owner[index] == ranks
+        self.foreign += int(np.count_nonzero(~kept))
+        return torch.from_numpy(kept)
+
+    def _check_index(self, index: Tensor) -> None:
+        low, high = torch.aminmax(index)
+        if int(low) < 0 or int(high) >= self.size:
+            raise IndexError(
+                f"index holds {int(low)} to {int(high)}, but the dataset has positions 0 to {self.size - 1}: "
+                "pass the positions that came with the batch"
+            )
+
+    def _check_score(self, score: Tensor) -> None:
+        finite = torch.isfinite(score)
+        if not finite.all():
+            bad = int((~finite).sum())
+            raise ValueError(
+                f"{bad} of {len(score)} scores are NaN or infinite: the losses (or outputs) of this batch are, so "
+                "training has diverged or overflowed; lower the learning rate, or skip the batch before recording it"
+            )
+
+
+def _room(buffer: Tensor, device: torch.device, used: int, needed: int) -> Tensor:
+    """`buffer` on `device` with room for `needed` values, the first `used` kept."""
+    if buffer.device == device and len(buffer) >= needed:
+        return buffer
+    larger = torch.empty(max(needed, 2 * len(buffer), 1024), dtype=buffer.dtype, device=device)
+    larger[:used] = buffer[:used]
+    return larger

@@ -1,0 +1,273 @@
+"""Loaders that yield what a pruner selects, with each sample's position beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+)
+from torch.utils.data.dataloader import default_collate
+
+from . import distributed
+from .pruner import Pruner
+
+_CHUNK = 1 << 16  # positions turned into Python numbers at a time: a list of all costs 40 bytes each
+
+
+class Indexed(Dataset):
+    """A map-style dataset whose samples carry their position: item i is (i, dataset[i]).
+
+    Args:
+        dataset: map-style dataset, of any item structure.
+    Raises:
+        TypeError: if it is an IterableDataset, whose samples have no positions.
+    """
+
+    def __init__(self, dataset: Any):
+        if isinstance(dataset, IterableDataset) or not (
+            hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+        ):
+            raise TypeError(
+                f"pruning needs a map-style dataset with __len__ and __getitem__, got {type(dataset).__name__}: samples "
+                "of a stream have no positions to remember scores by; load it into a map-style dataset"
+            )
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[int, Any]:
+        return index, self.dataset[index]
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[int, Any]]:
+        many = getattr(self.dataset, "__getitems__", None)
+        if many is None:
+            return [self[index] for index in indices]
+        return list(zip(indices, many(indices), strict=True))
+
+
+class IndexedCollate:
+    """Collates (position, item) pairs into (index, batch): int64 positions, and what `collate` makes of the items.
+
+    Args:
+        collate: collates a list of items; torch's default where None.
+    """
+
+    def __init__(self, collate: Callable[[list[Any]], Any] | None = None):
+        self.collate = default_collate if collate is None else collate
+
+    def __call__(self, pairs: list[tuple[int, Any]]) -> tuple[torch.Tensor, Any]:
+        indices, items = zip(*pairs, strict=True)
+        return torch.tensor(indices, dtype=torch.int64), self.collate(list(items))
+
+
+class PruneSampler(Sampler[int]):
+    """Yields the positions a pruner selects for an epoch, this rank's share of them.
+
+    Shares are disjoint and of equal length, but for up to world_size - 1 samples that occur twice. Without `set_epoch` the
+    sampler goes on to the next epoch when an iterator is exhausted; an abandoned iteration advances nothing. After
+    `pruner.load_state_dict` it goes on where training was. Its iterators have `state_dict` and `load_state_dict`, as
+    torchdata's StatefulDataLoader calls them.
+
+    Args:
+        pruner: selects.
+        rank: whose share; torch.distributed's by default, else 0.
+        world_size: how many share; torch.distributed's by default, else 1.
+        shuffle: in random order; else in ascending order.
+    Raises:
+        ValueError: if only one of rank and world_size is given, or rank is outside [0, world_size).
+    """
+
+    def __init__(self, pruner: Pruner, *, rank: int | None = None, world_size: int | None = None, shuffle: bool = True):
+        if (rank is None) != (world_size is None):
+            raise ValueError("give rank and world_size together, or neither: torch.distributed's are used then")
+        if rank is not None and world_size is not None and not 0 <= rank < world_size:
+            raise ValueError(f"rank must be in [0, world_size), got rank {rank} of {world_size}")
+        self.pruner = pruner
+        self.shuffle = shuffle
+        self.batch_size: int | None = None  # of the loader, where it is known: then also the samples it drops
+        self.drop_last = False
+        self.ahead = 0
+        self._rank, self._world_size = rank, world_size
+        self._epoch: int | None = None  # None: wherever the pruner is
+        self._loads = pruner.loads
+
+    @property
+    def rank(self) -> int:
+        return distributed.rank() if self._rank is None else self._rank
+
+    @property
+    def world_size(self) -> int:
+        return distributed.world_size() if self._world_size is None else self._world_size
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next iteration yields."""
+        if self._loads != self.pruner.loads:  # a state was loaded since: its place counts
+            self._epoch, self._loads = None, self.pruner.loads
+        return self.pruner.epoch if self._epoch is None else self._epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the next iteration yields; saying it twice changes nothing."""
+        self._epoch, self._loads = epoch, self.pruner.loads
+
+    def __len__(self) -> int:
+        """Samples that the next iteration yields; asks no other rank.
+
+        Where the policy decides how many it keeps, an upper bound until the epoch is selected.
+        """
+        epoch = min(self.epoch, self.pruner.epochs - 1)
+        return math.ceil(self.pruner.remaining(epoch) / self.world_size)
+
+    def __iter__(self) -> Iterator[int]:
+        return _Positions(self)
+
+
+class _Positions(Iterator[int]):
+    """One iteration of a PruneSampler; it selects when its first position is asked for."""
+
+    def __init__(self, sampler: PruneSampler):
+        self._sampler = sampler
+        self._epoch: int | None = None
+        self._start: int | None = None  # position in the rank's share to begin at, from a loaded state
+        self._position = 0  # in the rank's share of the whole epoch
+        self._running: Iterator[int] | None = None
+
+    def __next__(self) -> int:
+        if self._running is None:
+            self._running = self._run()
+        value = next(self._running)
+        self._position += 1
+        return value
+
+    def state_dict(self) -> dict[str, int | None]:
+        """Where this iteration is, as plain numbers."""
+        return {"epoch": self._epoch, "position": self._position}
+
+    def load_state_dict(self, state: dict[str, int | None]) -> None:
+        """Begin where another iteration was; before the first position is asked for."""
+        self._epoch, self._start = state["epoch"], state["position"]
+        self._position = self._start or 0
+        self._running = None
+
+    def _run(self) -> Iterator[int]:
+        sampler, pruner = self._sampler, self._sampler.pruner
+        if self._epoch is None:
+            self._epoch = sampler.epoch
+        epoch = self._epoch
+        sampler.set_epoch(epoch)
+        resume = self._start is None
+        order = pruner.order(epoch, sampler.rank, sampler.world_size, shuffle=sampler.shuffle, resume=resume)
+        if resume:
+            share = -(-len(pruner.select(epoch).index) // sampler.world_size)
+            self._position = share - len(order)
+        else:
+            order = order[self._start :]
+        tail = None
+        if sampler.batch_size is not None:
+            tail = len(order) % sampler.batch_size * sampler.world_size if sampler.drop_last else 0
+        pruner.begin(epoch, tail=tail, ahead=sampler.ahead)
+        for start in range(0, len(order), _CHUNK):
+            yield from order[start : start + _CHUNK].tolist()
+        pruner.end(epoch)
+        if sampler.epoch == epoch:  # unless set_epoch was called meanwhile
+            sampler.set_epoch(epoch + 1)
+
+
+def prune_loader(
+    loader: DataLoader, pruner: Pruner, *, rank: int | None = None, world_size: int | None = None
+) -> DataLoader:
+    """Your loader, rebuilt to yield what the pruner selects, as (index, batch).
+
+    Everything else is taken over: batch size, workers, collate_fn, pinning, generator. A shuffling loader shuffles, from
+    the pruner's seed; a DistributedSampler hands its rank and world size over.
+
+    Args:
+        loader: of a map-style dataset, with its own or torch's plain batch sampler.
+        pruner: built with size=len(loader.dataset).
+        rank: as for `PruneSampler`.
+        world_size: as for `PruneSampler`.
+    Raises:
+        TypeError: if the dataset is a stream, or the loader has a sampler of its own that pruning would replace.
+        ValueError: if the dataset's length is not the pruner's size, or an epoch keeps fewer samples than one batch and
+            the loader would drop it.
+    """
+    dataset = Indexed(loader.dataset)
+    if len(dataset) != pruner.size:
+        raise ValueError(
+            f"the dataset has {len(dataset)} samples, the pruner was built for {pruner.size}: build it with "
+            "size=len(dataset)"
+        )
+    batches = loader.batch_sampler
+    if batches is None:
+        raise TypeError("the loader has batch_size=None: pruning needs to know the batches, give it a batch_size")
+    if type(batches).__name__ != "BatchSampler" or not isinstance(batches, BatchSampler):
+        raise TypeError(
+            f"the loader has a batch sampler of its own ({type(batches).__name__}), which pruning would replace: build a "
+            "DataLoader over dataprune.Indexed(dataset) with your batch sampler around dataprune.PruneSampler(pruner)"
+        )
+    shuffle = _shuffles(batches.sampler)
+    if isinstance(batches.sampler, DistributedSampler) and rank is None:
+        rank, world_size = batches.sampler.rank, batches.sampler.num_replicas
+    sampler = PruneSampler(pruner, rank=rank, world_size=world_size, shuffle=shuffle)
+    sampler.batch_size, sampler.drop_last = batches.batch_size, batches.drop_last
+    sampler.ahead = loader.num_workers * (loader.prefetch_factor or 0)
+    smallest = -(-min(pruner.epoch_sizes()) // sampler.world_size)
+    if batches.drop_last and smallest < batches.batch_size:
+        raise ValueError(
+            f"an epoch keeps {smallest} samples per rank, fewer than one batch of {batches.batch_size}, and the loader "
+            "drops it: keep more, use a smaller batch_size or drop_last=False"
+        )
+    options: dict[str, Any] = {name: getattr(loader, name) for name in _TAKEN_OVER if hasattr(loader, name)}
+    return type(loader)(
+        dataset,  # type: ignore[arg-type]
+        batch_size=batches.batch_size,
+        sampler=sampler,
+        drop_last=batches.drop_last,
+        collate_fn=IndexedCollate(loader.collate_fn),
+        **options,
+    )
+
+
+_TAKEN_OVER = (
+    "num_workers",
+    "pin_memory",
+    "timeout",
+    "worker_init_fn",
+    "multiprocessing_context",
+    "generator",
+    "prefetch_factor",
+    "persistent_workers",
+    "pin_memory_device",
+    "in_order",
+)
+
+
+def _shuffles(sampler: Any) -> bool:
+    if type(sampler) is SequentialSampler:
+        return False
+    if isinstance(sampler, DistributedSampler):
+        return sampler.shuffle
+    # by name as well: StatefulDataLoader brings a RandomSampler of its own
+    if isinstance(sampler, RandomSampler) or type(sampler).__name__ == "RandomSampler":
+        if sampler.replacement or sampler.num_samples != len(sampler.data_source):
+            raise TypeError(
+                "the loader draws with replacement, or only part of the data: give it shuffle=True and let the pruner "
+                "decide how much is drawn"
+            )
+        return True
+    raise TypeError(
+        f"the loader's sampler ({type(sampler).__name__}) chooses samples itself, which pruning would undo: give "
+        "prune_loader a loader with shuffle=True or False; for a subset, prune torch.utils.data.Subset(dataset, indices)"
+    )

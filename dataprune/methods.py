@@ -1,0 +1,338 @@
+"""Named recipes: each composes a criterion, a policy and a schedule into a `Pruner`. `METHODS` is their index.
+
+All recipes share these arguments:
+
+    size: samples in the dataset, N.
+    keep: fraction kept in a pruned epoch, in (0, 1].
+    budget: in place of `keep`, the fraction of a full run's samples; keep is solved, warm-up and annealing inside.
+    epochs: epochs of the run.
+    seed: decides the selections and the order within an epoch.
+    warmup: full epochs at the start. With one to three epochs in all, a full first epoch eats the gain: warmup=0 then
+        walks through unseen samples first.
+    anneal: share of full epochs at the end; full from epoch ceil((1 - anneal) * epochs).
+    balance: (N,) class ids; with them the highest scores are taken class by class, in equal numbers.
+
+They raise ValueError where an argument is out of range, or where full epochs use a budget up.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+from torch import Tensor
+
+from . import criteria, policies, schedules
+from .pruner import Pruner
+
+ALPHA = 0.8  # smoothing of both bandits, Raju et al. 2021
+
+
+def full(
+    size: int,
+    *,
+    keep: float | None = None,
+    budget: float | None = None,
+    epochs: int,
+    seed: int = 0,
+    warmup: int = 0,
+    anneal: float = 0.0,
+) -> Pruner:
+    """All samples in every epoch: the reference; `keep`, `budget`, `warmup` and `anneal` change nothing.
+
+    Source: none.
+    """
+    return Pruner(size, criteria.loss, policies.uniform(), schedules.constant(1.0), epochs=epochs, seed=seed)
+
+
+def static_random(
+    size: int,
+    *,
+    keep: float | None = None,
+    budget: float | None = None,
+    epochs: int,
+    seed: int = 0,
+    warmup: int = 0,
+    anneal: float = 0.0,
+) -> Pruner:
+    """One random subset, drawn once.
+
+    Source: "Random" (static) in Table 1 of Xiao et al., arXiv:2408.16031. Differs: nothing.
+    """
+    schedule = _schedule(keep, budget, epochs, warmup, anneal)
+    return Pruner(size, criteria.loss, policies.uniform(), schedule, epochs=epochs, every=epochs, seed=seed)
+
+
+def random(
+    size: int,
+    *,
+    keep: float | None = None,
+    budget: float | None = None,
+    epochs: int,
+    seed: int = 0,
+    warmup: int = 0,
+    anneal: float = 0.0,
+) -> Pruner:
+    """A new random subset in every epoch.
+
+    Source: "Random*" in Table 1 of Xiao et al., arXiv:2408.16031; Raju et al. 2021, arXiv:2111.12621. Differs: nothing.
+    """
+    schedule = _schedule(keep, budget, epochs, warmup, anneal)
+    return Pruner(size, criteria.loss, policies.uniform(), schedule, epochs=epochs, seed=seed)
+
+
+def rs2(
+    size: int,
+    *,
+    keep: float | None = None,
+    budget: float | None = None,
+    epochs: int,
+    seed: int = 0,
+    warmup: int = 0,
+    anneal: float = 0.0,
+) -> Pruner:
+    """Chunks of one random permutation after another, so that all samples are trained equally often.
+
+    Source: Okanovic et al. 2024 (RS2 without replacement), arXiv:2305.18424. Differs: a chunk that ends a permutation is
+        filled up from the next.
+    """
+    schedule = _schedule(keep, budget, epochs, warmup, anneal)
+    return Pruner(size, criteria.loss, policies.least_drawn(), schedule, epochs=epochs, seed=seed)
+
+
+def elfl(
+    size: int,
+    *,
+    keep: float | None = None,
+    budget: float | None = None,
+    epochs: int,
+    seed: int = 0,
+    warmup: int = 0,
+    anneal: float = 0.0,
+) -> Pruner:
+    """Extreme low-frequency learning, every sample equally often: `rs2` under the name it has in the EMP paper.
+
+    Source: Xiao et al., arXiv:2408.16031, section 3.2 and Figure 3. Differs: nothing.
+    """
+    return rs2(size, keep=keep, budget=budget, epochs=epochs, seed=seed, warmup=warmup, anneal=anneal)
+
+
+def loss(
+    size: int,
+    *,
+    keep: float | None = None,
+    budget: float | None = None,
+    epochs: int,
+    seed: int = 0,
+    warmup: int = 1,
+    anneal: float = 0.0,
+    balance: Tensor | None = None,
+) -> Pruner:
+    """The samples with the highest loss when they were last trained.
+
+    Source: Raju et al. 2021, arXiv:2111.12621; "LFL" in Xiao et al., arXiv:2408.16031. Differs: nothing.
+    """
+    schedule = _schedule(keep, budget, epochs, warmup, anneal)
+    return Pruner(size, criteria.loss, policies.top_k(balance=balance), schedule, epochs=epochs, seed=seed)
+
+
+def epsilon_greedy(
+    size: int,
+    *,
+    keep: float | None = None,
+    budget: float | None = None,
+    epochs: int,
+    seed: int = 0,
+    warmup: int = 1,
+    anneal: float = 0.0,
+    epsilon: float = 0.1,
+    every: int = 10,
+    smoothing: float = ALPHA,
+    balance: Tensor | None = None,
+) -> Pruner:
+    """Mostly the highest smoothed loss, a share `epsilon` at random, selected every ten epochs.
+
+    Source: Raju et al. 2021, arXiv:2111.12621, section 4.2. Differs: nothing.
+    """
+    schedule = _schedule(keep, budget, epochs, warmup, anneal)
+    policy = policies.epsilon_greedy(epsilon, balance=balance)
+    return Pruner(size, criteria.loss, policy, schedule, epochs=epochs, smoothing=smoothing, every=every, seed=seed)
+
+
+def ucb(
+    size: int,
+    *,
+    keep: float | None = None,
+    budget: float | None = None,
+    epochs: int,
+    seed: int = 0,
+    warmup: int = 1,
+    anneal: float = 0.0,
+    c: float = 1.0,
+    every: int = 10,
+    smoothing: float = ALPHA,
+    balance: Tensor | None = None,
+) -> Pruner:
+    """The highest smoothed loss plus c times its variance, selected every ten epochs.
+
+    Source: Raju et al. 2021, arXiv:2111.12621, section 4.3. Differs: nothing.
+    """
+    schedule = _schedule(keep, budget, epochs, warmup, anneal)
+    policy = policies.upper_confidence(c, balance)
+    return Pruner(size, criteria.loss, policy, schedule, epochs=epochs, smoothing=smoothing, every=every, seed=seed)
+
+
+def infobatch(
+    size: int,
+    *,
+    keep: float | None = None,
+    budget: float | None = None,
+    epochs: int,
+    seed: int = 0,
+    warmup: int = 1,
+    anneal: float = 0.125,
+    prune_probability: float | None = None,
+) -> Pruner:
+    """Samples below the mean loss are dropped with a probability, the others of them weigh more: an unbiased gradient.
+
+    Args:
+        keep: solves the probability anew in each epoch, at most 0.9: where few samples are below the mean, more than
+            `keep` is trained, and `stats()` says how much.
+        budget: as `keep`, and with the same limit.
+        prune_probability: r in [0, 1), the paper's own parameter (0.5 there), in place of keep and budget.
+    Source: Qin et al. 2024, arXiv:2303.04947. Differs: a fixed number of survivors in place of a coin for each sample, and
+        `keep`, are this project's.
+    """
+    if prune_probability is None:
+        return Pruner(
+            size,
+            criteria.loss,
+            policies.soft_prune(),
+            _schedule(keep, budget, epochs, warmup, anneal),
+            epochs=epochs,
+            seed=seed,
+        )
+    if keep is not None or budget is not None:
+        raise ValueError("give prune_probability, or keep, or budget: each of them decides how much is pruned")
+    policy = policies.soft_prune(prune_probability)
+    schedule = _schedule(max(1 - prune_probability, 0.5 / size), None, epochs, warmup, anneal)
+    return Pruner(size, criteria.loss, policy, schedule, epochs=epochs, seed=seed)
+
+
+def emp(
+    size: int,
+    *,
+    keep: float | None = None,
+    budget: float | None = None,
+    epochs: int,
+    seed: int = 0,
+    warmup: int = 1,
+    anneal: float = 0.125,
+    beta: float = 5.0,
+    balance: Tensor | None = None,
+) -> Pruner:
+    """The highest loss plus beta times the entropy of the prediction: the hard, and those not yet remembered.
+
+    Args:
+        beta: weight of the memory term.
+    Source: Xiao et al., arXiv:2408.16031, Eq. 8, Algorithm 1; annealing as in its section 4.1. Differs: nothing.
+    """
+    schedule = _schedule(keep, budget, epochs, warmup, anneal)
+    criterion = criteria.loss_plus_entropy(beta)
+    return Pruner(size, criterion, policies.top_k(balance=balance), schedule, epochs=epochs, seed=seed)
+
+
+def emp_reverse(
+    size: int,
+    *,
+    keep: float | None = None,
+    budget: float | None = None,
+    epochs: int,
+    seed: int = 0,
+    warmup: int = 1,
+    anneal: float = 0.125,
+    beta: float = 5.0,
+    balance: Tensor | None = None,
+) -> Pruner:
+    """The lowest scores of `emp`: the ablation that shows which end of the order matters.
+
+    Args:
+        beta: weight of the memory term.
+    Source: Xiao et al., arXiv:2408.16031, "EMP-reverse". Differs: nothing.
+    """
+    schedule = _schedule(keep, budget, epochs, warmup, anneal)
+    criterion = criteria.loss_plus_entropy(beta)
+    return Pruner(size, criterion, policies.bottom_k(balance=balance), schedule, epochs=epochs, seed=seed)
+
+
+def memory(
+    size: int,
+    *,
+    keep: float | None = None,
+    budget: float | None = None,
+    epochs: int,
+    seed: int = 0,
+    warmup: int = 1,
+    anneal: float = 0.0,
+    balance: Tensor | None = None,
+) -> Pruner:
+    """The highest entropy of the prediction: EMP's memory term alone, blind to the label and so to a wrong one.
+
+    Source: this project's own; `emp` as beta goes to infinity.
+    """
+    schedule = _schedule(keep, budget, epochs, warmup, anneal)
+    return Pruner(size, criteria.entropy, policies.top_k(balance=balance), schedule, epochs=epochs, seed=seed)
+
+
+METHODS: dict[str, Callable[..., Pruner]] = {
+    recipe.__name__: recipe
+    for recipe in (
+        full,
+        static_random,
+        random,
+        rs2,
+        elfl,
+        loss,
+        epsilon_greedy,
+        ucb,
+        infobatch,
+        emp,
+        emp_reverse,
+        memory,
+    )
+}
+
+
+def _schedule(keep: float | None, budget: float | None, epochs: int, warmup: int, anneal: float) -> schedules.Schedule:
+    if isinstance(warmup, bool) or not isinstance(warmup, int) or warmup < 0:
+        raise ValueError(f"warmup is a number of full epochs, at least 0, got {warmup!r}")
+    stop = schedules.full_from(epochs, anneal)
+    if (keep is None) == (budget is None):
+        raise ValueError("give keep (fraction of a pruned epoch) or budget (fraction of a full run), one of them")
+    if keep is None:
+        assert budget is not None
+        keep = _solve(budget, epochs, warmup, stop)
+    schedule = schedules.window(keep, warmup, stop)
+    if keep < 1 and 0 < warmup and epochs <= 3:
+        warnings.warn(
+            f"with {epochs} epochs, {min(warmup, epochs)} full at the start save little: warmup=0 walks through unseen "
+            "samples instead",
+            stacklevel=3,
+        )
+    return schedule
+
+
+def _solve(budget: float, epochs: int, warmup: int, stop: int) -> float:
+    """The `keep` that makes warm-up, pruned epochs and annealing add up to budget * epochs full epochs."""
+    schedules.check_fraction("budget", budget)
+    pruned = max(0, stop - min(warmup, epochs))
+    full_epochs = epochs - pruned
+    left = budget * epochs - full_epochs
+    if budget == 1:
+        return 1.0
+    if pruned == 0 or left <= 0:
+        raise ValueError(
+            f"budget {budget} of {epochs} epochs is used up by {full_epochs} full epochs (warm-up and annealing): it must "
+            f"be above {full_epochs / epochs:.3g}, or warmup and anneal smaller"
+        )
+    return left / pruned

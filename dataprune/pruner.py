@@ -1,0 +1,545 @@
+"""The pruner: scores in, a selection out, once an epoch."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor
+
+from . import distributed
+from .criteria import Criterion
+from .errors import CheckpointError, PlanError
+from .ledger import Ledger
+from .policies import Policy
+from .schedules import Schedule, check_fraction
+from .scores import ScoreBook
+from .selection import Selection, pack, unpack
+
+SCHEMA = 1  # of state_dict
+
+
+class Pruner:
+    """Chooses the samples of every epoch from the scores that training gives.
+
+    Args:
+        size: samples in the dataset, N.
+        criterion: scores a batch, see `criteria`.
+        policy: selects from the book, see `policies`.
+        schedule: fraction kept in each epoch, see `schedules`.
+        epochs: epochs of the run; `select` raises beyond them.
+        smoothing: weight of a new score against the remembered one, in (0, 1].
+        every: epochs that a selection is kept for, counted from the first pruned epoch; a change of the number of
+            samples to keep always selects anew.
+        seed: feeds two independent streams, one for selections and one for the order within an epoch.
+    Attributes:
+        book: the `ScoreBook`, as of the last `select` or `sync`.
+        selected: the epoch that `select` was last called for, None before.
+        counts: samples that the schedule asks for, in every epoch.
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        criterion: Criterion,
+        policy: Policy,
+        schedule: Schedule,
+        *,
+        epochs: int,
+        smoothing: float = 1.0,
+        every: int = 1,
+        seed: int = 0,
+    ):
+        for name, value in (("size", size), ("epochs", epochs), ("every", every)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if not 0 < smoothing <= 1:
+            raise ValueError(f"smoothing is the weight of a new score, in (0, 1], got {smoothing}")
+        self.size = size
+        self.criterion = criterion
+        self.policy = policy
+        self.schedule = schedule
+        self.epochs = epochs
+        self.smoothing = smoothing
+        self.every = every
+        self.seed = seed
+        self.book = ScoreBook(size, variance=getattr(policy, "variance", False))
+        self.loads = 0  # how often a state was loaded: samplers take up the new place
+        self.counts = [self._count(epoch) for epoch in range(epochs)]
+        self._first_pruned = next((e for e, count in enumerate(self.counts) if count < size), 0)
+        self._ledger = Ledger(size)
+        self._selection: Selection | None = None
+        self.selected: int | None = None  # the epoch that the selection is for
+        self._weight: Tensor | None = None  # (size,) on the device of the losses; None while all are one
+        self._overlap: float | None = None
+        self._resumed: np.ndarray | None = None  # (size,) trained before the state was loaded, in this epoch
+        self._tail: int | None = None  # samples a rank drops at the end of this epoch, where the loader is known
+        self._ahead = 0  # batches that a loader may have fetched and not yet trained
+        self._exhausted = False  # whether a sampler has handed out all of this epoch
+
+    # -- planning ---------------------------------------------------------------------------------------------------
+
+    def epoch_sizes(self) -> list[int]:
+        """Planned samples of every epoch; an upper bound where the policy decides by the scores how many it keeps."""
+        exact = getattr(self.policy, "exact", True)
+        return [count if exact else self.size for count in self.counts]
+
+    def planned_steps(
+        self, batch_size: int, *, world_size: int = 1, accumulate: int = 1, drop_last: bool = False
+    ) -> int:
+        """Optimizer steps of the whole run: what a learning-rate schedule should span.
+
+        Args:
+            batch_size: samples per step and rank (per micro-batch with `accumulate`).
+            world_size: ranks that share the samples; every rank takes equally many.
+            accumulate: micro-batches per optimizer step; what is left at an epoch's end makes a step of its own.
+            drop_last: whether a last, smaller batch is dropped.
+        Returns:
+            The number of steps, exact for fixed budgets, an upper bound where `epoch_sizes` is one.
+        """
+        return sum(
+            epoch_steps(count, batch_size, world_size=world_size, accumulate=accumulate, drop_last=drop_last)
+            for count in self.epoch_sizes()
+        )
+
+    def remaining(self, epoch: int) -> int:
+        """Samples of an epoch still to be trained, of all ranks: what `epoch_sizes` plans, exact once it is selected."""
+        if self._selection is None or epoch != self.selected:
+            return self.epoch_sizes()[epoch]
+        done = 0 if self._resumed is None else int(np.count_nonzero(self._resumed[self._selection.index.numpy()]))
+        return len(self._selection.index) - done
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that training is in: that of the last selection, or the next where all of it has been trained.
+
+        A resumed loop starts here: `for epoch in range(pruner.epoch, epochs)`.
+        """
+        if self.selected is None:
+            return 0
+        return self.selected + 1 if self._complete() else self.selected
+
+    # -- selecting --------------------------------------------------------------------------------------------------
+
+    def select(self, epoch: int) -> Selection:
+        """The samples of an epoch. Collective: with several ranks, all must call it.
+
+        The first call for an epoch takes in what was recorded; further calls return the same selection.
+
+        Args:
+            epoch: 0-based.
+        Returns:
+            Positions, ascending unless the policy orders them, and loss weights; alike on every rank.
+        Raises:
+            ValueError: if epoch is negative or not below `epochs`.
+            PlanError: if what was trained is not what was planned, or the ranks disagree.
+        """
+        if not 0 <= epoch < self.epochs:
+            raise ValueError(
+                f"epoch {epoch} is outside this pruner's {self.epochs} epochs (0 to {self.epochs - 1}): "
+                "build it with epochs=... of the whole run"
+            )
+        if self._selection is not None and epoch == self.selected:
+            return self._selection
+        self._flush(epoch)
+        self._check_trained()
+        if self._due(epoch):
+            self._replace(self._choose(epoch))
+        self.selected = epoch
+        self._ledger.clear()
+        self._resumed, self._tail, self._ahead, self._exhausted = None, None, 0, False
+        assert self._selection is not None
+        return self._selection
+
+    def sync(self) -> None:
+        """Exchange what is pending, so that any rank's `state_dict` holds all. Collective: all ranks must call it."""
+        self._flush(-1)
+
+    def batches(
+        self, epoch: int, batch_size: int, *, drop_last: bool = True, device: torch.device | str | None = None
+    ) -> Iterator[Int[Tensor, " b"]]:
+        """Index tensors of an epoch's batches, in random order, for data that is held as tensors.
+
+        With several ranks each gets its own share; in an epoch resumed half-way, what is left of it.
+
+        Args:
+            epoch: 0-based.
+            batch_size: samples per batch and rank.
+            drop_last: drop a last, smaller batch: it would be an optimizer step on few samples.
+            device: where the indices go, once for the whole epoch; the CPU by default.
+        Raises:
+            ValueError: if an epoch is smaller than one batch, and would be dropped whole.
+        """
+        ranks = distributed.world_size()
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        share = -(-len(self.select(epoch).index) // ranks)
+        if drop_last and share < batch_size:
+            raise ValueError(
+                f"epoch {epoch} keeps {share} samples per rank, fewer than one batch of {batch_size}: keep more, use a "
+                "smaller batch_size or drop_last=False"
+            )
+        order = self.order(epoch, distributed.rank(), ranks)
+        tail = len(order) % batch_size if drop_last else 0
+        order = order[: len(order) - tail]
+        self.begin(epoch, tail=tail * ranks)
+        return iter(order.to(device).split(batch_size) if len(order) else ())
+
+    def order(
+        self, epoch: int, rank: int, world_size: int, *, shuffle: bool = True, resume: bool = True
+    ) -> Int[Tensor, " k"]:
+        """One rank's positions in the order they are trained. Collective, as `select` is.
+
+        Every rank gets equally many: up to world_size - 1 samples at the end are those of the beginning again.
+
+        Args:
+            epoch: 0-based.
+            rank: whose share, in [0, world_size).
+            world_size: how many ranks share the epoch.
+            shuffle: in random order; else in that of the selection.
+            resume: leave out what was trained before a state was loaded.
+        """
+        index = self.select(epoch).index
+        if shuffle:
+            index = index[torch.randperm(len(index), generator=self._generator("order", epoch))]
+        rest = index
+        if resume and self._resumed is not None:
+            rest = index[torch.from_numpy(~self._resumed)[index]]
+        padding = -len(rest) % world_size
+        if padding:
+            rest = torch.cat([rest, index.repeat(-(-padding // len(index)))[:padding]])
+        return rest[rank::world_size]
+
+    # -- recording --------------------------------------------------------------------------------------------------
+
+    def loss(
+        self, index: Int[Tensor, " b"], losses: Float[Tensor, " b"], outputs: Any = None, targets: Any = None
+    ) -> Float[Tensor, ""]:
+        """Record a batch, and return what to back-propagate: the mean of weight[index] * losses.
+
+        Args:
+            index: positions of the batch in the dataset.
+            losses: one loss per sample, attached to the graph.
+            outputs: what the criterion reads beside the losses: logits, usually.
+            targets: as for `outputs`.
+        Returns:
+            A scalar.
+        Raises:
+            TypeError, ValueError, IndexError: as `update`.
+        """
+        self.update(index, losses, outputs, targets)
+        if self._weight is None:
+            return losses.mean()
+        if self._weight.device != losses.device:
+            self._weight = self._weight.to(losses.device)
+        return (self._weight[index.to(losses.device, non_blocking=True)] * losses).mean()
+
+    def update(
+        self, index: Int[Tensor, " b"], losses: Float[Tensor, " b"], outputs: Any = None, targets: Any = None
+    ) -> None:
+        """Record a batch's scores. It waits for no device and no other rank.
+
+        Args:
+            index: positions of the batch in the dataset, whole numbers.
+            losses: one loss per sample.
+            outputs: what the criterion reads beside the losses.
+            targets: as for `outputs`.
+        Raises:
+            TypeError: if index does not hold whole numbers or an argument is no tensor.
+            ValueError: if losses are reduced, of another length than index, or not finite.
+            IndexError: if an index is outside the dataset.
+        """
+        _check_batch(index, losses)
+        if len(index) == 0:
+            return
+        with torch.no_grad():
+            score = self.criterion(losses.detach(), outputs, targets).detach()
+        if score.shape != index.shape:
+            raise ValueError(f"the criterion gave scores of shape {tuple(score.shape)} for {len(index)} samples")
+        self._ledger.record(index, score)
+
+    # -- looking ----------------------------------------------------------------------------------------------------
+
+    def stats(self) -> dict[str, Any]:
+        """How the selection goes, as plain numbers.
+
+        Returns:
+            `epoch`; `reached_keep`, the share of the data in the selection; `overlap`, the share of it that was in the
+            selection before (None for the first); `never_seen`, samples drawn in no selection yet; `draws`, where entry
+            i counts the samples drawn i times.
+        """
+        if self._selection is None:
+            return {"epoch": None, "reached_keep": None, "overlap": None, "never_seen": self.size, "draws": [self.size]}
+        draws = np.bincount(self.book.drawn.numpy()).tolist()
+        reached = len(self._selection.index) / self.size
+        return {
+            "epoch": self.selected,
+            "reached_keep": reached,
+            "overlap": self._overlap,
+            "never_seen": draws[0],
+            "draws": draws,
+        }
+
+    # -- resuming ---------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs: tensors and plain values. Never collective.
+
+        With several ranks call `sync()` on all of them first; then any rank's state holds all. Without it a state can
+        only be loaded by its own rank.
+        """
+        if distributed.world_size() == 1:
+            self._flush(-1)
+        index, score = self._ledger.pending()
+        state: dict[str, Any] = {
+            "schema": SCHEMA,
+            "size": self.size,
+            "seed": self.seed,
+            "epoch": self.selected,
+            "overlap": self._overlap,
+            "tail": self._tail,
+            "ahead": self._ahead,
+            "exhausted": self._exhausted,
+            "largest": self._ledger.largest,
+            "rank": distributed.rank(),
+            "world_size": distributed.world_size(),
+            "owner": torch.from_numpy(self._ledger.owner.copy()),
+            "pending_index": index.clone(),
+            "pending_score": score.clone(),
+            "selection": None,
+            "weight": None,
+            **self.book.state_dict(),
+        }
+        if self._selection is not None:
+            state["selection"] = pack(self._selection.index, self.size)
+            if self._weight is not None:
+                state["weight"] = self._selection.weight.clone()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up where `state_dict` left off. Never collective; every rank must load.
+
+        Raises:
+            CheckpointError: if the state is of another dataset, schema or rank, or not a pruner's.
+        """
+        if not isinstance(state, dict) or "schema" not in state or "score" not in state:
+            raise CheckpointError("this is not the state of a pruner: pass what `state_dict()` returned")
+        if state["schema"] != SCHEMA:
+            raise CheckpointError(
+                f"this state has schema {state['schema']}, this version reads schema {SCHEMA}: resume with the version "
+                "that wrote it, or start again"
+            )
+        if state["size"] != self.size:
+            raise CheckpointError(f"this state is of {state['size']} samples, this pruner of {self.size}")
+        here = (distributed.rank(), distributed.world_size())
+        if len(state["pending_index"]) and (state["rank"], state["world_size"]) != here:
+            raise CheckpointError(
+                f"this state was saved by rank {state['rank']} of {state['world_size']} without what the other ranks "
+                "had recorded: call pruner.sync() on every rank before state_dict()"
+            )
+        try:
+            self.book.load_state_dict(state)
+        except ValueError as error:
+            raise CheckpointError(str(error)) from None
+        self.seed = state["seed"]
+        self._ledger = Ledger(self.size)
+        self._ledger.restore(state["owner"], same_ranks=state["world_size"] == here[1])
+        if len(state["pending_index"]):
+            self._ledger.record(state["pending_index"], state["pending_score"])
+        self._ledger.largest = state["largest"]
+        self._selection, self._weight = None, None
+        if state["selection"] is not None:
+            index = unpack(state["selection"], self.size)
+            weight = state["weight"]
+            self._hold(Selection(index, torch.ones(len(index)) if weight is None else weight.clone()))
+        self.selected = state["epoch"]
+        self._overlap = state["overlap"]
+        self._tail, self._ahead, self._exhausted = state["tail"], state["ahead"], state["exhausted"]
+        self._resumed = self._ledger.trained()
+        self._resumed[state["pending_index"].numpy()] = True
+        self.loads += 1
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def begin(self, epoch: int, *, tail: int | None, ahead: int = 0) -> None:
+        """For samplers: an iteration over `epoch` begins.
+
+        Args:
+            epoch: that `select` was last called for.
+            tail: samples, of all ranks, that the loader drops at the end of it; None where the sampler cannot know.
+            ahead: batches that the loader may fetch before they are trained.
+        """
+        self._tail, self._ahead, self._exhausted = tail, ahead, False
+
+    def end(self, epoch: int) -> None:
+        """For samplers: all samples of `epoch` have been handed out (they need not be trained yet)."""
+        if epoch == self.selected:
+            self._exhausted = True
+
+    def _count(self, epoch: int) -> int:
+        keep = self.schedule(epoch)
+        check_fraction(f"schedule({epoch})", keep)
+        return max(1, int(keep * self.size + 0.5))
+
+    def _due(self, epoch: int) -> bool:
+        if self._selection is None or self.selected is None or self.counts[epoch] != self.counts[self.selected]:
+            return True
+        return self._block(epoch) != self._block(self.selected)
+
+    def _block(self, epoch: int) -> int:
+        return (epoch - self._first_pruned) // self.every
+
+    def _choose(self, epoch: int) -> Selection:
+        count = self.counts[epoch]
+        if count == self.size:
+            return Selection.of(torch.arange(self.size))
+        selection = self.policy(self.book, count, self._generator("selection", epoch))
+        chosen = np.zeros(self.size, dtype=np.bool_)
+        chosen[selection.index.numpy()] = True
+        unique = int(np.count_nonzero(chosen))
+        exact = getattr(self.policy, "exact", True)
+        if (
+            unique != len(selection.index)
+            or len(selection.weight) != unique
+            or unique == 0
+            or (exact and unique != count)
+        ):
+            raise ValueError(
+                f"the policy returned {len(selection.index)} positions ({unique} different) and "
+                f"{len(selection.weight)} weights where {count} were asked for: a policy that decides itself how many "
+                "it keeps says so with an attribute `exact = False`"
+            )
+        return selection
+
+    def _replace(self, selection: Selection) -> None:
+        if self._selection is not None:
+            before = np.zeros(self.size, dtype=np.bool_)
+            before[self._selection.index.numpy()] = True
+            self._overlap = int(np.count_nonzero(before[selection.index.numpy()])) / len(selection.index)
+        self.book.drawn[selection.index] += 1
+        self._hold(selection)
+
+    def _hold(self, selection: Selection) -> None:
+        self._selection = selection
+        self._weight = None
+        if not bool((selection.weight == 1).all()):
+            self._weight = torch.ones(self.size)
+            self._weight[selection.index] = selection.weight
+
+    def _generator(self, stream: str, epoch: int) -> Generator:
+        digest = hashlib.sha256(f"{self.seed}/{stream}/{epoch}".encode()).digest()
+        return Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+    def _flush(self, epoch: int) -> None:
+        """Take in what all ranks recorded; `epoch` says what for, -1 for nothing but that."""
+        index, score = self._ledger.pending()
+        alone = distributed.world_size() == 1
+        parts = distributed.exchange([] if alone else self._header(epoch), index, score)
+        if not alone:
+            self._agree([part.header for part in parts])
+        planned = None if self._selection is None else self._selection.index
+        self._ledger.flush(self.book, self.smoothing, parts, planned)
+
+    def _header(self, epoch: int) -> list[int]:
+        plan = repr((self.size, self.epochs, self.counts, self.smoothing, self.every, self.seed))
+        chosen = 0 if self._selection is None else _checksum(self._selection.index)
+        state = [epoch, zlib.crc32(plan.encode()), chosen, _checksum(self.book.score, self.book.drawn)]
+        return [*state, int(self._exhausted), self._ledger.largest, self._ahead]
+
+    def _agree(self, headers: list[list[int]]) -> None:
+        """Raise unless all ranks are at the same place with the same plan, selection and book."""
+        wrong = (
+            "call select or sync for different epochs: call them on every rank, in the same order (-1 is sync)",
+            "have pruners with different arguments: build it alike on every rank, with the same seed",
+            "hold different selections: the policy must depend on the book, the count and its generator alone",
+            "hold different score books: load the same state on every rank, and record on all of them",
+        )
+        for place, what in enumerate(wrong):
+            values = [header[place] for header in headers]
+            if len(set(values)) > 1:
+                raise PlanError(f"the ranks {what}; got {values}")
+        self._exhausted = any(header[4] for header in headers)
+        self._ledger.largest = max(header[5] for header in headers)
+        self._ahead = max(header[6] for header in headers)
+
+    def _check_trained(self) -> None:
+        """Raise unless what was trained is what was planned, but for what a loader drops or an abandoned epoch leaves."""
+        trained = self._ledger.trained()
+        if self._selection is None or not trained.any():
+            return
+        ranks = distributed.world_size()
+        planned = len(self._selection.index)
+        missing = planned - int(np.count_nonzero(trained[self._selection.index.numpy()]))
+        tolerated = ranks * self._ledger.largest
+        if self._exhausted and missing >= tolerated * (1 + self._ahead):
+            raise PlanError(
+                f"epoch {self.selected} handed out {planned} samples but {missing} of them were never recorded: either a "
+                "framework shards what PruneSampler has sharded already (give it rank=0, world_size=1, or switch the "
+                "framework's own sharding off), or some batches did not go through pruner.loss or pruner.update"
+            )
+        if self._ledger.foreign >= tolerated > 0 and ranks > 1:
+            raise PlanError(
+                f"{self._ledger.foreign} samples of epoch {self.selected} were trained by more than one of {ranks} ranks: "
+                "a framework has replaced the sampler with one that does not shard. Keep PruneSampler as the loader's "
+                "sampler (Lightning: use_distributed_sampler=False; Ray: add_dist_sampler=False)"
+            )
+
+    def _complete(self) -> bool:
+        """Whether all of the current epoch has been trained, but for what the loader drops."""
+        if self._selection is None:
+            return False
+        ranks = distributed.world_size()
+        trained = self._ledger.trained()
+        flushed = int(np.count_nonzero(trained[self._selection.index.numpy()]))
+        trained[self._ledger.pending()[0].numpy()] = True
+        pending = int(np.count_nonzero(trained[self._selection.index.numpy()])) - flushed
+        missing = len(self._selection.index) - flushed - ranks * pending
+        if self._tail is not None:
+            return missing <= self._tail
+        return missing <= 0 or (self._exhausted and missing < ranks * self._ledger.largest)
+
+
+def _checksum(*tensors: Tensor) -> int:
+    value = 0
+    for tensor in tensors:
+        value = zlib.crc32(tensor.contiguous().view(torch.uint8).numpy().data, value)
+    return value
+
+
+def epoch_steps(samples: int, batch_size: int, *, world_size: int, accumulate: int, drop_last: bool) -> int:
+    """Optimizer steps of an epoch of so many samples; arguments as in `Pruner.planned_steps`."""
+    for name, value in (("batch_size", batch_size), ("world_size", world_size), ("accumulate", accumulate)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    share = -(-samples // world_size)
+    batches = share // batch_size if drop_last else -(-share // batch_size)
+    return -(-batches // accumulate)
+
+
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def _check_batch(index: Tensor, losses: Tensor) -> None:
+    if not isinstance(index, Tensor) or not isinstance(losses, Tensor):
+        raise TypeError(f"index and losses must be tensors, got {type(index).__name__} and {type(losses).__name__}")
+    if losses.ndim == 0:
+        raise ValueError(
+            "losses is a single number, one per sample is needed: compute the loss with reduction='none', and average "
+            "over anything but the batch"
+        )
+    if not losses.is_floating_point():
+        raise TypeError(f"losses must be floating point, got {losses.dtype}")
+    if index.dtype not in _WHOLE:
+        raise TypeError(f"index must hold whole numbers (torch.int64), got {index.dtype}")
+    if index.ndim != 1 or losses.shape != index.shape:
+        raise ValueError(
+            f"index {tuple(index.shape)} and losses {tuple(losses.shape)} must both be (B,): one position and one loss "
+            "per sample"
+        )

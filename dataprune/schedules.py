@@ -1,0 +1,87 @@
+"""How much of the data an epoch keeps: functions from a 0-based epoch to a fraction in (0, 1]."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+Schedule = Callable[[int], float]
+
+
+def constant(keep: float) -> Schedule:
+    """The same fraction in every epoch.
+
+    Args:
+        keep: fraction in (0, 1].
+    Raises:
+        ValueError: if keep is outside (0, 1].
+    Example:
+        >>> constant(0.3)(7)
+        0.3
+    """
+    check_fraction("keep", keep)
+    return lambda epoch: keep
+
+
+def window(keep: float, start: int, stop: int) -> Schedule:
+    """All data before epoch `start` and from epoch `stop` on; `keep` in between.
+
+    Args:
+        keep: fraction kept inside the window, in (0, 1].
+        start: first pruned epoch.
+        stop: first epoch after the pruned ones.
+    Raises:
+        ValueError: if keep is outside (0, 1] or start is negative.
+    Example:
+        >>> [window(0.5, 1, 3)(epoch) for epoch in range(4)]
+        [1.0, 0.5, 0.5, 1.0]
+    """
+    check_fraction("keep", keep)
+    if start < 0:
+        raise ValueError(f"start is the first pruned epoch and counts from 0, got {start}")
+    return lambda epoch: keep if start <= epoch < stop else 1.0
+
+
+def linear(first: float, last: float, epochs: int) -> Schedule:
+    """From `first` in epoch 0 to `last` in epoch `epochs` - 1, in equal steps.
+
+    Args:
+        first: fraction kept in epoch 0, in (0, 1].
+        last: fraction kept in the last epoch, in (0, 1].
+        epochs: number of epochs, at least 1.
+    Raises:
+        ValueError: if a fraction is outside (0, 1] or epochs is below 1.
+    Example:
+        >>> [linear(1.0, 0.5, 3)(epoch) for epoch in range(3)]
+        [1.0, 0.75, 0.5]
+    """
+    check_fraction("first", first)
+    check_fraction("last", last)
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, got {epochs}")
+    return lambda epoch: first + (last - first) * min(epoch / max(epochs - 1, 1), 1.0)
+
+
+def full_from(epochs: int, anneal: float) -> int:
+    """First epoch of the annealing at the end, in which all data is trained: ceil((1 - anneal) * epochs).
+
+    Args:
+        epochs: epochs of the run.
+        anneal: share of full epochs at the end, in [0, 1].
+    Raises:
+        ValueError: if anneal is outside [0, 1].
+    Example:
+        >>> full_from(200, 0.125)
+        175
+
+    Source: Xiao et al., arXiv:2408.16031, Eq. 14; Qin et al. 2024, arXiv:2303.04947. Differs: nothing.
+    """
+    if not 0 <= anneal <= 1:
+        raise ValueError(f"anneal is the share of full epochs at the end, in [0, 1], got {anneal}")
+    return math.ceil(round((1 - anneal) * epochs, 9))  # 1 - 0.7 is a hair above 0.3
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Raise ValueError unless `value` is a number in (0, 1]."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+        raise ValueError(f"{name} is the fraction kept, in (0, 1], got {value!r}")

@@ -1,0 +1,164 @@
+"""A selection of samples, and the fingerprint of the dataset it belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from .errors import DataError
+
+_PROBES = 16  # samples of a dataset that its fingerprint reads
+
+
+class Selection(NamedTuple):
+    """Samples to train, and what their losses are multiplied by.
+
+    Attributes:
+        index: (K,) int64 positions in the dataset, unique.
+        weight: (K,) float32 loss multipliers; ones unless the method re-weights.
+    """
+
+    index: Int[Tensor, " k"]  # type: ignore[assignment]  # hides tuple.index, which a selection has no use for
+    weight: Float[Tensor, " k"]
+
+    @classmethod
+    def of(cls, index: Int[Tensor, " k"]) -> Selection:
+        """A selection that weights all its samples alike."""
+        return cls(index, torch.ones(len(index)))
+
+    def save(
+        self, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None, *, dataset: Any = None
+    ) -> None:
+        """Write a safetensors file, whole or not at all.
+
+        Args:
+            path: file to write; its folder must exist.
+            metadata: what should travel with it (method, keep, seed ...): anything JSON can hold.
+            dataset: map-style dataset the positions refer to; its fingerprint is stored, and `load` checks it.
+        """
+        notes = dict(metadata or {})
+        if dataset is not None:
+            notes["fingerprint"] = fingerprint(dataset)
+        payload = save(
+            {"index": self.index.contiguous(), "weight": self.weight.contiguous()},
+            metadata={"dataprune": json.dumps(notes)},
+        )
+        part = Path(f"{os.fspath(path)}.part")
+        part.write_bytes(payload)
+        os.replace(part, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], dataset: Any = None) -> Selection:
+        """Read what `save` wrote.
+
+        Args:
+            path: the file.
+            dataset: refuse the file unless it was made for this dataset.
+        Raises:
+            DataError: if the file is not a selection, or belongs to a dataset with another fingerprint.
+        """
+        selection, notes = _read(path)
+        if dataset is None:
+            return selection
+        if len(selection.index) and int(selection.index.max()) >= len(dataset):
+            raise DataError(
+                f"{path} selects position {int(selection.index.max())}, but the dataset has {len(dataset)} samples: "
+                "it was made for another dataset"
+            )
+        stored = notes.get("fingerprint")
+        if stored is None:
+            warnings.warn(f"{path} stores no fingerprint, so that only its size could be checked", stacklevel=2)
+        elif stored != fingerprint(dataset):
+            raise DataError(f"{path} was made for another dataset: the fingerprints differ. Select again on this one")
+        return selection
+
+    @staticmethod
+    def metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+        """What `save` was given as metadata, with the fingerprint where one was stored."""
+        return _read(path)[1]
+
+
+def fingerprint(dataset: Any) -> str:
+    """A short text that tells datasets apart: a hash of the length and of sixteen samples spread over it.
+
+    Samples are read twice; what differs between the two reads (random augmentation) does not count. The global random
+    state is left as it was. A dataset may have a text attribute `fingerprint` of its own, which is then used.
+
+    Args:
+        dataset: map-style dataset with `__len__` and `__getitem__`.
+    """
+    own = getattr(dataset, "fingerprint", None)
+    if isinstance(own, str):
+        return own
+    size = len(dataset)
+    digest = hashlib.sha256(str(size).encode())
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        for probe in sorted({round(i * (size - 1) / (_PROBES - 1)) for i in range(_PROBES)} if size else ()):
+            first, second = list(_leaves(dataset[probe])), list(_leaves(dataset[probe]))
+            for one, other in zip(first, second, strict=False):
+                digest.update(one if one == other else b"?")
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    return digest.hexdigest()[:32]
+
+
+def pack(index: Int[Tensor, " k"], size: int) -> Tensor:
+    """Positions as a bit per sample (uint8) where they ascend, else as they are (int64)."""
+    if len(index) > 1 and not bool((index[1:] > index[:-1]).all()):
+        return index.clone()
+    mask = np.zeros(size, dtype=np.bool_)
+    mask[index.numpy()] = True
+    return torch.from_numpy(np.packbits(mask))
+
+
+def unpack(packed: Tensor, size: int) -> Int[Tensor, " k"]:
+    """What `pack` was given."""
+    if packed.dtype == torch.int64:
+        return packed.clone()
+    return torch.from_numpy(np.flatnonzero(np.unpackbits(packed.numpy(), count=size)))
+
+
+def _leaves(item: Any) -> Iterator[bytes]:
+    """The parts of a sample, each as bytes."""
+    if isinstance(item, Mapping):
+        for key in sorted(item, key=str):
+            yield str(key).encode()
+            yield from _leaves(item[key])
+    elif isinstance(item, bytes):
+        yield item
+    elif isinstance(item, Sequence) and not isinstance(item, str):
+        for part in item:
+            yield from _leaves(part)
+    elif isinstance(item, Tensor):
+        yield str((item.dtype, tuple(item.shape))).encode()
+        yield item.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    elif not isinstance(item, str) and hasattr(item, "tobytes"):  # numpy arrays and Pillow images
+        yield item.tobytes()
+    else:  # what is no plain value may print its address: then its type must do
+        plain = item is None or isinstance(item, (str, int, float, complex))
+        yield (repr(item) if plain else type(item).__name__).encode()
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[Selection, dict[str, Any]]:
+    try:
+        with safe_open(os.fspath(path), framework="pt") as file:
+            notes = json.loads((file.metadata() or {})["dataprune"])
+            return Selection(file.get_tensor("index"), file.get_tensor("weight")), notes
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise DataError(f"{path} is not a saved selection ({error})") from error
