@@ -102,9 +102,9 @@ def loss_plus_entropy(beta: float = 5.0) -> Criterion:
 
 
 def _class_entropy(logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
-    # entr(0) is 0, so that a probability that underflows costs nothing and gives no NaN
-    probabilities = torch.softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
-    return torch.special.entr(probabilities).sum(dim=-1)
+    logs = torch.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    logs.clamp_(min=torch.finfo(logs.dtype).min)  # an excluded class, at -inf, must give 0 * finite, not NaN
+    return logs.exp().mul_(logs).sum(dim=-1).neg_()
 
 
 def _token_entropy(logits: Float[Tensor, "b s c"], targets: Any) -> Float[Tensor, " b"]:
@@ -117,14 +117,23 @@ def _token_entropy(logits: Float[Tensor, "b s c"], targets: Any) -> Float[Tensor
                 "outputs are (B, S, C) with the classes last, targets (B, S)"
             )
         valid = targets.to(logits.device) != IGNORED
-    flat = logits.reshape(-1, classes)
     rows = max(1, _CHUNK // classes)
-    each = torch.cat([_class_entropy(part) for part in flat.split(rows)]).view(batch, tokens)
-    return (each * valid).sum(dim=1) / valid.sum(dim=1).clamp(min=1)
+    samples = max(1, min(batch, rows))
+    span = max(1, rows // samples)
+    # split, not flattened: logits[:, :-1], as language models shift them, would be copied whole
+    each = torch.cat(
+        [
+            torch.cat([_class_entropy(part) for part in group.split(span, dim=1)], dim=1)
+            for group in logits.split(samples)
+        ]
+    )  # (b, s)
+    # filled, not multiplied by 0: what stands at an ignored token may be anything
+    return each.masked_fill(~valid, 0).sum(dim=1) / valid.sum(dim=1).clamp(min=1)
 
 
 def _gaussian_entropy(variance: Any, batch: int) -> Tensor:
     if not isinstance(variance, Tensor) or variance.ndim not in (1, 2) or len(variance) != batch:
         raise ValueError("the second of a pair of outputs must be the predicted variance, of shape (B,) or (B, D)")
+    variance = variance.to(torch.promote_types(variance.dtype, torch.float32))
     each = 0.5 * torch.log(2 * math.pi * math.e * variance)
     return each if each.ndim == 1 else each.sum(dim=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
 import torch
@@ -26,6 +27,40 @@ def rank() -> int:
 def world_size() -> int:
     """How many processes train together, 1 where there is no process group."""
     return dist.get_world_size() if _connected() else 1
+
+
+def local_rank() -> int:
+    """This process among those on its machine, as torchrun says, else 0."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def connect(device: torch.device) -> bool:
+    """Join the processes that torchrun started; whether there were any."""
+    if "WORLD_SIZE" not in os.environ or _connected():
+        return False
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return True
+
+
+def disconnect() -> None:
+    """Leave the process group."""
+    if _connected():
+        dist.destroy_process_group()
+
+
+def agreed(value: bool) -> bool:
+    """What rank 0 says. Collective."""
+    if world_size() == 1:
+        return value
+    flag = torch.tensor(int(value), device=_device())
+    dist.broadcast(flag, 0)
+    return bool(flag)
+
+
+def barrier() -> None:
+    """Wait for all ranks. Collective."""
+    if world_size() > 1:
+        dist.barrier()
 
 
 def exchange(header: list[int], index: Int[Tensor, " k"], score: Float[Tensor, " k"]) -> list[Part]:

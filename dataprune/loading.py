@@ -217,7 +217,7 @@ def prune_loader(
             f"the loader has a batch sampler of its own ({type(batches).__name__}), which pruning would replace: build a "
             "DataLoader over dataprune.Indexed(dataset) with your batch sampler around dataprune.PruneSampler(pruner)"
         )
-    shuffle = _shuffles(batches.sampler)
+    shuffle = _shuffles(batches.sampler, len(dataset))
     if isinstance(batches.sampler, DistributedSampler) and rank is None:
         rank, world_size = batches.sampler.rank, batches.sampler.num_replicas
     sampler = PruneSampler(pruner, rank=rank, world_size=world_size, shuffle=shuffle)
@@ -251,22 +251,22 @@ _TAKEN_OVER = (
     "persistent_workers",
     "pin_memory_device",
     "in_order",
+    "snapshot_every_n_steps",  # of torchdata's StatefulDataLoader
 )
 
 
-def _shuffles(sampler: Any) -> bool:
-    if type(sampler) is SequentialSampler:
-        return False
+def _shuffles(sampler: Any, size: int) -> bool:
     if isinstance(sampler, DistributedSampler):
         return sampler.shuffle
     # by name as well: StatefulDataLoader brings a RandomSampler of its own
-    if isinstance(sampler, RandomSampler) or type(sampler).__name__ == "RandomSampler":
-        if sampler.replacement or sampler.num_samples != len(sampler.data_source):
+    random = isinstance(sampler, RandomSampler) or type(sampler).__name__ == "RandomSampler"
+    if random or type(sampler) is SequentialSampler:
+        if len(sampler) != size or (random and sampler.replacement):
             raise TypeError(
                 "the loader draws with replacement, or only part of the data: give it shuffle=True and let the pruner "
                 "decide how much is drawn"
             )
-        return True
+        return random
     raise TypeError(
         f"the loader's sampler ({type(sampler).__name__}) chooses samples itself, which pruning would undo: give "
         "prune_loader a loader with shuffle=True or False; for a subset, prune torch.utils.data.Subset(dataset, indices)"

@@ -327,7 +327,7 @@ def _solve(budget: float, epochs: int, warmup: int, stop: int) -> float:
     schedules.check_fraction("budget", budget)
     pruned = max(0, stop - min(warmup, epochs))
     full_epochs = epochs - pruned
-    left = budget * epochs - full_epochs
+    left = round(budget * epochs - full_epochs, 9)  # 0.07 * 100 is a hair above 7
     if budget == 1:
         return 1.0
     if pruned == 0 or left <= 0:

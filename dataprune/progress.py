@@ -145,7 +145,8 @@ class Progress:
         reach = here / counts[epoch]
         self._steps = self._count(here)
         later = sum(
-            self._count(count if count == self.pruner.size else min(self.pruner.size, round(count * reach)))
+            # at least one: where a small `keep` is out of reach, none would end the schedule with the warm-up
+            max(1, self._count(count if count == self.pruner.size else min(self.pruner.size, round(count * reach))))
             for count in counts[epoch + 1 :]
         )
         self._epoch, self._begin, self._taken = epoch, self.done, 0

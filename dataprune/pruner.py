@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from . import distributed
+from . import audit, distributed
 from .criteria import Criterion
-from .errors import CheckpointError, PlanError
+from .errors import CheckpointError
 from .ledger import Ledger
 from .policies import Policy
 from .schedules import Schedule, check_fraction
@@ -80,6 +80,7 @@ class Pruner:
         self._weight: Tensor | None = None  # (size,) on the device of the losses; None while all are one
         self._overlap: float | None = None
         self._resumed: np.ndarray | None = None  # (size,) trained before the state was loaded, in this epoch
+        self._own: np.ndarray | None = None  # (size,) of these, what only this rank knows of: it was not synced
         self._tail: int | None = None  # samples a rank drops at the end of this epoch, where the loader is known
         self._ahead = 0  # batches that a loader may have fetched and not yet trained
         self._exhausted = False  # whether a sampler has handed out all of this epoch
@@ -113,8 +114,12 @@ class Pruner:
         """Samples of an epoch still to be trained, of all ranks: what `epoch_sizes` plans, exact once it is selected."""
         if self._selection is None or epoch != self.selected:
             return self.epoch_sizes()[epoch]
-        done = 0 if self._resumed is None else int(np.count_nonzero(self._resumed[self._selection.index.numpy()]))
-        return len(self._selection.index) - done
+        if self._resumed is None or self._own is None:
+            return len(self._selection.index)
+        index = self._selection.index.numpy()
+        # the other ranks have trained as many as this one
+        own = int(np.count_nonzero(self._own[index])) * distributed.world_size()
+        return max(0, len(index) - int(np.count_nonzero(self._resumed[index])) - own)
 
     @property
     def epoch(self) -> int:
@@ -149,12 +154,24 @@ class Pruner:
         if self._selection is not None and epoch == self.selected:
             return self._selection
         self._flush(epoch)
-        self._check_trained()
+        trained = self._ledger.trained()
+        if self._selection is not None and trained.any():
+            planned = len(self._selection.index)
+            audit.check_trained(
+                self.selected,
+                planned,
+                planned - int(np.count_nonzero(trained[self._selection.index.numpy()])),
+                self._ledger.foreign,
+                ranks=distributed.world_size(),
+                largest=self._ledger.largest,
+                ahead=self._ahead,
+                exhausted=self._exhausted,
+            )
         if self._due(epoch):
             self._replace(self._choose(epoch))
         self.selected = epoch
         self._ledger.clear()
-        self._resumed, self._tail, self._ahead, self._exhausted = None, None, 0, False
+        self._resumed, self._own, self._tail, self._ahead, self._exhausted = None, None, None, 0, False
         assert self._selection is not None
         return self._selection
 
@@ -215,7 +232,10 @@ class Pruner:
         padding = -len(rest) % world_size
         if padding:
             rest = torch.cat([rest, index.repeat(-(-padding // len(index)))[:padding]])
-        return rest[rank::world_size]
+        share = rest[rank::world_size]
+        if resume and self._own is not None:  # after the split, which must be alike on all ranks
+            share = share[torch.from_numpy(~self._own)[share]]
+        return share
 
     # -- recording --------------------------------------------------------------------------------------------------
 
@@ -239,7 +259,8 @@ class Pruner:
             return losses.mean()
         if self._weight.device != losses.device:
             self._weight = self._weight.to(losses.device)
-        return (self._weight[index.to(losses.device, non_blocking=True)] * losses).mean()
+        at = index.to(losses.device, torch.int64, non_blocking=True)  # as uint8 it would be taken for a mask
+        return (self._weight[at] * losses).mean()
 
     def update(
         self, index: Int[Tensor, " b"], losses: Float[Tensor, " b"], outputs: Any = None, targets: Any = None
@@ -256,7 +277,7 @@ class Pruner:
             ValueError: if losses are reduced, of another length than index, or not finite.
             IndexError: if an index is outside the dataset.
         """
-        _check_batch(index, losses)
+        audit.check_batch(index, losses)
         if len(index) == 0:
             return
         with torch.no_grad():
@@ -336,8 +357,10 @@ class Pruner:
                 f"this state has schema {state['schema']}, this version reads schema {SCHEMA}: resume with the version "
                 "that wrote it, or start again"
             )
-        if state["size"] != self.size:
-            raise CheckpointError(f"this state is of {state['size']} samples, this pruner of {self.size}")
+        if state.get("size") != self.size:
+            raise CheckpointError(f"this state is of {state.get('size')} samples, this pruner of {self.size}")
+        state = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in state.items()}
+        audit.check_state(state, self.size, self.epochs)
         here = (distributed.rank(), distributed.world_size())
         if len(state["pending_index"]) and (state["rank"], state["world_size"]) != here:
             raise CheckpointError(
@@ -363,7 +386,9 @@ class Pruner:
         self._overlap = state["overlap"]
         self._tail, self._ahead, self._exhausted = state["tail"], state["ahead"], state["exhausted"]
         self._resumed = self._ledger.trained()
-        self._resumed[state["pending_index"].numpy()] = True
+        self._own = np.zeros(self.size, dtype=np.bool_)
+        self._own[state["pending_index"].numpy()] = True
+        self._own &= ~self._resumed
         self.loads += 1
 
     # -- inside -----------------------------------------------------------------------------------------------------
@@ -401,21 +426,7 @@ class Pruner:
         if count == self.size:
             return Selection.of(torch.arange(self.size))
         selection = self.policy(self.book, count, self._generator("selection", epoch))
-        chosen = np.zeros(self.size, dtype=np.bool_)
-        chosen[selection.index.numpy()] = True
-        unique = int(np.count_nonzero(chosen))
-        exact = getattr(self.policy, "exact", True)
-        if (
-            unique != len(selection.index)
-            or len(selection.weight) != unique
-            or unique == 0
-            or (exact and unique != count)
-        ):
-            raise ValueError(
-                f"the policy returned {len(selection.index)} positions ({unique} different) and "
-                f"{len(selection.weight)} weights where {count} were asked for: a policy that decides itself how many "
-                "it keeps says so with an attribute `exact = False`"
-            )
+        audit.check_selection(selection, self.size, count, exact=getattr(self.policy, "exact", True))
         return selection
 
     def _replace(self, selection: Selection) -> None:
@@ -443,53 +454,19 @@ class Pruner:
         alone = distributed.world_size() == 1
         parts = distributed.exchange([] if alone else self._header(epoch), index, score)
         if not alone:
-            self._agree([part.header for part in parts])
+            headers = [part.header for part in parts]
+            audit.check_ranks(headers)
+            self._exhausted = any(header[4] for header in headers)
+            self._ledger.largest = max(header[5] for header in headers)
+            self._ahead = max(header[6] for header in headers)
         planned = None if self._selection is None else self._selection.index
         self._ledger.flush(self.book, self.smoothing, parts, planned)
 
     def _header(self, epoch: int) -> list[int]:
         plan = repr((self.size, self.epochs, self.counts, self.smoothing, self.every, self.seed))
-        chosen = 0 if self._selection is None else _checksum(self._selection.index)
-        state = [epoch, zlib.crc32(plan.encode()), chosen, _checksum(self.book.score, self.book.drawn)]
+        chosen = 0 if self._selection is None else audit.checksum(self._selection.index)
+        state = [epoch, zlib.crc32(plan.encode()), chosen, audit.checksum(self.book.score, self.book.drawn)]
         return [*state, int(self._exhausted), self._ledger.largest, self._ahead]
-
-    def _agree(self, headers: list[list[int]]) -> None:
-        """Raise unless all ranks are at the same place with the same plan, selection and book."""
-        wrong = (
-            "call select or sync for different epochs: call them on every rank, in the same order (-1 is sync)",
-            "have pruners with different arguments: build it alike on every rank, with the same seed",
-            "hold different selections: the policy must depend on the book, the count and its generator alone",
-            "hold different score books: load the same state on every rank, and record on all of them",
-        )
-        for place, what in enumerate(wrong):
-            values = [header[place] for header in headers]
-            if len(set(values)) > 1:
-                raise PlanError(f"the ranks {what}; got {values}")
-        self._exhausted = any(header[4] for header in headers)
-        self._ledger.largest = max(header[5] for header in headers)
-        self._ahead = max(header[6] for header in headers)
-
-    def _check_trained(self) -> None:
-        """Raise unless what was trained is what was planned, but for what a loader drops or an abandoned epoch leaves."""
-        trained = self._ledger.trained()
-        if self._selection is None or not trained.any():
-            return
-        ranks = distributed.world_size()
-        planned = len(self._selection.index)
-        missing = planned - int(np.count_nonzero(trained[self._selection.index.numpy()]))
-        tolerated = ranks * self._ledger.largest
-        if self._exhausted and missing >= tolerated * (1 + self._ahead):
-            raise PlanError(
-                f"epoch {self.selected} handed out {planned} samples but {missing} of them were never recorded: either a "
-                "framework shards what PruneSampler has sharded already (give it rank=0, world_size=1, or switch the "
-                "framework's own sharding off), or some batches did not go through pruner.loss or pruner.update"
-            )
-        if self._ledger.foreign >= tolerated > 0 and ranks > 1:
-            raise PlanError(
-                f"{self._ledger.foreign} samples of epoch {self.selected} were trained by more than one of {ranks} ranks: "
-                "a framework has replaced the sampler with one that does not shard. Keep PruneSampler as the loader's "
-                "sampler (Lightning: use_distributed_sampler=False; Ray: add_dist_sampler=False)"
-            )
 
     def _complete(self) -> bool:
         """Whether all of the current epoch has been trained, but for what the loader drops."""
@@ -506,13 +483,6 @@ class Pruner:
         return missing <= 0 or (self._exhausted and missing < ranks * self._ledger.largest)
 
 
-def _checksum(*tensors: Tensor) -> int:
-    value = 0
-    for tensor in tensors:
-        value = zlib.crc32(tensor.contiguous().view(torch.uint8).numpy().data, value)
-    return value
-
-
 def epoch_steps(samples: int, batch_size: int, *, world_size: int, accumulate: int, drop_last: bool) -> int:
     """Optimizer steps of an epoch of so many samples; arguments as in `Pruner.planned_steps`."""
     for name, value in (("batch_size", batch_size), ("world_size", world_size), ("accumulate", accumulate)):
@@ -521,25 +491,3 @@ def epoch_steps(samples: int, batch_size: int, *, world_size: int, accumulate: i
     share = -(-samples // world_size)
     batches = share // batch_size if drop_last else -(-share // batch_size)
     return -(-batches // accumulate)
-
-
-_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-
-
-def _check_batch(index: Tensor, losses: Tensor) -> None:
-    if not isinstance(index, Tensor) or not isinstance(losses, Tensor):
-        raise TypeError(f"index and losses must be tensors, got {type(index).__name__} and {type(losses).__name__}")
-    if losses.ndim == 0:
-        raise ValueError(
-            "losses is a single number, one per sample is needed: compute the loss with reduction='none', and average "
-            "over anything but the batch"
-        )
-    if not losses.is_floating_point():
-        raise TypeError(f"losses must be floating point, got {losses.dtype}")
-    if index.dtype not in _WHOLE:
-        raise TypeError(f"index must hold whole numbers (torch.int64), got {index.dtype}")
-    if index.ndim != 1 or losses.shape != index.shape:
-        raise ValueError(
-            f"index {tuple(index.shape)} and losses {tuple(losses.shape)} must both be (B,): one position and one loss "
-            "per sample"
-        )

@@ -1,0 +1,123 @@
+"""What a pruner costs per training step.
+
+    python benchmarks/overhead.py [--steps 200] [--out FILE]
+
+Three loops take turns in one process, block by block, on one thread: a bare one; the same with `pruner.loss` in place of
+`losses.mean()`; and the same with each step's scores copied into a table on the CPU at once, as loops that keep an index ->
+score table do. They train a small model, so that the difference shows; a ResNet-18 step (batch 128, 32x32, 100 classes) is
+then timed on the same thread, and the cost set against it. On a GPU the copy waits for the device, the pruner does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+import dataprune
+from dataprune.training import models
+
+SIZE, BATCH, CLASSES, FEATURES = 50_000, 128, 100, 64
+
+
+def loop(kind: str, device: torch.device) -> Callable[[int], float]:
+    """A function that takes so many steps and says how many seconds they took."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(SIZE, FEATURES, generator=generator).to(device)
+    targets = torch.randint(CLASSES, (SIZE,), generator=generator).to(device)
+    model = torch.nn.Linear(FEATURES, CLASSES).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    pruner = None if kind in ("bare", "copy") else dataprune.METHODS[kind](SIZE, keep=0.3, epochs=10)
+    table = torch.zeros(SIZE)
+    if pruner is not None:
+        pruner.select(0)
+    order = torch.randperm(SIZE, generator=generator).to(device)
+    position = 0
+
+    def run(steps: int) -> float:
+        nonlocal position
+        _wait(device)
+        started = time.perf_counter()
+        for _ in range(steps):
+            if position + BATCH > SIZE:
+                position = 0
+            index = order[position : position + BATCH]
+            position += BATCH
+            logits = model(inputs[index])
+            losses = F.cross_entropy(logits, targets[index], reduction="none")
+            if pruner is not None:
+                loss = pruner.loss(index, losses, logits, targets)
+            else:
+                loss = losses.mean()
+            if kind == "copy":
+                table[index.cpu()] = losses.detach().cpu()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        _wait(device)
+        return time.perf_counter() - started
+
+    return run
+
+
+def resnet_step(device: torch.device, repeats: int) -> float:
+    """Median seconds of a bare ResNet-18 training step."""
+    model = models.build("resnet18", (3, 32, 32), CLASSES, seed=0).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    inputs, targets = torch.randn(BATCH, 3, 32, 32, device=device), torch.zeros(BATCH, dtype=torch.int64, device=device)
+    seconds = []
+    for _ in range(repeats + 1):
+        _wait(device)
+        started = time.perf_counter()
+        F.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        _wait(device)
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds[1:])
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=200, help="steps per block")
+    parser.add_argument("--blocks", type=int, default=15, help="blocks per loop, in turn")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, help="JSON file for the result")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    device = torch.device(arguments.device)
+    kinds = ("bare", "copy", "rs2", "loss", "emp", "memory")
+    loops = {kind: loop(kind, device) for kind in kinds}
+    times: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for block in range(arguments.blocks + 1):
+        for kind in kinds:
+            seconds = loops[kind](arguments.steps) / arguments.steps
+            if block:  # the first warms up
+                times[kind].append(seconds)
+    resnet = resnet_step(device, 3 if device.type == "cpu" else 30)
+    result = {"device": str(device), "torch": torch.__version__, "resnet18_step_seconds": resnet, "loops": {}}
+    print(f"{'loop':8} {'us/step':>9} {'beyond bare':>12} {'of a ResNet-18 step':>20}")
+    for kind in kinds:
+        step = statistics.median(times[kind])
+        # pair by pair: a slow moment of the machine slows both
+        cost = statistics.median(mine - bare for mine, bare in zip(times[kind], times["bare"], strict=True))
+        result["loops"][kind] = {"step_seconds": step, "cost_seconds": cost, "share_of_resnet18": cost / resnet}
+        print(f"{kind:8} {1e6 * step:9.1f} {1e6 * cost:12.1f} {cost / resnet:20.4%}")
+    print(f"ResNet-18 step: {resnet:.3f} s on {device}, one thread")
+    if arguments.out:
+        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""Errors raised where the mistake is made: what a batch, a selection, the ranks and a trained epoch must be."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import CheckpointError, PlanError
+from .selection import Selection
+
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def check_batch(index: Tensor, losses: Tensor) -> None:
+    """Raise unless both are (B,): whole numbers, and one loss per sample."""
+    if not isinstance(index, Tensor) or not isinstance(losses, Tensor):
+        raise TypeError(f"index and losses must be tensors, got {type(index).__name__} and {type(losses).__name__}")
+    if losses.ndim == 0:
+        raise ValueError(
+            "losses is a single number, one per sample is needed: compute the loss with reduction='none', and average "
+            "over anything but the batch"
+        )
+    if not losses.is_floating_point():
+        raise TypeError(f"losses must be floating point, got {losses.dtype}")
+    if index.dtype not in _WHOLE:
+        raise TypeError(f"index must hold whole numbers (torch.int64), got {index.dtype}")
+    if index.ndim != 1 or losses.shape != index.shape:
+        raise ValueError(
+            f"index {tuple(index.shape)} and losses {tuple(losses.shape)} must both be (B,): one position and one loss "
+            "per sample"
+        )
+
+
+def check_selection(selection: Selection, size: int, count: int, *, exact: bool) -> None:
+    """Raise ValueError unless a policy returned unique positions, a weight for each, and as many as asked for."""
+    index = selection.index.numpy()
+    if len(index) and not (index.min() >= 0 and index.max() < size):
+        raise ValueError(f"the policy returned positions {index.min()} to {index.max()} of a dataset of {size}")
+    chosen = np.zeros(size, dtype=np.bool_)
+    chosen[index] = True
+    unique, found = int(np.count_nonzero(chosen)), len(selection.index)
+    if unique != found or len(selection.weight) != found or found == 0 or (exact and found != count):
+        raise ValueError(
+            f"the policy returned {found} positions ({unique} different) and {len(selection.weight)} weights where "
+            f"{count} were asked for: a policy that decides itself how many it keeps says so with an attribute "
+            "`exact = False`"
+        )
+
+
+def check_state(state: dict[str, Any], size: int, epochs: int) -> None:
+    """Raise CheckpointError unless a pruner's state is whole: every entry of its type, shape and range."""
+    pending = state["pending_index"].shape if isinstance(state.get("pending_index"), Tensor) else None
+    tensors = {
+        "score": (torch.float32, (size,)),
+        "drawn": (torch.int32, (size,)),
+        "owner": (torch.int16, (size,)),
+        "pending_index": (torch.int64, pending),
+        "pending_score": (torch.float32, pending),
+    }
+    for name, (dtype, shape) in tensors.items():
+        value = state.get(name)
+        if not isinstance(value, Tensor) or value.dtype != dtype or value.shape != shape or value.ndim != 1:
+            found = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise CheckpointError(
+                f"the saved state is damaged: `{name}` is {found}, a tensor of {size} samples is needed"
+            )
+    packed, weight = state.get("selection", ""), state.get("weight", "")
+    chosen = 0
+    if isinstance(packed, Tensor) and packed.ndim == 1:
+        chosen = len(packed) if packed.dtype == torch.int64 else int(np.unpackbits(packed.numpy(), count=size).sum())
+    plain = {
+        "seed": "seed" in state,
+        "epoch": state.get("epoch", "") is None or _is_whole(state.get("epoch"), 0, epochs),
+        "overlap": state.get("overlap", "") is None or isinstance(state.get("overlap"), float),
+        "tail": state.get("tail", "") is None or _is_whole(state.get("tail"), 0),
+        "ahead": _is_whole(state.get("ahead"), 0),
+        "exhausted": isinstance(state.get("exhausted"), bool),
+        "largest": _is_whole(state.get("largest"), 0),
+        "rank": _is_whole(state.get("rank"), 0),
+        "world_size": _is_whole(state.get("world_size"), 1),
+        "pending_index": _in_range(state["pending_index"], size),
+        "selection": (packed is None and state.get("epoch") is None)
+        or (isinstance(packed, Tensor) and packed.dtype == torch.int64 and chosen > 0 and _in_range(packed, size))
+        or (
+            isinstance(packed, Tensor)
+            and packed.dtype == torch.uint8
+            and packed.shape == (-(-size // 8),)
+            and chosen > 0
+        ),
+        "weight": weight is None or (isinstance(weight, Tensor) and weight.shape == (chosen,)),
+    }
+    for name, right in plain.items():
+        if not right:
+            raise CheckpointError(
+                f"the saved state is damaged or of another run: `{name}` does not fit {size} samples and {epochs} epochs"
+            )
+
+
+def _is_whole(value: Any, low: int, below: int | None = None) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value and (below is None or value < below)
+
+
+def _in_range(index: Tensor, size: int) -> bool:
+    return len(index) == 0 or (int(index.min()) >= 0 and int(index.max()) < size)
+
+
+def check_ranks(headers: list[list[int]]) -> None:
+    """Raise PlanError unless all ranks are at the same place, with the same plan, selection and book.
+
+    Args:
+        headers: of each rank: epoch, then the checksums of plan, selection and book.
+    """
+    wrong = (
+        "call select or sync for different epochs: call them on every rank, in the same order (-1 is sync)",
+        "have pruners with different arguments: build it alike on every rank, with the same seed",
+        "hold different selections: the policy must depend on the book, the count and its generator alone",
+        "hold different score books: load the same state on every rank, and record on all of them",
+    )
+    for place, what in enumerate(wrong):
+        values = [header[place] for header in headers]
+        if len(set(values)) > 1:
+            raise PlanError(f"the ranks {what}; got {values}")
+
+
+def check_trained(
+    epoch: int | None,
+    planned: int,
+    missing: int,
+    foreign: int,
+    *,
+    ranks: int,
+    largest: int,
+    ahead: int,
+    exhausted: bool,
+) -> None:
+    """Raise PlanError unless an epoch trained what was planned, but for what a loader drops or an abandoned epoch leaves.
+
+    Args:
+        epoch: which it was.
+        planned: samples selected for it.
+        missing: of these, not recorded.
+        foreign: records of samples that another rank had trained.
+        ranks: that trained.
+        largest: samples in the largest batch.
+        ahead: batches that a loader may have fetched beyond those trained.
+        exhausted: whether the sampler handed all of it out.
+    """
+    tolerated = ranks * largest  # a ragged tail, and the padding of frameworks that fill their last batches up
+    if exhausted and missing >= tolerated * (1 + ahead):
+        raise PlanError(
+            f"epoch {epoch} handed out {planned} samples but {missing} of them were never recorded: either a framework "
+            "shards what PruneSampler has sharded already (give it rank=0, world_size=1, or switch the framework's own "
+            "sharding off), or some batches did not go through pruner.loss or pruner.update"
+        )
+    if ranks > 1 and foreign >= tolerated > 0:
+        raise PlanError(
+            f"{foreign} samples of epoch {epoch} were trained by more than one of {ranks} ranks: a framework has replaced "
+            "the sampler with one that does not shard. Keep PruneSampler as the loader's sampler (Lightning: "
+            "use_distributed_sampler=False; Ray: add_dist_sampler=False)"
+        )
+
+
+def checksum(*tensors: Tensor) -> int:
+    """CRC-32 of the bytes of tensors on the CPU."""
+    value = 0
+    for tensor in tensors:
+        value = zlib.crc32(tensor.contiguous().view(torch.uint8).numpy().data, value)
+    return value

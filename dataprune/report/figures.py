@@ -1,0 +1,60 @@
+"""Figures, each as SVG and PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def accuracy_against_samples(result: Mapping[str, Any], path: Path) -> list[Path]:
+    """Mean accuracy of each method, with its standard deviation, against the samples it back-propagated.
+
+    Args:
+        result: what `compare.json` holds.
+        path: without suffix; `.svg` and `.png` are written.
+    Returns:
+        The two files.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    summary = sorted(result["summary"], key=lambda line: line["accuracy_mean"], reverse=True)
+    most = max(line["samples"] for line in summary)
+    # methods of one budget stand on one spot: spread them a little, in the order of their accuracy
+    shift = _spread([line["samples"] for line in summary], most)
+    for number, (line, moved) in enumerate(zip(summary, shift, strict=True)):
+        axes.errorbar(
+            line["samples"] + moved,
+            100 * line["accuracy_mean"],
+            yerr=100 * line["accuracy_std"],
+            fmt="osD^v<>Ph*Xp"[number % 12],
+            color=f"C{number % 10}",
+            capsize=3,
+            label=f"{line['method']}  {100 * line['accuracy_mean']:.1f} ± {100 * line['accuracy_std']:.1f}",
+        )
+    axes.set_xlim(0, 1.08 * most)
+    axes.set_xlabel("samples back-propagated")
+    axes.set_ylabel("test accuracy, %")
+    seeds = len({row["seed"] for row in result["runs"]})
+    axes.set_title(
+        f"{result['data']}, {result['model']}: {result['epochs']} epochs, keep {result['keep']:.3g}, "
+        f"{seeds} seed{'s' if seeds != 1 else ''}",
+        fontsize=10,
+    )
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right center", frameon=False, fontsize=9)
+    files = [path.with_name(path.name + suffix) for suffix in (".svg", ".png")]
+    for file in files:
+        figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
+    return files
+
+
+def _spread(samples: Sequence[float], most: float) -> list[float]:
+    """A shift for each, so that equal ones stand side by side."""
+    shifts = []
+    for number, value in enumerate(samples):
+        alike = [place for place, other in enumerate(samples) if abs(other - value) < 0.01 * most]
+        shifts.append(0.012 * most * (alike.index(number) - (len(alike) - 1) / 2))
+    return shifts

@@ -1,0 +1,1 @@
+"""What the command line and the experiments train with: data, models, augmentation, optimizers, runs."""

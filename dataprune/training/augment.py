@@ -1,0 +1,169 @@
+"""Augmentation in batches, on the device where the images are.
+
+Every random number is a hash of (seed, epoch, index, draw) and of nothing else: a sample is augmented alike in any
+batch, on any device, worker or rank, and after a resume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+_MASK = (1 << 64) - 1
+_GAMMA = 0x9E3779B97F4A7C15
+_MULTIPLIERS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+_DRAWS = 3  # per sample: rows, columns, flip
+
+
+def bits(seed: int, epoch: int, index: Int[Tensor, "..."], draw: int | Int[Tensor, "..."] = 0) -> Int[Tensor, "..."]:
+    """64 random bits for every sample, the same wherever they are computed.
+
+    Args:
+        seed: any integer; its low 64 bits count.
+        epoch: any integer.
+        index: positions in the dataset.
+        draw: which number of the sample; a tensor broadcasts against `index`.
+    Returns:
+        int64, uniform over all of its values, of the broadcast shape.
+    Example:
+        >>> bool(bits(0, 1, torch.tensor([7, 8]))[1] == bits(0, 1, torch.tensor([8]))[0])
+        True
+
+    Source: the finaliser of SplitMix64 (Steele, Lea and Flood 2014), applied once for each of the four. Differs: it is
+        used as a hash of its inputs, not as a sequence.
+    """
+    key = _mix_number(_mix_number(seed) + epoch)
+    step = (draw + 1) * _signed(_GAMMA) if isinstance(draw, Tensor) else _signed((draw + 1) * _GAMMA)
+    return _mix(_mix(index.long() * _signed(_GAMMA) + _signed(key)) + step)
+
+
+def uniform(
+    seed: int, epoch: int, index: Int[Tensor, "..."], draw: int | Int[Tensor, "..."] = 0
+) -> Float[Tensor, "..."]:
+    """A random number in [0, 1) for every sample.
+
+    Args:
+        seed: as in `bits`.
+        epoch: as in `bits`.
+        index: as in `bits`.
+        draw: as in `bits`.
+    Returns:
+        float32 multiples of 2**-24, which float32 holds exactly; times any whole n below 2**24, it still rounds to less
+        than n.
+    """
+    return (bits(seed, epoch, index, draw) >> 40 & 0xFFFFFF).float() * 2.0**-24
+
+
+def augment(
+    images: UInt8[Tensor, "b c h w"],
+    index: Int[Tensor, " b"],
+    *,
+    seed: int,
+    epoch: int,
+    shift: int = 0,
+    mode: Literal["constant", "reflect"] = "constant",
+    flip: bool = False,
+) -> UInt8[Tensor, "b c h w"]:
+    """Shift each image at random and mirror half of them: the random crop of a padded image, and the flip.
+
+    Args:
+        images: a batch.
+        index: the samples' positions in the dataset.
+        seed: of the augmentation.
+        epoch: 0-based.
+        shift: pixels of padding on each side; offsets are uniform in [-shift, shift], rows and columns apart.
+        mode: what comes in from outside: "constant" is zero, "reflect" mirrors at the border pixel.
+        flip: mirror left and right with probability one half.
+    Returns:
+        A new batch; the same one if there is nothing to do.
+    Raises:
+        ValueError: if the batch sizes differ, `mode` is unknown, or `shift` is negative or too large to reflect.
+    """
+    batch, _, height, width = images.shape
+    if len(index) != batch:
+        raise ValueError(f"{batch} images but {len(index)} indices: pass those of the same batch")
+    if mode not in ("constant", "reflect"):
+        raise ValueError(f'mode must be "constant" or "reflect", got {mode!r}')
+    if shift < 0 or (mode == "reflect" and shift >= min(height, width)):
+        raise ValueError(f"cannot shift {height}x{width} images by {shift} pixels: use fewer")
+    if not shift and not flip:
+        return images
+    device = images.device
+    index = index.to(device, non_blocking=True)
+    chance = uniform(seed, epoch, index[:, None], torch.arange(_DRAWS, device=device))  # (B, 3)
+    offset = (chance[:, :2] * (2 * shift + 1)).long() - shift
+    rows = torch.arange(height, device=device) + offset[:, :1]  # (B, H): the row that each output row is taken from
+    columns = torch.arange(width, device=device).expand(batch, width)
+    if flip:  # of the shifted image: output column c is what column w - 1 - c would be
+        columns = torch.where(chance[:, 2:] < 0.5, columns.flip(1), columns)
+    columns = columns + offset[:, 1:2]
+    if mode == "reflect":
+        source = images.flatten(2)
+        position = _reflect(rows, height)[:, :, None] * width + _reflect(columns, width)[:, None]
+    else:
+        # a gather from the padded image costs less than a mask over the result
+        padded = images.new_zeros(*images.shape[:2], height + 2 * shift, width + 2 * shift)
+        padded[:, :, shift : shift + height, shift : shift + width] = images  # thrice as fast as torch's pad on bytes
+        source = padded.flatten(2)
+        position = (rows + shift)[:, :, None] * (width + 2 * shift) + (columns + shift)[:, None]
+    return source.gather(2, position.view(batch, 1, -1).expand(-1, images.shape[1], -1)).view(images.shape)
+
+
+def normalize(
+    images: UInt8[Tensor, "b c h w"],
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: torch.dtype = torch.float32,
+) -> Float[Tensor, "b c h w"]:
+    """Pixels as a model wants them: (pixel / 255 - mean) / std, per channel.
+
+    Args:
+        images: a batch of bytes.
+        mean: of pixels in [0, 1], one per channel.
+        std: likewise.
+        dtype: of the result; the arithmetic is float32.
+    Returns:
+        A new batch on the same device.
+    Raises:
+        ValueError: if there is not one mean and one std per channel.
+    """
+    channels = images.shape[1]
+    if len(mean) != channels or len(std) != channels:
+        raise ValueError(f"{channels} channels but {len(mean)} means and {len(std)} deviations")
+    # built on the CPU and sent without waiting: a tensor made on a GPU from Python numbers would stop for it
+    constants = torch.tensor([list(mean), list(std)], dtype=torch.float64)
+    scale, bias = 1 / (255 * constants[1]), -constants[0] / constants[1]
+    affine = torch.stack([scale, bias]).float().to(images.device, non_blocking=True).view(2, 1, -1, 1, 1)
+    return images.to(torch.float32).mul_(affine[0]).add_(affine[1]).to(dtype)
+
+
+def _reflect(position: Int[Tensor, "b n"], size: int) -> Int[Tensor, "b n"]:
+    return (size - 1) - ((size - 1) - position.abs()).abs()
+
+
+def _signed(number: int) -> int:
+    """The int64 with the same 64 bits: torch's integers wrap, Python's do not."""
+    number &= _MASK
+    return number - (1 << 64) if number >> 63 else number
+
+
+def _mix(state: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
+    for shift, multiplier in _MULTIPLIERS:
+        state = (state ^ _logical(state, shift)) * _signed(multiplier)
+    return state ^ _logical(state, 31)
+
+
+def _logical(state: Int[Tensor, "..."], shift: int) -> Int[Tensor, "..."]:
+    """Shift zeros in: torch's >> repeats the sign bit."""
+    return state >> shift & ((1 << 64 - shift) - 1)
+
+
+def _mix_number(state: int) -> int:
+    state = (state + _GAMMA) & _MASK
+    for shift, multiplier in _MULTIPLIERS:
+        state = (state ^ state >> shift) * multiplier & _MASK
+    return state ^ state >> 31

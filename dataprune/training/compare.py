@@ -1,0 +1,186 @@
+"""Methods side by side at equal compute: which runs there are, and what they came to."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError, suggest
+from ..methods import METHODS
+from . import runs
+from .data import Data
+from .fit import build_pruner, fit, load_data
+from .settings import Settings
+
+Report = Callable[[str, int, dict[str, Any]], None]  # method, seed, a line of its history
+
+SHORT = "short"  # all data, for as many steps as the pruned runs
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Methods, seeds and the settings they share.
+
+    All pruned methods run one schedule: the first epoch full, then `keep`, then `anneal` of the epochs full. Every run but
+    `full` trains equally many optimizer steps, those of that schedule: `short` on all data, a method that decides itself how
+    much it keeps on what it keeps; each with its learning rate planned over its own steps.
+
+    Attributes:
+        settings: of every run; its method, seed and steps are set run by run.
+        methods: names from METHODS, and "short".
+        seeds: one run of each method per seed.
+        anneal: share of full epochs at the end.
+        learning_rates: if there are any, each method takes the one with the best validation accuracy, on the first seed.
+    """
+
+    settings: Settings
+    methods: Sequence[str]
+    seeds: Sequence[int]
+    anneal: float = 0.0
+    learning_rates: Sequence[float] = ()
+
+    def validate(self) -> None:
+        """Raise UsageError for what cannot be meant."""
+        self.settings.validate()
+        if not self.methods or not self.seeds:
+            raise UsageError("a comparison needs at least one method and one seed")
+        known = [*METHODS, SHORT]
+        for number, method in enumerate(self.methods):
+            if method not in known:
+                raise UsageError(suggest(method, known, what="method"))
+            if method in self.methods[:number]:
+                raise UsageError(f"method {method} is named twice")
+        for text in self.settings.option:
+            name = text.split("=", 1)[0].rpartition(".")[2]
+            if name in ("warmup", "anneal", "keep", "budget", "prune_probability"):
+                raise UsageError(
+                    f"all methods of a comparison share one schedule: --option {text} would change it for one"
+                )
+        if self.learning_rates and not self.settings.val_fraction:
+            raise UsageError("a learning rate is chosen on a validation split: add --val-fraction 0.1")
+        if any(rate <= 0 for rate in self.learning_rates):
+            raise UsageError("--tune-lr takes positive learning rates")
+
+    def keep(self, size: int) -> float:
+        """The fraction kept in a pruned epoch; solved, where the settings give a budget."""
+        return self._pruner(size).schedule(1) if self.settings.epochs > 1 else 1.0
+
+    def steps(self, size: int) -> int:
+        """Optimizer steps of every run but `full`."""
+        return self._pruner(size).planned_steps(self.settings.batch_size, drop_last=True)
+
+    def run_settings(self, method: str, seed: int, steps: int) -> Settings:
+        """What one run is given."""
+        if method in ("full", SHORT):
+            return replace(
+                self.settings, method="full", seed=seed, steps=None if method == "full" else steps, option=()
+            )
+        return replace(
+            self.settings, method=method, seed=seed, steps=steps, option=(*self.settings.option, *self._schedule)
+        )
+
+    @property
+    def _schedule(self) -> tuple[str, ...]:
+        return ("warmup=1", f"anneal={self.anneal}")
+
+    def _pruner(self, size: int) -> Any:
+        return build_pruner(replace(self.settings, method="rs2", option=self._schedule), size)
+
+
+def compare(comparison: Comparison, out: Path, *, report: Report | None = None) -> dict[str, Any]:
+    """Carry a comparison out, or go on with one: what is finished in `out` is not done again.
+
+    Args:
+        comparison: what to compare.
+        out: its folder: `compare.json`, written after every run, and `runs/METHOD-seedN/`.
+        report: called after every epoch.
+    Returns:
+        What `compare.json` holds: data, model, keep, epochs, runs and summary.
+    """
+    comparison.validate()
+    settings = comparison.settings
+    data = load_data(settings)
+    size = len(data.train)
+    steps = comparison.steps(size)
+    result: dict[str, Any] = {
+        "data": settings.data,
+        "model": settings.model,
+        "keep": comparison.keep(size),
+        "epochs": settings.epochs,
+        "runs": [],
+        "summary": [],
+    }
+    rates = {method: _best_rate(comparison, method, steps, data, out, report) for method in comparison.methods}
+    for seed in comparison.seeds:
+        for method in comparison.methods:
+            run = replace(comparison.run_settings(method, seed, steps), lr=rates[method])
+            metrics = fit(
+                run,
+                out / "runs" / f"{method}-seed{seed}",
+                data=data,
+                save_model=False,
+                report=_of(report, method, seed),
+            )
+            result["runs"].append(_row(method, metrics, run if comparison.learning_rates else None))
+            result["summary"] = summarize(result["runs"], comparison.methods)
+            runs.write_json(out / "compare.json", result)
+    return result
+
+
+def summarize(rows: Sequence[dict[str, Any]], methods: Sequence[str]) -> list[dict[str, Any]]:
+    """Mean and sample standard deviation over seeds; the speed-up is against the mean seconds of `full`."""
+    full = [row["seconds"] for row in rows if row["method"] == "full"]
+    summary = []
+    for method in methods:
+        mine = [row for row in rows if row["method"] == method]
+        if not mine:
+            continue
+        mean = {
+            name: statistics.fmean(row[name] for row in mine) for name in ("accuracy", "samples", "steps", "seconds")
+        }
+        line = {
+            "method": method,
+            "accuracy_mean": mean["accuracy"],
+            "accuracy_std": statistics.stdev(row["accuracy"] for row in mine) if len(mine) > 1 else 0.0,
+            "samples": round(mean["samples"]),
+            "steps": round(mean["steps"]),
+            "seconds": mean["seconds"],
+            "speedup": statistics.fmean(full) / mean["seconds"] if full else None,
+        }
+        if "val_accuracy" in mine[0]:
+            line["val_accuracy_mean"] = statistics.fmean(row["val_accuracy"] for row in mine)
+        summary.append(line)
+    return summary
+
+
+def _best_rate(comparison: Comparison, method: str, steps: int, data: Data, out: Path, report: Report | None) -> float:
+    """The learning rate with the best validation accuracy; the test set stays unread."""
+    if not comparison.learning_rates:
+        return comparison.settings.lr
+    seed = comparison.seeds[0]
+    found = {}
+    for rate in comparison.learning_rates:
+        run = replace(comparison.run_settings(method, seed, steps), lr=rate)
+        folder = out / "tuning" / f"{method}-lr{rate:g}"
+        metrics = fit(run, folder, data=data, save_model=False, test=False, report=_of(report, method, seed))
+        found[rate] = metrics["val_accuracy"]
+    return max(found, key=lambda rate: found[rate])
+
+
+def _row(method: str, metrics: dict[str, Any], tuned: Settings | None) -> dict[str, Any]:
+    names = ("seed", "accuracy", "samples", "steps", "seconds", "select_seconds", "reached_keep")
+    row = {"method": method, **{name: metrics[name] for name in names}}
+    if metrics["val_accuracy"] is not None:
+        row["val_accuracy"] = metrics["val_accuracy"]
+    if tuned is not None:
+        row["lr"] = tuned.lr
+    return row
+
+
+def _of(report: Report | None, method: str, seed: int) -> Callable[[dict[str, Any]], None] | None:
+    if report is None:
+        return None
+    return lambda line: report(method, seed, line)

@@ -1,0 +1,160 @@
+"""All that decides a training run, with the help texts of the command line. Light to import: no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from ..errors import UsageError, suggest
+
+OPTIMIZERS = ("sgd", "adam", "adamw", "lars")
+SCHEDULES = ("cosine", "one-cycle", "step", "linear", "exponential", "constant")
+
+KEEP = {"digits": 0.05}  # where 0.3 is so much that nothing shows; chosen by the gap between `full` and `short` alone
+
+
+def setting(default: Any, help: str, panel: str, *, runtime: bool = False) -> Any:
+    """A field with its help text; a runtime option changes how a run is carried out, not what it computes."""
+    return field(default=default, metadata={"help": help, "panel": panel, "runtime": runtime})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One training run. The names are those of the command line's options."""
+
+    data: str = setting(
+        "digits",
+        "digits, fashion-mnist, mnist, cifar100, a folder of parquet files or of images, or a hub name.",
+        "Data",
+    )
+    data_folder: str | None = setting(None, "Where the named data lies, if not in its usual place.", "Data")
+    train_size: int | None = setting(None, "Train on a fixed random subset of so many samples.", "Data")
+    val_fraction: float = setting(0.0, "Share of the training set held out for validation.", "Data")
+    label_noise: float = setting(0.0, "Share of training labels replaced by random ones.", "Data")
+    image_size: int | None = setting(None, "Resize images to this many pixels a side.", "Data")
+    shift: int = setting(0, "Augmentation: random shifts of up to so many pixels.", "Data")
+    shift_mode: str = setting("constant", "What fills the border of shifted images: constant or reflect.", "Data")
+    flip: bool = setting(False, "Augmentation: random horizontal flips.", "Data")
+
+    method: str = setting("emp", "Pruning method; `dataprune methods` lists them.", "Pruning")
+    keep: float | None = setting(
+        None,
+        "Fraction of the data kept in a pruned epoch, in (0, 1]; 0.3 by default, 0.05 on digits, which are easy.",
+        "Pruning",
+    )
+    budget: float | None = setting(None, "In place of --keep: fraction of a full run's samples.", "Pruning")
+    option: tuple[str, ...] = setting(
+        (),
+        "A method's own parameter, as name=value or method.name=value (beta=5, ucb.c=2); may be repeated.",
+        "Pruning",
+    )
+
+    model: str = setting(
+        "small_cnn", "lenet, mlp, small_cnn, resnet18, resnet34, resnet50, or module:function.", "Training"
+    )
+    epochs: int = setting(20, "Epochs.", "Training")
+    steps: int | None = setting(
+        None, "Stop after so many optimizer steps, and plan the learning rate for them.", "Training"
+    )
+    batch_size: int = setting(32, "Samples per optimizer step and rank; a smaller last batch is dropped.", "Training")
+    optimizer: str = setting("sgd", "sgd, adam, adamw or lars.", "Training")
+    lr: float = setting(0.1, "Peak learning rate.", "Training")
+    momentum: float = setting(0.9, "Momentum of sgd (Nesterov) and lars.", "Training")
+    weight_decay: float = setting(5e-4, "Weight decay.", "Training")
+    label_smoothing: float = setting(0.0, "Label smoothing of the training loss.", "Training")
+    schedule: str = setting("cosine", "Learning rate over real steps: " + ", ".join(SCHEDULES) + ".", "Training")
+    lr_warmup: float = setting(
+        0.05, "Share of the steps in which the learning rate rises (not for one-cycle).", "Training"
+    )
+    recalibrate_bn: int = setting(
+        0, "Re-estimate batch-norm statistics on so many random training samples before evaluation.", "Training"
+    )
+    seed: int = setting(
+        0, "Decides initial weights, order, augmentation and selection, each by a stream of its own.", "Training"
+    )
+    bf16: bool = setting(False, "bfloat16 autocast.", "Training")
+
+    device: str | None = setting(
+        None, "cpu, cuda, cuda:1 ...; a GPU if there is one by default.", "Machine", runtime=True
+    )
+    workers: int = setting(0, "Loader processes; 0 keeps small images on the device.", "Machine", runtime=True)
+    channels_last: bool = setting(False, "Channels-last memory format.", "Machine", runtime=True)
+    compile: bool = setting(False, "Compile the model.", "Machine", runtime=True)
+    checkpoint_every: int = setting(
+        0, "Checkpoint every so many steps; 0: at the end of an epoch, half a minute apart.", "Machine", runtime=True
+    )
+
+    def validate(self) -> None:
+        """Raise UsageError for what cannot be meant."""
+        _one_of("optimizer", self.optimizer, OPTIMIZERS)
+        _one_of("schedule", self.schedule, SCHEDULES)
+        _one_of("shift mode", self.shift_mode, ("constant", "reflect"))
+        if self.keep is not None and self.budget is not None:
+            raise UsageError("give --keep or --budget, not both")
+        for name in ("keep", "budget"):
+            value = getattr(self, name)
+            _require(value is None or 0 < value <= 1, f"--{name} is a fraction in (0, 1], got {value}")
+        for name in ("val_fraction", "label_noise", "lr_warmup", "label_smoothing"):
+            value = getattr(self, name)
+            _require(0 <= value < 1, f"{_flag(name)} is a share in [0, 1), got {value}")
+        for name in ("epochs", "batch_size"):
+            _require(getattr(self, name) >= 1, f"{_flag(name)} must be at least 1, got {getattr(self, name)}")
+        for name in ("steps", "train_size", "image_size"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"{_flag(name)} must be at least 1, got {value}")
+        for name in ("shift", "workers", "recalibrate_bn", "weight_decay", "momentum", "checkpoint_every", "seed"):
+            _require(getattr(self, name) >= 0, f"{_flag(name)} must not be negative, got {getattr(self, name)}")
+        _require(self.lr > 0, f"--lr must be positive, got {self.lr}")
+        for text in self.option:
+            _require("=" in text, f"--option is name=value, got {text!r}")
+
+    def recipe_arguments(self) -> dict[str, Any]:
+        """What `--keep`, `--budget` and `--option` say to the method's recipe.
+
+        An option without a method's name is meant for this run's method, one with another method's name is not.
+        """
+        arguments: dict[str, Any] = {}
+        if self.budget is not None:
+            arguments["budget"] = self.budget
+        elif self.method != "full":
+            arguments["keep"] = KEEP.get(self.data, 0.3) if self.keep is None else self.keep
+        for text in self.option:
+            name, value = text.split("=", 1)
+            method, _, name = name.rpartition(".")
+            if method in ("", self.method):
+                arguments[name.replace("-", "_")] = _parsed(value)
+        if "prune_probability" in arguments:
+            arguments.pop("keep", None)
+        return arguments
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {**dataclasses.asdict(self), "option": list(self.option)}
+
+    def key(self) -> str:
+        """A short text that is equal for runs that compute the same."""
+        kept = {f.name: self.as_dict()[f.name] for f in fields(self) if not f.metadata["runtime"]}
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
+    _require(value in known, suggest(value, known, what=what))
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UsageError(message)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

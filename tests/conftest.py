@@ -1,0 +1,51 @@
+"""What every test may use: the folders of real data, and the rule for tests that need a GPU."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+import torch
+from pool import Pool
+
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where the Debian package puts it
+
+hypothesis.settings.register_profile("dataprune", deadline=None)  # a loaded machine is no failure
+hypothesis.settings.load_profile("dataprune")
+
+
+def needs_data(folder: Path, remedy: str) -> Path:
+    """Returns the folder, or skips the test; under DATAPRUNE_REQUIRE_DATA=1, where nothing may skip, fails it."""
+    if folder.is_dir():
+        return folder
+    missing = f"no folder {folder}: {remedy}"
+    if os.environ.get("DATAPRUNE_REQUIRE_DATA") == "1":
+        pytest.fail(missing, pytrace=False)
+    pytest.skip(missing)
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder with mnist/, cifar100/ and glue/ in the Hugging Face parquet layout."""
+    return needs_data(
+        Path(os.environ.get("DATAPRUNE_DATA") or "$DATAPRUNE_DATA"), "set DATAPRUNE_DATA to the data sets"
+    )
+
+
+@pytest.fixture(scope="session")
+def fashion_mnist_folder() -> Path:
+    """The folder with Fashion-MNIST's four gzipped idx files."""
+    return needs_data(FASHION_MNIST, "install the Debian package dataset-fashion-mnist")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture(scope="session")
+def pool() -> Iterator[Pool]:
+    """Three processes for distributed tests; `pool.run(function, world_size=2)` uses the first two."""
+    with Pool(3) as running:
+        yield running

@@ -1,0 +1,684 @@
+"""The pruner: plans, selections, records, and errors raised where the mistake is made."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from methods_under_test import run, signals
+from torch import Generator, Tensor
+
+import dataprune
+from dataprune import CheckpointError, PlanError, Pruner, ScoreBook, Selection, criteria, policies, schedules
+
+SIZE = 50
+
+
+def pruner(size: int = SIZE, *, epochs: int = 6, keep: float = 0.4, policy: Any = None, **options: Any) -> Pruner:
+    policy = policies.top_k() if policy is None else policy
+    schedule = options.pop("schedule", schedules.window(keep, 1, epochs))
+    return Pruner(size, options.pop("criterion", criteria.loss), policy, schedule, epochs=epochs, **options)
+
+
+def record(p: Pruner, index: list[int], losses: list[float]) -> None:
+    p.update(torch.tensor(index), torch.tensor(losses))
+
+
+def train(p: Pruner, epoch: int) -> None:
+    for index in p.batches(epoch, 8, drop_last=False):
+        p.update(index, *signals(epoch, index))
+
+
+def reloaded(state: dict) -> dict:
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+# -- building --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["size", "epochs", "every"])
+@pytest.mark.parametrize("value", [0, -3, 2.5, True, None, "7"])
+def test_whole_numbers_are_needed(name: str, value: object) -> None:
+    options: dict[str, Any] = {"size": 5, "epochs": 3, "every": 1} | {name: value}
+    size = options.pop("size")
+    with pytest.raises(ValueError, match=name):
+        Pruner(size, criteria.loss, policies.top_k(), schedules.constant(0.5), **options)
+
+
+@pytest.mark.parametrize("smoothing", [0, -0.5, 1.5, math.nan])
+def test_smoothing_is_a_weight(smoothing: float) -> None:
+    with pytest.raises(ValueError, match="smoothing"):
+        pruner(smoothing=smoothing)
+
+
+@pytest.mark.parametrize("value", [0, 0.0, -0.1, 1.5, math.nan, None, "half", True, torch.tensor([0.3, 0.4])])
+def test_schedules_that_return_nonsense_are_refused_when_the_pruner_is_built(value: object) -> None:
+    with pytest.raises(ValueError, match=r"schedule\(2\).*\(0, 1\]"):
+        pruner(schedule=lambda epoch: value if epoch == 2 else 0.5)
+
+
+@given(keep=st.floats(1e-6, 1), size=st.integers(1, 5000))
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_count_is_rounded_half_up_and_at_least_one(keep: float, size: int) -> None:
+    p = pruner(size, schedule=schedules.constant(keep), epochs=1)
+    assert p.counts == p.epoch_sizes() == [max(1, math.floor(keep * size + 0.5))]
+
+
+def test_count_of_a_half() -> None:
+    assert pruner(5, schedule=schedules.constant(0.5), epochs=1).counts == [3]  # 2.5, not to the even
+    assert pruner(1000, schedule=schedules.constant(1e-9), epochs=1).counts == [1]
+
+
+# -- planning --------------------------------------------------------------------------------------------------------
+
+
+def steps_by_hand(sizes: list[int], batch: int, world_size: int, accumulate: int, drop_last: bool) -> int:
+    """Counts them one by one."""
+    steps = 0
+    for size in sizes:
+        order = list(range(size))
+        while len(order) % world_size:
+            order.append(0)
+        share = order[0::world_size]
+        micro = 0
+        while share:
+            taken, share = share[:batch], share[batch:]
+            if len(taken) < batch and drop_last:
+                break
+            micro += 1
+            if micro == accumulate:
+                steps, micro = steps + 1, 0
+        steps += micro > 0
+    return steps
+
+
+@given(
+    size=st.integers(1, 80),
+    keep=st.floats(0.02, 1),
+    batch=st.integers(1, 12),
+    world_size=st.integers(1, 5),
+    accumulate=st.integers(1, 4),
+    drop_last=st.booleans(),
+)
+@settings(max_examples=200, deadline=None, derandomize=True)
+def test_planned_steps_count_every_step(
+    size: int, keep: float, batch: int, world_size: int, accumulate: int, drop_last: bool
+) -> None:
+    p = pruner(size, epochs=5, schedule=schedules.window(keep, 1, 4))
+    planned = p.planned_steps(batch, world_size=world_size, accumulate=accumulate, drop_last=drop_last)
+    assert planned == steps_by_hand(p.epoch_sizes(), batch, world_size, accumulate, drop_last)
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_planned_steps_are_taken(drop_last: bool) -> None:
+    p = pruner(101, epochs=8)
+    taken = sum(1 for epoch in range(8) for _ in p.batches(epoch, 7, drop_last=drop_last))
+    assert taken == p.planned_steps(7, drop_last=drop_last)
+
+
+def test_planned_steps_bound_what_is_data_dependent() -> None:
+    p = dataprune.infobatch(SIZE, keep=0.5, epochs=8)
+    assert p.planned_steps(8) >= len(run(p, drop_last=False))
+
+
+@pytest.mark.parametrize("name", ["batch_size", "world_size", "accumulate"])
+def test_planned_steps_refuse_zero(name: str) -> None:
+    options = {"batch_size": 4, "world_size": 1, "accumulate": 1} | {name: 0}
+    with pytest.raises(ValueError, match=name):
+        pruner().planned_steps(**options)
+
+
+# -- selecting -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("epoch", [-1, 6, 100])
+def test_epochs_outside_the_run_are_refused(epoch: int) -> None:
+    with pytest.raises(ValueError, match="epochs"):
+        pruner().select(epoch)
+
+
+def test_selecting_is_memoised() -> None:
+    p = pruner()
+    first = p.select(0)
+    assert p.select(0) is first
+    train(p, 0)
+    second = p.select(1)
+    record(p, [int(second.index[0])], [9.0])
+    assert p.select(1) is second
+    assert int(p.book.drawn.sum()) == SIZE + 20  # counted once
+
+
+def test_selections_depend_on_seed_epoch_and_book_alone() -> None:
+    def book(p: Pruner) -> Pruner:
+        p.book.score.copy_(torch.arange(SIZE) // 20)  # ties at the edge
+        return p
+
+    wanted = book(pruner(seed=3)).select(4).index
+    other = book(pruner(seed=3))
+    for epoch in (1, 2, 3):  # what was selected before does not matter
+        other.select(epoch)
+    list(other.batches(3, 4))
+    torch.manual_seed(5)
+    assert torch.equal(other.select(4).index, wanted)
+    assert not torch.equal(book(pruner(seed=4)).select(4).index, wanted)
+    assert not torch.equal(book(pruner(seed=3)).select(5).index, wanted)
+
+
+def test_selection_and_order_are_independent_streams() -> None:
+    p, other = pruner(policy=policies.uniform()), pruner(policy=policies.uniform())
+    for epoch in range(6):
+        for _ in range(epoch):
+            p.order(epoch, 0, 1)  # asking for an order, any number of times, moves no selection
+        assert torch.equal(p.select(epoch).index, other.select(epoch).index)
+    draws = {}
+    for stream in ("selection", "order"):
+        draws[stream] = p._generator(stream, 0).initial_seed()
+    assert draws["selection"] != draws["order"]
+
+
+def test_orders_differ_from_epoch_to_epoch() -> None:
+    p = pruner(schedule=schedules.constant(1.0))
+    orders = {tuple(p.order(epoch, 0, 1).tolist()) for epoch in range(6)}
+    assert len(orders) == 6
+    assert all(sorted(order) == list(range(SIZE)) for order in orders)
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 12), (1, 12), (3, 10)])
+def test_every_selects_at_the_first_pruned_epoch_then_every_so_many(start: int, stop: int) -> None:
+    made = []
+
+    def policy(book: ScoreBook, count: int, generator: Generator) -> Selection:
+        made.append(p.selected)
+        return policies.uniform()(book, count, generator)
+
+    p = pruner(epochs=12, every=4, policy=policy, schedule=schedules.window(0.5, start, stop))
+    chosen = [p.select(epoch).index for epoch in range(12)]
+    due = [epoch for epoch in range(start, stop) if (epoch - start) % 4 == 0]
+    assert [0 if last is None else last + 1 for last in made] == due
+    for epoch in range(start + 1, stop):
+        assert torch.equal(chosen[epoch], chosen[epoch - 1]) is (epoch not in due)
+    pruned = len(due) * 25
+    anew = [epoch for epoch in range(stop, 12) if epoch == stop or (epoch - start) % 4 == 0]
+    full = SIZE * ((start > 0) + len(anew))  # drawn counts selections made, not epochs trained
+    assert int(p.book.drawn.sum()) == pruned + full
+
+
+def test_every_selects_anew_when_the_count_changes() -> None:
+    p = pruner(epochs=6, every=100, policy=policies.uniform(), schedule=schedules.linear(1.0, 0.5, 6))
+    assert [len(p.select(epoch).index) for epoch in range(6)] == [50, 45, 40, 35, 30, 25]
+
+
+def test_a_kept_selection_is_not_chosen_by_newer_scores() -> None:
+    p = pruner(every=3)
+    train(p, 0)
+    first = p.select(1).index
+    p.update(first, torch.zeros(len(first)))
+    assert torch.equal(p.select(2).index, first)
+    p.update(first, torch.zeros(len(first)))
+    assert torch.equal(p.select(3).index, first)
+    assert not set(p.select(4).index.tolist()) & set(first.tolist())
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        Selection.of(torch.arange(19)),
+        Selection.of(torch.arange(21)),
+        Selection.of(torch.zeros(20, dtype=torch.int64)),
+        Selection(torch.arange(20), torch.ones(19)),
+        Selection.of(torch.empty(0, dtype=torch.int64)),
+    ],
+)
+def test_policies_that_return_nonsense_are_refused(selection: Selection) -> None:
+    p = pruner(policy=lambda book, count, generator: selection)
+    p.select(0)
+    with pytest.raises(ValueError, match="20 were asked for"):
+        p.select(1)
+
+
+@pytest.mark.parametrize("index", [torch.arange(20) + 40, torch.arange(20) - 1])
+def test_policies_that_leave_the_dataset_are_refused(index: Tensor) -> None:
+    p = pruner(policy=lambda book, count, generator: Selection.of(index))
+    with pytest.raises((ValueError, IndexError)):
+        p.select(1)
+
+
+def test_a_policy_may_say_that_it_decides_how_many() -> None:
+    class Few:
+        exact = False
+
+        def __call__(self, book: ScoreBook, count: int, generator: Generator) -> Selection:
+            return Selection.of(torch.tensor([4, 2]))
+
+    p = pruner(policy=Few())
+    assert p.select(1).index.tolist() == [4, 2]
+    assert p.epoch_sizes() == [SIZE] * 6
+    assert p.stats()["reached_keep"] == 2 / SIZE
+
+
+# -- recording -------------------------------------------------------------------------------------------------------
+
+
+def test_loss_is_the_weighted_mean_and_carries_the_gradient() -> None:
+    p = dataprune.infobatch(SIZE, prune_probability=0.5, epochs=8)
+    train(p, 0)
+    index, weight = p.select(1)
+    assert (weight == 2).any()
+    losses = torch.rand(len(index), requires_grad=True)
+    shuffled = torch.randperm(len(index), generator=Generator().manual_seed(0))
+    value = p.loss(index[shuffled], losses)
+    torch.testing.assert_close(value, (weight[shuffled] * losses).mean())
+    value.backward()
+    torch.testing.assert_close(losses.grad, weight[shuffled] / len(index))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16, torch.uint8])
+def test_any_whole_numbers_index_the_weights(dtype: torch.dtype) -> None:
+    p = dataprune.infobatch(SIZE, prune_probability=0.5, epochs=8)
+    train(p, 0)
+    index, weight = p.select(1)
+    losses = torch.rand(len(index))
+    torch.testing.assert_close(p.loss(index.to(dtype), losses), (weight * losses).mean())
+
+
+def test_loss_without_weights_is_the_mean() -> None:
+    p = pruner()
+    p.select(0)
+    losses = torch.rand(4)
+    assert torch.equal(p.loss(torch.tensor([3, 1, 2, 0]), losses), losses.mean())
+
+
+def test_half_precision_losses_are_recorded_as_float32() -> None:
+    p = pruner()
+    p.select(0)
+    p.loss(torch.tensor([1]), torch.tensor([0.5], dtype=torch.bfloat16))
+    assert p.state_dict()["score"][1] == 0.5
+
+
+def test_large_positions_stay_exact() -> None:
+    size = 3_000_001
+    p = pruner(size)
+    p.select(0)
+    record(p, [2049, 16_777_217 % size, size - 1], [1.0, 2.0, 3.0])
+    score = p.state_dict()["score"]
+    assert [score[2049], score[16_777_217 % size], score[size - 1]] == [1.0, 2.0, 3.0]
+    assert int((~score.isnan()).sum()) == 3
+
+
+def test_update_records_and_returns_nothing() -> None:
+    p = pruner()
+    p.select(0)
+    losses = torch.rand(3, requires_grad=True)
+    assert p.update(torch.tensor([0, 1, 2]), losses) is None
+    assert losses.grad is None
+    assert not p.state_dict()["score"].requires_grad
+
+
+def test_what_was_recorded_is_a_copy() -> None:
+    p = pruner()
+    p.select(0)
+    index, losses = torch.tensor([5]), torch.tensor([1.0])
+    p.update(index, losses)
+    index.fill_(9), losses.fill_(7)
+    assert p.state_dict()["score"][5] == 1.0
+
+
+def test_repeated_positions_count_in_order() -> None:
+    p = pruner(smoothing=0.5)
+    p.select(0)
+    record(p, [3, 3, 3], [1.0, 2.0, 4.0])
+    assert p.state_dict()["score"][3] == 0.5 * (0.5 * 1 + 0.5 * 2) + 0.5 * 4
+
+
+def test_looking_in_between_changes_nothing() -> None:
+    runs = []
+    for nosy in (False, True):
+        p = dataprune.ucb(SIZE, keep=0.4, epochs=6, every=2)
+        chosen = []
+        for epoch in range(6):
+            chosen.append(p.select(epoch).index.tolist())
+            for index in p.batches(epoch, 8):
+                p.update(index, *signals(epoch, index))
+                if nosy:
+                    p.state_dict(), p.stats(), p.sync(), p.epoch, p.remaining(epoch)
+        runs.append((chosen, p.state_dict()["score"].tolist()))
+    assert repr(runs[0]) == repr(runs[1])
+
+
+def test_scores_arrive_with_the_next_selection() -> None:
+    p = pruner()
+    p.select(0)
+    record(p, [1], [2.0])
+    assert p.book.score.isnan().all()  # pending
+    p.select(1)
+    assert p.book.score[1] == 2.0
+
+
+def test_an_empty_batch_is_nothing() -> None:
+    p = pruner()
+    p.select(0)
+    p.update(torch.empty(0, dtype=torch.int64), torch.empty(0))
+    assert p.state_dict()["score"].isnan().all()
+
+
+def test_recording_before_the_first_selection_counts() -> None:
+    """A book can be filled beforehand: by a pass of evaluation, say."""
+    p = pruner()
+    p.update(torch.arange(SIZE), torch.arange(SIZE).float())
+    assert set(p.select(1).index.tolist()) == set(range(30, 50))
+
+
+# -- bad input -------------------------------------------------------------------------------------------------------
+
+
+def test_a_scalar_loss_is_told_how_to_be_one_per_sample() -> None:
+    p = pruner()
+    with pytest.raises(ValueError, match="reduction='none'"):
+        p.loss(torch.tensor([0, 1]), torch.tensor(0.3))
+
+
+@pytest.mark.parametrize(
+    ("index", "losses", "error"),
+    [
+        (torch.tensor([0, 1]), torch.rand(3), ValueError),
+        (torch.tensor([0, 1]), torch.rand(2, 1), ValueError),
+        (torch.tensor([[0, 1]]), torch.rand(1, 2), ValueError),
+        (torch.tensor(0), torch.rand(1), ValueError),
+        (torch.tensor([0.0, 1.0]), torch.rand(2), TypeError),
+        (torch.tensor([True, False]), torch.rand(2), TypeError),
+        (torch.tensor([0, 1]), torch.tensor([1, 2]), TypeError),
+        ([0, 1], torch.rand(2), TypeError),
+        (torch.tensor([0, 1]), [0.1, 0.2], TypeError),
+        (torch.tensor([0, SIZE]), torch.rand(2), IndexError),
+        (torch.tensor([-1, 0]), torch.rand(2), IndexError),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_refused_at_once(index: Any, losses: Any, error: type[Exception]) -> None:
+    p = pruner()
+    p.select(0)
+    for call in (p.loss, p.update):
+        with pytest.raises(error) as raised:
+            call(index, losses)
+        assert "index" in str(raised.value) or "losses" in str(raised.value)
+    assert p.state_dict()["score"].isnan().all()  # and nothing of it is kept
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_losses_that_are_not_finite_are_refused_at_once(bad: float) -> None:
+    p = pruner()
+    p.select(0)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        record(p, [0, 1, 2], [0.1, bad, 0.2])
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        record(p, [0, 1], [math.inf, -math.inf])
+    record(p, [0, 1], [3e38, 3e38])  # whose sum is not finite, but each is
+    assert p.state_dict()["score"].isnan().sum() == SIZE - 2
+
+
+def test_a_batch_that_was_never_recorded_is_missed() -> None:
+    """So the message of a NaN does not advise to skip its batch."""
+    p = pruner()
+    loader = dataprune.prune_loader(torch.utils.data.DataLoader(range(SIZE), batch_size=8), p)  # type: ignore[arg-type]
+    for number, (index, _) in enumerate(loader):
+        if number != 2:
+            p.update(index, torch.ones(len(index)))
+    with pytest.raises(PlanError, match="never recorded"):
+        p.select(1)
+    with pytest.raises(ValueError, match=r"^(?!.*skip)"):
+        record(pruner(), [0], [math.nan])
+
+
+def test_a_criterion_of_the_wrong_shape_is_refused() -> None:
+    p = pruner(criterion=lambda losses, outputs, targets: losses.mean())
+    with pytest.raises(ValueError, match="criterion"):
+        record(p, [0, 1], [1.0, 2.0])
+
+
+def test_samples_that_were_not_selected_are_named() -> None:
+    p = pruner()
+    train(p, 0)
+    chosen = set(p.select(1).index.tolist())
+    strange = next(i for i in range(SIZE) if i not in chosen)
+    record(p, [strange], [1.0])
+    with pytest.raises(PlanError, match="not selected"):
+        p.select(2)
+
+
+def test_batches_smaller_than_one_are_refused() -> None:
+    p = pruner()
+    with pytest.raises(ValueError, match="batch_size"):
+        p.batches(0, 0)
+    with pytest.raises(ValueError, match="fewer than one batch"):
+        p.batches(0, SIZE + 1)
+    assert [len(index) for index in p.batches(0, SIZE + 1, drop_last=False)] == [SIZE]
+
+
+def test_batches_are_the_selection_in_random_order() -> None:
+    p = pruner()
+    train(p, 0)
+    for drop_last, sizes in ((True, [8, 8]), (False, [8, 8, 4])):
+        batches = list(p.batches(1, 8, drop_last=drop_last, device="cpu"))
+        assert [len(index) for index in batches] == sizes
+        flat = torch.cat(batches).tolist()
+        assert set(flat) <= set(p.select(1).index.tolist())
+        assert len(set(flat)) == len(flat)
+        assert flat != sorted(flat)
+
+
+# -- looking ---------------------------------------------------------------------------------------------------------
+
+
+def test_stats() -> None:
+    p = pruner(policy=policies.uniform())
+    assert p.stats() == {"epoch": None, "reached_keep": None, "overlap": None, "never_seen": SIZE, "draws": [SIZE]}
+    p.select(0)
+    assert p.stats() == {"epoch": 0, "reached_keep": 1.0, "overlap": None, "never_seen": 0, "draws": [0, SIZE]}
+    one, two = set(p.select(1).index.tolist()), set(p.select(2).index.tolist())
+    stats = p.stats()
+    assert stats["epoch"] == 2
+    assert stats["reached_keep"] == 0.4
+    assert stats["overlap"] == len(one & two) / 20
+    counts = np.bincount([1 + (i in one) + (i in two) for i in range(SIZE)])
+    assert stats["draws"] == counts.tolist()
+
+
+def test_stats_name_what_was_never_seen() -> None:
+    p = pruner(policy=policies.least_drawn(), schedule=schedules.constant(0.3))
+    p.select(0)
+    assert p.stats()["never_seen"] == 35
+    p.select(1)
+    assert p.stats()["never_seen"] == 20
+
+
+# -- resuming --------------------------------------------------------------------------------------------------------
+
+
+def test_a_state_holds_tensors_and_plain_values() -> None:
+    p = pruner()
+    train(p, 0)
+    p.select(1)
+    state = p.state_dict()
+    assert "schema" in state
+    assert all(value is None or isinstance(value, (Tensor, int, float, str)) for value in state.values())
+    again = reloaded(state)
+    assert again.keys() == state.keys()
+
+
+def test_a_state_is_a_copy() -> None:
+    p = pruner()
+    train(p, 0)
+    state = p.state_dict()
+    before = reloaded(state)
+    p.select(1)
+    train(p, 1)
+    p.select(2)
+    for name, value in state.items():
+        assert (
+            torch.equal(value.nan_to_num(-9), before[name].nan_to_num(-9))
+            if isinstance(value, Tensor)
+            else value == before[name]
+        )
+
+
+def test_loading_does_not_tie_the_pruner_to_the_state() -> None:
+    p = pruner()
+    train(p, 0)
+    state = p.state_dict()
+    before = reloaded(state)
+    q = pruner()
+    q.load_state_dict(state)
+    for epoch in (1, 2):
+        train(q, epoch)
+    q.select(3)
+    for name, value in state.items():
+        assert not isinstance(value, Tensor) or torch.equal(value.nan_to_num(-9), before[name].nan_to_num(-9)), name
+
+
+def test_selection_and_stats_come_back() -> None:
+    p = dataprune.infobatch(SIZE, keep=0.7, epochs=16)
+    for epoch in range(3):
+        train(p, epoch)
+    q = dataprune.infobatch(SIZE, keep=0.7, epochs=16)
+    q.load_state_dict(reloaded(p.state_dict()))
+    assert q.stats() == p.stats()
+    assert torch.equal(q.select(2).index, p.select(2).index)
+    assert torch.equal(q.select(2).weight, p.select(2).weight)
+    assert q.selected == 2
+    assert q.epoch == 3
+
+
+def a_state() -> dict:
+    p = pruner()
+    train(p, 0)
+    p.select(1)
+    return reloaded(p.state_dict())
+
+
+@pytest.mark.parametrize("state", [{}, {"schema": 1}, {"weights": torch.zeros(3)}, None, [], "state", 7])
+def test_what_is_no_state_is_refused(state: Any) -> None:
+    with pytest.raises(CheckpointError, match="state"):
+        pruner().load_state_dict(state)
+
+
+def test_states_of_other_runs_are_refused() -> None:
+    state = a_state()
+    with pytest.raises(CheckpointError, match=r"schema 999"):
+        pruner().load_state_dict(state | {"schema": 999})
+    with pytest.raises(CheckpointError, match=r"50.*51"):
+        pruner(51).load_state_dict(state)
+    with pytest.raises(CheckpointError, match="variance"):
+        dataprune.ucb(SIZE, keep=0.3, epochs=6).load_state_dict(state)
+
+
+def damages() -> list[tuple[str, str]]:
+    """Every entry of a state, left out, cut short or replaced."""
+    found = []
+    for name, value in a_state().items():
+        found.append((name, "missing"))
+        if name != "seed":  # which may be anything
+            found.append((name, "text"))
+        if isinstance(value, Tensor) and len(value):
+            found.append((name, "short"))
+    return found
+
+
+@pytest.mark.parametrize(("name", "damage"), damages())
+def test_a_corrupt_state_is_refused_and_changes_nothing(name: str, damage: str) -> None:
+    state = a_state()
+    if damage == "missing":
+        del state[name]
+    else:
+        state[name] = state[name][:-3] if damage == "short" else "text"
+    p = pruner()
+    train(p, 0)
+    before = reloaded(p.state_dict())
+    with pytest.raises(CheckpointError):
+        p.load_state_dict(state)
+    after = p.state_dict()
+    for key, kept in before.items():
+        assert (
+            torch.equal(kept.nan_to_num(-9), after[key].nan_to_num(-9))
+            if isinstance(kept, Tensor)
+            else kept == after[key]
+        )
+
+
+def test_a_state_beyond_the_run_is_refused() -> None:
+    p = pruner(epochs=9)
+    for epoch in range(8):
+        train(p, epoch)
+    with pytest.raises(CheckpointError, match="epoch"):
+        pruner(epochs=5).load_state_dict(reloaded(p.state_dict()))
+
+
+def test_a_state_with_strange_positions_is_refused() -> None:
+    with pytest.raises(CheckpointError):
+        pruner().load_state_dict(
+            a_state() | {"pending_index": torch.tensor([SIZE + 3]), "pending_score": torch.ones(1)}
+        )
+
+
+# -- on a GPU --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+def test_update_does_not_wait_for_the_device() -> None:
+    p = dataprune.emp(10_000, keep=0.5, epochs=4)
+    p.select(0)
+    index = torch.arange(256, device="cuda")
+    losses, logits = torch.rand(256, device="cuda"), torch.randn(256, 10, device="cuda")
+    p.loss(index, losses, logits)  # buffers are made
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(20):
+            p.loss(index, losses, logits)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert p.state_dict()["score"][:256].isfinite().all()
+
+
+@pytest.mark.gpu
+def test_values_on_a_gpu_are_checked_when_they_are_flushed() -> None:
+    p = pruner()
+    p.select(0)
+    p.update(torch.tensor([0, SIZE], device="cuda"), torch.rand(2, device="cuda"))
+    with pytest.raises(IndexError, match="dataset"):
+        p.select(1)
+    q = pruner()
+    q.select(0)
+    q.update(torch.tensor([0, 1], device="cuda"), torch.tensor([0.1, math.nan], device="cuda"))
+    with pytest.raises(ValueError, match="NaN"):
+        q.select(1)
+
+
+@pytest.mark.gpu
+def test_a_gpu_run_equals_a_cpu_run() -> None:
+    runs = []
+    for device in ("cpu", "cuda"):
+        p = dataprune.ucb(SIZE, keep=0.4, epochs=6, every=2)
+        steps = []
+        for epoch in range(6):
+            for index in p.batches(epoch, 8, device=device):
+                losses, _, _ = signals(epoch, index.cpu())
+                steps.append((index.tolist(), round(p.loss(index, losses.to(device)).item(), 5)))
+        runs.append(steps)
+    assert runs[0] == runs[1]
+
+
+@pytest.mark.gpu
+def test_a_state_loaded_onto_a_gpu_is_taken_back() -> None:
+    state = {key: value.cuda() if isinstance(value, Tensor) else value for key, value in a_state().items()}
+    p = pruner()
+    p.load_state_dict(state)
+    train(p, 1)
+    assert len(p.select(2).index) == 20

@@ -1,0 +1,217 @@
+"""Selections on disk, and the fingerprint that ties them to a dataset."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import Dataset, TensorDataset
+
+from dataprune import DataError, Selection, fingerprint
+from dataprune.selection import pack, unpack
+
+
+@pytest.fixture
+def dataset() -> TensorDataset:
+    draw = torch.Generator().manual_seed(0)
+    return TensorDataset(torch.randn(50, 3, generator=draw), torch.arange(50) % 4)
+
+
+class Items(Dataset):
+    def __init__(self, items: list):
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> object:
+        return self.items[index]
+
+
+def selection() -> Selection:
+    return Selection(torch.tensor([3, 7, 20, 49]), torch.tensor([1.0, 2.0, 1.0, 0.5]))
+
+
+def test_a_selection_is_a_pair() -> None:
+    index, weight = Selection.of(torch.tensor([4, 2]))
+    assert index.tolist() == [4, 2]
+    assert weight.tolist() == [1.0, 1.0]
+    assert weight.dtype == torch.float32
+
+
+def test_round_trip(tmp_path: Path, dataset: TensorDataset) -> None:
+    path = tmp_path / "core.safetensors"
+    selection().save(
+        path, metadata={"method": "emp", "keep": 0.3, "seed": 1, "note": None, "list": [1, 2]}, dataset=dataset
+    )
+    loaded = Selection.load(path, dataset)
+    assert isinstance(loaded, Selection)
+    assert torch.equal(loaded.index, selection().index)
+    assert torch.equal(loaded.weight, selection().weight)
+    assert loaded.index.dtype == torch.int64
+    assert torch.equal(Selection.load(path).index, selection().index)
+    metadata = Selection.metadata(path)
+    assert metadata["method"] == "emp"
+    assert metadata["keep"] == 0.3
+    assert metadata["list"] == [1, 2]
+    assert os.listdir(tmp_path) == ["core.safetensors"]  # nothing half-written is left
+
+
+def test_order_and_text_paths_survive(tmp_path: Path) -> None:
+    path = str(tmp_path / "core.safetensors")
+    Selection.of(torch.tensor([9, 1, 5])).save(path)
+    assert Selection.load(path).index.tolist() == [9, 1, 5]
+
+
+def test_another_dataset_is_refused(tmp_path: Path, dataset: TensorDataset) -> None:
+    path = tmp_path / "core.safetensors"
+    selection().save(path, dataset=dataset)
+    other = TensorDataset(torch.zeros(50, 3), torch.arange(50) % 4)
+    with pytest.raises(DataError, match="another dataset"):
+        Selection.load(path, other)
+    with pytest.raises(DataError, match="another dataset"):
+        Selection.load(path, TensorDataset(torch.zeros(10, 3)))
+
+
+def test_without_a_fingerprint_only_the_size_is_checked(tmp_path: Path, dataset: TensorDataset) -> None:
+    path = tmp_path / "core.safetensors"
+    selection().save(path)
+    with pytest.warns(UserWarning, match="fingerprint"):
+        Selection.load(path, dataset)
+    with pytest.raises(DataError, match="49"):
+        Selection.load(path, TensorDataset(torch.zeros(10, 3)))
+
+
+@pytest.mark.parametrize("content", [b"", b"no such format", b"\xff" * 1000])
+def test_a_file_that_is_no_selection(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "core.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="not a saved selection"):
+        Selection.load(path)
+
+
+def test_a_truncated_or_foreign_file(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    path = tmp_path / "core.safetensors"
+    selection().save(path)
+    whole = path.read_bytes()
+    for cut in (1, 8, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(DataError):
+            Selection.load(path)
+    save_file({"weights": torch.zeros(3)}, path)
+    with pytest.raises(DataError):
+        Selection.load(path)
+    save_file({"weights": torch.zeros(3)}, path, metadata={"dataprune": "{}"})
+    with pytest.raises(DataError):
+        Selection.load(path)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        Selection.load(tmp_path / "none.safetensors")
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "core.safetensors"
+    selection().save(path)
+
+    def full_disk(self: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(OSError, match="space"):
+        Selection.of(torch.tensor([1])).save(path)
+    assert torch.equal(Selection.load(path).index, selection().index)
+
+
+# -- fingerprint -----------------------------------------------------------------------------------------------------
+
+
+def test_fingerprint_tells_datasets_apart(dataset: TensorDataset) -> None:
+    x, y = dataset.tensors
+    assert fingerprint(dataset) == fingerprint(TensorDataset(x.clone(), y.clone()))
+    assert fingerprint(dataset) != fingerprint(TensorDataset(x[:-1], y[:-1]))
+    assert fingerprint(dataset) != fingerprint(TensorDataset(x + 1, y))
+    assert fingerprint(dataset) != fingerprint(TensorDataset(x, (y + 1) % 4))
+    assert fingerprint(dataset) != fingerprint(TensorDataset(x.flip(0), y.flip(0)))
+
+
+def test_fingerprint_takes_any_structure() -> None:
+    kinds = [
+        [{"text": f"sample {i}", "label": i} for i in range(20)],
+        [(np.full((2, 2), i), {"b": [i, (i, None)]}) for i in range(20)],
+        [str(i) for i in range(20)],
+        [bytes([i]) for i in range(20)],
+        [float(i) for i in range(20)],
+        [torch.tensor(i, dtype=torch.bfloat16) for i in range(20)],
+    ]
+    prints = [fingerprint(Items(items)) for items in kinds]
+    assert len(set(prints)) == len(kinds)
+    for items, text in zip(kinds, prints, strict=True):
+        assert fingerprint(Items(items)) == text
+        assert fingerprint(Items(items[::-1])) != text
+
+
+def test_fingerprint_does_not_depend_on_addresses_or_augmentation() -> None:
+    class Thing:
+        pass
+
+    assert fingerprint(Items([Thing() for _ in range(5)])) == fingerprint(Items([Thing() for _ in range(5)]))
+
+    class Augmented(Items):
+        def __getitem__(self, index: int) -> object:
+            return self.items[index], torch.rand(3), np.random.rand(), random.random()
+
+    items = list(range(30))
+    assert fingerprint(Augmented(items)) == fingerprint(Augmented(items))
+
+
+def test_fingerprint_leaves_global_randomness_alone() -> None:
+    class Augmented(Items):
+        def __getitem__(self, index: int) -> object:
+            return torch.rand(3), np.random.rand(), random.random()
+
+    torch.manual_seed(0), np.random.seed(0), random.seed(0)
+    fingerprint(Augmented(list(range(9))))
+    after = torch.rand(1).item(), np.random.rand(), random.random()
+    torch.manual_seed(0), np.random.seed(0), random.seed(0)
+    assert after == (torch.rand(1).item(), np.random.rand(), random.random())
+
+
+def test_a_dataset_may_bring_its_own_fingerprint() -> None:
+    class Known(Items):
+        fingerprint = "v1"
+
+        def __getitem__(self, index: int) -> object:
+            raise AssertionError("read")
+
+    assert fingerprint(Known([1, 2])) == "v1"
+
+
+def test_fingerprint_of_nothing() -> None:
+    assert fingerprint(Items([])) == fingerprint(Items([]))
+    assert fingerprint(Items([])) != fingerprint(Items([1]))
+
+
+# -- packing ---------------------------------------------------------------------------------------------------------
+
+
+@given(size=st.integers(1, 60), seed=st.integers(0, 99), ascending=st.booleans())
+@settings(max_examples=80, deadline=None, derandomize=True)
+def test_packing_round_trip(size: int, seed: int, ascending: bool) -> None:
+    draw = np.random.default_rng(seed)
+    index = torch.from_numpy(draw.permutation(size)[: draw.integers(1, size + 1)].copy())
+    if ascending:
+        index = index.sort().values
+    packed = pack(index, size)
+    assert torch.equal(unpack(packed, size), index)
+    if ascending:
+        assert packed.nbytes == -(-size // 8)

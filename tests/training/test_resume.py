@@ -1,0 +1,133 @@
+"""A run that is killed, at any instant, goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dataprune.training import fit as fitting
+from dataprune.training import runs
+from dataprune.training.data import Data, Images
+from dataprune.training.settings import Settings
+
+pytestmark = pytest.mark.slow
+
+KILLS = 10
+SETTINGS = Settings(
+    model="small_cnn", method="emp", keep=0.3, epochs=8, batch_size=16, shift=1, flip=True, lr=0.05, checkpoint_every=3
+)
+
+
+def tiny_data() -> Data:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (400, 1, 8, 8), dtype=torch.uint8, generator=generator)
+    labels = (images.float().mean(dim=(1, 2, 3)) > 127.5).long() + 2 * (images[:, 0, 0, 0] > 127).long()
+    part = Images(images, labels)
+    return Data("tiny", part, None, part.subset(torch.arange(50)), list("abcd"), (1, 8, 8), (0.5,), (0.3,))
+
+
+def child(settings: Settings, out: str, rank: int, ranks: int, port: int, tear: int) -> None:
+    """Train; with `tear`, die while that many-th file is half written."""
+    torch.set_num_threads(1)
+    if ranks > 1:
+        os.environ.update(RANK=str(rank), WORLD_SIZE=str(ranks), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    if tear:
+        left = [tear]
+        whole = runs.write
+
+        def torn(path: Path, content: bytes) -> None:
+            left[0] -= 1
+            if left[0] == 0:
+                path.with_name(path.name + ".part").write_bytes(content[: len(content) // 2])
+                os.kill(os.getpid(), signal.SIGKILL)
+            whole(path, content)
+
+        runs.write = torn
+    fitting.fit(settings, Path(out), data=tiny_data())
+
+
+@pytest.fixture(scope="module")
+def context():
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["dataprune.training.fit", "torch.distributed", "torch.nn.parallel"])
+    return context
+
+
+def start(context, settings: Settings, out: Path, ranks: int = 1, tear: int = 0) -> list:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [
+        context.Process(target=child, args=(settings, str(out), rank, ranks, port, tear if rank == 0 else 0))
+        for rank in range(ranks)
+    ]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def end(processes: list) -> list[int | None]:
+    for process in processes:
+        process.join(120)
+    return [process.exitcode for process in processes]
+
+
+def kill(processes: list) -> bool:
+    """Whether any of them was still at work."""
+    alive = [process.is_alive() for process in processes]
+    for process in processes:
+        process.kill()
+    end(processes)
+    return any(alive)
+
+
+def same_end(one: Path, other: Path) -> None:
+    mine, theirs = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    assert mine.keys() == theirs.keys()
+    for name in mine:
+        assert torch.equal(mine[name], theirs[name]), name
+    assert (one / "history.jsonl").read_text() == (other / "history.jsonl").read_text()
+    mine, theirs = (load_file(folder / "selection_counts.safetensors") for folder in (one, other))
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+@pytest.mark.parametrize(("workers", "ranks"), [(0, 1), (2, 1), pytest.param(0, 2, marks=pytest.mark.ddp)])
+def test_ten_kills(context, tmp_path: Path, workers: int, ranks: int) -> None:
+    settings = Settings(**{**SETTINGS.as_dict(), "option": (), "workers": workers})
+    started = time.monotonic()
+    assert end(start(context, settings, tmp_path / "whole", ranks)) == [0] * ranks
+    duration = time.monotonic() - started
+    dice = random.Random(1)
+    killed, number = 0, 0
+    while killed < KILLS:
+        out = tmp_path / f"killed{number}"
+        while not (out / "metrics.json").exists():
+            processes = start(context, settings, out, ranks)
+            if killed < KILLS:
+                deadline = time.monotonic() + dice.uniform(0.1, 0.9) * duration
+                while time.monotonic() < deadline and any(process.is_alive() for process in processes):
+                    time.sleep(0.01)
+                killed += kill(processes)
+            else:
+                assert end(processes) == [0] * ranks
+        same_end(tmp_path / "whole", out)
+        number += 1
+
+
+def test_killed_in_mid_write(context, tmp_path: Path) -> None:
+    assert end(start(context, SETTINGS, tmp_path / "whole")) == [0]
+    out = tmp_path / "torn"
+    for tear in range(1, KILLS + 1):
+        assert end(start(context, SETTINGS, out, tear=tear)) == [-signal.SIGKILL]
+    assert end(start(context, SETTINGS, out)) == [0]
+    same_end(tmp_path / "whole", out)
+    assert not list(out.glob("*.part"))
