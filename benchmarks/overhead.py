@@ -2,10 +2,11 @@
 
     python benchmarks/overhead.py [--steps 200] [--out FILE]
 
-Three loops take turns in one process, block by block, on one thread: a bare one; the same with `pruner.loss` in place of
-`losses.mean()`; and the same with each step's scores copied into a table on the CPU at once, as loops that keep an index ->
-score table do. They train a small model, so that the difference shows; a ResNet-18 step (batch 128, 32x32, 100 classes) is
-then timed on the same thread, and the cost set against it. On a GPU the copy waits for the device, the pruner does not.
+Three loops take turns in one process, block by block, on one thread: a bare one; the same with `pruner.loss` in place
+of `losses.mean()`; and the same with each step's scores copied into a table on the CPU at once, as loops that keep an
+index -> score table do. They train a small model, so that the difference shows; a ResNet-18 step (batch 128, 32x32, 100
+classes) is then timed on the same thread, and the cost set against it. On a GPU the copy waits for the device, the
+pruner does not.
 """
 
 from __future__ import annotations

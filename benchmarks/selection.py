@@ -2,9 +2,9 @@
 
     python benchmarks/selection.py [--sizes 1e6,1e7,1e8] [--out FILE]
 
-Every case runs in a process of its own: a pruner whose book is full of random scores selects 30 % for epoch 1, three times.
-"Time" is the median; "memory" is the peak during the call beyond what the process held before it (the book itself, 8 bytes
-a sample, is not in it), and includes the selection that is returned.
+Every case runs in a process of its own: a pruner whose book is full of random scores selects 30 % for epoch 1, three
+times. "Time" is the median; "memory" is the peak during the call beyond what the process held before it (the book
+itself, 8 bytes a sample, is not in it), and includes the selection that is returned.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from typing import Any
 
@@ -33,6 +34,33 @@ def check_batch(index: Tensor, losses: Tensor) -> None:
             f"index {tuple(index.shape)} and losses {tuple(losses.shape)} must both be (B,): one position and one loss "
             "per sample"
         )
+
+
+def problem(index: Tensor | None, score: Tensor | None, size: int) -> Exception | None:
+    """The error to raise for recorded values on the CPU: positions outside the dataset, scores that are not finite.
+
+    Args:
+        index: positions, or None to leave them unchecked.
+        score: their scores, or None to leave them unchecked.
+        size: samples in the dataset.
+    """
+    if index is not None and len(index):
+        low, high = (int(value) for value in torch.aminmax(index))
+        if low < 0 or high >= size:
+            return IndexError(
+                f"index holds {low} to {high}, but the dataset has positions 0 to {size - 1}: pass the positions that "
+                "came with the batch"
+            )
+    # the sum is the quick look; it may overflow, so the rest has the last word
+    if score is not None and not math.isfinite(float(score.sum())):
+        bad = int((~torch.isfinite(score)).sum())
+        if bad:
+            return ValueError(
+                f"{bad} of {len(score)} scores are NaN or infinite: the losses (or outputs) of this batch are, so "
+                "training has diverged or overflowed: lower the learning rate, or leave the batch out before"
+                " recording it"
+            )
+    return None
 
 
 def check_selection(selection: Selection, size: int, count: int, *, exact: bool) -> None:
@@ -77,7 +105,6 @@ def check_state(state: dict[str, Any], size: int, epochs: int) -> None:
         "epoch": state.get("epoch", "") is None or _is_whole(state.get("epoch"), 0, epochs),
         "overlap": state.get("overlap", "") is None or isinstance(state.get("overlap"), float),
         "tail": state.get("tail", "") is None or _is_whole(state.get("tail"), 0),
-        "ahead": _is_whole(state.get("ahead"), 0),
         "exhausted": isinstance(state.get("exhausted"), bool),
         "largest": _is_whole(state.get("largest"), 0),
         "rank": _is_whole(state.get("rank"), 0),
@@ -96,7 +123,8 @@ def check_state(state: dict[str, Any], size: int, epochs: int) -> None:
     for name, right in plain.items():
         if not right:
             raise CheckpointError(
-                f"the saved state is damaged or of another run: `{name}` does not fit {size} samples and {epochs} epochs"
+                f"the saved state is damaged or of another run: `{name}` does not fit {size} samples and {epochs} "
+                "epochs"
             )
 
 
@@ -108,11 +136,20 @@ def _in_range(index: Tensor, size: int) -> bool:
     return len(index) == 0 or (int(index.min()) >= 0 and int(index.max()) < size)
 
 
+def check_batch_size(what: str, samples: int, batch_size: int) -> None:
+    """Raise ValueError where an epoch's samples per rank are fewer than one batch, which would be dropped."""
+    if samples < batch_size:
+        raise ValueError(
+            f"{what} keeps {samples} samples per rank, fewer than one batch of {batch_size}, and drop_last drops it: "
+            "keep more, use a smaller batch_size or drop_last=False"
+        )
+
+
 def check_ranks(headers: list[list[int]]) -> None:
     """Raise PlanError unless all ranks are at the same place, with the same plan, selection and book.
 
     Args:
-        headers: of each rank: epoch, then the checksums of plan, selection and book.
+        headers: of each rank: epoch, the checksums of plan, selection and book, and last whether it has a problem.
     """
     wrong = (
         "call select or sync for different epochs: call them on every rank, in the same order (-1 is sync)",
@@ -120,6 +157,11 @@ def check_ranks(headers: list[list[int]]) -> None:
         "hold different selections: the policy must depend on the book, the count and its generator alone",
         "hold different score books: load the same state on every rank, and record on all of them",
     )
+    for rank, header in enumerate(headers):
+        if header[-1]:
+            raise PlanError(
+                f"rank {rank} recorded positions outside the dataset or scores that are not finite: see its error"
+            )
     for place, what in enumerate(wrong):
         values = [header[place] for header in headers]
         if len(set(values)) > 1:
@@ -127,17 +169,9 @@ def check_ranks(headers: list[list[int]]) -> None:
 
 
 def check_trained(
-    epoch: int | None,
-    planned: int,
-    missing: int,
-    foreign: int,
-    *,
-    ranks: int,
-    largest: int,
-    ahead: int,
-    exhausted: bool,
+    epoch: int | None, planned: int, missing: int, foreign: int, *, ranks: int, largest: int, exhausted: bool
 ) -> None:
-    """Raise PlanError unless an epoch trained what was planned, but for what a loader drops or an abandoned epoch leaves.
+    """Raise PlanError unless an epoch trained what was planned; a ragged tail and an abandoned epoch are fine.
 
     Args:
         epoch: which it was.
@@ -146,11 +180,11 @@ def check_trained(
         foreign: records of samples that another rank had trained.
         ranks: that trained.
         largest: samples in the largest batch.
-        ahead: batches that a loader may have fetched beyond those trained.
         exhausted: whether the sampler handed all of it out.
     """
     tolerated = ranks * largest  # a ragged tail, and the padding of frameworks that fill their last batches up
-    if exhausted and missing >= tolerated * (1 + ahead):
+    # a batch left out on purpose is the user's business; sharding twice loses half of the epoch or more
+    if exhausted and missing >= tolerated and 4 * missing >= planned:
         raise PlanError(
             f"epoch {epoch} handed out {planned} samples but {missing} of them were never recorded: either a framework "
             "shards what PruneSampler has sharded already (give it rank=0, world_size=1, or switch the framework's own "
@@ -158,8 +192,8 @@ def check_trained(
         )
     if ranks > 1 and foreign >= tolerated > 0:
         raise PlanError(
-            f"{foreign} samples of epoch {epoch} were trained by more than one of {ranks} ranks: a framework has replaced "
-            "the sampler with one that does not shard. Keep PruneSampler as the loader's sampler (Lightning: "
+            f"{foreign} samples of epoch {epoch} were trained by more than one of {ranks} ranks: a framework has "
+            "replaced the sampler with one that does not shard. Keep PruneSampler as the loader's sampler (Lightning: "
             "use_distributed_sampler=False; Ray: add_dist_sampler=False)"
         )
 

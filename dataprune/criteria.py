@@ -1,7 +1,7 @@
 """What a batch says of its samples: pure functions from (losses, outputs, targets) to one score per sample.
 
-A score is higher for a sample that should be kept first. Every criterion takes the same three arguments, whether it reads
-them or not, so that any of them fits any pruner.
+A score is higher for a sample that should be kept first. Every criterion takes the same three arguments, whether it
+reads them or not, so that any of them fits any pruner.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ def entropy(losses: Float[Tensor, " b"], outputs: Any, targets: Any) -> Float[Te
 def loss_plus_entropy(beta: float = 5.0) -> Criterion:
     """Loss plus beta times the entropy of the prediction: EMP's score.
 
-    Outputs with a single value per sample, (B,) or (B, 1), are a regression head: it has no distribution, its entropy is
-    the same for all, and the score is the loss.
+    Outputs with a single value per sample, (B,) or (B, 1), are a regression head: it has no distribution, its entropy
+    is the same for all, and the score is the loss.
 
     Args:
         beta: weight of the memory term.

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from . import distributed
+from . import audit, distributed
 from .errors import PlanError
 from .scores import ScoreBook
 
@@ -20,8 +18,8 @@ _EARLIER = -2  # some rank of a run with another number of ranks
 class Ledger:
     """Pending scores stay where they were computed until `flush`; recording never waits for a device or a rank.
 
-    A sample belongs to the first rank that trained it in an epoch: what other ranks record of it is padding and does not
-    count, while repetitions on its own rank count in order. So flushing in parts equals flushing once.
+    A sample belongs to the first rank that trained it in an epoch: what other ranks record of it is padding and does
+    not count, while repetitions on its own rank count in order. So flushing in parts equals flushing once.
 
     Args:
         size: samples in the dataset, N. Two bytes are kept for each.
@@ -43,10 +41,11 @@ class Ledger:
             IndexError: if an index is outside [0, size).
             ValueError: if a score is NaN or infinite.
         """
-        if index.device.type == "cpu":
-            self._check_index(index)
-        if score.device.type == "cpu":
-            self._check_score(score)
+        problem = audit.problem(
+            index if index.device.type == "cpu" else None, score if score.device.type == "cpu" else None, self.size
+        )
+        if problem is not None:
+            raise problem
         end = self._length + len(index)
         self._index = _room(self._index, index.device, self._length, end)
         self._score = _room(self._score, score.device, self._length, end)
@@ -56,12 +55,9 @@ class Ledger:
         self.largest = max(self.largest, len(index))
 
     def pending(self) -> tuple[Tensor, Tensor]:
-        """Index and score of what was recorded since the last flush, on the CPU."""
-        index, score = self._index[: self._length].cpu(), self._score[: self._length].cpu()
-        if self._length:
-            self._check_index(index)
-            self._check_score(score)
-        return index, score
+        """Index and score of what was recorded since the last flush, on the CPU; unchecked where they come from a
+        GPU."""
+        return self._index[: self._length].cpu(), self._score[: self._length].cpu()
 
     def flush(self, book: ScoreBook, smoothing: float, parts: list[distributed.Part], planned: Tensor | None) -> None:
         """Move what all ranks brought into the book.
@@ -125,25 +121,6 @@ class Ledger:
         kept = self.owner[index] == ranks
         self.foreign += int(np.count_nonzero(~kept))
         return torch.from_numpy(kept)
-
-    def _check_index(self, index: Tensor) -> None:
-        low, high = torch.aminmax(index)
-        if int(low) < 0 or int(high) >= self.size:
-            raise IndexError(
-                f"index holds {int(low)} to {int(high)}, but the dataset has positions 0 to {self.size - 1}: "
-                "pass the positions that came with the batch"
-            )
-
-    def _check_score(self, score: Tensor) -> None:
-        if math.isfinite(float(score.sum())):  # the quick look; a sum may overflow, so the rest has the last word
-            return
-        finite = torch.isfinite(score)
-        if not finite.all():
-            bad = int((~finite).sum())
-            raise ValueError(
-                f"{bad} of {len(score)} scores are NaN or infinite: the losses (or outputs) of this batch are, so "
-                "training has diverged or overflowed: lower the learning rate, or look at these samples"
-            )
 
 
 def _room(buffer: Tensor, device: torch.device, used: int, needed: int) -> Tensor:

@@ -19,7 +19,7 @@ from torch.utils.data import (
 )
 from torch.utils.data.dataloader import default_collate
 
-from . import distributed
+from . import audit, distributed
 from .pruner import Pruner
 
 _CHUNK = 1 << 16  # positions turned into Python numbers at a time: a list of all costs 40 bytes each
@@ -39,8 +39,8 @@ class Indexed(Dataset):
             hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
         ):
             raise TypeError(
-                f"pruning needs a map-style dataset with __len__ and __getitem__, got {type(dataset).__name__}: samples "
-                "of a stream have no positions to remember scores by; load it into a map-style dataset"
+                f"pruning needs a map-style dataset with __len__ and __getitem__, got {type(dataset).__name__}: "
+                "samples of a stream have no positions to remember scores by; load it into a map-style dataset"
             )
         self.dataset = dataset
 
@@ -75,8 +75,8 @@ class IndexedCollate:
 class PruneSampler(Sampler[int]):
     """Yields the positions a pruner selects for an epoch, this rank's share of them.
 
-    Shares are disjoint and of equal length, but for up to world_size - 1 samples that occur twice. Without `set_epoch` the
-    sampler goes on to the next epoch when an iterator is exhausted; an abandoned iteration advances nothing. After
+    Shares are disjoint and of equal length, but for up to world_size - 1 samples that occur twice. Without `set_epoch`
+    the sampler goes on to the next epoch when an iterator is exhausted; an abandoned iteration advances nothing. After
     `pruner.load_state_dict` it goes on where training was. Its iterators have `state_dict` and `load_state_dict`, as
     torchdata's StatefulDataLoader calls them.
 
@@ -98,7 +98,7 @@ class PruneSampler(Sampler[int]):
         self.shuffle = shuffle
         self.batch_size: int | None = None  # of the loader, where it is known: then also the samples it drops
         self.drop_last = False
-        self.ahead = 0
+        self.loop: object | None = None  # the running loop over a PrunedLoader, which then says when an epoch is over
         self._rank, self._world_size = rank, world_size
         self._epoch: int | None = None  # None: wherever the pruner is
         self._loads = pruner.loads
@@ -121,6 +121,12 @@ class PruneSampler(Sampler[int]):
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch the next iteration yields; saying it twice changes nothing."""
         self._epoch, self._loads = epoch, self.pruner.loads
+
+    def finish(self, epoch: int) -> None:
+        """All of `epoch` has been handed out: go on to the next, unless `set_epoch` has said otherwise meanwhile."""
+        self.pruner.end(epoch)
+        if self.epoch == epoch:
+            self.set_epoch(epoch + 1)
 
     def __len__(self) -> int:
         """Samples that the next iteration yields; asks no other rank.
@@ -177,12 +183,39 @@ class _Positions(Iterator[int]):
         tail = None
         if sampler.batch_size is not None:
             tail = len(order) % sampler.batch_size * sampler.world_size if sampler.drop_last else 0
-        pruner.begin(epoch, tail=tail, ahead=sampler.ahead)
+            share = -(-len(pruner.select(epoch).index) // sampler.world_size)
+            if sampler.drop_last:
+                audit.check_batch_size(f"epoch {epoch}", share, sampler.batch_size)
+        pruner.begin(epoch, tail=tail)
         for start in range(0, len(order), _CHUNK):
             yield from order[start : start + _CHUNK].tolist()
-        pruner.end(epoch)
-        if sampler.epoch == epoch:  # unless set_epoch was called meanwhile
-            sampler.set_epoch(epoch + 1)
+        if sampler.loop is None:
+            sampler.finish(epoch)
+
+
+class _ToTheEnd:
+    """A loader whose epoch is over when the loop over it is: workers fetch ahead, so the sampler is done before."""
+
+    sampler: PruneSampler
+
+    def __iter__(self) -> Iterator[Any]:
+        loop = object()
+        self.sampler.loop = loop
+        return self._until_end(super().__iter__(), loop)  # type: ignore[misc]
+
+    def _until_end(self, iterator: Iterator[Any], loop: object) -> Iterator[Any]:
+        try:
+            yield from iterator
+            epoch = self.sampler.pruner.selected
+            if self.sampler.loop is loop and epoch is not None:
+                self.sampler.finish(epoch)
+        finally:
+            if self.sampler.loop is loop:
+                self.sampler.loop = None
+
+
+class PrunedLoader(_ToTheEnd, DataLoader):
+    """What `prune_loader` returns: a DataLoader that yields (index, batch)."""
 
 
 def prune_loader(
@@ -190,8 +223,8 @@ def prune_loader(
 ) -> DataLoader:
     """Your loader, rebuilt to yield what the pruner selects, as (index, batch).
 
-    Everything else is taken over: batch size, workers, collate_fn, pinning, generator. A shuffling loader shuffles, from
-    the pruner's seed; a DistributedSampler hands its rank and world size over.
+    Everything else is taken over: batch size, workers, collate_fn, pinning, generator. A shuffling loader shuffles,
+    from the pruner's seed; a DistributedSampler hands its rank and world size over.
 
     Args:
         loader: of a map-style dataset, with its own or torch's plain batch sampler.
@@ -214,23 +247,21 @@ def prune_loader(
         raise TypeError("the loader has batch_size=None: pruning needs to know the batches, give it a batch_size")
     if type(batches).__name__ != "BatchSampler" or not isinstance(batches, BatchSampler):
         raise TypeError(
-            f"the loader has a batch sampler of its own ({type(batches).__name__}), which pruning would replace: build a "
-            "DataLoader over dataprune.Indexed(dataset) with your batch sampler around dataprune.PruneSampler(pruner)"
+            f"the loader has a batch sampler of its own ({type(batches).__name__}), which pruning would replace: build "
+            "a DataLoader over dataprune.Indexed(dataset) with your batch sampler around dataprune.PruneSampler(pruner)"
         )
     shuffle = _shuffles(batches.sampler, len(dataset))
     if isinstance(batches.sampler, DistributedSampler) and rank is None:
         rank, world_size = batches.sampler.rank, batches.sampler.num_replicas
     sampler = PruneSampler(pruner, rank=rank, world_size=world_size, shuffle=shuffle)
     sampler.batch_size, sampler.drop_last = batches.batch_size, batches.drop_last
-    sampler.ahead = loader.num_workers * (loader.prefetch_factor or 0)
-    smallest = -(-min(pruner.epoch_sizes()) // sampler.world_size)
-    if batches.drop_last and smallest < batches.batch_size:
-        raise ValueError(
-            f"an epoch keeps {smallest} samples per rank, fewer than one batch of {batches.batch_size}, and the loader "
-            "drops it: keep more, use a smaller batch_size or drop_last=False"
-        )
+    if batches.drop_last:
+        smallest = -(-min(pruner.counts) // sampler.world_size)
+        audit.check_batch_size("a pruned epoch", smallest, batches.batch_size)
     options: dict[str, Any] = {name: getattr(loader, name) for name in _TAKEN_OVER if hasattr(loader, name)}
-    return type(loader)(
+    own = type(loader)  # torchdata's StatefulDataLoader, say
+    pruned = PrunedLoader if own is DataLoader else type(f"Pruned{own.__name__}", (_ToTheEnd, own), {})
+    return pruned(
         dataset,  # type: ignore[arg-type]
         batch_size=batches.batch_size,
         sampler=sampler,
@@ -261,7 +292,7 @@ def _shuffles(sampler: Any, size: int) -> bool:
     # by name as well: StatefulDataLoader brings a RandomSampler of its own
     random = isinstance(sampler, RandomSampler) or type(sampler).__name__ == "RandomSampler"
     if random or type(sampler) is SequentialSampler:
-        if len(sampler) != size or (random and sampler.replacement):
+        if len(sampler) != size or getattr(sampler, "replacement", False):
             raise TypeError(
                 "the loader draws with replacement, or only part of the data: give it shuffle=True and let the pruner "
                 "decide how much is drawn"
@@ -269,5 +300,6 @@ def _shuffles(sampler: Any, size: int) -> bool:
         return random
     raise TypeError(
         f"the loader's sampler ({type(sampler).__name__}) chooses samples itself, which pruning would undo: give "
-        "prune_loader a loader with shuffle=True or False; for a subset, prune torch.utils.data.Subset(dataset, indices)"
+        "prune_loader a loader with shuffle=True or False; for a subset, prune torch.utils.data.Subset(dataset, "
+        "indices)"
     )

@@ -18,8 +18,9 @@ They raise ValueError where an argument is out of range, or where full epochs us
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from . import criteria, policies, schedules
@@ -42,6 +43,9 @@ def full(
 
     Source: none.
     """
+    for name, value in (("keep", keep), ("budget", budget)):
+        if value is not None:
+            schedules.check_fraction(name, value)
     return Pruner(size, criteria.loss, policies.uniform(), schedules.constant(1.0), epochs=epochs, seed=seed)
 
 
@@ -93,8 +97,8 @@ def rs2(
 ) -> Pruner:
     """Chunks of one random permutation after another, so that all samples are trained equally often.
 
-    Source: Okanovic et al. 2024 (RS2 without replacement), arXiv:2305.18424. Differs: a chunk that ends a permutation is
-        filled up from the next.
+    Source: Okanovic et al. 2024 (RS2 without replacement), arXiv:2305.18424. Differs: a chunk that ends a permutation
+        is filled up from the next.
     """
     schedule = _schedule(keep, budget, epochs, warmup, anneal)
     return Pruner(size, criteria.loss, policies.least_drawn(), schedule, epochs=epochs, seed=seed)
@@ -126,14 +130,16 @@ def loss(
     seed: int = 0,
     warmup: int = 1,
     anneal: float = 0.0,
-    balance: Tensor | None = None,
+    balance: Tensor | Sequence[int] | None = None,
 ) -> Pruner:
     """The samples with the highest loss when they were last trained.
 
     Source: Raju et al. 2021, arXiv:2111.12621; "LFL" in Xiao et al., arXiv:2408.16031. Differs: nothing.
     """
     schedule = _schedule(keep, budget, epochs, warmup, anneal)
-    return Pruner(size, criteria.loss, policies.top_k(balance=balance), schedule, epochs=epochs, seed=seed)
+    return Pruner(
+        size, criteria.loss, policies.top_k(balance=_classes(balance, size)), schedule, epochs=epochs, seed=seed
+    )
 
 
 def epsilon_greedy(
@@ -148,14 +154,14 @@ def epsilon_greedy(
     epsilon: float = 0.1,
     every: int = 10,
     smoothing: float = ALPHA,
-    balance: Tensor | None = None,
+    balance: Tensor | Sequence[int] | None = None,
 ) -> Pruner:
     """Mostly the highest smoothed loss, a share `epsilon` at random, selected every ten epochs.
 
     Source: Raju et al. 2021, arXiv:2111.12621, section 4.2. Differs: nothing.
     """
     schedule = _schedule(keep, budget, epochs, warmup, anneal)
-    policy = policies.epsilon_greedy(epsilon, balance=balance)
+    policy = policies.epsilon_greedy(epsilon, balance=_classes(balance, size))
     return Pruner(size, criteria.loss, policy, schedule, epochs=epochs, smoothing=smoothing, every=every, seed=seed)
 
 
@@ -171,14 +177,14 @@ def ucb(
     c: float = 1.0,
     every: int = 10,
     smoothing: float = ALPHA,
-    balance: Tensor | None = None,
+    balance: Tensor | Sequence[int] | None = None,
 ) -> Pruner:
     """The highest smoothed loss plus c times its variance, selected every ten epochs.
 
     Source: Raju et al. 2021, arXiv:2111.12621, section 4.3. Differs: nothing.
     """
     schedule = _schedule(keep, budget, epochs, warmup, anneal)
-    policy = policies.upper_confidence(c, balance)
+    policy = policies.upper_confidence(c, _classes(balance, size))
     return Pruner(size, criteria.loss, policy, schedule, epochs=epochs, smoothing=smoothing, every=every, seed=seed)
 
 
@@ -200,8 +206,8 @@ def infobatch(
             `keep` is trained, and `stats()` says how much.
         budget: as `keep`, and with the same limit.
         prune_probability: r in [0, 1), the paper's own parameter (0.5 there), in place of keep and budget.
-    Source: Qin et al. 2024, arXiv:2303.04947. Differs: a fixed number of survivors in place of a coin for each sample, and
-        `keep`, are this project's.
+    Source: Qin et al. 2024, arXiv:2303.04947. Differs: a fixed number of survivors in place of a coin for each sample,
+        and `keep`, are this project's.
     """
     if prune_probability is None:
         return Pruner(
@@ -229,7 +235,7 @@ def emp(
     warmup: int = 1,
     anneal: float = 0.125,
     beta: float = 5.0,
-    balance: Tensor | None = None,
+    balance: Tensor | Sequence[int] | None = None,
 ) -> Pruner:
     """The highest loss plus beta times the entropy of the prediction: the hard, and those not yet remembered.
 
@@ -239,7 +245,7 @@ def emp(
     """
     schedule = _schedule(keep, budget, epochs, warmup, anneal)
     criterion = criteria.loss_plus_entropy(beta)
-    return Pruner(size, criterion, policies.top_k(balance=balance), schedule, epochs=epochs, seed=seed)
+    return Pruner(size, criterion, policies.top_k(balance=_classes(balance, size)), schedule, epochs=epochs, seed=seed)
 
 
 def emp_reverse(
@@ -252,7 +258,7 @@ def emp_reverse(
     warmup: int = 1,
     anneal: float = 0.125,
     beta: float = 5.0,
-    balance: Tensor | None = None,
+    balance: Tensor | Sequence[int] | None = None,
 ) -> Pruner:
     """The lowest scores of `emp`: the ablation that shows which end of the order matters.
 
@@ -262,7 +268,9 @@ def emp_reverse(
     """
     schedule = _schedule(keep, budget, epochs, warmup, anneal)
     criterion = criteria.loss_plus_entropy(beta)
-    return Pruner(size, criterion, policies.bottom_k(balance=balance), schedule, epochs=epochs, seed=seed)
+    return Pruner(
+        size, criterion, policies.bottom_k(balance=_classes(balance, size)), schedule, epochs=epochs, seed=seed
+    )
 
 
 def memory(
@@ -274,14 +282,16 @@ def memory(
     seed: int = 0,
     warmup: int = 1,
     anneal: float = 0.0,
-    balance: Tensor | None = None,
+    balance: Tensor | Sequence[int] | None = None,
 ) -> Pruner:
     """The highest entropy of the prediction: EMP's memory term alone, blind to the label and so to a wrong one.
 
     Source: this project's own; `emp` as beta goes to infinity.
     """
     schedule = _schedule(keep, budget, epochs, warmup, anneal)
-    return Pruner(size, criteria.entropy, policies.top_k(balance=balance), schedule, epochs=epochs, seed=seed)
+    return Pruner(
+        size, criteria.entropy, policies.top_k(balance=_classes(balance, size)), schedule, epochs=epochs, seed=seed
+    )
 
 
 METHODS: dict[str, Callable[..., Pruner]] = {
@@ -313,13 +323,25 @@ def _schedule(keep: float | None, budget: float | None, epochs: int, warmup: int
         assert budget is not None
         keep = _solve(budget, epochs, warmup, stop)
     schedule = schedules.window(keep, warmup, stop)
-    if keep < 1 and 0 < warmup and epochs <= 3:
+    if keep < 1 and warmup > 0 and epochs <= 3:
         warnings.warn(
             f"with {epochs} epochs, {min(warmup, epochs)} full at the start save little: warmup=0 walks through unseen "
             "samples instead",
             stacklevel=3,
         )
     return schedule
+
+
+def _classes(balance: Tensor | Sequence[int] | None, size: int) -> Tensor | None:
+    if balance is None:
+        return None
+    labels = torch.as_tensor(balance)
+    if labels.shape != (size,) or labels.is_floating_point() or labels.is_complex():
+        raise ValueError(
+            f"balance must hold one class id for each of the {size} samples, got {labels.dtype} of shape "
+            f"{tuple(labels.shape)}"
+        )
+    return labels
 
 
 def _solve(budget: float, epochs: int, warmup: int, stop: int) -> float:
@@ -332,7 +354,7 @@ def _solve(budget: float, epochs: int, warmup: int, stop: int) -> float:
         return 1.0
     if pruned == 0 or left <= 0:
         raise ValueError(
-            f"budget {budget} of {epochs} epochs is used up by {full_epochs} full epochs (warm-up and annealing): it must "
-            f"be above {full_epochs / epochs:.3g}, or warmup and anneal smaller"
+            f"budget {budget} of {epochs} epochs is used up by {full_epochs} full epochs (warm-up and annealing): it "
+            f"must be above {full_epochs / epochs:.3g}, or warmup and anneal smaller"
         )
     return left / pruned

@@ -1,8 +1,8 @@
 """Which samples an epoch trains: functions from (book, count, generator) to a `Selection`.
 
 Whatever is equal is decided at random, never by position, and only the given generator is read. A policy may carry two
-attributes: `variance = True` asks for a book that keeps variances, `exact = False` says that it may return another number
-of samples than `count`.
+attributes: `variance = True` asks for a book that keeps variances, `exact = False` says that it may return another
+number of samples than `count`.
 """
 
 from __future__ import annotations
@@ -114,8 +114,8 @@ class soft_prune:
         limit: highest r that is solved for, and so 1 / (1 - limit) the largest weight.
     Raises:
         ValueError: if r is outside [0, 1).
-    Source: InfoBatch, Qin et al. 2024, arXiv:2303.04947, Eq. 4 and section 3.2. Differs: the paper flips a coin for each
-        sample; here the number of survivors is fixed and their choice random, with the same probability for each.
+    Source: InfoBatch, Qin et al. 2024, arXiv:2303.04947, Eq. 4 and section 3.2. Differs: the paper flips a coin for
+        each sample; here the number of survivors is fixed and their choice random, with the same probability for each.
     """
 
     prune_probability: float | None = None
@@ -188,10 +188,11 @@ def _greedy(values: Tensor, count: int, generator: Generator, balance: Tensor | 
             f"got {balance.dtype} of shape {tuple(balance.shape)}"
         )
     chosen = np.zeros(len(values), dtype=np.bool_)
-    classes, sizes = torch.unique(balance.cpu(), return_counts=True)
-    for label, places in zip(classes, _quotas(sizes, count, generator), strict=True):
-        members = (balance.cpu() == label).nonzero().squeeze(1)
-        chosen[members[highest(values[members], places, generator)].numpy()] = True
+    labels = balance.cpu()
+    _, sizes = torch.unique(labels, return_counts=True)
+    members = torch.argsort(labels, stable=True).split(sizes.tolist())
+    for positions, places in zip(members, _quotas(sizes, count, generator), strict=True):
+        chosen[positions[highest(values[positions], places, generator)].numpy()] = True
     return _positions(chosen)
 
 

@@ -1,8 +1,8 @@
 """Learning-rate schedules over real optimizer steps, whatever the length of an epoch.
 
-A shape turns the share of a run that is done, in [0, 1], into a factor on the learning rate. Where the number of steps is
-known beforehand (`Pruner.planned_steps`) the share is step / steps; `Progress` serves runs whose epoch lengths become
-known one at a time.
+A shape turns the share of a run that is done, in [0, 1], into a factor on the learning rate. Where the number of steps
+is known beforehand (`Pruner.planned_steps`) the share is step / steps; `Progress` serves runs whose epoch lengths
+become known one at a time.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def one_cycle(rise: float = 0.3, div: float = 25.0, final_div: float = 1e4) -> S
 
     The optimizer's learning rate is the peak.
 
-    Source: Smith and Topin 2017, arXiv:1708.07120, in the form of torch's OneCycleLR. Differs: nothing.
+    Source: Smith and Topin 2017, arXiv:1708.07120, in the form of torch's OneCycleLR. Differs: a function of the share
+        done, whose peak is at `rise` exactly; torch counts steps and reaches peak and end one step sooner.
     """
 
     def shape(done: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Iterator
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -58,23 +59,23 @@ class Pruner:
         seed: int = 0,
     ):
         for name, value in (("size", size), ("epochs", epochs), ("every", every)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
         if not 0 < smoothing <= 1:
             raise ValueError(f"smoothing is the weight of a new score, in (0, 1], got {smoothing}")
-        self.size = size
+        self.size = int(size)
         self.criterion = criterion
         self.policy = policy
         self.schedule = schedule
-        self.epochs = epochs
+        self.epochs = int(epochs)
         self.smoothing = smoothing
-        self.every = every
-        self.seed = seed
-        self.book = ScoreBook(size, variance=getattr(policy, "variance", False))
+        self.every = int(every)
+        self.seed = int(seed)
+        self.book = ScoreBook(self.size, variance=getattr(policy, "variance", False))
         self.loads = 0  # how often a state was loaded: samplers take up the new place
-        self.counts = [self._count(epoch) for epoch in range(epochs)]
-        self._first_pruned = next((e for e, count in enumerate(self.counts) if count < size), 0)
-        self._ledger = Ledger(size)
+        self.counts = [self._count(epoch) for epoch in range(self.epochs)]
+        self._first_pruned = next((e for e, count in enumerate(self.counts) if count < self.size), 0)
+        self._ledger = Ledger(self.size)
         self._selection: Selection | None = None
         self.selected: int | None = None  # the epoch that the selection is for
         self._weight: Tensor | None = None  # (size,) on the device of the losses; None while all are one
@@ -82,7 +83,6 @@ class Pruner:
         self._resumed: np.ndarray | None = None  # (size,) trained before the state was loaded, in this epoch
         self._own: np.ndarray | None = None  # (size,) of these, what only this rank knows of: it was not synced
         self._tail: int | None = None  # samples a rank drops at the end of this epoch, where the loader is known
-        self._ahead = 0  # batches that a loader may have fetched and not yet trained
         self._exhausted = False  # whether a sampler has handed out all of this epoch
 
     # -- planning ---------------------------------------------------------------------------------------------------
@@ -111,7 +111,7 @@ class Pruner:
         )
 
     def remaining(self, epoch: int) -> int:
-        """Samples of an epoch still to be trained, of all ranks: what `epoch_sizes` plans, exact once it is selected."""
+        """Samples of an epoch still to be trained, on all ranks: as planned, and exact once it is selected."""
         if self._selection is None or epoch != self.selected:
             return self.epoch_sizes()[epoch]
         if self._resumed is None or self._own is None:
@@ -164,14 +164,13 @@ class Pruner:
                 self._ledger.foreign,
                 ranks=distributed.world_size(),
                 largest=self._ledger.largest,
-                ahead=self._ahead,
                 exhausted=self._exhausted,
             )
         if self._due(epoch):
             self._replace(self._choose(epoch))
         self.selected = epoch
         self._ledger.clear()
-        self._resumed, self._own, self._tail, self._ahead, self._exhausted = None, None, None, 0, False
+        self._resumed, self._own, self._tail, self._exhausted = None, None, None, False
         assert self._selection is not None
         return self._selection
 
@@ -198,11 +197,8 @@ class Pruner:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         share = -(-len(self.select(epoch).index) // ranks)
-        if drop_last and share < batch_size:
-            raise ValueError(
-                f"epoch {epoch} keeps {share} samples per rank, fewer than one batch of {batch_size}: keep more, use a "
-                "smaller batch_size or drop_last=False"
-            )
+        if drop_last:
+            audit.check_batch_size(f"epoch {epoch}", share, batch_size)
         order = self.order(epoch, distributed.rank(), ranks)
         tail = len(order) % batch_size if drop_last else 0
         order = order[: len(order) - tail]
@@ -326,7 +322,6 @@ class Pruner:
             "epoch": self.selected,
             "overlap": self._overlap,
             "tail": self._tail,
-            "ahead": self._ahead,
             "exhausted": self._exhausted,
             "largest": self._ledger.largest,
             "rank": distributed.rank(),
@@ -384,7 +379,7 @@ class Pruner:
             self._hold(Selection(index, torch.ones(len(index)) if weight is None else weight.clone()))
         self.selected = state["epoch"]
         self._overlap = state["overlap"]
-        self._tail, self._ahead, self._exhausted = state["tail"], state["ahead"], state["exhausted"]
+        self._tail, self._exhausted = state["tail"], state["exhausted"]
         self._resumed = self._ledger.trained()
         self._own = np.zeros(self.size, dtype=np.bool_)
         self._own[state["pending_index"].numpy()] = True
@@ -393,18 +388,17 @@ class Pruner:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    def begin(self, epoch: int, *, tail: int | None, ahead: int = 0) -> None:
+    def begin(self, epoch: int, *, tail: int | None) -> None:
         """For samplers: an iteration over `epoch` begins.
 
         Args:
             epoch: that `select` was last called for.
             tail: samples, of all ranks, that the loader drops at the end of it; None where the sampler cannot know.
-            ahead: batches that the loader may fetch before they are trained.
         """
-        self._tail, self._ahead, self._exhausted = tail, ahead, False
+        self._tail, self._exhausted = tail, False
 
     def end(self, epoch: int) -> None:
-        """For samplers: all samples of `epoch` have been handed out (they need not be trained yet)."""
+        """For samplers: all samples of `epoch` have been handed out."""
         if epoch == self.selected:
             self._exhausted = True
 
@@ -425,7 +419,9 @@ class Pruner:
         count = self.counts[epoch]
         if count == self.size:
             return Selection.of(torch.arange(self.size))
-        selection = self.policy(self.book, count, self._generator("selection", epoch))
+        # drawn from where the block begins, so that it does not matter in which of its epochs it is first asked for
+        start = self._first_pruned + self._block(epoch) * self.every
+        selection = self.policy(self.book, count, self._generator("selection", start))
         audit.check_selection(selection, self.size, count, exact=getattr(self.policy, "exact", True))
         return selection
 
@@ -451,14 +447,17 @@ class Pruner:
     def _flush(self, epoch: int) -> None:
         """Take in what all ranks recorded; `epoch` says what for, -1 for nothing but that."""
         index, score = self._ledger.pending()
+        # batches on a GPU are checked only now; the other ranks must hear of it, or they would wait for ever
+        problem = audit.problem(index, score, self.size)
         alone = distributed.world_size() == 1
-        parts = distributed.exchange([] if alone else self._header(epoch), index, score)
+        parts = distributed.exchange([] if alone else [*self._header(epoch), int(problem is not None)], index, score)
+        if problem is not None:
+            raise problem
         if not alone:
             headers = [part.header for part in parts]
             audit.check_ranks(headers)
             self._exhausted = any(header[4] for header in headers)
             self._ledger.largest = max(header[5] for header in headers)
-            self._ahead = max(header[6] for header in headers)
         planned = None if self._selection is None else self._selection.index
         self._ledger.flush(self.book, self.smoothing, parts, planned)
 
@@ -466,7 +465,7 @@ class Pruner:
         plan = repr((self.size, self.epochs, self.counts, self.smoothing, self.every, self.seed))
         chosen = 0 if self._selection is None else audit.checksum(self._selection.index)
         state = [epoch, zlib.crc32(plan.encode()), chosen, audit.checksum(self.book.score, self.book.drawn)]
-        return [*state, int(self._exhausted), self._ledger.largest, self._ahead]
+        return [*state, int(self._exhausted), self._ledger.largest]
 
     def _complete(self) -> bool:
         """Whether all of the current epoch has been trained, but for what the loader drops."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Real
 
 Schedule = Callable[[int], float]
 
@@ -83,5 +84,5 @@ def full_from(epochs: int, anneal: float) -> int:
 
 def check_fraction(name: str, value: float) -> None:
     """Raise ValueError unless `value` is a number in (0, 1]."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value <= 1:
         raise ValueError(f"{name} is the fraction kept, in (0, 1], got {value!r}")

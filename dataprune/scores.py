@@ -43,8 +43,8 @@ class ScoreBook:
     def record(self, index: Int[Tensor, " k"], new: Float[Tensor, " k"], smoothing: float = 1.0) -> None:
         """Take in new scores, in order: score <- (1 - smoothing) * score + smoothing * new.
 
-        The variance moves first, by the score before its update: v <- (1 - smoothing) * v + smoothing * (new - score)^2.
-        A repeated index counts as often as it occurs, so recording in parts equals recording at once.
+        The variance moves first, by the score before its update: v <- (1 - smoothing) * v + smoothing * (new -
+        score)^2. A repeated index counts as often as it occurs, so recording in parts equals recording at once.
 
         Args:
             index: positions in [0, size), int64; may repeat.

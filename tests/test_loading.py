@@ -613,7 +613,7 @@ def test_stateful_loader_goes_on_in_mid_epoch(workers: int) -> None:
         p = pruner("loss", epochs=4, seed=5)
         own = stateful.StatefulDataLoader(Items(), batch_size=BATCH, shuffle=True, num_workers=workers)
         rebuilt = prune_loader(own, p)
-        assert type(rebuilt) is stateful.StatefulDataLoader
+        assert isinstance(rebuilt, stateful.StatefulDataLoader)
         return p, rebuilt
 
     whole = train(*build())
