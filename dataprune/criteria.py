@@ -96,7 +96,7 @@ def loss_plus_entropy(beta: float = 5.0) -> Criterion:
             raise ValueError("EMP scores the model's outputs too: call pruner.loss(index, losses, outputs, targets)")
         if isinstance(outputs, Tensor) and (outputs.ndim == 1 or (outputs.ndim == 2 and outputs.shape[1] == 1)):
             return losses
-        return losses + beta * entropy(losses, outputs, targets)
+        return torch.add(losses, entropy(losses, outputs, targets), alpha=beta)
 
     return criterion
 
@@ -104,7 +104,7 @@ def loss_plus_entropy(beta: float = 5.0) -> Criterion:
 def _class_entropy(logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
     logs = torch.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
     logs.clamp_(min=torch.finfo(logs.dtype).min)  # an excluded class, at -inf, must give 0 * finite, not NaN
-    return logs.exp().mul_(logs).sum(dim=-1).neg_()
+    return torch.linalg.vecdot(logs.exp(), logs).neg_()
 
 
 def _token_entropy(logits: Float[Tensor, "b s c"], targets: Any) -> Float[Tensor, " b"]:

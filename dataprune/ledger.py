@@ -41,22 +41,28 @@ class Ledger:
             IndexError: if an index is outside [0, size).
             ValueError: if a score is NaN or infinite.
         """
-        problem = audit.problem(
-            index if index.device.type == "cpu" else None, score if score.device.type == "cpu" else None, self.size
-        )
-        if problem is not None:
-            raise problem
         end = self._length + len(index)
-        self._index = _room(self._index, index.device, self._length, end)
-        self._score = _room(self._score, score.device, self._length, end)
-        self._index[self._length : end].copy_(index, non_blocking=True)
-        self._score[self._length : end].copy_(score, non_blocking=True)
+        index, score = index.long(), score.float()
+        if index.is_cpu and score.is_cpu:  # through numpy, whose calls cost a third of torch's
+            positions, values = index.numpy(), score.numpy()
+            problem = audit.problem(positions, values, self.size)
+            if problem is not None:
+                raise problem
+            self._make_room(index.device, score.device, end)
+            self._index.numpy()[self._length : end] = positions
+            self._score.numpy()[self._length : end] = values
+        else:
+            problem = audit.problem(index.numpy() if index.is_cpu else None, None, self.size)
+            if problem is not None:
+                raise problem
+            self._make_room(index.device, score.device, end)
+            self._index[self._length : end].copy_(index, non_blocking=True)
+            self._score[self._length : end].copy_(score, non_blocking=True)
         self._length = end
         self.largest = max(self.largest, len(index))
 
     def pending(self) -> tuple[Tensor, Tensor]:
-        """Index and score of what was recorded since the last flush, on the CPU; unchecked where they come from a
-        GPU."""
+        """Index and score of what was recorded since the last flush, on the CPU; from a GPU they are unchecked."""
         return self._index[: self._length].cpu(), self._score[: self._length].cpu()
 
     def flush(self, book: ScoreBook, smoothing: float, parts: list[distributed.Part], planned: Tensor | None) -> None:
@@ -108,6 +114,12 @@ class Ledger:
         if not same_ranks:
             self.owner[self.owner != _NOBODY] = _EARLIER
 
+    def _make_room(self, index: torch.device, score: torch.device, needed: int) -> None:
+        if needed > len(self._index) or self._index.device != index:
+            self._index = _room(self._index, index, self._length, needed)
+        if needed > len(self._score) or self._score.device != score:
+            self._score = _room(self._score, score, self._length, needed)
+
     def _own(self, parts: list[distributed.Part]) -> Tensor:
         """Mask over the joined parts: whether the record comes from the rank the sample belongs to."""
         ranks = np.concatenate([np.full(len(part.index), rank, dtype=np.int16) for rank, part in enumerate(parts)])
@@ -124,9 +136,7 @@ class Ledger:
 
 
 def _room(buffer: Tensor, device: torch.device, used: int, needed: int) -> Tensor:
-    """`buffer` on `device` with room for `needed` values, the first `used` kept."""
-    if buffer.device == device and len(buffer) >= needed:
-        return buffer
+    """A buffer on `device` with room for `needed` values, the first `used` kept."""
     larger = torch.empty(max(needed, 2 * len(buffer), 1024), dtype=buffer.dtype, device=device)
     larger[:used] = buffer[:used]
     return larger

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from ..training import runs
+from .tables import percent
 
 
 def accuracy_against_samples(result: Mapping[str, Any], path: Path) -> list[Path]:
@@ -12,10 +16,13 @@ def accuracy_against_samples(result: Mapping[str, Any], path: Path) -> list[Path
 
     Args:
         result: what `compare.json` holds.
-        path: without suffix; `.svg` and `.png` are written.
+        path: without suffix; `.svg` and `.png` are written, the same bytes for the same result.
     Returns:
         The two files.
+    Raises:
+        OSError: if they cannot be written.
     """
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")
@@ -25,14 +32,16 @@ def accuracy_against_samples(result: Mapping[str, Any], path: Path) -> list[Path
     # methods of one budget stand on one spot: spread them a little, in the order of their accuracy
     shift = _spread([line["samples"] for line in summary], most)
     for number, (line, moved) in enumerate(zip(summary, shift, strict=True)):
+        count = sum(row["method"] == line["method"] for row in result["runs"])
+        value = percent(line["accuracy_mean"], line["accuracy_std"], count, 1)
         axes.errorbar(
             line["samples"] + moved,
             100 * line["accuracy_mean"],
-            yerr=100 * line["accuracy_std"],
+            yerr=100 * line["accuracy_std"] if count > 1 else None,
             fmt="osD^v<>Ph*Xp"[number % 12],
             color=f"C{number % 10}",
             capsize=3,
-            label=f"{line['method']}  {100 * line['accuracy_mean']:.1f} ± {100 * line['accuracy_std']:.1f}",
+            label=f"{line['method']}  {value}",
         )
     axes.set_xlim(0, 1.08 * most)
     axes.set_xlabel("samples back-propagated")
@@ -47,7 +56,11 @@ def accuracy_against_samples(result: Mapping[str, Any], path: Path) -> list[Path
     figure.legend(loc="outside right center", frameon=False, fontsize=9)
     files = [path.with_name(path.name + suffix) for suffix in (".svg", ".png")]
     for file in files:
-        figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
+        buffer = io.BytesIO()
+        with rc_context({"svg.hashsalt": "dataprune"}):
+            form = file.suffix[1:]
+            figure.savefig(buffer, format=form, dpi=150, metadata={"Date": None} if form == "svg" else None)
+        runs.write(file, buffer.getvalue())
     return files
 
 

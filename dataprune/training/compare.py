@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from .. import distributed
 from ..errors import UsageError, suggest
 from ..methods import METHODS
-from . import runs
+from ..pruner import Pruner
+from . import runs, setup
 from .data import Data
-from .fit import build_pruner, fit, load_data
+from .fit import fit
 from .settings import Settings
 
 Report = Callable[[str, int, dict[str, Any]], None]  # method, seed, a line of its history
@@ -24,16 +26,16 @@ SHORT = "short"  # all data, for as many steps as the pruned runs
 class Comparison:
     """Methods, seeds and the settings they share.
 
-    All pruned methods run one schedule: the first epoch full, then `keep`, then `anneal` of the epochs full. Every run but
-    `full` trains equally many optimizer steps, those of that schedule: `short` on all data, a method that decides itself how
-    much it keeps on what it keeps; each with its learning rate planned over its own steps.
+    All pruned methods run one schedule: the first epoch full, then `keep`, then `anneal` of the epochs full. Every run
+    but `full` trains equally many optimizer steps, those of that schedule: `short` on all data, a method that decides
+    itself how much it keeps on what it keeps; each with its learning rate planned over its own steps.
 
     Attributes:
         settings: of every run; its method, seed and steps are set run by run.
         methods: names from METHODS, and "short".
         seeds: one run of each method per seed.
         anneal: share of full epochs at the end.
-        learning_rates: if there are any, each method takes the one with the best validation accuracy, on the first seed.
+        learning_rates: if there are any, each method takes the one with the best validation accuracy on the first seed.
     """
 
     settings: Settings
@@ -43,10 +45,12 @@ class Comparison:
     learning_rates: Sequence[float] = ()
 
     def validate(self) -> None:
-        """Raise UsageError for what cannot be meant."""
-        self.settings.validate()
+        """Raise UsageError for what cannot be meant, before any data is read."""
+        setup.check(self.settings)
         if not self.methods or not self.seeds:
             raise UsageError("a comparison needs at least one method and one seed")
+        if not 0 <= self.anneal <= 1:
+            raise UsageError(f"--anneal is a share in [0, 1], got {self.anneal}")
         known = [*METHODS, SHORT]
         for number, method in enumerate(self.methods):
             if method not in known:
@@ -54,23 +58,29 @@ class Comparison:
             if method in self.methods[:number]:
                 raise UsageError(f"method {method} is named twice")
         for text in self.settings.option:
-            name = text.split("=", 1)[0].rpartition(".")[2]
-            if name in ("warmup", "anneal", "keep", "budget", "prune_probability"):
+            method, _, name = text.split("=", 1)[0].rpartition(".")
+            if name.replace("-", "_") in ("warmup", "anneal", "keep", "budget", "prune_probability"):
                 raise UsageError(
                     f"all methods of a comparison share one schedule: --option {text} would change it for one"
                 )
+            if not method:
+                raise UsageError(f"--option {text} must say which method it is for: METHOD.{text}")
+            if method not in self.methods:
+                raise UsageError(f"--option {text}: this comparison has no {method}")
         if self.learning_rates and not self.settings.val_fraction:
             raise UsageError("a learning rate is chosen on a validation split: add --val-fraction 0.1")
-        if any(rate <= 0 for rate in self.learning_rates):
-            raise UsageError("--tune-lr takes positive learning rates")
+        for rate in self.learning_rates:
+            if not 0 < rate < float("inf"):
+                raise UsageError(f"--tune-lr takes positive learning rates, got {rate}")
 
     def keep(self, size: int) -> float:
         """The fraction kept in a pruned epoch; solved, where the settings give a budget."""
-        return self._pruner(size).schedule(1) if self.settings.epochs > 1 else 1.0
+        return min(self._pruner(size).schedule(epoch) for epoch in range(self.settings.epochs))
 
     def steps(self, size: int) -> int:
         """Optimizer steps of every run but `full`."""
-        return self._pruner(size).planned_steps(self.settings.batch_size, drop_last=True)
+        ranks = distributed.world_size()
+        return self._pruner(size).planned_steps(self.settings.batch_size, world_size=ranks, drop_last=True)
 
     def run_settings(self, method: str, seed: int, steps: int) -> Settings:
         """What one run is given."""
@@ -86,25 +96,39 @@ class Comparison:
     def _schedule(self) -> tuple[str, ...]:
         return ("warmup=1", f"anneal={self.anneal}")
 
-    def _pruner(self, size: int) -> Any:
-        return build_pruner(replace(self.settings, method="rs2", option=self._schedule), size)
+    def _pruner(self, size: int) -> Pruner:
+        return setup.build_pruner(replace(self.settings, method="rs2", option=self._schedule), size)
 
 
-def compare(comparison: Comparison, out: Path, *, report: Report | None = None) -> dict[str, Any]:
+def compare(
+    comparison: Comparison, out: Path, *, data: Data | None = None, report: Report | None = None
+) -> dict[str, Any]:
     """Carry a comparison out, or go on with one: what is finished in `out` is not done again.
 
     Args:
         comparison: what to compare.
         out: its folder: `compare.json`, written after every run, and `runs/METHOD-seedN/`.
+        data: the settings' data, where it is loaded already.
         report: called after every epoch.
     Returns:
-        What `compare.json` holds: data, model, keep, epochs, runs and summary.
+        What `compare.json` holds: data, model, keep, epochs, runs and summary. With a validation split the runs and the
+        summary also name the validation accuracy, with learning rates to choose from the runs also theirs.
+    Raises:
+        as `fit`.
     """
     comparison.validate()
-    settings = comparison.settings
-    data = load_data(settings)
-    size = len(data.train)
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file: choose a folder with --out")
+    data = setup.load_data(comparison.settings) if data is None else data
+    with setup.connected(setup.choose_device(comparison.settings.device)):
+        return _carry_out(comparison, out, data, report)
+
+
+def _carry_out(comparison: Comparison, out: Path, data: Data, report: Report | None) -> dict[str, Any]:
+    settings, size = comparison.settings, len(data.train)
     steps = comparison.steps(size)
+    for method in comparison.methods:  # a wrong option must not wait for its method's turn
+        setup.build_pruner(comparison.run_settings(method, settings.seed, steps), size, data.train.labels)
     result: dict[str, Any] = {
         "data": settings.data,
         "model": settings.model,
@@ -126,7 +150,8 @@ def compare(comparison: Comparison, out: Path, *, report: Report | None = None) 
             )
             result["runs"].append(_row(method, metrics, run if comparison.learning_rates else None))
             result["summary"] = summarize(result["runs"], comparison.methods)
-            runs.write_json(out / "compare.json", result)
+            if distributed.rank() == 0:
+                runs.write_json(out / "compare.json", result)
     return result
 
 

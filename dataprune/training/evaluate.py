@@ -26,7 +26,7 @@ def accuracy(
     """Share of samples whose highest logit is the label's.
 
     Args:
-        model: gives logits (B, C); evaluated in evaluation mode, its mode is restored.
+        model: gives logits (B, C); evaluated in evaluation mode, the mode of every module is restored.
         data: what it is evaluated on.
         prepare: turns pixels into the model's input.
         device: where the model is.
@@ -35,26 +35,27 @@ def accuracy(
     Returns:
         A number in [0, 1].
     """
-    training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     right = torch.zeros((), dtype=torch.int64, device=device)
     with torch.inference_mode():
         for images, labels in batches(data, batch_size, device, workers):
             right += (model(prepare(images)).argmax(dim=1) == labels).sum()
-    model.train(training)
+    for module, mode in modes:
+        module.training = mode
     return int(right) / len(data)
 
 
 def recalibrate_batch_norm(model: nn.Module, inputs: Iterable[Tensor]) -> None:
     """Replace running statistics by the plain average over `inputs`, batches as the model sees them in training.
 
-    Running averages follow the last batches trained, which a pruning method chose; random samples give the statistics of
-    the data itself, alike for all methods.
+    Running averages follow the last batches trained, which a pruning method chose; random samples give the statistics
+    of the data itself, alike for all methods. Nothing but these statistics changes.
 
     Args:
         model: is left in training mode.
-        inputs: prepared batches of random training samples.
-    Source: Izmailov et al. 2018, arXiv:1803.05407, section 3.1 (for averaged weights). Differs: used for pruned training.
+        inputs: prepared batches of random training samples; not empty.
+    Source: Izmailov et al. 2018, arXiv:1803.05407, section 3.1 (for averaged weights). Differs: for pruned training.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
@@ -78,5 +79,7 @@ def batches(
             chosen = slice(start, start + batch_size)
             yield data.images[chosen].to(device), data.labels[chosen].to(device)
         return
-    for images, labels in DataLoader(data, batch_size=batch_size, num_workers=workers):
+    # a loader draws a seed for its workers, wanted or not: from a generator of its own, not from the caller's
+    loader = DataLoader(data, batch_size=batch_size, num_workers=workers, generator=torch.Generator())
+    for images, labels in loader:
         yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import math
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,68 +15,18 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 
 from .. import distributed, progress
-from ..errors import CheckpointError, UsageError, suggest
-from ..loading import prune_loader
-from ..methods import METHODS
-from ..pruner import Pruner
-from . import data as datasets
-from . import models, optimizers, runs
-from .augment import augment, normalize
-from .data import Data, Images
+from ..errors import CheckpointError, UsageError
+from . import models, optimizers, runs, setup
+from .data import Data
 from .evaluate import accuracy, recalibrate_batch_norm
+from .feed import Feed
 from .settings import Settings
 
 Report = Callable[[dict[str, Any]], None]  # called with every epoch's line of the history
 
 CHECKPOINT_SECONDS = 30.0
-
-SHAPES: dict[str, Callable[[], progress.Shape]] = {
-    "cosine": progress.cosine,
-    "one-cycle": progress.one_cycle,
-    "step": progress.step,
-    "linear": progress.linear,
-    "exponential": progress.exponential,
-    "constant": progress.constant,
-}
-
-
-def build_pruner(settings: Settings, size: int) -> Pruner:
-    """The settings' method over `size` samples.
-
-    Raises:
-        UsageError: for an unknown method, or an option that it does not have.
-    """
-    if settings.method not in METHODS:
-        raise UsageError(suggest(settings.method, METHODS, what="method"))
-    recipe, arguments = METHODS[settings.method], settings.recipe_arguments()
-    known = [name for name in recipe.__kwdefaults__ or {} if name not in ("epochs", "seed")]
-    for name in arguments:
-        if name not in known:
-            raise UsageError(suggest(name, known, what=f"option of {settings.method}"))
-    try:
-        return recipe(size, epochs=settings.epochs, seed=settings.seed, **arguments)
-    except (ValueError, TypeError) as error:
-        raise UsageError(str(error)) from error
-
-
-def choose_device(name: str | None) -> torch.device:
-    """The device of that name, or the best there is: this rank's GPU, else the CPU.
-
-    Raises:
-        UsageError: if there is no such device.
-    """
-    try:
-        if name is None:
-            local = distributed.local_rank() % max(torch.cuda.device_count(), 1)
-            return torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"there is no device {name!r} here: {str(error).splitlines()[0]}") from error
-    return device
 
 
 def fit(
@@ -89,6 +40,10 @@ def fit(
 ) -> dict[str, Any]:
     """Train, or go on training, the run whose folder is `out`; a finished run is only read.
 
+    The record's `seconds` are those of training, of selection and of `recalibrate_bn`: all that a method costs, the
+    loading of batches and a first step's compilation included. Evaluation is in `evaluate_seconds`; writing checkpoints
+    is in neither. What an interruption threw away is counted once.
+
     Args:
         settings: what to train; must be those of the folder, where it has a run.
         out: the run's folder.
@@ -101,39 +56,36 @@ def fit(
     Raises:
         UsageError: for settings that cannot be meant, or another run's folder.
         CheckpointError: if the checkpoint is damaged.
+        DataError: if the data is missing or broken.
+        ValueError: if training diverges.
+        OSError: if the folder cannot be written; what was written before stays.
     """
-    settings.validate()
-    device = choose_device(settings.device)
-    own_group = distributed.connect(device)
-    try:
-        with torch.random.fork_rng():
-            finished = _finished(settings, out)
-            if finished is not None:
-                return finished
-            run = _Run(settings, out, device, data)
-            run.train(report)
-            return run.finish(save_model, test)
-    finally:
-        if own_group:
-            distributed.disconnect()
+    setup.check(settings)
+    done = runs.finished(out, settings)
+    if done is not None:
+        return done
+    device = setup.choose_device(settings.device)
+    with setup.connected(device):
+        run = _Run(settings, out, device, setup.load_data(settings) if data is None else data)
+        run.train(report)
+        return run.finish(save_model, test)
 
 
 class _Run:
     """What a run is made of while it trains."""
 
-    def __init__(self, settings: Settings, out: Path, device: torch.device, data: Data | None):
-        self.settings, self.out, self.device = settings, out, device
-        self.data = data or load_data(settings)
-        size = len(self.data.train)
-        self.pruner = build_pruner(settings, size)
-        ranks = distributed.world_size()
-        smallest = -(-min(self.pruner.counts) // ranks)
-        if smallest < settings.batch_size:
+    def __init__(self, settings: Settings, out: Path, device: torch.device, data: Data):
+        self.settings, self.out, self.device, self.data = settings, out, device, data
+        size, ranks = len(data.train), distributed.world_size()
+        self.pruner = setup.build_pruner(settings, size, data.train.labels)
+        planned = self.pruner.planned_steps(settings.batch_size, world_size=ranks, drop_last=True)
+        if settings.steps is not None and settings.steps > planned:
             raise UsageError(
-                f"an epoch keeps {smallest} samples per rank, fewer than one batch of {settings.batch_size}: raise "
-                "--keep or lower --batch-size"
+                f"--steps {settings.steps} are more than {settings.epochs} epochs have ({planned}): raise --epochs, or "
+                "the learning rate would stop on its way"
             )
-        model = models.build(settings.model, self.data.shape, len(self.data.classes), settings.seed)
+        self.limit = sys.maxsize if settings.steps is None else settings.steps
+        model = models.build(settings.model, data.shape, len(data.classes), settings.seed)
         if settings.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model = model.to(device)
@@ -149,56 +101,41 @@ class _Run:
             self.forward = DistributedDataParallel(self.model, device_ids=[device] if device.type == "cuda" else None)
         if settings.compile:
             self.forward = torch.compile(self.forward)  # type: ignore[assignment]
-        shape = SHAPES[settings.schedule]()
-        self.shape = shape if settings.schedule == "one-cycle" else progress.warmed_up(shape, settings.lr_warmup)
+        self.rate = setup.rate(settings)
         self.progress = progress.Progress(self.pruner, settings.batch_size, world_size=ranks, drop_last=True)
-        self.planned = self.pruner.planned_steps(settings.batch_size, world_size=ranks, drop_last=True)
+        self.feed = Feed(data, settings, self.pruner, device)
         self.step = 0
+        self.open = False  # whether an epoch has begun that has no line in the history yet
         self.history: list[dict[str, Any]] = []
         self.selected = torch.zeros(size, dtype=torch.int32)  # epochs that each sample was selected for
         self.seconds = {"train": 0.0, "select": 0.0, "evaluate": 0.0}
-        self.sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, right, samples, of the running epoch
-        self.loader: DataLoader | None = None
-        if settings.workers or not isinstance(self.data.train, Images):
-            self.loader = self._loader()
-        self.train_set = self.data.train
-        if isinstance(self.train_set, Images) and self.loader is None:
-            self.train_set = self.train_set.to(device)
+        self.sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, right, samples, of the open epoch
         self._saved = time.monotonic()
-        self.resumed = self._resume()
-
-    # -- training ---------------------------------------------------------------------------------------------------
-
-    @property
-    def limit(self) -> int:
-        """Steps after which the run ends."""
-        return self.planned if self.settings.steps is None else self.settings.steps
+        self._resume()
 
     def train(self, report: Report | None) -> None:
-        pruner, settings = self.pruner, self.settings
         self.forward.train()
-        for epoch in range(len(self.history), settings.epochs):
-            if self.step >= self.limit:
+        every = self.settings.checkpoint_every
+        for epoch in range(len(self.history), self.settings.epochs):
+            if self.step >= self.limit and not self.open:
                 break
             started = time.perf_counter()
-            pruner.select(epoch)
+            self.pruner.select(epoch)
             selected = time.perf_counter()
             self.seconds["select"] += selected - started
-            started = selected
-            for index, images, labels in self._batches(epoch):
-                self._train_step(epoch, index, images, labels)
-                every = settings.checkpoint_every
+            started, self.open = selected, True
+            batches = self.feed.batches(epoch)
+            while self.step < self.limit and (batch := next(batches, None)) is not None:
+                self._train_step(*batch)
                 if every and self.step % every == 0:
-                    self.seconds["train"] += time.perf_counter() - started
+                    self.seconds["train"] += self._since(started)
                     self._checkpoint()
                     started = time.perf_counter()
-                if self.step >= self.limit:
-                    break
-            self._close_epoch(epoch, started)
+            self.seconds["train"] += self._since(started)
+            self._close(epoch)
             if report is not None:
                 report(self.history[-1])
-            due = not settings.checkpoint_every and time.monotonic() - self._saved > CHECKPOINT_SECONDS
-            if distributed.agreed(due):
+            if distributed.agreed(not every and time.monotonic() - self._saved > CHECKPOINT_SECONDS):
                 self._checkpoint()
 
     def finish(self, save_model: bool, test: bool) -> dict[str, Any]:
@@ -217,79 +154,46 @@ class _Run:
         distributed.barrier()
         return record or runs.read_json(self.out / "metrics.json")
 
-    # -- inside -----------------------------------------------------------------------------------------------------
-
-    def _train_step(self, epoch: int, index: Tensor, images: Tensor, labels: Tensor) -> None:
+    def _train_step(self, index: Tensor, inputs: Tensor, labels: Tensor) -> None:
         settings = self.settings
-        rate = settings.lr * self.shape(self._done())
+        before, after = self.progress.done, self.progress.step()
+        # the share at the middle of the step, so that neither the first nor the last is spent at rate 0
+        done = (before + after) / 2 if settings.steps is None else (self.step + 0.5) / settings.steps
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = settings.lr * self.rate(done)
         # what the model draws (dropout) follows from the place in the run, so that a resumed run draws the same
-        torch.manual_seed(_stream(settings.seed, "model", self.step, distributed.rank()))
-        pixels = augment(
-            images, index.to(self.device), seed=settings.seed, epoch=epoch,
-            shift=settings.shift, mode=settings.shift_mode, flip=settings.flip,
-        )  # fmt: skip
+        setup.reseed(self.device, setup.stream(settings.seed, "model", self.step, distributed.rank()))
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=settings.bf16):
-            logits = self.forward(self._prepare(pixels))
-        losses = F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=settings.label_smoothing)
+            logits = self.forward(inputs)
+        logits = logits.float()
+        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=settings.label_smoothing)
         loss = self.pruner.loss(index, losses, logits, labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
         self.step += 1
-        self.progress.step()
         with torch.no_grad():
             right = (logits.argmax(dim=1) == labels).sum()
-            self.sums += torch.stack(
-                [losses.detach().sum().double(), right.double(), right.new_tensor(len(labels)).double()]
-            )
+            sums = torch.stack([losses.detach().sum().double(), right.double(), right.new_tensor(len(labels)).double()])
+            self.sums += distributed.world_size() * sums  # the other ranks' are much the same, and as many
 
-    def _done(self) -> float:
-        """Share of the run at the middle of the coming step, so that neither the first nor the last is spent at rate 0."""
-        exact = getattr(self.pruner.policy, "exact", True)
-        if self.settings.steps is not None or exact:
-            return (self.step + 0.5) / self.limit
-        return self.progress.done
+    def _since(self, started: float) -> float:
+        """Seconds, the device's work included."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter() - started
 
-    def _prepare(self, pixels: Tensor) -> Tensor:
-        inputs = normalize(pixels, self.data.mean, self.data.std, torch.float32)
-        return inputs.contiguous(memory_format=torch.channels_last) if self.settings.channels_last else inputs
-
-    def _loader(self) -> DataLoader:
-        workers = self.settings.workers
-        loader = DataLoader(
-            self.data.train,
-            batch_size=self.settings.batch_size,
-            shuffle=True,
-            drop_last=True,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=self.device.type == "cuda",
-        )
-        return prune_loader(loader, self.pruner)
-
-    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Index, pixels and labels of every batch that is left of the epoch."""
-        if self.loader is not None:
-            self.loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
-            for index, (images, labels) in self.loader:
-                yield index, images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
-            return
-        assert isinstance(self.train_set, Images)
-        for index in self.pruner.batches(epoch, self.settings.batch_size, device=self.device):
-            yield index, self.train_set.images[index], self.train_set.labels[index]
-
-    def _close_epoch(self, epoch: int, started: float) -> None:
-        loss, right, samples = self.sums.tolist()  # waits for the device
+    def _close(self, epoch: int) -> None:
+        """Write the epoch's line of the history."""
+        loss, right, samples = self.sums.tolist()
+        if not math.isfinite(loss):
+            raise ValueError(f"the loss of epoch {epoch} is {loss}: training has diverged, lower the learning rate")
         self.sums.zero_()
-        seconds = time.perf_counter() - started
-        self.seconds["train"] += seconds
         selection, stats = self.pruner.select(epoch), self.pruner.stats()
         self.selected[selection.index] += 1
         line = {
             "epoch": epoch,
-            "samples": int(samples) * distributed.world_size(),
+            "samples": int(samples),
             "steps": self.step,
             "lr": self.optimizer.param_groups[0]["lr"],
             "loss": loss / samples if samples else None,
@@ -302,45 +206,34 @@ class _Run:
         if self.data.val is not None:
             line["val_accuracy"] = self._accuracy(self.data.val)
         self.history.append(line)
+        self.open = False
         if distributed.rank() == 0:
-            with open(self.out / "history.jsonl", "a") as file:
-                file.write(json.dumps(line) + "\n")
+            runs.append(self.out / "history.jsonl", line)
 
     def _accuracy(self, part: Any) -> float | None:
         """Rank 0 evaluates: its batch-norm statistics are those that every step broadcasts."""
+        if distributed.rank() != 0:
+            return None
         started = time.perf_counter()
-        value = None
-        if distributed.rank() == 0:
-            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.bf16):
-                value = accuracy(self.model, part, self._prepare, self.device, workers=self.settings.workers)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.bf16):
+            value = accuracy(self.model, part, self.feed.prepare, self.device, workers=self.settings.workers)
         self.seconds["evaluate"] += time.perf_counter() - started
         return value
 
     def _recalibrate(self) -> float:
         """Seconds it took."""
+        if not self.settings.recalibrate_bn:
+            return 0.0
         started = time.perf_counter()
-        train, seed, size = self.data.train, self.settings.seed, self.settings.batch_size
-        generator = torch.Generator().manual_seed(_stream(seed, "recalibrate"))
-        chosen = torch.randperm(len(train), generator=generator)[: self.settings.recalibrate_bn]
-        whole = chosen[: max(len(chosen) // size, 1) * size]
-
-        def inputs() -> Iterator[Tensor]:
-            for index in whole.split(size):
-                images = (
-                    train.images[index] if isinstance(train, Images) else torch.stack([train[int(i)][0] for i in index])
-                )
-                pixels = augment(
-                    images.to(self.device), index.to(self.device), seed=seed, epoch=self.settings.epochs,
-                    shift=self.settings.shift, mode=self.settings.shift_mode, flip=self.settings.flip,
-                )  # fmt: skip
-                yield self._prepare(pixels)
-
+        setup.reseed(self.device, setup.stream(self.settings.seed, "recalibrate"))
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.bf16):
-            recalibrate_batch_norm(self.model, inputs())
-        return time.perf_counter() - started
+            recalibrate_batch_norm(self.model, self.feed.random(self.settings.recalibrate_bn))
+        return self._since(started)
 
     def _record(self, test: bool) -> dict[str, Any]:
-        recalibration = self._recalibrate() if self.settings.recalibrate_bn else 0.0
+        if not all(bool(torch.isfinite(weight).all()) for weight in self.model.parameters()):
+            raise ValueError("the weights are NaN or infinite: training has diverged, lower the learning rate")
+        recalibration = self._recalibrate()
         pruned = [line for line in self.history if self.pruner.counts[line["epoch"]] < self.pruner.size]
         reached = sum(line["reached_keep"] for line in pruned) / len(pruned) if pruned else 1.0
         val = None if self.data.val is None else self._accuracy(self.data.val)
@@ -360,12 +253,11 @@ class _Run:
             "epochs": len(self.history),
             "train_samples": self.pruner.size,
             "test_samples": len(self.data.test),
+            "note": self.data.note,
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "world_size": distributed.world_size(),
             "machine": runs.machine(self.device),
         }
-
-    # -- resuming ---------------------------------------------------------------------------------------------------
 
     def _checkpoint(self) -> None:
         self.pruner.sync()
@@ -377,6 +269,7 @@ class _Run:
                 "pruner": self.pruner.state_dict(),
                 "progress": self.progress.state_dict(),
                 "step": self.step,
+                "open": self.open,
                 "sums": self.sums,
                 "seconds": self.seconds,
                 "history": json.dumps(self.history),
@@ -385,21 +278,11 @@ class _Run:
             runs.write_checkpoint(self.out / "checkpoint.pt", state)
         self._saved = time.monotonic()
 
-    def _resume(self) -> bool:
+    def _resume(self) -> None:
         """Take up the folder's checkpoint, or begin a folder."""
         path = self.out / "checkpoint.pt"
-        resumed = path.exists()
-        if resumed:
-            state = runs.read_checkpoint(path)
-            if state["key"] != self.settings.key():
-                raise CheckpointError(f"{path} is of a run with other settings: choose another --out")
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.pruner.load_state_dict(state["pruner"])
-            self.progress.load_state_dict(state["progress"])
-            self.step, self.seconds, self.selected = state["step"], state["seconds"], state["selected"]
-            self.sums.copy_(state["sums"])
-            self.history = json.loads(state["history"])
+        if path.exists():
+            self._load(path)
         distributed.barrier()
         if distributed.rank() == 0:
             self.out.mkdir(parents=True, exist_ok=True)
@@ -407,43 +290,24 @@ class _Run:
             lines = "".join(json.dumps(line) + "\n" for line in self.history)
             runs.write(self.out / "history.jsonl", lines.encode())
         distributed.barrier()
-        return resumed
 
-
-def load_data(settings: Settings) -> Data:
-    """The data that the settings name."""
-    return datasets.load(
-        settings.data,
-        folder=settings.data_folder,
-        train_size=settings.train_size,
-        val_fraction=settings.val_fraction,
-        label_noise=settings.label_noise,
-        image_size=settings.image_size,
-    )
-
-
-def _finished(settings: Settings, out: Path) -> dict[str, Any] | None:
-    """The record of a run that is done; UsageError where the folder belongs to another."""
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file: choose a folder with --out")
-    if (out / "config.json").exists():
-        found = runs.read_json(out / "config.json")
-        if found.get("key") != settings.key():
-            mine = settings.as_dict()
-            other = [name for name in mine if found.get(name) != mine[name]]
-            raise UsageError(
-                f"{out} holds a run with other settings ({', '.join(other) or 'of another version'}): choose another --out, "
-                "or delete it"
-            )
-    if (out / "metrics.json").exists():
-        return runs.read_json(out / "metrics.json")
-    return None
-
-
-def _stream(*parts: Any) -> int:
-    """A seed of its own for each purpose."""
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+    def _load(self, path: Path) -> None:
+        state = runs.read_checkpoint(path)
+        if state.get("key") != self.settings.key():
+            raise CheckpointError(f"{path} is of a run with other settings: choose another --out")
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.pruner.load_state_dict(state["pruner"])
+            self.progress.load_state_dict(state["progress"])
+            self.step, self.open = state["step"], state["open"]
+            self.seconds, self.selected = state["seconds"], state["selected"]
+            self.sums.copy_(state["sums"])
+            self.history = json.loads(state["history"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{path} does not fit this run ({error}): delete it to start this run from its beginning"
+            ) from error
 
 
 def _small(counts: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -12,9 +13,13 @@ from typing import Any
 import torch
 
 from .. import __version__
-from ..errors import CheckpointError
+from ..errors import CheckpointError, UsageError
+from .settings import Settings
 
 SCHEMA = 1  # of a run's checkpoint
+RECORDED = {  # what others read in a run's record
+    "method", "seed", "accuracy", "val_accuracy", "samples", "steps", "seconds", "select_seconds", "reached_keep",
+}  # fmt: skip
 
 
 def write(path: Path, content: bytes) -> None:
@@ -27,10 +32,18 @@ def write(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OSError(
-            error.errno, f"cannot write {path}: {error.strerror}; what was written before is intact"
-        ) from error
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise _unwritten(path, error) from error
+
+
+def append(path: Path, line: dict[str, Any]) -> None:
+    """Add a line of JSON to a file."""
+    try:
+        with open(path, "a") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as error:
+        raise _unwritten(path, error) from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -38,16 +51,47 @@ def write_json(path: Path, value: Any) -> None:
     write(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON.
+def read_json(path: Path) -> dict[str, Any]:
+    """Read an object that `write_json` wrote.
 
     Raises:
         CheckpointError: if the file is damaged.
     """
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged ({error}): delete it, and run again") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} is damaged (it holds a {type(value).__name__}): delete it, and run again")
+    return value
+
+
+def finished(out: Path, settings: Settings) -> dict[str, Any] | None:
+    """The record of a run that is done, None where it is not.
+
+    Raises:
+        UsageError: if the folder is none, or that of another run.
+        CheckpointError: if its files are damaged.
+    """
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file: choose a folder with --out")
+    if (out / "config.json").exists():
+        found = read_json(out / "config.json")
+        if found.get("key") != settings.key():
+            mine = settings.as_dict()
+            other = [name for name in mine if found.get(name) != mine[name] and name not in Settings.runtime()]
+            raise UsageError(
+                f"{out} holds a run with other settings ({', '.join(other) or 'of another version'}): choose another "
+                "--out, or delete it"
+            )
+    path = out / "metrics.json"
+    if not path.exists():
+        return None
+    record = read_json(path)
+    missing = RECORDED - record.keys()
+    if missing:
+        raise CheckpointError(f"{path} is damaged (no {min(missing)}): delete it, and run again")
+    return record
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -72,8 +116,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ) from error
     if schema != SCHEMA:
         raise CheckpointError(
-            f"{path} has schema {schema}, this version reads schema {SCHEMA}: resume with the version that wrote it, or "
-            "delete it to start again"
+            f"{path} has schema {schema}, this version reads schema {SCHEMA}: resume with the version that wrote it, "
+            "or delete it to start again"
         )
     return state
 
@@ -91,3 +135,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "dataprune": __version__,
         "system": f"{platform.system()} {platform.release()}",
     }
+
+
+def _unwritten(path: Path, error: OSError) -> OSError:
+    return OSError(error.errno, f"cannot write {path}: {error.strerror}; what was written before is intact")

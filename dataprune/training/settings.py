@@ -48,7 +48,7 @@ class Settings:
     budget: float | None = setting(None, "In place of --keep: fraction of a full run's samples.", "Pruning")
     option: tuple[str, ...] = setting(
         (),
-        "A method's own parameter, as name=value or method.name=value (beta=5, ucb.c=2); may be repeated.",
+        "A method's own parameter, as name=value or method.name=value (beta=5, ucb.c=2, balance=true); repeatable.",
         "Pruning",
     )
 
@@ -107,6 +107,10 @@ class Settings:
             _require(value is None or value >= 1, f"{_flag(name)} must be at least 1, got {value}")
         for name in ("shift", "workers", "recalibrate_bn", "weight_decay", "momentum", "checkpoint_every", "seed"):
             _require(getattr(self, name) >= 0, f"{_flag(name)} must not be negative, got {getattr(self, name)}")
+        _require(
+            self.recalibrate_bn == 0 or self.recalibrate_bn >= self.batch_size,
+            f"--recalibrate-bn averages whole batches: give at least --batch-size ({self.batch_size}) samples, or 0",
+        )
         _require(self.lr > 0, f"--lr must be positive, got {self.lr}")
         for text in self.option:
             _require("=" in text, f"--option is name=value, got {text!r}")
@@ -134,9 +138,14 @@ class Settings:
         """Plain values, for JSON."""
         return {**dataclasses.asdict(self), "option": list(self.option)}
 
+    @classmethod
+    def runtime(cls) -> frozenset[str]:
+        """The options that change how a run is carried out, not what it computes."""
+        return frozenset(entry.name for entry in fields(cls) if entry.metadata["runtime"])
+
     def key(self) -> str:
         """A short text that is equal for runs that compute the same."""
-        kept = {f.name: self.as_dict()[f.name] for f in fields(self) if not f.metadata["runtime"]}
+        kept = {name: value for name, value in self.as_dict().items() if name not in self.runtime()}
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -58,7 +58,8 @@ def child(settings: Settings, out: str, rank: int, ranks: int, port: int, tear: 
 @pytest.fixture(scope="module")
 def context():
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["dataprune.training.fit", "torch.distributed", "torch.nn.parallel"])
+    # torch._dynamo: building the first optimizer imports it, for longer than the run itself takes
+    context.set_forkserver_preload(["dataprune.training.fit", "torch.distributed", "torch._dynamo"])
     return context
 
 

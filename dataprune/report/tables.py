@@ -1,0 +1,65 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # figures take `percent` from here, and need no rich
+    from rich.table import Table
+
+
+def comparison(result: Mapping[str, Any]) -> Table:
+    """What `compare.json` holds, a line for each method."""
+    keep, seeds = result["keep"], len({row["seed"] for row in result["runs"]})
+    from rich.table import Table
+
+    table = Table(
+        title=f"{result['data']}, {result['model']}: {result['epochs']} epochs, keep {keep:.3g} (pruned {1 - keep:.0%})"
+        f", {seeds} seed{'s' if seeds != 1 else ''}"
+    )
+    table.add_column("method", no_wrap=True)
+    headings = ["accuracy %", "samples", "steps", "seconds", "speed-up", "reached keep"]
+    validated = "val_accuracy_mean" in result["summary"][0]
+    if validated:
+        headings.insert(1, "validation %")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for line in result["summary"]:
+        mine = [row for row in result["runs"] if row["method"] == line["method"]]
+        cells = [
+            percent(line["accuracy_mean"], line["accuracy_std"], len(mine), 2),
+            f"{line['samples']:,}",
+            f"{line['steps']:,}",
+            f"{line['seconds']:.2f}",
+            "-" if line["speedup"] is None else f"{line['speedup']:.2f}x",
+            f"{sum(row['reached_keep'] for row in mine) / len(mine):.3f}",
+        ]
+        if validated:
+            cells.insert(1, f"{100 * line['val_accuracy_mean']:.2f}")
+        table.add_row(line["method"], *cells)
+    return table
+
+
+def methods(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """What `dataprune methods` lists."""
+    from rich.table import Table
+
+    table = Table(title="Pruning methods", show_lines=True)
+    for heading in ("method", "keeps", "defaults", "source"):
+        table.add_column(heading, no_wrap=heading == "method")
+    for row in rows:
+        defaults = ", ".join(f"{key}={value}" for key, value in row["defaults"].items())
+        table.add_row(row["method"], row["keeps"], defaults, row["source"])
+    return table
+
+
+def percent(mean: float, deviation: float, runs: int, digits: int) -> str:
+    """A mean and its standard deviation, which a single run has not.
+
+    Example:
+        >>> percent(0.9112, 0.0045, 3, 1), percent(0.9112, 0.0, 1, 1)
+        ('91.1 ± 0.5', '91.1')
+    """
+    text = f"{100 * mean:.{digits}f}"
+    return f"{text} ± {100 * deviation:.{digits}f}" if runs > 1 else text

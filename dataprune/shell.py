@@ -1,0 +1,187 @@
+"""Where commands meet the shell: options out of settings, options out of a YAML file, errors in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+from typer.core import TyperGroup
+
+from .errors import UsageError, suggest
+from .training.settings import Settings
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+_OF_THE_CALL = ("config", "debug", "help", "json_")  # options that a file cannot hold
+
+
+class Group(TyperGroup):
+    """Commands whose wrong calls end in one line on stderr, as all other errors do."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **more: Any) -> Any:
+        """Run a command, and leave with its exit code."""
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **more)
+        try:
+            code = super().main(*args, standalone_mode=False, **more)
+        except Exception as error:
+            if not hasattr(error, "format_message"):  # no error of the call
+                raise
+            where = getattr(getattr(error, "ctx", None), "command_path", None)
+            _say(error.format_message() + (f" (see {where} --help)" if where else ""))  # type: ignore[attr-defined]
+            code = getattr(error, "exit_code", 2)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextmanager
+def reported(debug: bool) -> Iterator[None]:
+    """Turn errors into one line on stderr and an exit code: 2 where the call was wrong, 1 for the rest."""
+
+    def show(message: Warning | str, *rest: Any, **more: Any) -> None:
+        if first_rank():
+            print(f"warning: {_line(str(message))}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        if not debug:
+            warnings.showwarning = show
+        try:
+            yield
+        except typer.Exit:
+            raise
+        except KeyboardInterrupt:
+            if first_rank():
+                print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+            raise typer.Exit(1) from None
+        except Exception as error:
+            if debug:
+                raise
+            usage = isinstance(error, UsageError)
+            _say(_text(error), all_ranks=not usage)
+            raise typer.Exit(2 if usage else 1) from None
+
+
+def takes_settings(without: tuple[str, ...]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for every field of Settings but some; it is called with them as `settings`."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(Settings)
+        shared = []
+        for entry in dataclasses.fields(Settings):
+            if entry.name in without:
+                continue
+            annotation: Any = list[str] if entry.name == "option" else hints[entry.name]
+            default: Any = [] if entry.name == "option" else entry.default
+            option = typer.Option(help=entry.metadata["help"], rich_help_panel=entry.metadata["panel"])
+            shared.append(_keyword(entry.name, Annotated[annotation, option], default))
+        own = [p for name, p in inspect.signature(command, eval_str=True).parameters.items() if name != "settings"]
+        file = typer.Option(
+            help="YAML file with options by name; the command line overrides it.", is_eager=True, callback=_read_config
+        )
+        call = [_keyword("config", Annotated[Path | None, file], None), _keyword("debug", Debug, False)]
+
+        def wrapped(**values: Any) -> None:
+            values.pop("config")
+            with reported(values.pop("debug")):
+                chosen = {p.name: values.pop(p.name) for p in shared}
+                chosen["option"] = tuple(chosen["option"] or ())
+                command(settings=Settings(**chosen), **values)
+
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *call, *shared)]
+        wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
+        wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
+        return wrapped
+
+    return decorate
+
+
+def first_rank() -> bool:
+    """Whether this process speaks for all that torchrun started; known before torch is imported."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _read_config(ctx: typer.Context, path: Path | None) -> Path | None:
+    """Make a YAML file's values the defaults of the command's options."""
+    if path is None:
+        return None
+    try:
+        import yaml
+    except ImportError:
+        raise typer.BadParameter("a YAML file needs PyYAML: pip install 'dataprune[cli]'") from None
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise typer.BadParameter(f"cannot read {path}: {_text(error)}") from None
+    values = {} if values is None else values
+    if not isinstance(values, dict):
+        raise typer.BadParameter(f"{path} must hold lines of the form option: value")
+    command = ctx.command
+    known = _options(command)
+    defaults = {}
+    for name, value in values.items():
+        key = str(name).strip().lstrip("-").replace("_", "-")
+        if key not in known:
+            raise typer.BadParameter(f"{path}: {_unknown(ctx, key, known)}")
+        defaults[known[key]] = _plain(path, key, value)
+    ctx.default_map = {**(ctx.default_map or {}), **defaults}
+    return path
+
+
+def _options(command: Any) -> dict[str, str]:
+    """The options that a file may hold, as they are written, and the parameters they stand for."""
+    return {p.opts[0].lstrip("-"): p.name for p in command.params if p.name not in _OF_THE_CALL}
+
+
+def _unknown(ctx: typer.Context, key: str, known: Mapping[str, str]) -> str:
+    siblings = getattr(getattr(ctx.parent, "command", None), "commands", {})
+    owners = [name for name, other in siblings.items() if name != ctx.info_name and key in _options(other)]
+    if owners:
+        return (
+            f"{key!r} is an option of `{owners[0]}`, not of `{ctx.info_name}`: give the file to "
+            f"`dataprune {owners[0]}`, or take the line out"
+        )
+    return suggest(key, sorted(known), what="option")
+
+
+def _plain(path: Path, key: str, value: Any) -> Any:
+    """A file's value as the option takes it."""
+    if key == "option":
+        if isinstance(value, dict):
+            value = [f"{name}={str(one).lower() if isinstance(one, bool) else one}" for name, one in value.items()]
+        return [value] if isinstance(value, str) else value
+    if isinstance(value, list) and key in ("methods", "tune-lr"):
+        return ",".join(map(str, value))
+    if isinstance(value, list | dict):
+        raise typer.BadParameter(f"{path}: {key} takes a single value, got {value!r}")
+    # a single number is a list of one; anything else that click has no text for goes to it as text
+    return str(value) if key == "tune-lr" and value is not None else value
+
+
+def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _say(text: str, *, all_ranks: bool = False) -> None:
+    if all_ranks or first_rank():
+        print(f"error: {_line(text)}", file=sys.stderr)
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _text(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    text = str(error)
+    if not text or not isinstance(error, ValueError | RuntimeError | TypeError | OSError | ImportError):
+        return f"{type(error).__name__}: {text}".rstrip(": ")  # a KeyError's text alone says nothing
+    return text

@@ -1,0 +1,90 @@
+"""What a model is fed: batches of the selected samples, augmented and normalised on its device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, cast
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ..loading import prune_loader
+from ..pruner import Pruner
+from . import setup
+from .augment import augment, normalize
+from .data import Data, Images
+from .settings import Settings
+
+
+class Feed:
+    """A run's training data. Small images stay on the device; others, or with `workers`, come through a DataLoader.
+
+    Both ways give the same batches in the same order.
+
+    Args:
+        data: of the run.
+        settings: of the run: batch size, workers, augmentation, seed.
+        pruner: selects; built for the training set's size.
+        device: where batches go.
+    """
+
+    def __init__(self, data: Data, settings: Settings, pruner: Pruner, device: torch.device):
+        self.data, self.settings, self.pruner, self.device = data, settings, pruner, device
+        self._held: Images | None = None
+        self._loader: DataLoader | None = None
+        if isinstance(data.train, Images) and not settings.workers:
+            self._held = data.train.to(device)
+        else:
+            self._loader = self._streaming()
+
+    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Positions, inputs and labels of every whole batch that is left of an epoch."""
+        for index, pixels, labels in self._pixels(epoch):
+            yield index, self.prepare(self._augmented(pixels, index, epoch)), labels
+
+    def random(self, count: int) -> Iterator[Float[Tensor, "b c h w"]]:
+        """Inputs of `count` random training samples, in whole batches, augmented as in an epoch of their own."""
+        train, size = self.data.train, self.settings.batch_size
+        generator = torch.Generator().manual_seed(setup.stream(self.settings.seed, "recalibrate"))
+        chosen = torch.randperm(len(train), generator=generator)[:count]
+        for index in chosen[: max(len(chosen) // size, 1) * size].split(size):
+            if isinstance(train, Images):
+                pixels = train.images[index]
+            else:
+                pixels = torch.stack([train[int(position)][0] for position in index])
+            yield self.prepare(self._augmented(pixels.to(self.device), index, self.settings.epochs))
+
+    def prepare(self, pixels: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Normalised, in the model's memory format."""
+        inputs = normalize(pixels, self.data.mean, self.data.std, torch.float32)
+        return inputs.contiguous(memory_format=torch.channels_last) if self.settings.channels_last else inputs
+
+    def _pixels(self, epoch: int) -> Iterator[tuple[Int[Tensor, " b"], UInt8[Tensor, "b c h w"], Int[Tensor, " b"]]]:
+        if self._held is not None:
+            for index in self.pruner.batches(epoch, self.settings.batch_size, device=self.device):
+                yield index, self._held.images[index], self._held.labels[index]
+            return
+        assert self._loader is not None
+        self._loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        for index, (pixels, labels) in self._loader:
+            yield index, pixels.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+
+    def _augmented(self, pixels: Tensor, index: Tensor, epoch: int) -> Tensor:
+        chosen = self.settings
+        mode = cast(Literal["constant", "reflect"], chosen.shift_mode)
+        return augment(pixels, index, seed=chosen.seed, epoch=epoch, shift=chosen.shift, mode=mode, flip=chosen.flip)
+
+    def _streaming(self) -> DataLoader:
+        workers = self.settings.workers
+        loader = DataLoader(
+            self.data.train,
+            batch_size=self.settings.batch_size,
+            shuffle=True,
+            drop_last=True,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=self.device.type == "cuda",
+        )
+        return prune_loader(loader, self.pruner)

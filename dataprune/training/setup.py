@@ -1,0 +1,144 @@
+"""From settings to what a run is made of: its data, its pruner, its device and its streams of random numbers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from .. import distributed, progress
+from ..errors import UsageError, suggest
+from ..methods import METHODS
+from ..pruner import Pruner
+from . import data as datasets
+from . import models
+from .data import Data
+from .settings import Settings
+
+_SHAPES: dict[str, Callable[[], progress.Shape]] = {
+    "cosine": progress.cosine,
+    "one-cycle": progress.one_cycle,
+    "step": progress.step,
+    "linear": progress.linear,
+    "exponential": progress.exponential,
+    "constant": progress.constant,
+}
+
+
+def check(settings: Settings) -> None:
+    """Raise UsageError for what cannot be meant, before any data is read."""
+    settings.validate()
+    if settings.method not in METHODS:
+        raise UsageError(suggest(settings.method, METHODS, what="method"))
+    if ":" not in settings.model and settings.model not in models.MODELS:
+        raise UsageError(suggest(settings.model, models.MODELS, what="model") + ", or module:function of your own")
+    for text in settings.option:
+        method = text.split("=", 1)[0].rpartition(".")[0]
+        if method and method not in METHODS:
+            raise UsageError(f"--option {text}: {suggest(method, METHODS, what='method')}")
+
+
+def load_data(settings: Settings) -> Data:
+    """The data that the settings name."""
+    return datasets.load(
+        settings.data,
+        folder=settings.data_folder,
+        train_size=settings.train_size,
+        val_fraction=settings.val_fraction,
+        label_noise=settings.label_noise,
+        image_size=settings.image_size,
+    )
+
+
+def build_pruner(settings: Settings, size: int, labels: Int[Tensor, " n"] | None = None) -> Pruner:
+    """The settings' method.
+
+    Args:
+        settings: of the run.
+        size: samples to train on, N.
+        labels: their classes, for the option `balance=true`.
+    Returns:
+        The method's pruner over N samples.
+    Raises:
+        UsageError: for an unknown method, an option that it does not have, or a kept epoch smaller than a batch.
+    """
+    check(settings)
+    recipe, arguments = METHODS[settings.method], settings.recipe_arguments()
+    known = [name for name in recipe.__kwdefaults__ or {} if name not in ("epochs", "seed")]
+    for name in arguments:
+        if name not in known:
+            raise UsageError(suggest(name, known, what=f"option of {settings.method}"))
+    if "balance" in arguments:
+        if not isinstance(arguments["balance"], bool) or (arguments["balance"] and labels is None):
+            raise UsageError(f"--option balance is true or false, got {arguments['balance']!r}")
+        arguments["balance"] = labels if arguments["balance"] else None
+    try:
+        pruner = recipe(size, epochs=settings.epochs, seed=settings.seed, **arguments)
+    except (ValueError, TypeError) as error:
+        raise UsageError(str(error)) from error
+    smallest = -(-min(pruner.counts) // distributed.world_size())
+    if smallest < settings.batch_size:
+        raise UsageError(
+            f"an epoch of {settings.method} keeps {smallest} of {size} samples per rank, fewer than one batch of "
+            f"{settings.batch_size}: raise --keep or lower --batch-size"
+        )
+    return pruner
+
+
+def rate(settings: Settings) -> progress.Shape:
+    """The schedule's factor on the learning rate, its rise included."""
+    shape = _SHAPES[settings.schedule]()
+    return shape if settings.schedule == "one-cycle" else progress.warmed_up(shape, settings.lr_warmup)
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device of that name, or the best there is: this rank's GPU, else the CPU.
+
+    Raises:
+        UsageError: if there is no such device.
+    """
+    try:
+        if name is None:
+            local = distributed.local_rank() % max(torch.cuda.device_count(), 1)
+            return torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"there is no device {name!r} here: {str(error).splitlines()[0]}") from error
+    if device == torch.device("cuda"):
+        device = torch.device("cuda", distributed.local_rank() % torch.cuda.device_count())
+    return device
+
+
+@contextmanager
+def connected(device: torch.device) -> Iterator[None]:
+    """Within it torchrun's processes are joined, this rank's GPU is the current one, and torch's random state is lent.
+
+    Nested in itself it changes nothing.
+    """
+    gpus = [device.index] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus), torch.cuda.device(gpus[0] if gpus else -1):
+        own_group = distributed.connect(device)
+        try:
+            yield
+        finally:
+            if own_group:
+                distributed.disconnect()
+
+
+def stream(*parts: Any) -> int:
+    """A seed of its own for each purpose."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def reseed(device: torch.device, seed: int) -> None:
+    """Seed what a model draws from, on the CPU and its own GPU; torch.manual_seed would reseed all GPUs."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(seed)
