@@ -60,6 +60,9 @@ def context():
     context = multiprocessing.get_context("forkserver")
     # torch._dynamo: building the first optimizer imports it, for longer than the run itself takes
     context.set_forkserver_preload(["dataprune.training.fit", "torch.distributed", "torch._dynamo"])
+    first = context.Process(target=int)  # waits for these imports, so that no run's duration holds them
+    first.start()
+    first.join()
     return context
 
 
