@@ -8,31 +8,21 @@ import random
 import signal
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
-from safetensors.torch import load_file
 
 from dataprune.training import fit as fitting
 from dataprune.training import runs
-from dataprune.training.data import Data, Images
 from dataprune.training.settings import Settings
 
 pytestmark = pytest.mark.slow
 
 KILLS = 10
-SETTINGS = Settings(
-    model="small_cnn", method="emp", keep=0.3, epochs=8, batch_size=16, shift=1, flip=True, lr=0.05, checkpoint_every=3
-)
-
-
-def tiny_data() -> Data:
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (400, 1, 8, 8), dtype=torch.uint8, generator=generator)
-    labels = (images.float().mean(dim=(1, 2, 3)) > 127.5).long() + 2 * (images[:, 0, 0, 0] > 127).long()
-    part = Images(images, labels)
-    return Data("tiny", part, None, part.subset(torch.arange(50)), list("abcd"), (1, 8, 8), (0.5,), (0.3,))
+SETTINGS = tiny.settings(epochs=8, checkpoint_every=3)
 
 
 def child(settings: Settings, out: str, rank: int, ranks: int, port: int, tear: int) -> None:
@@ -52,7 +42,7 @@ def child(settings: Settings, out: str, rank: int, ranks: int, port: int, tear: 
             whole(path, content)
 
         runs.write = torn
-    fitting.fit(settings, Path(out), data=tiny_data())
+    fitting.fit(settings, Path(out), data=tiny.data())
 
 
 @pytest.fixture(scope="module")
@@ -94,19 +84,9 @@ def kill(processes: list) -> bool:
     return any(alive)
 
 
-def same_end(one: Path, other: Path) -> None:
-    mine, theirs = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
-    assert mine.keys() == theirs.keys()
-    for name in mine:
-        assert torch.equal(mine[name], theirs[name]), name
-    assert (one / "history.jsonl").read_text() == (other / "history.jsonl").read_text()
-    mine, theirs = (load_file(folder / "selection_counts.safetensors") for folder in (one, other))
-    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
-
-
 @pytest.mark.parametrize(("workers", "ranks"), [(0, 1), (2, 1), pytest.param(0, 2, marks=pytest.mark.ddp)])
 def test_ten_kills(context, tmp_path: Path, workers: int, ranks: int) -> None:
-    settings = Settings(**{**SETTINGS.as_dict(), "option": (), "workers": workers})
+    settings = replace(SETTINGS, workers=workers)
     started = time.monotonic()
     assert end(start(context, settings, tmp_path / "whole", ranks)) == [0] * ranks
     duration = time.monotonic() - started
@@ -123,7 +103,7 @@ def test_ten_kills(context, tmp_path: Path, workers: int, ranks: int) -> None:
                 killed += kill(processes)
             else:
                 assert end(processes) == [0] * ranks
-        same_end(tmp_path / "whole", out)
+        tiny.same_end(tmp_path / "whole", out)
         number += 1
 
 
@@ -133,5 +113,5 @@ def test_killed_in_mid_write(context, tmp_path: Path) -> None:
     for tear in range(1, KILLS + 1):
         assert end(start(context, SETTINGS, out, tear=tear)) == [-signal.SIGKILL]
     assert end(start(context, SETTINGS, out)) == [0]
-    same_end(tmp_path / "whole", out)
+    tiny.same_end(tmp_path / "whole", out)
     assert not list(out.glob("*.part"))
