@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from typing import Any
 
@@ -35,25 +36,26 @@ def check_batch(index: Tensor, losses: Tensor) -> None:
         )
 
 
-def problem(index: np.ndarray | None, score: np.ndarray | None, size: int) -> Exception | None:
-    """The error to raise for recorded values: positions outside the dataset, scores that are not finite.
+def problem(index: Tensor | None, score: Tensor | None, size: int) -> Exception | None:
+    """The error to raise for recorded values on the CPU: positions outside the dataset, scores that are not finite.
 
     Args:
-        index: positions, int64, or None to leave them unchecked.
-        score: their scores, float32, or None to leave them unchecked.
+        index: positions, or None to leave them unchecked.
+        score: their scores, or None to leave them unchecked.
         size: samples in the dataset.
     """
-    # one pass: read without a sign, a negative position is a huge one
-    if index is not None and len(index) and index.view(np.uint64).max() >= size:
-        return IndexError(
-            f"index holds {index.min()} to {index.max()}, but the dataset has positions 0 to {size - 1}: pass the "
-            "positions that came with the batch"
-        )
-    if score is not None and (bad := len(score) - int(np.count_nonzero(np.isfinite(score)))):
+    if index is not None and len(index):
+        low, high = torch.aminmax(index)
+        if int(low) < 0 or int(high) >= size:
+            return IndexError(
+                f"index holds {int(low)} to {int(high)}, but the dataset has positions 0 to {size - 1}: pass the "
+                "positions that came with the batch"
+            )
+    # the sum is the quick look; it may overflow, so the rest has the last word
+    if score is not None and not math.isfinite(score.sum()) and (bad := int((~torch.isfinite(score)).sum())):
         return ValueError(
-            f"{bad} of {len(score)} scores are NaN or infinite: the losses (or outputs) of this "
-            "batch are, so training has diverged or overflowed: lower the learning rate, or leave the batch out before "
-            "recording it"
+            f"{bad} of {len(score)} scores are NaN or infinite: the losses (or outputs) of this batch are, so training "
+            "has diverged or overflowed: lower the learning rate, or leave the batch out before recording it"
         )
     return None
 

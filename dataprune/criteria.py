@@ -101,7 +101,7 @@ def loss_plus_entropy(beta: float = 5.0) -> Criterion:
     return criterion
 
 
-def _class_entropy(logits: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
+def _class_entropy(logits: Float[Tensor, "... c"]) -> Float[Tensor, "..."]:
     logs = torch.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
     logs.clamp_(min=torch.finfo(logs.dtype).min)  # an excluded class, at -inf, must give 0 * finite, not NaN
     return torch.linalg.vecdot(logs.exp(), logs).neg_()

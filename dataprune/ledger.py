@@ -41,23 +41,16 @@ class Ledger:
             IndexError: if an index is outside [0, size).
             ValueError: if a score is NaN or infinite.
         """
-        end = self._length + len(index)
-        index, score = index.long(), score.float()
-        if index.is_cpu and score.is_cpu:  # through numpy, whose calls cost a third of torch's
-            positions, values = index.numpy(), score.numpy()
-            problem = audit.problem(positions, values, self.size)
-            if problem is not None:
-                raise problem
-            self._make_room(index.device, score.device, end)
-            self._index.numpy()[self._length : end] = positions
-            self._score.numpy()[self._length : end] = values
-        else:
-            problem = audit.problem(index.numpy() if index.is_cpu else None, None, self.size)
-            if problem is not None:
-                raise problem
-            self._make_room(index.device, score.device, end)
-            self._index[self._length : end].copy_(index, non_blocking=True)
-            self._score[self._length : end].copy_(score, non_blocking=True)
+        problem = audit.problem(index if index.is_cpu else None, score if score.is_cpu else None, self.size)
+        if problem is not None:
+            raise problem
+        begin, end = self._length, self._length + len(index)
+        if end > len(self._index) or self._index.device != index.device:
+            self._index = _room(self._index, index.device, begin, end)
+        if end > len(self._score) or self._score.device != score.device:
+            self._score = _room(self._score, score.device, begin, end)
+        self._index[begin:end].copy_(index, non_blocking=True)
+        self._score[begin:end].copy_(score, non_blocking=True)
         self._length = end
         self.largest = max(self.largest, len(index))
 
@@ -113,12 +106,6 @@ class Ledger:
         self.owner = owner.numpy().copy()
         if not same_ranks:
             self.owner[self.owner != _NOBODY] = _EARLIER
-
-    def _make_room(self, index: torch.device, score: torch.device, needed: int) -> None:
-        if needed > len(self._index) or self._index.device != index:
-            self._index = _room(self._index, index, self._length, needed)
-        if needed > len(self._score) or self._score.device != score:
-            self._score = _room(self._score, score, self._length, needed)
 
     def _own(self, parts: list[distributed.Part]) -> Tensor:
         """Mask over the joined parts: whether the record comes from the rank the sample belongs to."""

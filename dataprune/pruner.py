@@ -277,7 +277,7 @@ class Pruner:
         if len(index) == 0:
             return
         with torch.no_grad():
-            score = self.criterion(losses.detach(), outputs, targets).detach()
+            score = self.criterion(losses.detach(), outputs, targets)
         if score.shape != index.shape:
             raise ValueError(f"the criterion gave scores of shape {tuple(score.shape)} for {len(index)} samples")
         self._ledger.record(index, score)
@@ -448,7 +448,7 @@ class Pruner:
         """Take in what all ranks recorded; `epoch` says what for, -1 for nothing but that."""
         index, score = self._ledger.pending()
         # batches on a GPU are checked only now; the other ranks must hear of it, or they would wait for ever
-        problem = audit.problem(index.numpy(), score.numpy(), self.size)
+        problem = audit.problem(index, score, self.size)
         alone = distributed.world_size() == 1
         parts = distributed.exchange([] if alone else [*self._header(epoch), int(problem is not None)], index, score)
         if problem is not None:
