@@ -17,6 +17,7 @@ from torch import Tensor
 Criterion = Callable[[Tensor, Any, Any], Tensor]
 
 IGNORED = -100  # torch's own ignore_index: a token that carries no loss
+_LOWEST = torch.finfo(torch.float32).min
 _CHUNK = 1 << 22  # logits softened at a time, so that no second (B, S, V) tensor ever exists
 
 
@@ -68,7 +69,7 @@ def entropy(losses: Float[Tensor, " b"], outputs: Any, targets: Any) -> Float[Te
     if len(outputs) != len(losses):
         raise ValueError(f"{len(losses)} losses but {len(outputs)} rows of outputs: pass those of the same batch")
     if outputs.ndim == 2:
-        return _class_entropy(outputs)
+        return _plogp(outputs).neg_()
     if outputs.ndim == 3:
         return _token_entropy(outputs, targets)
     raise ValueError(f"outputs must be (B, C) or (B, S, C), got {tuple(outputs.shape)}: flatten positions into S")
@@ -96,15 +97,18 @@ def loss_plus_entropy(beta: float = 5.0) -> Criterion:
             raise ValueError("EMP scores the model's outputs too: call pruner.loss(index, losses, outputs, targets)")
         if isinstance(outputs, Tensor) and (outputs.ndim == 1 or (outputs.ndim == 2 and outputs.shape[1] == 1)):
             return losses
+        if isinstance(outputs, Tensor) and outputs.ndim == 2 and len(outputs) == len(losses):
+            return torch.add(losses, _plogp(outputs), alpha=-beta)  # the common case, with one call less
         return torch.add(losses, entropy(losses, outputs, targets), alpha=beta)
 
     return criterion
 
 
-def _class_entropy(logits: Float[Tensor, "... c"]) -> Float[Tensor, "..."]:
+def _plogp(logits: Float[Tensor, "... c"]) -> Float[Tensor, "..."]:
+    """Minus the entropy: sum of p log p."""
     logs = torch.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
-    logs.clamp_(min=torch.finfo(logs.dtype).min)  # an excluded class, at -inf, must give 0 * finite, not NaN
-    return torch.linalg.vecdot(logs.exp(), logs).neg_()
+    logs.clamp_(min=_LOWEST)  # an excluded class, at -inf, must give 0 * finite, not NaN
+    return torch.linalg.vecdot(logs.exp(), logs)
 
 
 def _token_entropy(logits: Float[Tensor, "b s c"], targets: Any) -> Float[Tensor, " b"]:
@@ -122,13 +126,10 @@ def _token_entropy(logits: Float[Tensor, "b s c"], targets: Any) -> Float[Tensor
     span = max(1, rows // samples)
     # split, not flattened: logits[:, :-1], as language models shift them, would be copied whole
     each = torch.cat(
-        [
-            torch.cat([_class_entropy(part) for part in group.split(span, dim=1)], dim=1)
-            for group in logits.split(samples)
-        ]
+        [torch.cat([_plogp(part) for part in group.split(span, dim=1)], dim=1) for group in logits.split(samples)]
     )  # (b, s)
     # filled, not multiplied by 0: what stands at an ignored token may be anything
-    return each.masked_fill(~valid, 0).sum(dim=1) / valid.sum(dim=1).clamp(min=1)
+    return -each.masked_fill(~valid, 0).sum(dim=1) / valid.sum(dim=1).clamp(min=1)
 
 
 def _gaussian_entropy(variance: Any, batch: int) -> Tensor:
