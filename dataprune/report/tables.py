@@ -58,8 +58,8 @@ def percent(mean: float, deviation: float, runs: int, digits: int) -> str:
     """A mean and its standard deviation, which a single run has not.
 
     Example:
-        >>> percent(0.9112, 0.0045, 3, 1), percent(0.9112, 0.0, 1, 1)
-        ('91.1 ± 0.5', '91.1')
+        >>> percent(0.9112, 0.0061, 3, 1), percent(0.9112, 0.0, 1, 1)
+        ('91.1 ± 0.6', '91.1')
     """
     text = f"{100 * mean:.{digits}f}"
     return f"{text} ± {100 * deviation:.{digits}f}" if runs > 1 else text

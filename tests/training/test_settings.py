@@ -91,7 +91,7 @@ def test_options_are_parsed_and_go_to_their_method() -> None:
     [
         ({"method": "epm"}, "did you mean 'emp'"),
         ({"model": "small-cn"}, "did you mean 'small_cnn'"),
-        ({"option": ("emo.beta=5",)}, "did you mean 'emp'"),
+        ({"option": ("epm.beta=5",)}, "did you mean 'emp'"),
         ({"option": ("betta=5",)}, "did you mean 'beta'"),
         ({"option": ("balance=5",)}, "balance is true or false"),
         ({"option": ("anneal=7",)}, "anneal"),
