@@ -66,7 +66,9 @@ def fit(
         return done
     device = setup.choose_device(settings.device)
     with setup.connected(device):
-        run = _Run(settings, out, device, setup.load_data(settings) if data is None else data)
+        data = setup.load_data(settings) if data is None else data
+        setup.use_threads(settings, data)
+        run = _Run(settings, out, device, data)
         run.train(report)
         return run.finish(save_model, test)
 
@@ -263,7 +265,7 @@ class _Run:
         self.pruner.sync()
         if distributed.rank() == 0:
             state = {
-                "key": self.settings.key(),
+                "settings": json.dumps(self.settings.as_dict()),
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "pruner": self.pruner.state_dict(),
@@ -286,16 +288,17 @@ class _Run:
         distributed.barrier()
         if distributed.rank() == 0:
             self.out.mkdir(parents=True, exist_ok=True)
-            runs.write_json(self.out / "config.json", {"key": self.settings.key(), **self.settings.as_dict()})
+            runs.write_json(self.out / "config.json", self.settings.as_dict())
             lines = "".join(json.dumps(line) + "\n" for line in self.history)
             runs.write(self.out / "history.jsonl", lines.encode())
         distributed.barrier()
 
     def _load(self, path: Path) -> None:
         state = runs.read_checkpoint(path)
-        if state.get("key") != self.settings.key():
-            raise CheckpointError(f"{path} is of a run with other settings: choose another --out")
         try:
+            other = self.settings.differs(json.loads(state["settings"]))
+            if other:
+                raise ValueError(f"it is of a run with other settings, {', '.join(other)}")
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.pruner.load_state_dict(state["pruner"])

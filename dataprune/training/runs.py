@@ -76,13 +76,10 @@ def finished(out: Path, settings: Settings) -> dict[str, Any] | None:
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file: choose a folder with --out")
     if (out / "config.json").exists():
-        found = read_json(out / "config.json")
-        if found.get("key") != settings.key():
-            mine = settings.as_dict()
-            other = [name for name in mine if found.get(name) != mine[name] and name not in Settings.runtime()]
+        other = settings.differs(read_json(out / "config.json"))
+        if other:
             raise UsageError(
-                f"{out} holds a run with other settings ({', '.join(other) or 'of another version'}): choose another "
-                "--out, or delete it"
+                f"{out} holds a run with other settings ({', '.join(other)}): choose another --out, or delete it"
             )
     path = out / "metrics.json"
     if not path.exists():

@@ -32,6 +32,7 @@ class Settings:
     )
     data_folder: str | None = setting(None, "Where the named data lies, if not in its usual place.", "Data")
     train_size: int | None = setting(None, "Train on a fixed random subset of so many samples.", "Data")
+    test_size: int | None = setting(None, "Evaluate on a fixed random subset of so many test samples.", "Data")
     val_fraction: float = setting(0.0, "Share of the training set held out for validation.", "Data")
     label_noise: float = setting(0.0, "Share of training labels replaced by random ones.", "Data")
     image_size: int | None = setting(None, "Resize images to this many pixels a side.", "Data")
@@ -80,6 +81,12 @@ class Settings:
     device: str | None = setting(
         None, "cpu, cuda, cuda:1 ...; a GPU if there is one by default.", "Machine", runtime=True
     )
+    threads: int = setting(
+        0,
+        "CPU threads; 0: torch's choice, but one for images of up to 16 pixels a side, which more do not speed up.",
+        "Machine",
+        runtime=True,
+    )
     workers: int = setting(0, "Loader processes; 0 keeps small images on the device.", "Machine", runtime=True)
     channels_last: bool = setting(False, "Channels-last memory format.", "Machine", runtime=True)
     compile: bool = setting(False, "Compile the model.", "Machine", runtime=True)
@@ -102,10 +109,19 @@ class Settings:
             _require(0 <= value < 1, f"{_flag(name)} is a share in [0, 1), got {value}")
         for name in ("epochs", "batch_size"):
             _require(getattr(self, name) >= 1, f"{_flag(name)} must be at least 1, got {getattr(self, name)}")
-        for name in ("steps", "train_size", "image_size"):
+        for name in ("steps", "train_size", "test_size", "image_size"):
             value = getattr(self, name)
             _require(value is None or value >= 1, f"{_flag(name)} must be at least 1, got {value}")
-        for name in ("shift", "workers", "recalibrate_bn", "weight_decay", "momentum", "checkpoint_every", "seed"):
+        for name in (
+            "shift",
+            "threads",
+            "workers",
+            "recalibrate_bn",
+            "weight_decay",
+            "momentum",
+            "checkpoint_every",
+            "seed",
+        ):
             _require(getattr(self, name) >= 0, f"{_flag(name)} must not be negative, got {getattr(self, name)}")
         _require(
             self.recalibrate_bn == 0 or self.recalibrate_bn >= self.batch_size,
@@ -143,10 +159,21 @@ class Settings:
         """The options that change how a run is carried out, not what it computes."""
         return frozenset(entry.name for entry in fields(cls) if entry.metadata["runtime"])
 
+    def computed(self) -> dict[str, Any]:
+        """What decides the result: all but the runtime options, as plain values."""
+        return {name: value for name, value in self.as_dict().items() if name not in self.runtime()}
+
+    def differs(self, stored: dict[str, Any]) -> list[str]:
+        """Names of the settings that decide the result and are others in `stored`.
+
+        What `stored` does not name was written before there was such a setting, and has its default.
+        """
+        defaults = Settings().computed()
+        return [name for name, value in self.computed().items() if stored.get(name, defaults[name]) != value]
+
     def key(self) -> str:
-        """A short text that is equal for runs that compute the same."""
-        kept = {name: value for name, value in self.as_dict().items() if name not in self.runtime()}
-        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+        """A short text for the names of folders: equal for runs that compute the same."""
+        return hashlib.sha256(json.dumps(self.computed(), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:

@@ -49,6 +49,7 @@ def load_data(settings: Settings) -> Data:
         settings.data,
         folder=settings.data_folder,
         train_size=settings.train_size,
+        test_size=settings.test_size,
         val_fraction=settings.val_fraction,
         label_noise=settings.label_noise,
         image_size=settings.image_size,
@@ -117,18 +118,28 @@ def choose_device(name: str | None) -> torch.device:
 
 @contextmanager
 def connected(device: torch.device) -> Iterator[None]:
-    """Within it torchrun's processes are joined, this rank's GPU is the current one, and torch's random state is lent.
+    """Within it torchrun's processes are joined and this rank's GPU is the current one.
+
+    Torch's random state and number of threads are afterwards what they were.
 
     Nested in itself it changes nothing.
     """
     gpus = [device.index] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus), torch.cuda.device(gpus[0] if gpus else -1):
-        own_group = distributed.connect(device)
+        own_group, threads = distributed.connect(device), torch.get_num_threads()
         try:
             yield
         finally:
+            torch.set_num_threads(threads)
             if own_group:
                 distributed.disconnect()
+
+
+def use_threads(settings: Settings, data: Data) -> None:
+    """Set the number of CPU threads, inside `connected`."""
+    tiny = max(data.shape[1:]) <= 16  # their layers are over before a second thread has woken up
+    if settings.threads or tiny:
+        torch.set_num_threads(settings.threads or 1)
 
 
 def stream(*parts: Any) -> int:

@@ -138,7 +138,7 @@ def test_what_a_run_leaves(tmp_path: Path) -> None:
     counts = load_file(tmp_path / "selection_counts.safetensors")
     assert counts["selected"].shape == (320,) and int(counts["selected"].long().sum()) == 608
     assert torch.equal(counts["selected"], counts["drawn"])  # `every` is 1: drawn anew in each epoch
-    assert runs.read_json(tmp_path / "config.json")["key"] == settings.key()
+    assert runs.read_json(tmp_path / "config.json") == settings.as_dict()
 
 
 def test_a_finished_run_is_only_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,3 +431,11 @@ def test_one_rank_goes_on_where_two_were(pool: Any, tmp_path: Path, monkeypatch:
     assert history[-1]["lr"] < 0.05 * settings.lr
     rates = [line["lr"] for line in history]
     assert rates == sorted(rates, reverse=True)
+
+
+@pytest.mark.parametrize(("threads", "used"), [(0, 1), (2, 2)])
+def test_threads_are_lent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int, used: int) -> None:
+    before, seen = torch.get_num_threads(), []
+    monkeypatch.setattr(fitting._Run, "train", lambda *rest: seen.append(torch.get_num_threads()))
+    fit(tiny.settings(threads=threads), tmp_path, data=tiny.data())
+    assert seen == [used] and torch.get_num_threads() == before

@@ -11,7 +11,7 @@ from dataprune.training import optimizers, setup
 from dataprune.training.settings import OPTIMIZERS, SCHEDULES, Settings
 
 RUNTIME = {
-    "device": "cpu", "workers": 2, "channels_last": True, "compile": True, "checkpoint_every": 5,
+    "device": "cpu", "threads": 2, "workers": 2, "channels_last": True, "compile": True, "checkpoint_every": 5,
 }  # fmt: skip
 
 
@@ -27,7 +27,7 @@ def test_the_key_ignores_how_a_run_is_carried_out_and_nothing_else() -> None:
     assert Settings.runtime() == set(RUNTIME)
     assert replace(base, **RUNTIME).key() == base.key() == Settings().key()
     changed = {
-        "data": "mnist", "data_folder": "x", "train_size": 9, "val_fraction": 0.1, "label_noise": 0.1, "image_size": 9,
+        "data": "mnist", "data_folder": "x", "train_size": 9, "test_size": 9, "val_fraction": 0.1, "label_noise": 0.1, "image_size": 9,
         "shift": 1, "shift_mode": "reflect", "flip": True, "method": "rs2", "keep": 0.4, "budget": 0.4,
         "option": ("beta=5",), "model": "mlp", "epochs": 9, "steps": 9, "batch_size": 9, "optimizer": "adam", "lr": 0.2,
         "momentum": 0.1, "weight_decay": 0.1, "label_smoothing": 0.1, "schedule": "step", "lr_warmup": 0.1,
@@ -36,6 +36,12 @@ def test_the_key_ignores_how_a_run_is_carried_out_and_nothing_else() -> None:
     assert set(changed) | set(RUNTIME) == {entry.name for entry in fields(Settings)}
     keys = {replace(base, **{name: value}).key() for name, value in changed.items()}
     assert len(keys | {base.key()}) == len(changed) + 1
+
+
+def test_what_was_stored_before_a_setting_existed_has_its_default() -> None:
+    stored = {name: value for name, value in Settings(lr=0.2).as_dict().items() if name != "test_size"}
+    assert Settings(lr=0.2, threads=2).differs(stored) == []
+    assert Settings(lr=0.1, test_size=9).differs(stored) == ["test_size", "lr"]
 
 
 def test_the_lists_of_names_are_those_of_the_modules() -> None:
