@@ -44,7 +44,8 @@ def accuracy_against_samples(result: Mapping[str, Any], path: Path) -> list[Path
             label=f"{line['method']}  {value}",
         )
     axes.set_xlim(0, 1.08 * most)
-    axes.set_xlabel("samples back-propagated")
+    axes.set_xlabel("samples back-propagated (methods with the same budget stand side by side)")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_ylabel("test accuracy, %")
     seeds = len({row["seed"] for row in result["runs"]})
     axes.set_title(

@@ -27,7 +27,8 @@ def test_the_key_ignores_how_a_run_is_carried_out_and_nothing_else() -> None:
     assert Settings.runtime() == set(RUNTIME)
     assert replace(base, **RUNTIME).key() == base.key() == Settings().key()
     changed = {
-        "data": "mnist", "data_folder": "x", "train_size": 9, "test_size": 9, "val_fraction": 0.1, "label_noise": 0.1, "image_size": 9,
+        "data": "mnist", "data_folder": "x", "train_size": 9, "test_size": 9,
+        "val_fraction": 0.1, "label_noise": 0.1, "image_size": 9,
         "shift": 1, "shift_mode": "reflect", "flip": True, "method": "rs2", "keep": 0.4, "budget": 0.4,
         "option": ("beta=5",), "model": "mlp", "epochs": 9, "steps": 9, "batch_size": 9, "optimizer": "adam", "lr": 0.2,
         "momentum": 0.1, "weight_decay": 0.1, "label_smoothing": 0.1, "schedule": "step", "lr_warmup": 0.1,
