@@ -96,6 +96,7 @@ class _Run:
             self.model.parameters(),
             lr=settings.lr,
             momentum=settings.momentum,
+            nesterov=settings.nesterov,
             weight_decay=settings.weight_decay,
         )
         self.forward: nn.Module = self.model

@@ -31,7 +31,8 @@ def test_the_key_ignores_how_a_run_is_carried_out_and_nothing_else() -> None:
         "val_fraction": 0.1, "label_noise": 0.1, "image_size": 9,
         "shift": 1, "shift_mode": "reflect", "flip": True, "method": "rs2", "keep": 0.4, "budget": 0.4,
         "option": ("beta=5",), "model": "mlp", "epochs": 9, "steps": 9, "batch_size": 9, "optimizer": "adam", "lr": 0.2,
-        "momentum": 0.1, "weight_decay": 0.1, "label_smoothing": 0.1, "schedule": "step", "lr_warmup": 0.1,
+        "momentum": 0.1, "nesterov": False,
+        "weight_decay": 0.1, "label_smoothing": 0.1, "schedule": "step", "lr_warmup": 0.1,
         "recalibrate_bn": 99, "seed": 1, "bf16": True,
     }  # fmt: skip
     assert set(changed) | set(RUNTIME) == {entry.name for entry in fields(Settings)}
