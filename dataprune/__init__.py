@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import criteria, methods, policies, progress, schedules
+    from . import criteria, dynamics, methods, policies, progress, schedules
     from .errors import CheckpointError, DataError, PlanError, UsageError
     from .loading import Indexed, IndexedCollate, PruneSampler, prune_loader
     from .methods import (
@@ -62,7 +62,7 @@ _HOME = {
     "scores": ["ScoreBook"],
     "selection": ["Selection", "fingerprint"],
 }
-_MODULES = ["criteria", "methods", "policies", "progress", "schedules"]
+_MODULES = ["criteria", "dynamics", "methods", "policies", "progress", "schedules"]
 _FROM = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
@@ -78,6 +78,7 @@ __all__ = [
     "Selection",
     "UsageError",
     "criteria",
+    "dynamics",
     "elfl",
     "emp",
     "emp_reverse",

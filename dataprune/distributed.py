@@ -16,7 +16,7 @@ class Part(NamedTuple):
 
     header: list[int]
     index: Int[Tensor, " k"]  # type: ignore[assignment]  # hides tuple.index, which a part has no use for
-    score: Float[Tensor, " k"]
+    score: Float[Tensor, "k *values"]
 
 
 def rank() -> int:
@@ -63,7 +63,7 @@ def barrier() -> None:
         dist.barrier()
 
 
-def exchange(header: list[int], index: Int[Tensor, " k"], score: Float[Tensor, " k"]) -> list[Part]:
+def exchange(header: list[int], index: Int[Tensor, " k"], score: Float[Tensor, "k *values"]) -> list[Part]:
     """Give every rank what all ranks bring. Collective: every rank must call it, as often as the others.
 
     Indices and scores travel apart, as int64 and float32: one float tensor for both would round large indices.
@@ -71,7 +71,7 @@ def exchange(header: list[int], index: Int[Tensor, " k"], score: Float[Tensor, "
     Args:
         header: integers of which every rank brings equally many.
         index: positions, int64 on the CPU; ranks may bring different numbers of them.
-        score: their scores, float32 on the CPU.
+        score: their scores, float32 on the CPU; one per position, or a row of equally many on all ranks.
     Returns:
         One part per rank, in rank order; on the CPU.
     """
@@ -87,6 +87,15 @@ def exchange(header: list[int], index: Int[Tensor, " k"], score: Float[Tensor, "
         Part(head[:-1].tolist(), one[:length].cpu(), other[:length].cpu())
         for head, one, other, length in zip(heads, indices, scores, lengths, strict=True)
     ]
+
+
+def spread(tensor: Tensor, source: int) -> Tensor:
+    """What rank `source` holds in a tensor of this shape and dtype; on the given tensor's device. Collective."""
+    if world_size() == 1:
+        return tensor
+    moved = tensor.to(_device()).contiguous()
+    dist.broadcast(moved, source)
+    return moved.to(tensor.device)
 
 
 def _connected() -> bool:
@@ -107,4 +116,4 @@ def _gather(tensor: Tensor) -> list[Tensor]:
 
 
 def _padded(tensor: Tensor, length: int) -> Tensor:
-    return torch.cat([tensor, tensor.new_zeros(length - len(tensor))])
+    return torch.cat([tensor, tensor.new_zeros(length - len(tensor), *tensor.shape[1:])])

@@ -83,7 +83,8 @@ class Ledger:
                     "the index from the batch"
                 )
         if len(parts) > 1:
-            kept = self._own(parts)
+            kept = torch.from_numpy(claim(parts, self.owner))
+            self.foreign += int((~kept).sum())
             index, score = index[kept], score[kept]
         else:
             self.owner[index.numpy()] = 0
@@ -107,19 +108,25 @@ class Ledger:
         if not same_ranks:
             self.owner[self.owner != _NOBODY] = _EARLIER
 
-    def _own(self, parts: list[distributed.Part]) -> Tensor:
-        """Mask over the joined parts: whether the record comes from the rank the sample belongs to."""
-        ranks = np.concatenate([np.full(len(part.index), rank, dtype=np.int16) for rank, part in enumerate(parts)])
-        steps = np.concatenate([np.arange(len(part.index)) for part in parts])
-        index = torch.cat([part.index for part in parts]).numpy()
-        free = self.owner[index] == _NOBODY
-        # in order of (step, rank), backwards: numpy lets the last assignment stand, which is the first record
-        order = np.lexsort((ranks, steps))[::-1]
-        order = order[free[order]]
-        self.owner[index[order]] = ranks[order]
-        kept = self.owner[index] == ranks
-        self.foreign += int(np.count_nonzero(~kept))
-        return torch.from_numpy(kept)
+
+def claim(parts: list[distributed.Part], owner: np.ndarray) -> np.ndarray:
+    """Give every sample to the first rank that recorded it, and tell which records come from their owner.
+
+    Args:
+        parts: one per rank, in rank order.
+        owner: (N,) int16, the rank a sample belongs to; where it is -1, nobody, this decides and writes it.
+    Returns:
+        Bool mask over the joined parts.
+    """
+    ranks = np.concatenate([np.full(len(part.index), rank, dtype=np.int16) for rank, part in enumerate(parts)])
+    steps = np.concatenate([np.arange(len(part.index)) for part in parts])
+    index = torch.cat([part.index for part in parts]).numpy()
+    free = owner[index] == _NOBODY
+    # in order of (step, rank), backwards: numpy lets the last assignment stand, which is the first record
+    order = np.lexsort((ranks, steps))[::-1]
+    order = order[free[order]]
+    owner[index[order]] = ranks[order]
+    return owner[index] == ranks
 
 
 def _room(buffer: Tensor, device: torch.device, used: int, needed: int) -> Tensor:

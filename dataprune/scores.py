@@ -51,7 +51,7 @@ class ScoreBook:
             new: scores, float32.
             smoothing: weight of the new score, in (0, 1].
         """
-        for rows in _rounds(index, self.size):
+        for rows in rounds(index, self.size):
             at, value = index[rows], new[rows]
             old = self.score[at]
             seen = ~old.isnan()
@@ -87,8 +87,13 @@ class ScoreBook:
             self._variance = state["variance"].clone()
 
 
-def _rounds(index: Tensor, size: int) -> Iterator[Tensor | slice]:
-    """Rows of `index` in parts without repetition: the first occurrence of every index, then the second ..."""
+def rounds(index: Tensor, size: int) -> Iterator[Tensor | slice]:
+    """Rows of `index` in parts without repetition: the first occurrence of every index, then the second ...
+
+    Args:
+        index: positions in [0, size), int64 on the CPU.
+        size: samples in the dataset.
+    """
     mask = np.zeros(size, dtype=np.bool_)
     mask[index.numpy()] = True
     if np.count_nonzero(mask) == len(index):

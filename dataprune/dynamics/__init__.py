@@ -1,0 +1,44 @@
+"""Training dynamics: what one training run tells of every sample, recorded as it passes.
+
+recorder = dynamics.Recorder(len(train_set), {"aum": dynamics.aum(), "tdds": dynamics.tdds(window=10)})
+for epoch in range(90):
+    for index, x, y in loader:
+        logits = model(x)
+        recorder.update(index, logits, y)
+        ...
+    recorder.end_epoch()
+scores = recorder.scores()  # {"aum": (N,), "tdds": (N,)}, highest is most important
+"""
+
+from .recorder import Recorder, average
+from .statistics import (
+    Statistic,
+    aum,
+    dual,
+    dyn_unc,
+    el2n,
+    entropy,
+    forgetting,
+    grand,
+    least_confidence,
+    loss,
+    margin,
+    tdds,
+)
+
+__all__ = [
+    "Recorder",
+    "Statistic",
+    "aum",
+    "average",
+    "dual",
+    "dyn_unc",
+    "el2n",
+    "entropy",
+    "forgetting",
+    "grand",
+    "least_confidence",
+    "loss",
+    "margin",
+    "tdds",
+]

@@ -1,0 +1,124 @@
+"""What statistics read: one batch, each quantity computed once, and the row that a sample had when it was last seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from .. import distributed
+
+FLOOR = -65504.0  # of log-probabilities: the least float16, so that both precisions of storage agree on it
+_CHUNK = 1 << 22  # values sent to the other ranks at a time
+
+
+@dataclass
+class Batch:
+    """A batch and what follows from it, computed when first read and shared by all statistics.
+
+    Attributes:
+        outputs: logits, detached.
+        targets: class ids in [0, c), on the device of the outputs.
+        features: what the last linear layer reads, or None.
+        before: log-probabilities when the sample was last recorded, NaN for a sample that was not; None where no
+            statistic asked for them.
+    """
+
+    outputs: Float[Tensor, "b c"]
+    targets: Int[Tensor, " b"]
+    features: Float[Tensor, "b d"] | None = None
+    before: Float[Tensor, "b c"] | None = None
+
+    @cached_property
+    def logs(self) -> Float[Tensor, "b c"]:
+        """Log-probabilities, at least -65504: an excluded class, at -inf, must give 0 * finite, not NaN."""
+        dtype = torch.promote_types(self.outputs.dtype, torch.float32)
+        return torch.log_softmax(self.outputs, dim=1, dtype=dtype).clamp_(min=FLOOR)
+
+    @cached_property
+    def probabilities(self) -> Float[Tensor, "b c"]:
+        """softmax(outputs)."""
+        return self.logs.exp()
+
+    @cached_property
+    def target_log(self) -> Float[Tensor, " b"]:
+        """log p_y."""
+        return self.at_target(self.logs)
+
+    @cached_property
+    def error_norm(self) -> Float[Tensor, " b"]:
+        """‖p − onehot(y)‖₂."""
+        # p_y - 1 from log p_y: the difference would lose a well-learned sample's last digits
+        error = self.probabilities.scatter(1, self.targets[:, None], torch.expm1(self.target_log)[:, None])
+        return torch.linalg.vector_norm(error, dim=1)
+
+    @cached_property
+    def correct(self) -> Bool[Tensor, " b"]:
+        """Whether the target has the highest logit; of equal logits the first class counts as predicted."""
+        return self.outputs.argmax(dim=1) == self.targets
+
+    def at_target(self, values: Float[Tensor, "b c"]) -> Float[Tensor, " b"]:
+        """Each row's value at its target."""
+        return values.gather(1, self.targets[:, None]).squeeze(1)
+
+    def lead(self, values: Float[Tensor, "b c"]) -> Float[Tensor, " b"]:
+        """The value at the target minus the highest other."""
+        others = values.scatter(1, self.targets[:, None], -torch.inf)
+        return self.at_target(values) - others.amax(dim=1)
+
+
+class Rows:
+    """Every sample's last log-probabilities, (N, C), where the outputs are computed; allocated by the first batch.
+
+    Args:
+        size: samples in the dataset, N.
+        dtype: they are stored in.
+    """
+
+    def __init__(self, size: int, dtype: torch.dtype):
+        self.size, self.dtype = size, dtype
+        self.values: Tensor | None = None
+
+    def allocate(self, classes: int, device: torch.device) -> Tensor:
+        """The rows, NaN where nothing was recorded."""
+        if self.values is None:
+            self.values = torch.full((self.size, classes), torch.nan, dtype=self.dtype, device=device)
+        elif self.values.device != device:
+            self.values = self.values.to(device)
+        return self.values
+
+    def swap(self, index: Int[Tensor, " b"], logs: Float[Tensor, "b c"]) -> Float[Tensor, "b c"]:
+        """Store a batch and return what it replaces; a repeated index replaces its own earlier occurrence.
+
+        Nothing here waits for the device: repetitions are found by sorting, not by counting.
+        """
+        rows = self.allocate(logs.shape[1], logs.device)
+        new = logs.to(self.dtype)
+        order = index.argsort(stable=True)
+        grouped = index[order]
+        repeated = torch.zeros_like(grouped, dtype=torch.bool)
+        repeated[1:] = grouped[1:] == grouped[:-1]
+        earlier = torch.zeros_like(order)  # row in the batch of a repeated index's last occurrence
+        earlier[order] = order.roll(1)
+        is_repeated = torch.zeros_like(repeated)
+        is_repeated[order] = repeated
+        before = torch.where(is_repeated[:, None], new[earlier], rows[index])
+        last = order[torch.searchsorted(grouped, index, right=True) - 1]
+        rows[index] = new[last]  # all occurrences write the same
+        return before.to(logs.dtype)
+
+    def share(self, owned: list[Int[Tensor, " k"]]) -> None:
+        """Give every rank the rows of all ranks. Collective.
+
+        Args:
+            owned: for each rank, the positions whose rows it has; the same list on all ranks.
+        """
+        rows = self.values
+        if rows is None:
+            return
+        for rank, positions in enumerate(owned):
+            for part in positions.to(rows.device).split(max(1, _CHUNK // rows.shape[1])):
+                rows[part] = distributed.spread(rows[part], rank)

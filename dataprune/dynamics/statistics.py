@@ -1,0 +1,365 @@
+"""The statistics of training dynamics, each a function that returns a `Statistic` for a `Recorder`.
+
+Higher is more important everywhere. A *presentation* is one row of one `Recorder.update`; over a full training run a
+sample has one per epoch. What is said of epochs below is computed over a sample's own presentations: one that misses an
+epoch has a shorter trajectory, and its next presentation follows its last one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from . import memory
+from .batch import Batch
+from .memory import Memory
+
+_OFFICIAL = 1e-8  # what TDDS's code adds to a probability before its logarithm
+
+
+@dataclass(frozen=True, eq=False)
+class Statistic:
+    """What a `Recorder` computes of a batch, and what it remembers of that; it holds no data itself.
+
+    Attributes:
+        name: how it was made, as in "el2n(epochs=10, reduce='mean')"; a saved state is checked by it.
+        observe: batch -> (b,) value of each sample. Statistics that share this function share its values.
+        memory: what is kept of the values.
+        until: only presentations of the epochs before this one count; None counts all.
+        features: whether `observe` reads the features.
+        before: whether `observe` reads each sample's log-probabilities at its last presentation.
+    """
+
+    name: str
+    observe: Callable[[Batch], Float[Tensor, " b"]]
+    memory: Memory
+    until: int | None = None
+    features: bool = False
+    before: bool = False
+
+
+def forgetting(never: Literal["last", "zero"] = "last") -> Statistic:
+    """How often a sample was learned and then forgotten: correct at one presentation, wrong at the next.
+
+    The prediction is the first class of highest logit.
+
+    Args:
+        never: what a sample scores that was never correct. "last" gives it the number of presentations (the most that
+            any sample had, which no count reaches), so that it is pruned last; "zero" leaves its count, 0.
+    Returns:
+        A statistic; 10 bytes per sample.
+    Raises:
+        ValueError: if `never` is neither.
+    Source: Toneva et al. 2019, arXiv:1812.05159, section 3. Differs: the paper's code takes the number of epochs it is
+        told for never-learned samples, here it is counted; the two agree where every sample is seen once per epoch.
+    """
+    _check_choice("never", never, ("last", "zero"))
+    kept = memory.forgetting(never_is_last=never == "last")
+    return Statistic(_spelled("forgetting", never=never), _correct, kept)
+
+
+def el2n(epochs: int = 10, reduce: Literal["mean", "last"] = "mean") -> Statistic:
+    """Norm of the error vector ‖softmax(outputs) − onehot(y)‖₂, early in training.
+
+    Args:
+        epochs: presentations of epochs 0 to epochs - 1 count.
+        reduce: "mean" over these, or the "last" of them alone: that of epoch epochs - 1 where the sample had one.
+    Returns:
+        A statistic with scores in [0, √2]; 8 bytes per sample, or 4 for "last".
+    Raises:
+        ValueError: if an argument is out of range.
+    Source: Paul et al. 2021, arXiv:2107.07075, definition 2.3. Differs: recorded while training, between updates, where
+        the paper evaluates one set of weights; "mean" over epochs is not in it. Its mean over models is `average`.
+    """
+    _check_count("epochs", epochs, 1)
+    _check_choice("reduce", reduce, ("mean", "last"))
+    kept = memory.mean() if reduce == "mean" else memory.last()
+    return Statistic(_spelled("el2n", epochs=epochs, reduce=reduce), _error_norm, kept, until=epochs)
+
+
+def grand() -> Statistic:
+    """Norm of the gradient of the last linear layer, ‖softmax(outputs) − onehot(y)‖₂ · √(1 + ‖features‖²), averaged.
+
+    The mean is over all presentations; stop recording, or make a recorder of its own, to score early weights.
+
+    Returns:
+        A statistic; 8 bytes per sample. `Recorder.update` then needs the features that the last layer reads.
+    Source: Paul et al. 2021, arXiv:2107.07075, definition 2.1. Differs: the gradient of the last layer's weight and
+        bias stands for that of all weights; the mean is over presentations of one run, and `average` adds models.
+    """
+    return Statistic("grand()", _last_layer, memory.mean(), features=True)
+
+
+def aum(space: Literal["logits", "probabilities"] = "logits") -> Statistic:
+    """Minus the area under the margin: the mean over presentations of z_y − max of the other z, times −1.
+
+    Args:
+        space: whether z are "logits" or, as in the code of CCS, "probabilities".
+    Returns:
+        A statistic; 8 bytes per sample. Highest are the hardest samples and those with wrong labels.
+    Raises:
+        ValueError: if `space` is neither.
+    Source: Pleiss et al. 2020, arXiv:2001.10528, the AUM statistic. Differs: the sign, as highest means kept first.
+    """
+    _check_choice("space", space, ("logits", "probabilities"))
+    observe = _logit_lead if space == "logits" else _probability_lead
+    return Statistic(_spelled("aum", space=space), observe, memory.mean(sign=-1.0))
+
+
+def entropy() -> Statistic:
+    """Entropy of the last recorded prediction, in nats.
+
+    Returns:
+        A statistic with scores in [0, log C]; 4 bytes per sample.
+    Source: "entropy" in Coleman et al. 2020, arXiv:1906.11829. Differs: the paper evaluates the trained
+        model; record such a pass after training to have the same.
+    """
+    return Statistic("entropy()", _entropy, memory.last())
+
+
+def least_confidence() -> Statistic:
+    """1 − the highest probability of the last recorded prediction.
+
+    Returns:
+        A statistic with scores in [0, 1 − 1/C]; 4 bytes per sample.
+    Source: "least confidence" in Coleman et al. 2020, arXiv:1906.11829. Differs: as `entropy`.
+    """
+    return Statistic("least_confidence()", _doubt, memory.last())
+
+
+def margin() -> Statistic:
+    """Minus the lead of the most probable class over the second, −(p₁ − p₂), of the last recorded prediction.
+
+    Returns:
+        A statistic with scores in [−1, 0]; 4 bytes per sample.
+    Source: Scheffer et al. 2001, "Active hidden Markov models for information extraction", in the form of the
+        DeepCore benchmark, arXiv:2204.08499. Differs: as `entropy`; an additive 1 is left out.
+    """
+    return Statistic("margin()", _narrowness, memory.last())
+
+
+def loss() -> Statistic:
+    """Cross-entropy −log p_y at the last presentation.
+
+    Returns:
+        A statistic; 4 bytes per sample.
+    Source: the score of Loshchilov and Hutter 2015, arXiv:1511.06343, taken once. Differs: they rank during training.
+    """
+    return Statistic("loss()", _cross_entropy, memory.last())
+
+
+def dyn_unc(window: int = 10) -> Statistic:
+    """Dynamic uncertainty: the mean over sliding windows of the standard deviation of p_y.
+
+    Args:
+        window: presentations in a window, at least 2.
+    Returns:
+        A statistic; 4 · window + 12 bytes per sample. NaN for a sample with fewer presentations than a window.
+    Raises:
+        ValueError: if the window is shorter than 2.
+    Source: He et al. 2023, arXiv:2306.05175, the dynamic uncertainty: the unbiased deviation, over
+        T − window + 1 windows. Differs: nothing; some public code multiplies by 10.
+    """
+    _check_count("window", window, 2)
+    kept = memory.windows(window, lambda values: values.std(dim=1))
+    return Statistic(_spelled("dyn_unc", window=window), _target_probability, kept)
+
+
+def dual(window: int = 10, until: int = 30) -> Statistic:
+    """Difficulty and uncertainty: the mean over sliding windows of std(p_y) · (1 − mean(p_y)), early in training.
+
+    Args:
+        window: presentations in a window, at least 2.
+        until: presentations of epochs 0 to until - 1 count.
+    Returns:
+        A statistic; 4 · window + 12 bytes per sample. NaN for a sample with fewer presentations than a window.
+    Raises:
+        ValueError: if an argument is out of range, or no window fits before `until`.
+    Source: Cho et al. 2025, arXiv:2502.06905, the DUAL score. Differs: nothing but a factor of 10 in the paper's code.
+    """
+    _check_window(window, until)
+    kept = memory.windows(window, lambda values: values.std(dim=1) * (1 - values.mean(dim=1)))
+    return Statistic(_spelled("dual", window=window, until=until), _target_probability, kept, until=until)
+
+
+def tdds(
+    window: int = 10,
+    decay: float | None = 0.9,
+    until: int | None = None,
+    difference: Literal["kl", "ce", "el2n"] = "kl",
+    magnitude: bool = True,
+    variant: Literal["paper", "official"] = "paper",
+) -> Statistic:
+    """Temporal dual-depth score: how much a sample's contribution varies within windows of its trajectory.
+
+    With p_t the probabilities at presentation t, its contribution is
+
+        kl:   Δ_t = Σ_c p_{t+1,c} · (log p_{t+1,c} − log p_{t,c})    (Eq. 10)
+        ce:   Δ_t = log p_{t+1,y} − log p_{t,y}                      (Eq. 9)
+        el2n: Δ_t = ‖p_t − onehot(y)‖₂                               (Table 5, "EL2N + outer")
+
+    and each window scores R_t = Σ (|Δ| − mean |Δ|)² (Eq. 11). Windows are joined by R ← decay · R_t + (1 − decay) · R
+    from R = 0 (Eq. 12).
+
+    Only the previous probabilities of a sample and one window of Δ are kept. "ce" and "el2n" do without the former.
+    They are kept as logarithms: stored in float16 (`Recorder(dtype=torch.float16)`) a Δ is off by at most
+    2⁻¹¹ · Σ_c p_{t+1,c} · |log p_{t,c}|.
+
+    Args:
+        window: K, presentations in a window. It holds K - 1 differences, or K values for "el2n".
+        decay: β, in (0, 1]; None takes the plain mean over windows, which the paper's figures call β = 0.
+        until: T, only presentations of epochs 0 to T - 1 count; None counts all. The paper tunes (pruned, T, K) on
+            CIFAR-100: (30 %, 90, 10), (50 %, 70, 10), (70 %, 60, 20), (80 %, 20, 10), (90 %, 10, 5).
+        difference: which Δ.
+        magnitude: False leaves the sign of Δ in place (Figure 6a). For the paper's "kl" and for "el2n", which are not
+            negative, it changes nothing.
+        variant: "official" computes what the authors' code does: Σ_c |p · (log p − log p)| for "kl", the root of the
+            sum of squares for R_t, and 1e-8 added to probabilities under a logarithm. Without `magnitude` the absolute
+            value is left out where it stands: inside the sum.
+    Returns:
+        A statistic; 4 · window + 8 bytes per sample (4 more for "ce" and "el2n"), and for "kl" a row of C values. NaN
+        for a sample with fewer presentations than a window.
+    Raises:
+        ValueError: if an argument is out of range, or no window fits before `until`.
+    Source: Zhang et al. 2024, arXiv:2311.13613, Eq. 9 to 12 and Algorithm 1. Differs: Eq. 11 writes K terms, but K
+        presentations have K - 1 differences, and the paper's count of T - K + 1 windows (and its code) means these.
+    """
+    _check_window(window, until)
+    if decay is not None and not 0 < decay <= 1:
+        raise ValueError(
+            f"decay is the weight of the newest window, in (0, 1], or None for the plain mean, got {decay}"
+        )
+    _check_choice("difference", difference, ("kl", "ce", "el2n"))
+    _check_choice("variant", variant, ("paper", "official"))
+    official = variant == "official"
+    spelled = _spelled(
+        "tdds",
+        window=window,
+        decay=decay,
+        until=until,
+        difference=difference,
+        magnitude=bool(magnitude),
+        variant=variant,
+    )
+
+    def spread(values: Tensor) -> Tensor:
+        squares = (values - values.mean(dim=1, keepdim=True)).square().sum(dim=1)
+        return squares.sqrt() if official else squares
+
+    kept = memory.windows(window if difference == "el2n" else window - 1, spread, decay=decay)
+    inside = official and difference == "kl"  # the absolute value
+    if magnitude and not inside:
+        kept = memory.mapped(kept, torch.abs)
+    if difference == "el2n":
+        return Statistic(spelled, _error_norm, kept, until=until)
+    if difference == "ce":
+        observe = _target_log_official if official else _target_log
+        return Statistic(spelled, observe, memory.differences(kept), until=until)
+    observe = _divergence
+    if official:
+        observe = _divergence_of_magnitudes if magnitude else _divergence_official
+    return Statistic(spelled, observe, kept, until=until, before=True)
+
+
+# -- what is observed: (b,) values of a batch; statistics that name the same function share them ---------------------
+
+
+def _correct(batch: Batch) -> Tensor:
+    return batch.correct.float()
+
+
+def _error_norm(batch: Batch) -> Tensor:
+    return batch.error_norm
+
+
+def _last_layer(batch: Batch) -> Tensor:
+    assert batch.features is not None
+    features = batch.features.to(torch.promote_types(batch.features.dtype, torch.float32))
+    return batch.error_norm * torch.sqrt(1 + features.square().sum(dim=1))
+
+
+def _logit_lead(batch: Batch) -> Tensor:
+    return batch.lead(batch.outputs.to(torch.promote_types(batch.outputs.dtype, torch.float32)))
+
+
+def _probability_lead(batch: Batch) -> Tensor:
+    return batch.lead(batch.probabilities)
+
+
+def _entropy(batch: Batch) -> Tensor:
+    return -(batch.probabilities * batch.logs).sum(dim=1)
+
+
+def _doubt(batch: Batch) -> Tensor:
+    return -torch.expm1(batch.logs.amax(dim=1))  # 1 - p would call all well-learned samples equal
+
+
+def _narrowness(batch: Batch) -> Tensor:
+    first, second = batch.probabilities.topk(2, dim=1).values.unbind(dim=1)
+    return second - first
+
+
+def _cross_entropy(batch: Batch) -> Tensor:
+    return -batch.target_log
+
+
+def _target_probability(batch: Batch) -> Tensor:
+    return batch.target_log.exp()
+
+
+def _target_log(batch: Batch) -> Tensor:
+    return batch.target_log
+
+
+def _target_log_official(batch: Batch) -> Tensor:
+    return torch.log(batch.target_log.exp() + _OFFICIAL)
+
+
+def _divergence(batch: Batch) -> Tensor:
+    assert batch.before is not None
+    return (batch.probabilities * (batch.logs - batch.before)).sum(dim=1)
+
+
+def _divergence_official(batch: Batch) -> Tensor:
+    return _terms_official(batch).sum(dim=1)
+
+
+def _divergence_of_magnitudes(batch: Batch) -> Tensor:
+    return _terms_official(batch).abs().sum(dim=1)
+
+
+def _terms_official(batch: Batch) -> Tensor:
+    assert batch.before is not None
+    now, before = batch.probabilities, batch.before.exp()
+    return now * (torch.log(now + _OFFICIAL) - torch.log(before + _OFFICIAL))
+
+
+# -- arguments -------------------------------------------------------------------------------------------------------
+
+
+def _spelled(function: str, **arguments: object) -> str:
+    return f"{function}({', '.join(f'{name}={value!r}' for name, value in arguments.items())})"
+
+
+def _check_choice(name: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} must be {' or '.join(repr(one) for one in known)}, got {value!r}")
+
+
+def _check_count(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
+def _check_window(window: int, until: int | None) -> None:
+    _check_count("window", window, 2)
+    if until is None:
+        return
+    _check_count("until", until, 1)
+    if until < window:
+        raise ValueError(f"until={until} epochs are fewer than a window of {window}: no window would ever be full")
