@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import criteria, dynamics, methods, policies, progress, schedules
+    from . import coresets, criteria, dynamics, methods, policies, progress, schedules
     from .errors import CheckpointError, DataError, PlanError, UsageError
     from .loading import Indexed, IndexedCollate, PruneSampler, prune_loader
     from .methods import (
@@ -62,7 +62,7 @@ _HOME = {
     "scores": ["ScoreBook"],
     "selection": ["Selection", "fingerprint"],
 }
-_MODULES = ["criteria", "dynamics", "methods", "policies", "progress", "schedules"]
+_MODULES = ["coresets", "criteria", "dynamics", "methods", "policies", "progress", "schedules"]
 _FROM = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
@@ -77,6 +77,7 @@ __all__ = [
     "ScoreBook",
     "Selection",
     "UsageError",
+    "coresets",
     "criteria",
     "dynamics",
     "elfl",

@@ -82,6 +82,7 @@ def train(settings: Settings, out: Out = None, json_: AsJson = False) -> None:
     from .training.fit import fit
 
     out = out or Path("runs") / f"train-{_plain(settings.data)}-{settings.method}-seed{settings.seed}-{settings.key()}"
+    done = (out / "metrics.json").exists()
     with _bar(settings.epochs, "epochs") as bar:
 
         def report(line: dict[str, Any]) -> None:
@@ -92,6 +93,7 @@ def train(settings: Settings, out: Out = None, json_: AsJson = False) -> None:
     if not first_rank():
         return
     _note(metrics.get("note"))
+    _note(f"this run was finished before, its record is read from {out}" if done else None)
     if json_:
         print(json.dumps(metrics))
         return

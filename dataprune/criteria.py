@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import torch
@@ -92,9 +93,16 @@ def loss_plus_entropy(beta: float = 5.0) -> Criterion:
     Source: Xiao et al., arXiv:2408.16031, Eq. 8. Differs: nothing.
     """
 
+    if isinstance(beta, bool) or not isinstance(beta, Real) or not math.isfinite(beta):
+        raise ValueError(f"beta is the weight of the memory term, a finite number, got {beta!r}")
+
     def criterion(losses: Tensor, outputs: Any, targets: Any) -> Tensor:
         if outputs is None:
             raise ValueError("EMP scores the model's outputs too: call pruner.loss(index, losses, outputs, targets)")
+        if isinstance(outputs, Tensor) and not outputs.is_floating_point():
+            raise ValueError(
+                f"outputs hold {outputs.dtype}: pass the logits, as in pruner.loss(index, losses, logits, y)"
+            )
         if isinstance(outputs, Tensor) and (outputs.ndim == 1 or (outputs.ndim == 2 and outputs.shape[1] == 1)):
             return losses
         if isinstance(outputs, Tensor) and outputs.ndim == 2 and len(outputs) == len(losses):

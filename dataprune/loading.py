@@ -232,10 +232,14 @@ def prune_loader(
         rank: as for `PruneSampler`.
         world_size: as for `PruneSampler`.
     Raises:
-        TypeError: if the dataset is a stream, or the loader has a sampler of its own that pruning would replace.
+        TypeError: if this is no loader, the dataset is a stream, or the loader has a sampler of its own that pruning
+            would replace.
         ValueError: if the dataset's length is not the pruner's size, or an epoch keeps fewer samples than one batch and
             the loader would drop it.
     """
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, Indexed):
+        what = "is pruned already" if isinstance(loader, DataLoader) else f"is a {type(loader).__name__}"
+        raise TypeError(f"prune_loader(loader, pruner) takes a DataLoader over your dataset; this one {what}")
     dataset = Indexed(loader.dataset)
     if len(dataset) != pruner.size:
         raise ValueError(

@@ -7,8 +7,10 @@ number of samples than `count`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import ClassVar
 
 import numpy as np
@@ -97,6 +99,10 @@ class upper_confidence:
     balance: Tensor | None = None
     variance: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        if isinstance(self.c, bool) or not isinstance(self.c, Real) or not math.isfinite(self.c):
+            raise ValueError(f"c is the weight of the variance, a finite number, got {self.c!r}")
+
     def __call__(self, book: ScoreBook, count: int, generator: Generator) -> Selection:
         return Selection.of(_greedy(book.score + self.c * book.variance, count, generator, self.balance))
 
@@ -179,25 +185,14 @@ def random_subset(size: int, count: int, generator: Generator) -> Tensor:
     return _positions(_random_mask(size, count, generator))
 
 
-def _greedy(values: Tensor, count: int, generator: Generator, balance: Tensor | None) -> Tensor:
-    if balance is None:
-        return highest(values, count, generator)
-    if balance.shape != values.shape or balance.is_floating_point():
-        raise ValueError(
-            f"balance must hold one class id for each of the {len(values)} samples, "
-            f"got {balance.dtype} of shape {tuple(balance.shape)}"
-        )
-    chosen = np.zeros(len(values), dtype=np.bool_)
-    labels = balance.cpu()
-    _, sizes = torch.unique(labels, return_counts=True)
-    members = torch.argsort(labels, stable=True).split(sizes.tolist())
-    for positions, places in zip(members, _quotas(sizes, count, generator), strict=True):
-        chosen[positions[highest(values[positions], places, generator)].numpy()] = True
-    return _positions(chosen)
+def quotas(sizes: Tensor, count: int, generator: Generator) -> list[int]:
+    """Places per class: equal, what a small class leaves goes to the others, an odd rest to classes drawn at random.
 
-
-def _quotas(sizes: Tensor, count: int, generator: Generator) -> list[int]:
-    """Places per class: equal, what a small class leaves goes to the others, an odd rest to classes drawn at random."""
+    Args:
+        sizes: (C,) samples per class, int64 on the CPU.
+        count: places, at most the sum of sizes.
+        generator: draws the classes that get an odd rest.
+    """
     places = torch.zeros_like(sizes)
     left = count
     while left:
@@ -211,6 +206,23 @@ def _quotas(sizes: Tensor, count: int, generator: Generator) -> list[int]:
         places[open_classes] += given
         left -= int(given.sum())
     return places.tolist()
+
+
+def _greedy(values: Tensor, count: int, generator: Generator, balance: Tensor | None) -> Tensor:
+    if balance is None:
+        return highest(values, count, generator)
+    if balance.shape != values.shape or balance.is_floating_point():
+        raise ValueError(
+            f"balance must hold one class id for each of the {len(values)} samples, "
+            f"got {balance.dtype} of shape {tuple(balance.shape)}"
+        )
+    chosen = np.zeros(len(values), dtype=np.bool_)
+    labels = balance.cpu()
+    _, sizes = torch.unique(labels, return_counts=True)
+    members = torch.argsort(labels, stable=True).split(sizes.tolist())
+    for positions, places in zip(members, quotas(sizes, count, generator), strict=True):
+        chosen[positions[highest(values[positions], places, generator)].numpy()] = True
+    return _positions(chosen)
 
 
 def _random_mask(size: int, count: int, generator: Generator) -> np.ndarray:

@@ -319,6 +319,7 @@ class Pruner:
             "schema": SCHEMA,
             "size": self.size,
             "seed": self.seed,
+            "plan": self._plan(),
             "epoch": self.selected,
             "overlap": self._overlap,
             "tail": self._tail,
@@ -354,6 +355,11 @@ class Pruner:
             )
         if state.get("size") != self.size:
             raise CheckpointError(f"this state is of {state.get('size')} samples, this pruner of {self.size}")
+        if state.get("plan") != self._plan():
+            raise CheckpointError(
+                "this state is of a pruner with other arguments (method, keep, epochs, warmup, anneal, smoothing ...): "
+                "build this one as that one was"
+            )
         state = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in state.items()}
         audit.check_state(state, self.size, self.epochs)
         here = (distributed.rank(), distributed.world_size())
@@ -462,10 +468,16 @@ class Pruner:
         self._ledger.flush(self.book, self.smoothing, parts, planned)
 
     def _header(self, epoch: int) -> list[int]:
-        plan = repr((self.size, self.epochs, self.counts, self.smoothing, self.every, self.seed))
+        plan = f"{self._plan()} {self.seed}"
         chosen = 0 if self._selection is None else audit.checksum(self._selection.index)
         state = [epoch, zlib.crc32(plan.encode()), chosen, audit.checksum(self.book.score, self.book.drawn)]
         return [*state, int(self._exhausted), self._ledger.largest]
+
+    def _plan(self) -> str:
+        """What decides how many are selected when, and by what kind of rule, as one short text."""
+        parts = [getattr(part, "__qualname__", type(part).__qualname__) for part in (self.criterion, self.policy)]
+        counts = hashlib.sha256(repr(self.counts).encode()).hexdigest()[:16]
+        return f"{self.size} {self.epochs} {counts} {self.smoothing} {self.every} {' '.join(parts)}"
 
     def _complete(self) -> bool:
         """Whether all of the current epoch has been trained, but for what the loader drops."""

@@ -576,8 +576,9 @@ def test_states_of_other_runs_are_refused() -> None:
         pruner().load_state_dict(state | {"schema": 999})
     with pytest.raises(CheckpointError, match=r"50.*51"):
         pruner(51).load_state_dict(state)
-    with pytest.raises(CheckpointError, match="variance"):
-        dataprune.ucb(SIZE, keep=0.3, epochs=6).load_state_dict(state)
+    for other in (pruner(keep=0.5), pruner(epochs=7), pruner(smoothing=0.5), dataprune.ucb(SIZE, keep=0.4, epochs=6)):
+        with pytest.raises(CheckpointError, match="other arguments"):
+            other.load_state_dict(state)
 
 
 def damages() -> list[tuple[str, str]]:

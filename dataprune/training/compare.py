@@ -137,22 +137,55 @@ def _carry_out(comparison: Comparison, out: Path, data: Data, report: Report | N
         "runs": [],
         "summary": [],
     }
+    result["runs"] = kept = _kept(comparison, steps, out, result)
     rates = {method: _best_rate(comparison, method, steps, data, out, report) for method in comparison.methods}
     for seed in comparison.seeds:
         for method in comparison.methods:
             run = replace(comparison.run_settings(method, seed, steps), lr=rates[method])
-            metrics = fit(
-                run,
-                out / "runs" / f"{method}-seed{seed}",
-                data=data,
-                save_model=False,
-                report=_of(report, method, seed),
-            )
+            folder = out / "runs" / f"{method}-seed{seed}"
+            try:
+                metrics = fit(run, folder, data=data, save_model=False, report=_of(report, method, seed))
+            except ValueError as error:
+                raise type(error)(f"{method}, seed {seed}: {error}") from error
             result["runs"].append(_row(method, metrics, run if comparison.learning_rates else None))
-            result["summary"] = summarize(result["runs"], comparison.methods)
+            names = dict.fromkeys([*(row["method"] for row in kept), *comparison.methods])
+            result["summary"] = summarize(result["runs"], list(names))
             if distributed.rank() == 0:
                 runs.write_json(out / "compare.json", result)
     return result
+
+
+def _kept(comparison: Comparison, steps: int, out: Path, result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of the folder's compare.json that this call does not make anew: another method's or seed's, of its settings.
+
+    Raises:
+        UsageError: if the folder holds another comparison.
+    """
+    path = out / "compare.json"
+    if not path.exists():
+        return []
+    found = runs.read_json(path)
+    if any(found.get(name) != result[name] for name in ("data", "model", "keep", "epochs")):
+        raise UsageError(f"{path} holds another comparison: choose another --out, or delete it")
+    rows = []
+    for row in found.get("runs", []):
+        method, seed = row["method"], row["seed"]
+        if method in comparison.methods and seed in comparison.seeds:
+            continue
+        folder = out / "runs" / f"{method}-seed{seed}"
+        if not (folder / "metrics.json").exists():
+            raise UsageError(f"{path} names a run that {folder} does not have: choose another --out, or delete it")
+        stored = runs.read_json(folder / "config.json")
+        made = replace(comparison.run_settings(method, seed, steps), lr=row.get("lr", comparison.settings.lr))
+        other = [name for name in made.differs(stored) if name != "option"]  # which may name the method's own
+        if tuple(stored["option"][-2:]) != tuple(made.option[-2:]):
+            other.append("anneal")
+        if other:
+            raise UsageError(
+                f"{folder} is of another comparison ({', '.join(other)}): choose another --out, or delete it"
+            )
+        rows.append(row)
+    return rows
 
 
 def summarize(rows: Sequence[dict[str, Any]], methods: Sequence[str]) -> list[dict[str, Any]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -40,6 +42,13 @@ def build(name: str, shape: Shape, classes: int, seed: int) -> nn.Module:
     try:
         torch.default_generator.manual_seed(seed)
         model = function(tuple(shape), classes)
+    except (TypeError, ValueError, RuntimeError) as error:
+        if name in MODELS:
+            raise
+        raise UsageError(
+            f"model {name!r} is called with (shape, classes) = ({tuple(shape)}, {classes}), shape being (C, H, W), and "
+            f"fails: {error}"
+        ) from error
     finally:
         torch.default_generator.set_state(before)
     if not isinstance(model, nn.Module):
@@ -200,9 +209,13 @@ def _conv(channels: int, out: int, size: int, stride: int) -> nn.Sequential:
 def _import(name: str) -> Callable[..., Any]:
     module, _, function = name.partition(":")
     try:
+        if "" not in sys.path and os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())  # as `python -m` does: the installed command does not
         found = getattr(importlib.import_module(module), function)
     except (ImportError, ValueError, AttributeError) as error:
-        raise UsageError(f"cannot import model {name!r}: {error}; is it on PYTHONPATH?") from error
+        raise UsageError(
+            f"cannot import model {name!r}: {error}; it is looked for in this folder and on PYTHONPATH"
+        ) from error
     if not callable(found):
         raise UsageError(f"model {name!r} is not a function of (shape, classes)")
     return found

@@ -54,7 +54,9 @@ class Settings:
     )
 
     model: str = setting(
-        "small_cnn", "lenet, mlp, small_cnn, resnet18, resnet34, resnet50, or module:function.", "Training"
+        "small_cnn",
+        "lenet, mlp, small_cnn, resnet18, resnet34, resnet50, or module:function, called with (C, H, W) and classes.",
+        "Training",
     )
     epochs: int = setting(20, "Epochs.", "Training")
     steps: int | None = setting(

@@ -216,3 +216,19 @@ def test_two_ranks_compare(pool: Any, tmp_path: Path) -> None:
     one, other = pool.run(ranked, str(tmp_path), world_size=2)
     assert one == other == runs.read_json(tmp_path / "compare.json")
     assert [row["steps"] for row in one["runs"]] == [100, 25 + 3 * 7, 25 + 3 * 7]
+
+
+def test_methods_can_be_added_to_a_folder(tmp_path: Path) -> None:
+    """And nothing that is finished is lost, nor mixed with what was computed otherwise."""
+    data = tiny.data()
+    both = compare(Comparison(tiny.settings(), ["rs2", "short"], [0]), tmp_path, data=data)
+    added = compare(Comparison(tiny.settings(), ["loss"], [0]), tmp_path, data=data)
+    assert [row["method"] for row in added["runs"]] == ["rs2", "short", "loss"]
+    assert added["runs"][:2] == both["runs"] and len(added["summary"]) == 3
+    for other in (Comparison(tiny.settings(lr=0.01), ["loss"], [1]), Comparison(tiny.settings(), ["loss"], [1], 0.5)):
+        with pytest.raises(UsageError, match="another comparison"):
+            compare(other, tmp_path, data=data)
+    assert runs.read_json(tmp_path / "compare.json") == added
+    runs.write_json(tmp_path / "compare.json", {"mine": 1})
+    with pytest.raises(UsageError, match="another comparison"):
+        compare(Comparison(tiny.settings(), ["loss"], [0]), tmp_path, data=data)

@@ -86,7 +86,7 @@ def test_global_state_is_restored_when_a_model_fails(tmp_path, monkeypatch):
     )
     assert build("own_models:linear", (1, 4, 4), 3, 0)(torch.zeros(2, 1, 4, 4)).shape == (2, 3)
     before = torch.get_rng_state()
-    with pytest.raises(RuntimeError, match="broken"):
+    with pytest.raises(UsageError, match=r"called with \(shape, classes\).*broken"):
         build("own_models:broken", (1, 4, 4), 3, 0)
     assert torch.equal(torch.get_rng_state(), before)
     for name, message in {

@@ -1,0 +1,140 @@
+"""CRAIG: the samples whose gradients cover the gradients of all."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..selection import Selection
+from . import budget
+from .last_layer import check, check_labels, pair_products
+
+_ROWS = 512  # distances are computed for that many samples at once, if memory allows
+_FIRST = 16  # candidates that lazy greedy looks at first
+
+
+def craig(
+    errors: Float[Tensor, "n c"],
+    features: Float[Tensor, "n d"],
+    *,
+    keep: float,
+    labels: Int[Tensor, " n"],
+    max_memory: int = budget.MAX_MEMORY,
+    seed: int = 0,
+) -> Selection:
+    """In each class, the samples that minimise the sum of distances from every gradient to the nearest kept one.
+
+    Greedy facility location. A gain can only shrink while samples are added, so that most gains need not be computed
+    again (lazy greedy); the result is that of the plain greedy algorithm. Gradients are those of the last layer and are
+    never stored.
+
+    Beyond its inputs it needs n²·4 bytes in float32 for the largest class of n samples (100 MB for 5,000). Where that
+    is above `max_memory`, distances are computed when they are needed: slower, and with a few rows of n values at a
+    time.
+
+    Args:
+        errors: softmax(logits) − onehot(labels).
+        features: input of the last linear layer.
+        keep: fraction kept, in (0, 1]; classes keep their shares.
+        labels: class ids in [0, c).
+        max_memory: bytes it may use beyond its inputs.
+        seed: decides between equal gains.
+    Returns:
+        Positions in ascending order. Weights are the numbers of samples that are nearest to each, itself among them;
+        they sum to N, and a loss that is averaged over the coreset is 1 / keep times that over all data.
+    Raises:
+        ValueError: if shapes differ, a value is not finite, a class would be left empty, or memory is too small.
+    Example:
+        >>> errors = torch.tensor([[-0.9, 0.9], [-0.9, 0.9], [-0.1, 0.1]])
+        >>> craig(errors, torch.zeros(3, 1), keep=0.67, labels=torch.zeros(3, dtype=torch.int64)).weight
+        tensor([2., 1.])
+
+    Source: CRAIG, Mirzasoleiman et al. 2020, arXiv:1906.01827, Algorithm 1, per class with last-layer gradients.
+        Differs: the auxiliary element is left out, as it decides nothing once every sample has a nearest one.
+    """
+    errors, features = check(errors, features)
+    labels = check_labels(labels, errors)
+    places = budget.quotas(labels, budget.count_of(len(labels), keep))
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)
+    shuffled = labels[order]
+    index, weight = [], []
+    for label, count in places.items():
+        members = order[shuffled == label]
+        if count == len(members):
+            index.append(members)
+            weight.append(torch.ones_like(members))
+            continue
+        distances = _Distances(errors, features, members, max_memory)
+        chosen, sizes = _cover(distances, count)
+        index.append(members[chosen])
+        weight.append(sizes)
+    positions, place = torch.cat(index).sort()
+    return Selection(positions.cpu(), torch.cat(weight)[place].float().cpu())
+
+
+class _Distances:
+    """Distances between the gradients of some samples, row by row; stored where they fit."""
+
+    def __init__(self, errors: Tensor, features: Tensor, members: Tensor, limit: int):
+        size, item = len(members), errors.element_size()
+        base = size * ((errors.shape[1] + features.shape[1]) * item + 64)  # the class's rows, and some vectors
+        row = 4 * size * item
+        budget.check_memory(base + row, limit, f"CRAIG in a class of {size:,} samples")
+        self.errors, self.features = errors[members], features[members]
+        self.squares = self.errors.square().sum(1) * (1 + self.features.square().sum(1))
+        self.size = size
+        self.matrix: Tensor | None = None
+        stored = base + size * size * item
+        self.rows = max(1, min(_ROWS, size, (limit - (stored if stored + row <= limit else base)) // row))
+        if stored + row <= limit:
+            matrix = errors.new_empty(size, size)
+            for start in range(0, size, self.rows):
+                matrix[start : start + self.rows] = self._compute(torch.arange(start, min(start + self.rows, size)))
+            self.matrix = matrix
+
+    def of(self, index: Int[Tensor, " b"]) -> Float[Tensor, "b n"]:
+        return self._compute(index) if self.matrix is None else self.matrix[index]
+
+    def _compute(self, index: Tensor) -> Tensor:
+        result = pair_products(self.errors[index], self.features[index], (self.errors, self.features))
+        result.mul_(-2).add_(self.squares).add_(self.squares[index][:, None]).clamp_(min=0).sqrt_()
+        result[torch.arange(len(index)), index] = 0
+        return result
+
+
+def _cover(distances: _Distances, count: int) -> tuple[Int[Tensor, " k"], Int[Tensor, " k"]]:
+    """Samples chosen one after another, and how many are nearest to each."""
+    size = distances.size
+    everyone = torch.arange(size, device=distances.errors.device)
+    parts = everyone.split(distances.rows)
+    first = torch.cat([distances.of(part).sum(1) for part in parts]).argmin()
+    nearest = distances.of(first[None])[0]
+    owner = first.expand(size).clone()
+    chosen = [int(first)]
+
+    def gains(index: Tensor) -> Tensor:
+        return torch.cat([(nearest - distances.of(part)).clamp_(min=0).sum(1) for part in index.split(distances.rows)])
+
+    bound = gains(everyone) if count > 1 else torch.zeros_like(nearest)
+    computed = torch.ones_like(everyone)  # how many were chosen when a bound was computed
+    bound[first] = -1
+    while len(chosen) < count:
+        candidates = _FIRST
+        best = int(bound.argmax())
+        while int(computed[best]) != len(chosen):
+            top = bound.topk(min(candidates, size)).indices
+            stale = top[(computed[top] != len(chosen)) & (bound[top] >= 0)]
+            bound[stale] = gains(stale)
+            computed[stale] = len(chosen)
+            candidates *= 2
+            best = int(bound.argmax())
+        row = distances.of(everyone[best : best + 1])[0]
+        closer = row < nearest
+        owner[closer] = best
+        nearest = torch.minimum(nearest, row)
+        bound[best] = -1
+        chosen.append(best)
+    result = torch.tensor(chosen, device=everyone.device)
+    owner[result] = result  # also where an equal sample was chosen before: no weight is zero
+    return result, torch.bincount(owner, minlength=size)[result]

@@ -1,0 +1,305 @@
+"""Coresets from scores: counts, ties, classes, strata, and what is refused."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dataprune import Selection, coresets
+
+fast = settings(max_examples=60, deadline=None, derandomize=True)
+
+# few different values, so that ties are common
+values = st.lists(st.sampled_from([-1e30, -1.0, 0.0, 0.5, 0.5000001, 3.0, 1e30]), min_size=1, max_size=40)
+fractions = st.floats(0.01, 1)
+seeds = st.integers(0, 2**31)
+
+SELECTORS: dict[str, Callable[..., Selection]] = {
+    "top": coresets.top,
+    "bottom": coresets.bottom,
+    "random": coresets.random,
+    "stratified": coresets.stratified,
+}
+
+
+def count_of(size: int, keep: float) -> int:
+    return max(1, math.floor(keep * size + 0.5))
+
+
+def check(selection: Selection, size: int, keep: float) -> list[int]:
+    index, weight = selection
+    assert index.dtype == torch.int64
+    assert weight.dtype == torch.float32
+    assert torch.equal(weight, torch.ones(len(index)))
+    assert len(index) == count_of(size, keep)
+    assert index.tolist() == sorted(set(index.tolist()))
+    assert 0 <= int(index.min()) <= int(index.max()) < size
+    return index.tolist()
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+@given(score=values, keep=fractions, seed=seeds)
+@fast
+def test_unique_ascending_positions_and_exact_counts(name: str, score: list[float], keep: float, seed: int) -> None:
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    scores = torch.tensor(score)
+    first = check(SELECTORS[name](scores, keep=keep, seed=seed), len(score), keep)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1]
+    assert torch.equal(scores, torch.tensor(score))
+    torch.rand(3)
+    assert SELECTORS[name](scores, keep=keep, seed=seed).index.tolist() == first
+
+
+@pytest.mark.parametrize(("name", "sign"), [("top", 1), ("bottom", -1)])
+@given(score=values, keep=fractions, seed=seeds)
+@fast
+def test_top_and_bottom_keep_the_extremes(name: str, sign: int, score: list[float], keep: float, seed: int) -> None:
+    index = SELECTORS[name](torch.tensor(score), keep=keep, seed=seed).index.tolist()
+    signed = (sign * np.float32(score)).tolist()
+    assert sorted((signed[i] for i in index), reverse=True) == sorted(signed, reverse=True)[: len(index)]
+
+
+def test_infinite_scores_have_their_place_at_the_ends() -> None:
+    scores = torch.tensor([0.0, math.inf, -math.inf, 1.0])
+    assert coresets.top(scores, keep=0.25).index.tolist() == [1]
+    assert coresets.bottom(scores, keep=0.25).index.tolist() == [2]
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+@pytest.mark.parametrize("balance", ["none", "class"])
+def test_ties_are_broken_at_random_not_by_position(name: str, balance: str) -> None:
+    size, trials = 20, 1000
+    hits = np.zeros(size)
+    for seed in range(trials):
+        selection = SELECTORS[name](
+            torch.full((size,), 0.25), keep=0.3, seed=seed, labels=torch.arange(size) % 2, balance=balance
+        )
+        hits[selection.index.numpy()] += 1
+    assert np.abs(hits / trials - 0.3).max() < 4.5 * math.sqrt(0.3 * 0.7 / trials)
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_all_floating_types_and_the_edges_of_keep(name: str, dtype: torch.dtype) -> None:
+    scores = torch.linspace(-1, 1, 9).to(dtype)
+    assert check(SELECTORS[name](scores, keep=1), 9, 1) == list(range(9))
+    check(SELECTORS[name](scores, keep=0.01), 9, 0.01)
+    assert check(SELECTORS[name](scores[:1], keep=0.5), 1, 0.5) == [0]
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0.0, 1.0, 2.0, 2.5])), min_size=8, max_size=50),
+    keep=st.floats(0.5, 1),
+    seed=seeds,
+)
+@fast
+def test_classes_get_equal_places_as_far_as_they_have_samples(
+    name: str, rows: list[tuple[int, float]], keep: float, seed: int
+) -> None:
+    labels, scores = torch.tensor([row[0] for row in rows]), torch.tensor([row[1] for row in rows])
+    index = check(SELECTORS[name](scores, keep=keep, seed=seed, labels=labels, balance="class"), len(rows), keep)
+    sizes = torch.bincount(labels, minlength=4)
+    got = torch.bincount(labels[index], minlength=4)
+    fewest = min((int(got[c]) for c in range(4) if got[c] < sizes[c]), default=len(rows))
+    assert all(int(got[c]) <= fewest + 1 for c in range(4))
+    if name in ("top", "bottom"):
+        sign = 1 if name == "top" else -1
+        for c in range(4):
+            mine = (sign * scores[labels == c]).sort(descending=True).values[: int(got[c])]
+            chosen = torch.tensor([i for i in index if rows[i][0] == c], dtype=torch.int64)
+            assert torch.equal((sign * scores[chosen]).sort(descending=True).values, mine)
+
+
+# -- CCS -------------------------------------------------------------------------------------------------------------
+
+
+def ccs_places(scores: np.ndarray, count: int, bins: int, cutoff: float) -> tuple[list[list[int]], list[int]]:
+    """By hand, for scores without ties at the cutoff: the members of each bin, and the places of bins by size."""
+    ordered = sorted(range(len(scores)), key=lambda i: scores[i])
+    rest = ordered[: len(scores) - int(round(cutoff * len(scores), 9))]
+    low, high = scores[rest[0]], scores[rest[-1]]
+    members: list[list[int]] = [[] for _ in range(bins)]
+    for i in rest:
+        place = 0
+        while place + 1 < bins and (scores[i] - low) * bins >= (place + 1) * (high - low) and high > low:
+            place += 1
+        members[place].append(i)
+    sizes = sorted(len(bin) for bin in members)
+    places = []
+    for done, size in enumerate(sizes):
+        places.append(min(size, count // (bins - done)))
+        count -= places[-1]
+    return members, places
+
+
+@pytest.mark.parametrize("bins", [1, 3, 10, 50, 300])
+@pytest.mark.parametrize(("keep", "cutoff"), [(0.3, 0.0), (0.1, 0.3), (0.5, 0.2), (0.7, 0.3), (0.01, 0.0)])
+@pytest.mark.parametrize("shape", ["normal", "skewed", "negative"])
+def test_stratified_equals_its_definition(bins: int, keep: float, cutoff: float, shape: str) -> None:
+    scores = np.random.default_rng(bins).normal(size=200)
+    scores = {"normal": scores, "skewed": np.exp(3 * scores), "negative": scores - 100}[shape]
+    index = check(coresets.stratified(torch.tensor(scores), keep=keep, bins=bins, cutoff=cutoff, seed=3), 200, keep)
+    members, places = ccs_places(scores, len(index), bins, cutoff)
+    got = [len(set(index) & set(one)) for one in members]
+    assert sum(got) == len(index)  # nothing of what the cutoff drops
+    by_size: dict[int, list[int]] = {}
+    for one, taken in zip(members, got):
+        by_size.setdefault(len(one), []).append(taken)
+    expected: dict[int, list[int]] = {}
+    for size, taken in zip(sorted(len(one) for one in members), places):
+        expected.setdefault(size, []).append(taken)
+    # which of two bins of the same size gets an odd place is a matter of chance
+    assert {size: sorted(taken) for size, taken in by_size.items()} == {s: sorted(t) for s, t in expected.items()}
+
+
+def test_stratified_of_many_scores_draws_every_member_of_a_bin_alike() -> None:
+    size, trials = 6000, 60
+    scores = torch.cat([torch.full((1000,), 0.0), torch.full((2000,), 1.0), torch.full((3000,), 2.0)])
+    hits = np.zeros(size)
+    for seed in range(trials):
+        index = check(coresets.stratified(scores, keep=0.4, bins=3, seed=seed), size, 0.4)
+        hits[index] += 1
+        assert np.histogram(index, [0, 1000, 3000, 6000])[0].tolist() == [800, 800, 800]
+    for start, stop in ((0, 1000), (1000, 3000), (3000, 6000)):
+        p = 800 / (stop - start)
+        mine = hits[start:stop]
+        assert abs(mine[: len(mine) // 2].mean() / trials - p) < 5 * math.sqrt(p * (1 - p) / trials / (stop - start))
+        assert 0.8 < mine.var() / (trials * p * (1 - p)) < 1.25  # as independent draws
+
+
+def test_stratified_per_class_is_stratified_of_each_class() -> None:
+    rng = np.random.default_rng(0)
+    scores = np.concatenate([rng.normal(size=60), 100 + rng.normal(size=60)])
+    index = coresets.stratified(
+        torch.tensor(scores), keep=0.3, bins=5, cutoff=0.1, labels=torch.arange(120) // 60, balance="class"
+    ).index.numpy()
+    for start in (0, 60):
+        members, places = ccs_places(scores[start : start + 60], 18, 5, 0.1)
+        mine = set((index[(index >= start) & (index < start + 60)] - start).tolist())
+        assert sorted(len(mine & set(one)) for one in members) == sorted(places)
+
+
+def test_whole_scores_on_the_edge_of_a_bin_belong_to_the_upper_one() -> None:
+    for seed in range(20):
+        index = coresets.stratified(torch.arange(100.0), keep=0.1, bins=11, seed=seed).index
+        assert len((index // 9).unique()) == 10  # ten places, one for each of ten bins of eleven
+
+
+@pytest.mark.parametrize("value", [0.0, -3.0, 1e-40, 1e30])
+def test_constant_scores_are_one_bin(value: float) -> None:
+    seen = {tuple(check(coresets.stratified(torch.full((6,), value), keep=0.3, seed=s), 6, 0.3)) for s in range(60)}
+    assert len(seen) > 10
+
+
+def test_the_cutoff_drops_equals_at_random() -> None:
+    scores = torch.tensor([0.0, 1.0, 1.0, 1.0])
+    left_out = set()
+    for seed in range(40):
+        index = coresets.stratified(scores, keep=0.75, cutoff=0.25, seed=seed).index.tolist()
+        left_out |= {1, 2, 3} - set(index)
+        assert 0 in index
+    assert left_out == {1, 2, 3}
+
+
+def test_a_cutoff_that_leaves_too_few_is_refused() -> None:
+    scores = torch.rand(10)
+    assert len(coresets.stratified(scores, keep=0.7, cutoff=0.3).index) == 7
+    with pytest.raises(ValueError, match="cutoff leaves 7 of 10 samples, but keep asks for 8"):
+        coresets.stratified(scores, keep=0.8, cutoff=0.3)
+    with pytest.raises(ValueError, match="cutoff leaves"):
+        coresets.stratified(scores, keep=0.9, cutoff=0.3, labels=torch.arange(10) % 2, balance="class")
+
+
+@pytest.mark.parametrize("options", [{"bins": 0}, {"bins": 2.0}, {"bins": 1 << 16}, {"cutoff": 1.0}, {"cutoff": -0.1}])
+def test_bins_and_cutoff_out_of_range_are_refused(options: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        coresets.stratified(torch.rand(10), keep=0.5, **options)
+
+
+def test_stratified_refuses_infinite_scores() -> None:
+    with pytest.raises(ValueError, match="finite"):
+        coresets.stratified(torch.tensor([0.0, math.inf]), keep=0.5)
+
+
+# -- bad input -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["top", "bottom", "stratified"])
+def test_scores_that_are_none_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="2 of 4 scores are NaN, the first at position 1"):
+        SELECTORS[name](torch.tensor([0.0, math.nan, 1.0, math.nan]), keep=0.5)
+    with pytest.raises(ValueError, match="floating point"):
+        SELECTORS[name](torch.arange(4), keep=0.5)
+    with pytest.raises(ValueError, match=r"\(N,\)"):
+        SELECTORS[name](torch.rand(4, 2), keep=0.5)
+    with pytest.raises(ValueError, match="tensor"):
+        SELECTORS[name]([0.0, 1.0], keep=0.5)
+    with pytest.raises(ValueError, match="no samples"):
+        SELECTORS[name](torch.empty(0), keep=0.5)
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+@pytest.mark.parametrize("keep", [0, -0.1, 1.1, math.nan, True, "0.5"])
+def test_keep_is_a_fraction(name: str, keep: float) -> None:
+    with pytest.raises(ValueError, match="keep"):
+        SELECTORS[name](torch.rand(4), keep=keep)
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+def test_labels_must_be_there_and_fit(name: str) -> None:
+    selector = SELECTORS[name]
+    with pytest.raises(ValueError, match="needs labels"):
+        selector(torch.rand(4), keep=0.5, balance="class")
+    with pytest.raises(ValueError, match=r"labels must be \(4,\).*\(3,\)"):
+        selector(torch.rand(4), keep=0.5, labels=torch.zeros(3).long(), balance="class")
+    with pytest.raises(ValueError, match="whole numbers"):
+        selector(torch.rand(4), keep=0.5, labels=torch.zeros(4), balance="class")
+    with pytest.raises(ValueError, match="balance"):
+        selector(torch.rand(4), keep=0.5, labels=torch.zeros(4).long(), balance="classes")
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+def test_a_class_that_would_stay_empty_is_named(name: str) -> None:
+    labels = torch.tensor([7, 7, 7, 8, 9, 9])
+    with pytest.raises(ValueError, match=r"2 samples for 3 classes, and none for class [789] \([123] samples\)"):
+        SELECTORS[name](torch.rand(6), keep=0.3, labels=labels, balance="class")
+    assert len(SELECTORS[name](torch.rand(6), keep=0.5, labels=labels, balance="class").index) == 3
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+def test_memory_is_told_and_bounded(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="dataprune.coresets"):
+        SELECTORS[name](torch.rand(1000), keep=0.5)
+    assert f"{name}: at most" in caplog.text
+    with pytest.raises(ValueError, match=rf"{name} needs .* 1,000 samples.*max_memory=1,000 "):
+        SELECTORS[name](torch.rand(1000), keep=0.5, max_memory=1000)
+    with pytest.raises(ValueError, match="number of bytes"):
+        SELECTORS[name](torch.rand(1000), keep=0.5, max_memory=0)
+
+
+def test_random_takes_a_size_or_anything_with_rows() -> None:
+    by_size = coresets.random(30, keep=0.2, seed=4).index
+    assert torch.equal(coresets.random(torch.empty(30, 2), keep=0.2, seed=4).index, by_size)
+    for wrong in (0, -3, 2.5, True, torch.tensor(3)):
+        with pytest.raises(ValueError, match=r"size|no samples"):
+            coresets.random(wrong, keep=0.5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", SELECTORS)
+def test_scores_on_a_gpu_select_the_same(name: str) -> None:
+    scores: Tensor = torch.rand(1000, generator=torch.Generator().manual_seed(0))
+    there = SELECTORS[name](scores.cuda(), keep=0.2, labels=(torch.arange(1000) % 3).cuda(), balance="class")
+    here = SELECTORS[name](scores, keep=0.2, labels=torch.arange(1000) % 3, balance="class")
+    assert there.index.device.type == "cpu"
+    assert torch.equal(there.index, here.index)
