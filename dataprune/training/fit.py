@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import sys
@@ -69,8 +70,11 @@ def fit(
         data = setup.load_data(settings) if data is None else data
         setup.use_threads(settings, data)
         run = _Run(settings, out, device, data)
-        run.train(report)
-        return run.finish(save_model, test)
+        try:
+            run.train(report)
+            return run.finish(save_model, test)
+        finally:
+            run.release()
 
 
 class _Run:
@@ -156,6 +160,16 @@ class _Run:
             (self.out / "checkpoint.pt").unlink(missing_ok=True)
         distributed.barrier()
         return record or runs.read_json(self.out / "metrics.json")
+
+    def release(self) -> None:
+        """Let go of DistributedDataParallel, before the process group is left.
+
+        Were its reducer the last to hold the group, it would destroy it with the interpreter lock in hand, and wait for
+        the group's thread, which may be waiting for that lock.
+        """
+        self.forward = self.model
+        if distributed.world_size() > 1:
+            gc.collect()  # what a compiled model keeps in cycles
 
     def _train_step(self, index: Tensor, inputs: Tensor, labels: Tensor) -> None:
         settings = self.settings
