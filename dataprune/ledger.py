@@ -49,8 +49,8 @@ class Ledger:
             self._index = _room(self._index, index.device, begin, end)
         if end > len(self._score) or self._score.device != score.device:
             self._score = _room(self._score, score.device, begin, end)
-        self._index[begin:end].copy_(index, non_blocking=True)
-        self._score[begin:end].copy_(score, non_blocking=True)
+        self._index.narrow(0, begin, len(index)).copy_(index, non_blocking=True)
+        self._score.narrow(0, begin, len(index)).copy_(score, non_blocking=True)
         self._length = end
         self.largest = max(self.largest, len(index))
 
