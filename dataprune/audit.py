@@ -60,19 +60,29 @@ def problem(index: Tensor | None, score: Tensor | None, size: int) -> Exception 
     return None
 
 
-def check_selection(selection: Selection, size: int, count: int, *, exact: bool) -> None:
-    """Raise ValueError unless a policy returned unique positions, a weight for each, and as many as asked for."""
+def check_positions(selection: Selection, size: int, *, what: str) -> None:
+    """Raise ValueError unless a selection has unique positions in the dataset, at least one, and a weight for each."""
     index = selection.index.numpy()
-    if len(index) and not (index.min() >= 0 and index.max() < size):
-        raise ValueError(f"the policy returned positions {index.min()} to {index.max()} of a dataset of {size}")
+    if index.dtype != np.int64 or index.ndim != 1:
+        raise ValueError(f"{what} must be (K,) int64 positions, got {selection.index.dtype} {tuple(index.shape)}")
+    if len(index) == 0 or len(selection.weight) != len(index):
+        raise ValueError(f"{what} has {len(index)} positions and {len(selection.weight)} weights")
+    if index.min() < 0 or index.max() >= size:
+        raise ValueError(f"{what} has positions {index.min()} to {index.max()}, the dataset {size} samples")
     chosen = np.zeros(size, dtype=np.bool_)
     chosen[index] = True
-    unique, found = int(np.count_nonzero(chosen)), len(selection.index)
-    if unique != found or len(selection.weight) != found or found == 0 or (exact and found != count):
+    unique = int(np.count_nonzero(chosen))
+    if unique != len(index):
+        raise ValueError(f"{what} has {len(index)} positions, but only {unique} different ones")
+
+
+def check_selection(selection: Selection, size: int, count: int, *, exact: bool) -> None:
+    """Raise ValueError unless what a policy returned is a selection, of as many samples as asked for."""
+    check_positions(selection, size, what="the policy's selection")
+    if exact and len(selection.index) != count:
         raise ValueError(
-            f"the policy returned {found} positions ({unique} different) and {len(selection.weight)} weights where "
-            f"{count} were asked for: a policy that decides itself how many it keeps says so with an attribute "
-            "`exact = False`"
+            f"the policy returned {len(selection.index)} positions where {count} were asked for: a policy that decides "
+            "itself how many it keeps says so with an attribute `exact = False`"
         )
 
 

@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,6 +47,30 @@ TuneLr = Annotated[
 ]
 
 
+Strategy = Annotated[
+    str,
+    typer.Option(
+        help="With --selection: E trains --epochs on the coreset, P 1 / keep times as many.", rich_help_panel="Pruning"
+    ),
+]
+SmallBatches = Annotated[
+    bool,
+    typer.Option(
+        "--small-batches",
+        help="With --selection: half the batch size where 20 % or less is kept, a quarter at 10 % or less (TDDS).",
+        rich_help_panel="Pruning",
+    ),
+]
+Statistics = Annotated[
+    str,
+    typer.Option(
+        help="Comma-separated: forgetting, el2n, grand, aum, entropy, least_confidence, margin, loss, dyn_unc, dual, "
+        "tdds; all: those that so many epochs suffice for.",
+        rich_help_panel="Scores",
+    ),
+]
+
+
 def main() -> None:
     """Entry point: exit codes 0, 1 (failed), 2 (usage)."""
     app()
@@ -71,37 +96,93 @@ def _options(
 
 
 @app.command()
-@takes_settings(without=())
-def train(settings: Settings, out: Out = None, json_: AsJson = False) -> None:
-    """Train one model with one pruning method.
+@takes_settings(without=("statistics",))
+def train(
+    settings: Settings,
+    strategy: Strategy = "E",
+    small_batches: SmallBatches = False,
+    out: Out = None,
+    json_: AsJson = False,
+) -> None:
+    """Train one model with one pruning method, or on a coreset with --selection.
 
     An interrupted run goes on where it was when the same command is given again. Several processes: start it with
     torchrun -m dataprune train. The seconds are those of training and selection, of --recalibrate-bn too; evaluation is
     listed apart, and writing checkpoints counts in neither.
     """
-    from .training.fit import fit
+    from .training.coreset import adapted
 
+    settings, data = adapted(settings, strategy=strategy, small_batches=small_batches)
     out = out or Path("runs") / f"train-{_plain(settings.data)}-{settings.method}-seed{settings.seed}-{settings.key()}"
-    done = (out / "metrics.json").exists()
-    with _bar(settings.epochs, "epochs") as bar:
+    _fitted(settings, out, data, json_)
 
-        def report(line: dict[str, Any]) -> None:
-            bar.update(line["epoch"] + 1 - bar.n)
-            bar.set_postfix(loss=f"{line['loss']:.3f}" if line["loss"] is not None else "-", samples=line["samples"])
 
-        metrics = fit(settings, out, report=report)
-    if not first_rank():
-        return
-    _note(metrics.get("note"))
-    _note(f"this run was finished before, its record is read from {out}" if done else None)
-    if json_:
-        print(json.dumps(metrics))
-        return
-    accuracy = "not tested" if metrics["accuracy"] is None else f"accuracy {metrics['accuracy']:.4f}"
-    print(
-        f"{metrics['method']}: {accuracy}, {metrics['samples']:,} samples in {metrics['steps']:,} steps, "
-        f"{metrics['seconds']:.1f} s (selecting {metrics['select_seconds']:.2f} s)\nrun: {out}"
-    )
+@app.command()
+@takes_settings(without=("method", "selection", "keep", "budget", "steps", "statistics"))
+def score(settings: Settings, statistics: Statistics = "all", out: Out = None, json_: AsJson = False) -> None:
+    """Train once on all the data, and score every sample by its training dynamics.
+
+    Writes scores.parquet (scores.csv without pyarrow), a row per sample in dataset order, beside the trained model,
+    from which `dataprune select` takes features. Parameters of a statistic are given as --option NAME.parameter=value
+    (tdds.window=5). An interrupted run goes on where it was when the same command is given again.
+    """
+    from .training.setup import recordable
+
+    names = recordable(settings) if statistics == "all" else [name.strip() for name in statistics.split(",")]
+    settings = replace(settings, method="full", statistics=",".join(names))
+    out = out or Path("runs") / f"score-{_plain(settings.data)}-seed{settings.seed}-{settings.key()}"
+    _fitted(settings, out, None, json_)
+
+
+@app.command()
+def select(
+    scores: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of `dataprune score`; or a table of scores (.parquet, .csv); or features (.safetensors)."
+        ),
+    ],
+    method: Annotated[str, typer.Option(help="Static method; `dataprune methods` lists them.")],
+    keep: Annotated[float, typer.Option(help="Fraction kept, in (0, 1].")],
+    statistic: Annotated[str | None, typer.Option(help="The score that top, bottom or stratified reads.")] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="none, mean-one (scaled to mean 1: where the method has weights the default) or raw."),
+    ] = None,
+    balance: Annotated[str | None, typer.Option(help="none, or class: as many of every class.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is random.")] = 0,
+    option: Annotated[
+        list[str] | None, typer.Option(help="A parameter of the selector, as name=value (cutoff=0.3); repeatable.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write; in the folder of the scores by default.")] = None,
+    json_: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Choose a coreset from scores, or from what the scored model makes of the data.
+
+    `dataprune train --selection FILE` trains on it.
+    """
+    with reported(debug):
+        from .selection import Selection
+        from .training import coreset
+
+        options = _options_of(option or [], statistic=statistic, weights=weights, balance=balance)
+        selection, metadata = coreset.select(method, scores, keep=keep, seed=seed, options=options)
+        folder = scores if scores.is_dir() else scores.parent
+        out = out or folder / f"{method}-keep{keep:g}-seed{seed}.safetensors"
+        coreset.write(out, selection, metadata)
+        stored = Selection.metadata(out)
+        if json_:
+            print(json.dumps({"path": str(out), "samples": len(selection.index), **stored}))
+            return
+        total = metadata["size"]
+        print(f"{method}: {len(selection.index):,} of {total:,} samples in {metadata['seconds']:.1f} s")
+        kept = [(count / size, name, count, size) for name, count, size in stored.get("retention", [])]
+        if kept:
+            low, high = min(kept), max(kept)
+            ends = [f"{share:.1%} (class {name}: {count} of {size})" for share, name, count, size in (low, high)]
+            print(f"kept per class: {ends[0]} to {ends[1]}")
+        print(f"coreset: {out}")
 
 
 @app.command()
@@ -178,6 +259,41 @@ def list_methods(json_: AsJson = False, debug: Debug = False) -> None:
             print(json.dumps(rows))
         else:
             _console().print(tables.methods(rows))
+
+
+def _fitted(settings: Settings, out: Path, data: Any, json_: bool) -> None:
+    """Carry a run out, with a bar, and print its record."""
+    from .training.fit import fit
+
+    done = (out / "metrics.json").exists()
+    with _bar(settings.epochs, "epochs") as bar:
+
+        def report(line: dict[str, Any]) -> None:
+            bar.update(line["epoch"] + 1 - bar.n)
+            bar.set_postfix(loss=f"{line['loss']:.3f}" if line["loss"] is not None else "-", samples=line["samples"])
+
+        metrics = fit(settings, out, data=data, report=report)
+    if not first_rank():
+        return
+    _note(metrics.get("note"))
+    _note(f"this run was finished before, its record is read from {out}" if done else None)
+    if json_:
+        print(json.dumps(metrics))
+        return
+    accuracy = "not tested" if metrics["accuracy"] is None else f"accuracy {metrics['accuracy']:.4f}"
+    print(
+        f"{metrics['method']}: {accuracy}, {metrics['samples']:,} samples in {metrics['steps']:,} steps, "
+        f"{metrics['seconds']:.1f} s (selecting {metrics['select_seconds']:.2f} s)\nrun: {out}"
+    )
+    if "scores" in metrics:
+        print(f"scores: {out / metrics['scores']} ({settings.statistics})")
+
+
+def _options_of(texts: list[str], **given: Any) -> dict[str, Any]:
+    """Options of a selector: name=value, and those with a flag of their own."""
+    own = Settings(option=tuple(texts))
+    own.validate()
+    return own.options().get("", {}) | {name: value for name, value in given.items() if value is not None}
 
 
 def _numbers(option: str, text: str | None) -> tuple[float, ...]:

@@ -1,6 +1,8 @@
 """Named recipes: each composes a criterion, a policy and a schedule into a `Pruner`. `METHODS` is their index.
 
-All recipes share these arguments:
+`fixed`, which replays a coreset chosen beforehand, stands apart: it is given a selection in place of a fraction.
+
+The others share these arguments:
 
     size: samples in the dataset, N.
     keep: fraction kept in a pruned epoch, in (0, 1].
@@ -19,12 +21,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from . import criteria, policies, schedules
+from . import audit, criteria, policies, schedules
+from .errors import suggest
 from .pruner import Pruner
+from .selection import Selection
 
 ALPHA = 0.8  # smoothing of both bandits, Raju et al. 2021
 
@@ -292,6 +297,34 @@ def memory(
     return Pruner(
         size, criteria.entropy, policies.top_k(balance=_classes(balance, size)), schedule, epochs=epochs, seed=seed
     )
+
+
+def fixed(size: int, *, selection: Selection, epochs: int, seed: int = 0, strategy: Literal["E", "P"] = "E") -> Pruner:
+    """A coreset chosen beforehand, the same in every epoch; its weights multiply the losses.
+
+    Args:
+        size: as for all recipes.
+        selection: what to train on: from `coresets`, from a file, or `Selection.of` positions of your own.
+        epochs: epochs of the run on all the data that this one stands for.
+        seed: decides the order within an epoch.
+        strategy: "E": as many epochs on the coreset. "P": 1 / keep times as many, so that about as many samples are
+            trained as on all the data; `epochs` of the pruner says how many.
+    Returns:
+        A pruner that keeps len(selection.index) samples in every epoch.
+    Raises:
+        ValueError: if positions are repeated or outside the dataset, or weights are negative or not finite.
+    Source: "Strategy-E" and "Strategy-P" in Zhang et al. 2024, arXiv:2311.13613, section 5.1. Differs: nothing.
+    """
+    audit.check_positions(selection, size, what="the selection")
+    count = len(selection.index)
+    if not bool((selection.weight.isfinite() & (selection.weight >= 0)).all()):
+        raise ValueError("a selection's weights multiply losses: they must be finite and not negative")
+    if strategy not in ("E", "P"):
+        raise ValueError(suggest(str(strategy), ["E", "P"], what="strategy"))
+    if strategy == "P":
+        epochs = round(epochs * size / count)
+    schedule = schedules.constant(count / size)
+    return Pruner(size, criteria.loss, policies.replay(selection), schedule, epochs=epochs, every=epochs, seed=seed)
 
 
 METHODS: dict[str, Callable[..., Pruner]] = {

@@ -1,12 +1,14 @@
 """Which samples an epoch trains: functions from (book, count, generator) to a `Selection`.
 
-Whatever is equal is decided at random, never by position, and only the given generator is read. A policy may carry two
-attributes: `variance = True` asks for a book that keeps variances, `exact = False` says that it may return another
-number of samples than `count`.
+Whatever is equal is decided at random, never by position, and only the given generator is read. A policy may carry
+attributes: `variance = True` asks for a book that keeps variances; `exact = False` says that it may return another
+number of samples than `count`; `always = True`, that it is asked also where all samples are kept; and `plan` is a text
+that says what it selects: a saved run is resumed only where it is the same.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,6 +44,25 @@ def least_drawn() -> Policy:
         an epoch is filled up from the next permutation, so that no sample is left out.
     """
     return lambda book, count, generator: Selection.of(highest(-book.drawn, count, generator))
+
+
+class replay:
+    """The same selection in every epoch, weights included.
+
+    Args:
+        selection: what to replay.
+    """
+
+    always = True  # all samples may be kept, and weighted
+
+    def __init__(self, selection: Selection):
+        self.selection = Selection(selection.index.clone(), selection.weight.clone())
+        content = self.selection.index.numpy().tobytes() + self.selection.weight.numpy().tobytes()
+        self.plan = hashlib.sha256(content).hexdigest()[:16]
+
+    def __call__(self, book: ScoreBook, count: int, generator: Generator) -> Selection:
+        """The selection that was given."""
+        return self.selection
 
 
 def top_k(*, balance: Tensor | None = None) -> Policy:

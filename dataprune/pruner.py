@@ -423,7 +423,7 @@ class Pruner:
 
     def _choose(self, epoch: int) -> Selection:
         count = self.counts[epoch]
-        if count == self.size:
+        if count == self.size and not getattr(self.policy, "always", False):
             return Selection.of(torch.arange(self.size))
         # drawn from where the block begins, so that it does not matter in which of its epochs it is first asked for
         start = self._first_pruned + self._block(epoch) * self.every
@@ -476,8 +476,9 @@ class Pruner:
     def _plan(self) -> str:
         """What decides how many are selected when, and by what kind of rule, as one short text."""
         parts = [getattr(part, "__qualname__", type(part).__qualname__) for part in (self.criterion, self.policy)]
+        parts.append(getattr(self.policy, "plan", ""))
         counts = hashlib.sha256(repr(self.counts).encode()).hexdigest()[:16]
-        return f"{self.size} {self.epochs} {counts} {self.smoothing} {self.every} {' '.join(parts)}"
+        return f"{self.size} {self.epochs} {counts} {self.smoothing} {self.every} {' '.join(parts).rstrip()}"
 
     def _complete(self) -> bool:
         """Whether all of the current epoch has been trained, but for what the loader drops."""

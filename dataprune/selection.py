@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from . import __version__
 from .errors import DataError
 
 _PROBES = 16  # samples of a dataset that its fingerprint reads
@@ -39,19 +40,46 @@ class Selection(NamedTuple):
         """A selection that weights all its samples alike."""
         return cls(index, torch.ones(len(index)))
 
+    def retention(self, labels: Int[Tensor, " n"]) -> dict[int, tuple[int, int]]:
+        """How many samples of each class are selected, and how many there are.
+
+        Args:
+            labels: class ids of the whole dataset.
+        Example:
+            >>> Selection.of(torch.tensor([0, 1])).retention(torch.tensor([5, 7, 7]))
+            {5: (1, 1), 7: (1, 2)}
+        """
+        classes, place = torch.unique(labels.cpu(), return_inverse=True)
+        total = torch.bincount(place, minlength=len(classes))
+        kept = torch.bincount(place[self.index], minlength=len(classes))
+        return dict(zip(classes.tolist(), zip(kept.tolist(), total.tolist())))
+
     def save(
-        self, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None, *, dataset: Any = None
+        self,
+        path: str | os.PathLike[str],
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        dataset: Any = None,
+        labels: Int[Tensor, " n"] | None = None,
     ) -> None:
-        """Write a safetensors file, whole or not at all.
+        """Write a safetensors file, whole or not at all. The versions of this library and of torch are noted in it.
 
         Args:
             path: file to write; its folder must exist.
             metadata: what should travel with it (method, keep, seed ...): anything JSON can hold.
-            dataset: map-style dataset the positions refer to; its fingerprint is stored, and `load` checks it.
+            dataset: map-style dataset the positions refer to; its size and fingerprint are stored, and `load` checks
+                them. The fingerprint alone may stand for it, as text.
+            labels: class ids of the whole dataset; then `retention` is stored, as lists [class, kept, of].
         """
         notes = dict(metadata or {})
+        notes["versions"] = {"dataprune": __version__, "torch": torch.__version__}
         if dataset is not None:
-            notes["fingerprint"] = fingerprint(dataset)
+            notes["fingerprint"] = dataset if isinstance(dataset, str) else fingerprint(dataset)
+            if not isinstance(dataset, str):
+                notes["size"] = len(dataset)
+        if labels is not None:
+            notes["size"] = len(labels)
+            notes["retention"] = [[name, *numbers] for name, numbers in self.retention(labels).items()]
         payload = save(
             {"index": self.index.contiguous(), "weight": self.weight.contiguous()},
             metadata={"dataprune": json.dumps(notes)},
@@ -87,15 +115,17 @@ class Selection(NamedTuple):
 
     @staticmethod
     def metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-        """What `save` was given as metadata, with the fingerprint where one was stored."""
+        """What `save` was given as metadata, and what it added: versions, fingerprint, size, retention."""
         return _read(path)[1]
 
 
 def fingerprint(dataset: Any) -> str:
     """A short text that tells datasets apart: a hash of the length and of sixteen samples spread over it.
 
-    Samples are read twice; what differs between the two reads (random augmentation) does not count. The global random
-    state is left as it was. A dataset may have a text attribute `fingerprint` of its own, which is then used.
+    Where the dataset holds its labels as `labels` or `targets` (a tensor, an array, a list of numbers), all of them
+    count, so that a few changed labels show. Samples are read twice; what differs between the two reads (random
+    augmentation) does not count. The global random state is left as it was. A dataset may have a text attribute
+    `fingerprint` of its own, which is then used.
 
     Args:
         dataset: map-style dataset with `__len__` and `__getitem__`.
@@ -105,6 +135,7 @@ def fingerprint(dataset: Any) -> str:
         return own
     size = len(dataset)
     digest = hashlib.sha256(str(size).encode())
+    digest.update(_all_labels(dataset, size))
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         for probe in sorted({round(i * (size - 1) / (_PROBES - 1)) for i in range(_PROBES)} if size else ()):
@@ -130,6 +161,16 @@ def unpack(packed: Tensor, size: int) -> Int[Tensor, " k"]:
     if packed.dtype == torch.int64:
         return packed.clone()
     return torch.from_numpy(np.flatnonzero(np.unpackbits(packed.numpy(), count=size)))
+
+
+def _all_labels(dataset: Any, size: int) -> bytes:
+    labels = getattr(dataset, "labels", getattr(dataset, "targets", None))
+    if isinstance(labels, Tensor):
+        labels = labels.detach().cpu().numpy()
+    if not isinstance(labels, np.ndarray | list) or len(labels) != size:
+        return b""
+    plain = isinstance(labels, np.ndarray) or all(isinstance(one, int | float) for one in labels)
+    return np.asarray(labels).tobytes() if plain and np.asarray(labels).dtype.kind in "iufb" else b""
 
 
 def _leaves(item: Any) -> Iterator[bytes]:

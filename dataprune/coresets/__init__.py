@@ -16,12 +16,18 @@ from .facility_location import craig
 from .geometry import contextual_diversity, herding, k_center, moderate
 from .gradients import glister, grad_match
 from .influences import influence
+from .named import METHODS, Given, Named, choose
+from .replay import mean_one, small_batch, weighted
 from .scores import bottom, random, stratified, top
 
 __all__ = [
     "MAX_MEMORY",
+    "METHODS",
     "Extracted",
+    "Given",
+    "Named",
     "bottom",
+    "choose",
     "contextual_diversity",
     "craig",
     "deepfool",
@@ -31,8 +37,11 @@ __all__ = [
     "herding",
     "influence",
     "k_center",
+    "mean_one",
     "moderate",
     "random",
+    "small_batch",
     "stratified",
     "top",
+    "weighted",
 ]

@@ -89,6 +89,21 @@ def extract(model: nn.Module, loader: Iterable[Any]) -> Extracted:
     return Extracted(*whole)
 
 
+def last_layer(model: nn.Module, *inputs: Any, **named: Any) -> nn.Module:
+    """The `nn.Linear` whose output a model returns as logits, found by one forward pass in evaluation mode.
+
+    Args:
+        model: ends in a linear layer.
+        inputs: a batch as the model takes it.
+        named: what it takes by name.
+    Raises:
+        ValueError: if no linear layer produces the logits.
+    """
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    with torch.random.fork_rng(devices=[]), evaluation(model), torch.no_grad():
+        return _call(model, layers, inputs, named)[0]
+
+
 def logits_of(output: Any) -> Float[Tensor, "b c"]:
     """The logits in what a model returned: a tensor, an object or mapping with `logits`, or a tuple's first item.
 

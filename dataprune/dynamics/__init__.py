@@ -12,6 +12,7 @@ scores = recorder.scores()  # {"aum": (N,), "tdds": (N,)}, highest is most impor
 
 from .recorder import Recorder, average
 from .statistics import (
+    STATISTICS,
     Statistic,
     aum,
     dual,
@@ -25,9 +26,12 @@ from .statistics import (
     margin,
     tdds,
 )
+from .table import Scores, load_scores, save_scores
 
 __all__ = [
+    "STATISTICS",
     "Recorder",
+    "Scores",
     "Statistic",
     "aum",
     "average",
@@ -38,7 +42,9 @@ __all__ = [
     "forgetting",
     "grand",
     "least_confidence",
+    "load_scores",
     "loss",
     "margin",
+    "save_scores",
     "tdds",
 ]

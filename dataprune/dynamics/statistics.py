@@ -33,6 +33,7 @@ class Statistic:
         until: only presentations of the epochs before this one count; None counts all.
         features: whether `observe` reads the features.
         before: whether `observe` reads each sample's log-probabilities at its last presentation.
+        window: presentations that a sample needs to have a score.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Statistic:
     until: int | None = None
     features: bool = False
     before: bool = False
+    window: int = 1
 
 
 def forgetting(never: Literal["last", "zero"] = "last") -> Statistic:
@@ -167,7 +169,7 @@ def dyn_unc(window: int = 10) -> Statistic:
     """
     _check_count("window", window, 2)
     kept = memory.windows(window, lambda values: values.std(dim=1))
-    return Statistic(_spelled("dyn_unc", window=window), _target_probability, kept)
+    return Statistic(_spelled("dyn_unc", window=window), _target_probability, kept, window=window)
 
 
 def dual(window: int = 10, until: int = 30) -> Statistic:
@@ -184,7 +186,8 @@ def dual(window: int = 10, until: int = 30) -> Statistic:
     """
     _check_window(window, until)
     kept = memory.windows(window, lambda values: values.std(dim=1) * (1 - values.mean(dim=1)))
-    return Statistic(_spelled("dual", window=window, until=until), _target_probability, kept, until=until)
+    spelled = _spelled("dual", window=window, until=until)
+    return Statistic(spelled, _target_probability, kept, until=until, window=window)
 
 
 def tdds(
@@ -256,14 +259,20 @@ def tdds(
     if magnitude and not inside:
         kept = memory.mapped(kept, torch.abs)
     if difference == "el2n":
-        return Statistic(spelled, _error_norm, kept, until=until)
+        return Statistic(spelled, _error_norm, kept, until=until, window=window)
     if difference == "ce":
         observe = _target_log_official if official else _target_log
-        return Statistic(spelled, observe, memory.differences(kept), until=until)
+        return Statistic(spelled, observe, memory.differences(kept), until=until, window=window)
     observe = _divergence
     if official:
         observe = _divergence_of_magnitudes if magnitude else _divergence_official
-    return Statistic(spelled, observe, kept, until=until, before=True)
+    return Statistic(spelled, observe, kept, until=until, before=True, window=window)
+
+
+STATISTICS: dict[str, Callable[..., Statistic]] = {
+    one.__name__: one
+    for one in (forgetting, el2n, grand, aum, entropy, least_confidence, margin, loss, dyn_unc, dual, tdds)
+}
 
 
 # -- what is observed: (b,) values of a batch; statistics that name the same function share them ---------------------

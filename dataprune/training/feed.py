@@ -28,10 +28,12 @@ class Feed:
         settings: of the run: batch size, workers, augmentation, seed.
         pruner: selects; built for the training set's size.
         device: where batches go.
+        drop_last: whether a last, smaller batch is dropped.
     """
 
-    def __init__(self, data: Data, settings: Settings, pruner: Pruner, device: torch.device):
+    def __init__(self, data: Data, settings: Settings, pruner: Pruner, device: torch.device, *, drop_last: bool = True):
         self.data, self.settings, self.pruner, self.device = data, settings, pruner, device
+        self.drop_last = drop_last
         self._held: Images | None = None
         self._loader: DataLoader | None = None
         if isinstance(data.train, Images) and not settings.workers:
@@ -40,7 +42,7 @@ class Feed:
             self._loader = self._streaming()
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Positions, inputs and labels of every whole batch that is left of an epoch."""
+        """Positions, inputs and labels of every batch that is left of an epoch."""
         for index, pixels, labels in self._pixels(epoch):
             yield index, self.prepare(self._augmented(pixels, index, epoch)), labels
 
@@ -63,7 +65,9 @@ class Feed:
 
     def _pixels(self, epoch: int) -> Iterator[tuple[Int[Tensor, " b"], UInt8[Tensor, "b c h w"], Int[Tensor, " b"]]]:
         if self._held is not None:
-            for index in self.pruner.batches(epoch, self.settings.batch_size, device=self.device):
+            for index in self.pruner.batches(
+                epoch, self.settings.batch_size, drop_last=self.drop_last, device=self.device
+            ):
                 yield index, self._held.images[index], self._held.labels[index]
             return
         assert self._loader is not None
@@ -82,7 +86,7 @@ class Feed:
             self.data.train,
             batch_size=self.settings.batch_size,
             shuffle=True,
-            drop_last=True,
+            drop_last=self.drop_last,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=self.device.type == "cuda",

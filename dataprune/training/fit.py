@@ -8,6 +8,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .. import distributed, progress
+from ..coresets.extraction import last_layer
+from ..dynamics import Recorder, save_scores
 from ..errors import CheckpointError, UsageError
+from ..selection import fingerprint
 from . import models, optimizers, runs, setup
 from .data import Data
 from .evaluate import accuracy, recalibrate_batch_norm
@@ -83,8 +87,12 @@ class _Run:
     def __init__(self, settings: Settings, out: Path, device: torch.device, data: Data):
         self.settings, self.out, self.device, self.data = settings, out, device, data
         size, ranks = len(data.train), distributed.world_size()
-        self.pruner = setup.build_pruner(settings, size, data.train.labels)
-        planned = self.pruner.planned_steps(settings.batch_size, world_size=ranks, drop_last=True)
+        selection = setup.load_selection(settings, data.train)
+        self.pruner = setup.build_pruner(settings, size, data.train.labels, selection)
+        statistics = setup.statistics(settings)
+        self.recorder = Recorder(size, statistics) if statistics else None
+        whole = self.recorder is None  # a statistic needs every sample in every epoch, the last few too
+        planned = self.pruner.planned_steps(settings.batch_size, world_size=ranks, drop_last=whole)
         if settings.steps is not None and settings.steps > planned:
             raise UsageError(
                 f"--steps {settings.steps} are more than {settings.epochs} epochs have ({planned}): raise --epochs, or "
@@ -109,8 +117,12 @@ class _Run:
         if settings.compile:
             self.forward = torch.compile(self.forward)  # type: ignore[assignment]
         self.rate = setup.rate(settings)
-        self.progress = progress.Progress(self.pruner, settings.batch_size, world_size=ranks, drop_last=True)
-        self.feed = Feed(data, settings, self.pruner, device)
+        self.progress = progress.Progress(self.pruner, settings.batch_size, world_size=ranks, drop_last=whole)
+        self.feed = Feed(data, settings, self.pruner, device, drop_last=whole)
+        self.features: list[Tensor] = []  # what the last layer read in the running step, where a statistic needs it
+        if any(one.features for one in statistics.values()):
+            layer = last_layer(self.model, self.feed.prepare(torch.zeros(2, *data.shape, dtype=torch.uint8)).to(device))
+            layer.register_forward_pre_hook(lambda _, inputs: self.features.append(inputs[0].detach()))
         self.step = 0
         self.open = False  # whether an epoch has begun that has no line in the history yet
         self.history: list[dict[str, Any]] = []
@@ -156,6 +168,8 @@ class _Run:
                 runs.write(self.out / "model.safetensors", save(weights))
             counts = {"selected": _small(self.selected), "drawn": _small(self.pruner.book.drawn)}
             runs.write(self.out / "selection_counts.safetensors", save(counts))
+            if self.recorder is not None:
+                record |= self._write_scores(self.recorder.scores())
             runs.write_json(self.out / "metrics.json", record)
             (self.out / "checkpoint.pt").unlink(missing_ok=True)
         distributed.barrier()
@@ -185,6 +199,9 @@ class _Run:
         logits = logits.float()
         losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=settings.label_smoothing)
         loss = self.pruner.loss(index, losses, logits, labels)
+        if self.recorder is not None:
+            self.recorder.update(index, logits, labels, self.features.pop() if self.features else None)
+            loss = loss * (len(labels) / settings.batch_size)  # or the few of a last batch would count more than others
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -206,6 +223,8 @@ class _Run:
         if not math.isfinite(loss):
             raise ValueError(f"the loss of epoch {epoch} is {loss}: training has diverged, lower the learning rate")
         self.sums.zero_()
+        if self.recorder is not None:
+            self.recorder.end_epoch()
         selection, stats = self.pruner.select(epoch), self.pruner.stats()
         self.selected[selection.index] += 1
         line = {
@@ -276,6 +295,13 @@ class _Run:
             "machine": runs.machine(self.device),
         }
 
+    def _write_scores(self, scores: dict[str, Tensor]) -> dict[str, str]:
+        """What the record says of the table."""
+        path = self.out / ("scores.parquet" if find_spec("pyarrow") else "scores.csv")
+        notes = {"settings": self.settings.as_dict(), "fingerprint": fingerprint(self.data.train)}
+        save_scores(path, scores, labels=self.data.train.labels, notes=notes)
+        return {"scores": path.name, "fingerprint": notes["fingerprint"]}
+
     def _checkpoint(self) -> None:
         self.pruner.sync()
         if distributed.rank() == 0:
@@ -291,6 +317,7 @@ class _Run:
                 "seconds": self.seconds,
                 "history": json.dumps(self.history),
                 "selected": self.selected,
+                "recorder": None if self.recorder is None else self.recorder.state_dict(),
             }
             runs.write_checkpoint(self.out / "checkpoint.pt", state)
         self._saved = time.monotonic()
@@ -322,6 +349,8 @@ class _Run:
             self.seconds, self.selected = state["seconds"], state["selected"]
             self.sums.copy_(state["sums"])
             self.history = json.loads(state["history"])
+            if self.recorder is not None:
+                self.recorder.load_state_dict(state["recorder"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(
                 f"{path} does not fit this run ({error}): delete it to start this run from its beginning"

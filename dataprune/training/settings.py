@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError, suggest
@@ -40,7 +41,15 @@ class Settings:
     shift_mode: str = setting("constant", "What fills the border of shifted images: constant or reflect.", "Data")
     flip: bool = setting(False, "Augmentation: random horizontal flips.", "Data")
 
-    method: str = setting("emp", "Pruning method; `dataprune methods` lists them.", "Pruning")
+    method: str = setting(
+        "",
+        "Pruning method; `dataprune methods` lists them. emp by default; with --selection, none but that.",
+        "Pruning",
+    )
+    selection: str | None = setting(
+        None, "Train on this coreset in every epoch: a file that `dataprune select` wrote.", "Pruning"
+    )
+    statistics: str = setting("", "", "Pruning")  # only `score` has this option, with a help text of its own
     keep: float | None = setting(
         None,
         "Fraction of the data kept in a pruned epoch, in (0, 1]; 0.3 by default, 0.05 on digits, which are easy.",
@@ -97,8 +106,22 @@ class Settings:
         0, "Checkpoint every so many steps; 0: at the end of an epoch, half a minute apart.", "Machine", runtime=True
     )
 
+    def __post_init__(self) -> None:
+        if not self.method:
+            object.__setattr__(self, "method", "emp" if self.selection is None else "fixed")
+
     def validate(self) -> None:
         """Raise UsageError for what cannot be meant."""
+        _require(
+            (self.selection is None) == (self.method != "fixed"),
+            "--method fixed needs --selection FILE"
+            if self.selection is None
+            else f"--selection trains on that coreset alone: leave --method {self.method} out",
+        )
+        _require(
+            self.selection is None or (self.keep is None and self.budget is None),
+            "--selection says what is kept: leave --keep and --budget out",
+        )
         _one_of("optimizer", self.optimizer, OPTIMIZERS)
         _one_of("schedule", self.schedule, SCHEDULES)
         _one_of("shift mode", self.shift_mode, ("constant", "reflect"))
@@ -142,20 +165,34 @@ class Settings:
         arguments: dict[str, Any] = {}
         if self.budget is not None:
             arguments["budget"] = self.budget
-        elif self.method != "full":
+        elif self.method not in ("full", "fixed"):
             arguments["keep"] = KEEP.get(self.data, 0.3) if self.keep is None else self.keep
-        for text in self.option:
-            name, value = text.split("=", 1)
-            method, _, name = name.rpartition(".")
-            if method in ("", self.method):
-                arguments[name.replace("-", "_")] = _parsed(value)
+        options = self.options()
+        arguments |= options.get("", {}) | options.get(self.method, {})
         if "prune_probability" in arguments:
             arguments.pop("keep", None)
         return arguments
 
+    def options(self) -> dict[str, dict[str, Any]]:
+        """`--option` by the name before its point, "" where it has none."""
+        found: dict[str, dict[str, Any]] = {}
+        for text in self.option:
+            name, value = text.split("=", 1)
+            owner, _, name = name.rpartition(".")
+            found.setdefault(owner, {})[name.replace("-", "_")] = _parsed(value)
+        return found
+
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {**dataclasses.asdict(self), "option": list(self.option)}
+        """Plain values, for JSON; of a coreset's file also what is in it."""
+        values = {**dataclasses.asdict(self), "option": list(self.option)}
+        return values if self.selection is None else {**values, "selected": _content(self.selection)}
+
+    @classmethod
+    def of(cls, stored: dict[str, Any]) -> Settings:
+        """The settings that `as_dict` gave; what it does not name has its default."""
+        names = {entry.name for entry in fields(cls)}
+        values = {name: value for name, value in stored.items() if name in names}
+        return cls(**{**values, "option": tuple(values.get("option", ()))})
 
     @classmethod
     def runtime(cls) -> frozenset[str]:
@@ -163,8 +200,9 @@ class Settings:
         return frozenset(entry.name for entry in fields(cls) if entry.metadata["runtime"])
 
     def computed(self) -> dict[str, Any]:
-        """What decides the result: all but the runtime options, as plain values."""
-        return {name: value for name, value in self.as_dict().items() if name not in self.runtime()}
+        """What decides the result: all but the runtime options, and of a coreset's file what is in it."""
+        without = self.runtime() | {"selection"}
+        return {"selected": None, **{name: value for name, value in self.as_dict().items() if name not in without}}
 
     def differs(self, stored: dict[str, Any]) -> list[str]:
         """Names of the settings that decide the result and are others in `stored`.
@@ -177,6 +215,15 @@ class Settings:
     def key(self) -> str:
         """A short text for the names of folders: equal for runs that compute the same."""
         return hashlib.sha256(json.dumps(self.computed(), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _content(path: str) -> str:
+    """A short text for the tensors in a safetensors file, whatever its header says."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read the coreset {path}: {error.strerror}") from error
+    return hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()[:16]
 
 
 def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:

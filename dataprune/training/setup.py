@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,10 +12,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from .. import distributed, progress
-from ..errors import UsageError, suggest
-from ..methods import METHODS
+from .. import coresets, distributed, progress
+from ..dynamics import STATISTICS, Statistic
+from ..errors import DataError, UsageError, suggest
+from ..methods import METHODS, fixed
 from ..pruner import Pruner
+from ..selection import Selection
 from . import data as datasets
 from . import models
 from .data import Data
@@ -33,14 +36,15 @@ _SHAPES: dict[str, Callable[[], progress.Shape]] = {
 def check(settings: Settings) -> None:
     """Raise UsageError for what cannot be meant, before any data is read."""
     settings.validate()
-    if settings.method not in METHODS:
+    if settings.method not in METHODS and settings.selection is None:
         raise UsageError(suggest(settings.method, METHODS, what="method"))
     if ":" not in settings.model and settings.model not in models.MODELS:
         raise UsageError(suggest(settings.model, models.MODELS, what="model") + ", or module:function of your own")
     for text in settings.option:
         method = text.split("=", 1)[0].rpartition(".")[0]
-        if method and method not in METHODS:
+        if method and method not in (*METHODS, *coresets.METHODS, *STATISTICS):
             raise UsageError(f"--option {text}: {suggest(method, METHODS, what='method')}")
+    statistics(settings)
 
 
 def load_data(settings: Settings) -> Data:
@@ -56,19 +60,98 @@ def load_data(settings: Settings) -> Data:
     )
 
 
-def build_pruner(settings: Settings, size: int, labels: Int[Tensor, " n"] | None = None) -> Pruner:
+def statistics(settings: Settings) -> dict[str, Statistic]:
+    """The statistics that a scoring run records, with their options; none for any other run.
+
+    Raises:
+        UsageError: for an unknown statistic or option, or one that has no score after so many epochs.
+    """
+    names = [name.strip() for name in settings.statistics.split(",") if name.strip()]
+    options = settings.options()
+    found = {}
+    for number, name in enumerate(names):
+        if name not in STATISTICS:
+            raise UsageError(suggest(name, STATISTICS, what="statistic"))
+        if name in names[:number]:
+            raise UsageError(f"statistic {name} is named twice")
+        own = options.get(name, {})
+        known = list(inspect.signature(STATISTICS[name]).parameters)
+        for option in own:
+            if option not in known:
+                raise UsageError(suggest(option, known, what=f"option of the statistic {name}"))
+        try:
+            found[name] = STATISTICS[name](**own)
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"{name}: {error}") from error
+        if found[name].window > settings.epochs:
+            raise UsageError(
+                f"{name} looks at windows of {found[name].window} epochs, this run has {settings.epochs}: raise the "
+                f"epochs, or give --option {name}.window={max(2, settings.epochs // 2)}"
+            )
+    return found
+
+
+def recordable(settings: Settings) -> list[str]:
+    """Names of the statistics that have a score after the settings' epochs."""
+    options = settings.options()
+    return [
+        name
+        for name, make in STATISTICS.items()
+        if options.get(name, {}).get("window", make().window) <= settings.epochs
+    ]
+
+
+def load_selection(settings: Settings, train: Any = None) -> Selection | None:
+    """The coreset that the settings name; None where they name none.
+
+    Args:
+        settings: of the run.
+        train: the data it must have been made for.
+    Raises:
+        DataError: if it is no coreset, or that of another dataset.
+    """
+    return None if settings.selection is None else Selection.load(settings.selection, train)
+
+
+def build_pruner(
+    settings: Settings,
+    size: int,
+    labels: Int[Tensor, " n"] | None = None,
+    selection: Selection | None = None,
+) -> Pruner:
     """The settings' method.
 
     Args:
         settings: of the run.
         size: samples to train on, N.
         labels: their classes, for the option `balance=true`.
+        selection: the settings' coreset, where it is loaded already.
     Returns:
         The method's pruner over N samples.
     Raises:
         UsageError: for an unknown method, an option that it does not have, or a kept epoch smaller than a batch.
     """
     check(settings)
+    selection = load_selection(settings) if selection is None else selection
+    pruner = _of_method(settings, size, labels) if selection is None else _of_coreset(settings, size, selection)
+    smallest = -(-min(pruner.counts) // distributed.world_size())
+    if smallest < settings.batch_size:
+        what = f"an epoch of {settings.method}" if selection is None else f"the coreset {settings.selection}"
+        raise UsageError(
+            f"{what} keeps {smallest} of {size} samples per rank, fewer than one batch of {settings.batch_size}: raise "
+            "--keep or lower --batch-size"
+        )
+    return pruner
+
+
+def _of_coreset(settings: Settings, size: int, selection: Selection) -> Pruner:
+    try:
+        return fixed(size, selection=selection, epochs=settings.epochs, seed=settings.seed)
+    except ValueError as error:
+        raise DataError(f"{settings.selection}: {error}") from error
+
+
+def _of_method(settings: Settings, size: int, labels: Int[Tensor, " n"] | None) -> Pruner:
     recipe, arguments = METHODS[settings.method], settings.recipe_arguments()
     known = [name for name in recipe.__kwdefaults__ or {} if name not in ("epochs", "seed")]
     for name in arguments:
@@ -79,16 +162,9 @@ def build_pruner(settings: Settings, size: int, labels: Int[Tensor, " n"] | None
             raise UsageError(f"--option balance is true or false, got {arguments['balance']!r}")
         arguments["balance"] = labels if arguments["balance"] else None
     try:
-        pruner = recipe(size, epochs=settings.epochs, seed=settings.seed, **arguments)
+        return recipe(size, epochs=settings.epochs, seed=settings.seed, **arguments)
     except (ValueError, TypeError) as error:
         raise UsageError(str(error)) from error
-    smallest = -(-min(pruner.counts) // distributed.world_size())
-    if smallest < settings.batch_size:
-        raise UsageError(
-            f"an epoch of {settings.method} keeps {smallest} of {size} samples per rank, fewer than one batch of "
-            f"{settings.batch_size}: raise --keep or lower --batch-size"
-        )
-    return pruner
 
 
 def rate(settings: Settings) -> progress.Shape:

@@ -1,0 +1,169 @@
+"""Scores on disk: one table, a row for each sample, that any tool can read and join."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..errors import DataError
+
+_KEY = b"dataprune"  # of the notes in a parquet file
+
+
+class Scores(NamedTuple):
+    """What a table of scores holds, in the dataset's order.
+
+    Attributes:
+        scores: column to (N,) float32 scores, NaN where a sample has none.
+        labels: (N,) class ids, None where the table has no column `label`.
+        notes: what `save_scores` was given; empty for a CSV file.
+    """
+
+    scores: dict[str, Float[Tensor, " n"]]
+    labels: Int[Tensor, " n"] | None
+    notes: dict[str, Any]
+
+
+def save_scores(
+    path: str | os.PathLike[str],
+    scores: Mapping[str, Float[Tensor, " n"]],
+    *,
+    labels: Int[Tensor, " n"] | None = None,
+    notes: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a table with the columns `index`, `label` where there are labels, and one for each score.
+
+    Args:
+        path: ends in .parquet, which needs pyarrow, or in .csv. Written whole or not at all.
+        scores: what `Recorder.scores` gives, or any scores of all samples.
+        labels: class ids.
+        notes: what should travel with it, anything JSON can hold; kept in parquet alone.
+    Raises:
+        ValueError: if lengths differ, there are no scores, a score is called `index` or `label`, or path ends in
+            neither.
+        ImportError: for .parquet without pyarrow.
+    """
+    path = Path(path)
+    sizes = {len(column) for column in scores.values()} | (set() if labels is None else {len(labels)})
+    if len(sizes) != 1:
+        raise ValueError(f"a table needs scores, as many for each sample, got lengths {sorted(sizes)}")
+    if {"index", "label"} & set(scores):
+        raise ValueError("`index` and `label` are columns of their own: give the score another name")
+    columns: dict[str, np.ndarray] = {"index": np.arange(sizes.pop())}
+    if labels is not None:
+        columns["label"] = labels.cpu().numpy()
+    columns |= {name: column.detach().cpu().float().numpy() for name, column in scores.items()}
+    if path.suffix == ".parquet":
+        content = _parquet(columns, dict(notes or {}))
+    elif path.suffix == ".csv":
+        content = _csv(columns)
+    else:
+        raise ValueError(f"a table of scores ends in .parquet or .csv, not {path.suffix or 'in nothing'!r}")
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content)
+    os.replace(part, path)
+
+
+def load_scores(path: str | os.PathLike[str]) -> Scores:
+    """Read a table of scores: one that `save_scores` wrote, or any with a row per sample.
+
+    Columns of numbers are scores, but `index` and `label`; other columns are left out. Rows are brought into the order
+    of `index`; without such a column they are taken to be in the dataset's.
+
+    Raises:
+        DataError: if the file is no table, `index` does not number the rows, or there is no column of numbers.
+        ImportError: for .parquet without pyarrow.
+    """
+    path = Path(path)
+    if path.suffix not in (".parquet", ".csv"):
+        raise DataError(f"{path} is no table of scores: it must end in .parquet or .csv")
+    columns, notes = _read_parquet(path) if path.suffix == ".parquet" else (_read_csv(path), {})
+    index, labels = columns.pop("index", None), columns.pop("label", None)
+    numbers = {name: column for name, column in columns.items() if column.dtype.kind in "iufb"}
+    if not numbers:
+        raise DataError(f"{path} has no column of scores (columns: {', '.join(columns) or 'none'})")
+    order: Any = slice(None)
+    if index is not None:
+        if not np.array_equal(np.sort(index), np.arange(len(index))):
+            raise DataError(f"{path}: the column `index` must number all {len(index)} samples of the dataset from 0 on")
+        order = np.argsort(index)
+    if labels is not None and labels.dtype.kind not in "iu":
+        labels = None  # names of classes
+    return Scores(
+        {name: torch.from_numpy(column[order].astype(np.float32)) for name, column in numbers.items()},
+        None if labels is None else torch.from_numpy(labels[order].astype(np.int64)),
+        notes,
+    )
+
+
+def _parquet(columns: Mapping[str, np.ndarray], notes: dict[str, Any]) -> bytes:
+    arrow, parquet = _pyarrow()
+    table = arrow.table({name: arrow.array(column) for name, column in columns.items()})
+    buffer = io.BytesIO()
+    parquet.write_table(table.replace_schema_metadata({_KEY: json.dumps(notes).encode()}), buffer)
+    return buffer.getvalue()
+
+
+def _read_parquet(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    arrow, parquet = _pyarrow()
+    try:
+        table = parquet.read_table(os.fspath(path))
+        notes = json.loads((table.schema.metadata or {}).get(_KEY, b"{}"))
+    except FileNotFoundError:
+        raise
+    except (arrow.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{path} is no readable parquet file ({error})") from error
+    return {name: table[name].to_numpy() for name in table.column_names}, notes
+
+
+def _csv(columns: Mapping[str, np.ndarray]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    # str of a float32 is the shortest text that reads back as the same
+    writer.writerows(zip(*(["" if one != one else str(one) for one in column] for column in columns.values())))
+    return text.getvalue().encode()
+
+
+def _read_csv(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.reader(file))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no text file ({error})") from error
+    if len(rows) < 2:
+        raise DataError(f"{path} has no rows")
+    wrong = next((number for number, row in enumerate(rows, 1) if len(row) != len(rows[0])), None)
+    if wrong:
+        raise DataError(f"{path}, line {wrong}: {len(rows[wrong - 1])} values where the header names {len(rows[0])}")
+    return {name: _numbers(column) for name, column in zip(rows[0], zip(*rows[1:]))}
+
+
+def _numbers(column: Iterable[str]) -> np.ndarray:
+    """As whole numbers, else as numbers with NaN for what is empty, else as text."""
+    values = list(column)
+    for kind in (np.int64, np.float64):
+        try:
+            return np.array([one or "nan" for one in values]).astype(kind)
+        except ValueError:
+            continue
+    return np.array(values)
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ImportError("parquet needs pyarrow: pip install pyarrow, or write a .csv file") from error
+    return pyarrow, pyarrow.parquet
