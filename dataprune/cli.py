@@ -22,7 +22,7 @@ from .shell import Debug, Group, first_rank, reported, takes_settings
 from .training.settings import Settings
 
 MAIN_METHODS = "full,short,rs2,random,loss,infobatch,emp,memory"
-_WIDTH = 120  # of tables where the output is no terminal
+_WIDTH = 160  # of tables where the output is no terminal
 
 app = typer.Typer(
     cls=Group,
@@ -60,6 +60,9 @@ SmallBatches = Annotated[
         help="With --selection: half the batch size where 20 % or less is kept, a quarter at 10 % or less (TDDS).",
         rich_help_panel="Pruning",
     ),
+]
+ScoreEpochs = Annotated[
+    int | None, typer.Option(min=1, help="Epochs of the run that scores for static methods; --epochs by default.")
 ]
 Statistics = Annotated[
     str,
@@ -186,20 +189,22 @@ def select(
 
 
 @app.command()
-@takes_settings(without=("method", "steps"))
+@takes_settings(without=("method", "selection", "steps", "statistics"))
 def compare(
     settings: Settings,
     methods: Methods = MAIN_METHODS,
     seeds: Seeds = 3,
     anneal: Anneal = 0.0,
     tune_lr: TuneLr = None,
+    score_epochs: ScoreEpochs = None,
     out: Out = None,
     json_: AsJson = False,
 ) -> None:
     """Compare methods at equal compute, over several seeds.
 
     All pruned methods run one schedule: the first epoch full, then --keep. Every run but `full` trains the same number
-    of optimizer steps. Writes compare.json, the figure accuracy.svg and accuracy.png, and a folder for each run. The
+    of optimizer steps. Static methods (`dataprune methods`) are scored in one run on all the data per seed; its cost
+    stands beside theirs. Writes compare.json, the figure accuracy.svg and accuracy.png, and a folder for each run. The
     seconds are those of training and selection, of --recalibrate-bn too, without evaluation.
     """
     if importlib.util.find_spec("matplotlib") is None:
@@ -216,14 +221,14 @@ def compare(
         seeds=range(settings.seed, settings.seed + seeds),
         anneal=anneal,
         learning_rates=_numbers("--tune-lr", tune_lr),
+        score_epochs=score_epochs,
     )
     comparison.validate()
     out = out or Path("runs") / f"compare-{_plain(settings.data)}-{_comparison_key(comparison)}"
     data = load_data(settings)
     if first_rank():
         _note(data.note)
-    runs = len(comparison.methods) * (len(comparison.seeds) + len(comparison.learning_rates))
-    with _bar(runs * settings.epochs, "epochs") as bar:
+    with _bar(comparison.epochs(len(data.train)), "epochs") as bar:
 
         def report(method: str, seed: int, line: dict[str, Any]) -> None:
             bar.update(1)
@@ -243,18 +248,29 @@ def compare(
 
 @app.command("methods")
 def list_methods(json_: AsJson = False, debug: Debug = False) -> None:
-    """List the pruning methods, what they keep, and where they come from."""
+    """List the pruning methods, what they keep, and where they come from.
+
+    Dynamic ones select anew in every epoch (`train`, `compare`); static ones once, from a scoring run (`select`,
+    `compare`).
+    """
     with reported(debug):
+        from . import coresets
         from .methods import METHODS
         from .report import tables
 
         rows = []
+        own: dict[str, Any]
         for name, recipe in METHODS.items():
             rule, source = (inspect.getdoc(recipe) or "").split("Source:", 1)
             given = recipe.__kwdefaults__ or {}
             own = {key: value for key, value in given.items() if key not in ("keep", "budget", "seed", "balance")}
             keeps = " ".join(rule.split("\n\n", 1)[0].split())
-            rows.append({"method": name, "keeps": keeps, "source": " ".join(source.split()), "defaults": own})
+            source = " ".join(source.split())
+            rows.append({"method": name, "kind": "dynamic", "keeps": keeps, "source": source, "defaults": own})
+        for name, method in coresets.METHODS.items():
+            own = {} if method.statistic in (None, name) else {"statistic": method.statistic}
+            row = {"method": name, "kind": "static", "keeps": method.keeps, "source": method.source, "defaults": own}
+            rows.append(row)
         if json_:
             print(json.dumps(rows))
         else:
@@ -310,6 +326,7 @@ def _comparison_key(comparison: Any) -> str:
         len(comparison.seeds),
         comparison.anneal,
         *comparison.learning_rates,
+        *([] if comparison.score_epochs is None else ["scoring", comparison.score_epochs]),
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
 

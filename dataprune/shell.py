@@ -79,11 +79,17 @@ def takes_settings(without: tuple[str, ...]) -> Callable[[Callable[..., None]], 
                 continue
             annotation: Any = list[str] if entry.name == "option" else hints[entry.name]
             default: Any = [] if entry.name == "option" else entry.default
-            option = typer.Option(help=entry.metadata["help"], rich_help_panel=entry.metadata["panel"])
+            option = typer.Option(
+                help=entry.metadata["help"],
+                rich_help_panel=entry.metadata["panel"],
+                callback=_joined if entry.name == "option" else None,
+            )
             shared.append(_keyword(entry.name, Annotated[annotation, option], default))
         own = [p for name, p in inspect.signature(command, eval_str=True).parameters.items() if name != "settings"]
         file = typer.Option(
-            help="YAML file with options by name; the command line overrides it.", is_eager=True, callback=_read_config
+            help="YAML file with options by name; the command line overrides it, --option name by name.",
+            is_eager=True,
+            callback=_read_config,
         )
         call = [_keyword("config", Annotated[Path | None, file], None), _keyword("debug", Debug, False)]
 
@@ -133,6 +139,12 @@ def _read_config(ctx: typer.Context, path: Path | None) -> Path | None:
         defaults[known[key]] = _plain(path, key, value)
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
     return path
+
+
+def _joined(ctx: typer.Context, texts: list[str] | None) -> list[str]:
+    """`--option` of the file and of the command line, which overrides those of the same name one by one."""
+    from_file = (ctx.default_map or {}).get("option") or []
+    return list({text.split("=", 1)[0].replace("-", "_"): text for text in [*from_file, *(texts or [])]}.values())
 
 
 def _options(command: Any) -> dict[str, str]:

@@ -43,8 +43,23 @@ def accuracy_against_samples(result: Mapping[str, Any], path: Path) -> list[Path
             capsize=3,
             label=f"{line['method']}  {value}",
         )
+        if line.get("scoring_samples"):
+            axes.plot(
+                [line["samples"] + moved, line["samples"] + moved + line["scoring_samples"]],
+                [100 * line["accuracy_mean"]] * 2,
+                color=f"C{number % 10}",
+                linewidth=0.8,
+                linestyle=":",
+                marker="|",
+                markevery=[1],
+            )
+            most = max(most, line["samples"] + line["scoring_samples"])
     axes.set_xlim(0, 1.08 * most)
-    axes.set_xlabel("samples back-propagated (methods with the same budget stand side by side)")
+    scored = any(line.get("scoring_samples") for line in summary)
+    axes.set_xlabel(
+        "samples back-propagated (methods with the same budget stand side by side"
+        + ("; dotted: with the scoring run)" if scored else ")")
+    )
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_ylabel("test accuracy, %")
     seeds = len({row["seed"] for row in result["runs"]})

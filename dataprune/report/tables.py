@@ -22,7 +22,11 @@ def comparison(result: Mapping[str, Any]) -> Table:
     headings = ["accuracy %", "samples", "steps", "seconds", "speed-up", "reached keep"]
     validated = "val_accuracy_mean" in result["summary"][0]
     if validated:
-        headings.insert(1, "validation %")
+        headings.insert(1, "val. %")
+    scored = any("scoring_seconds" in line for line in result["summary"])
+    if scored:
+        headings += ["samples*", "seconds*", "speed-up*"]
+        table.caption = "* scoring and selecting included: one run on all the data serves all static methods of a seed"
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for line in result["summary"]:
@@ -37,6 +41,13 @@ def comparison(result: Mapping[str, Any]) -> Table:
         ]
         if validated:
             cells.insert(1, f"{100 * line['val_accuracy_mean']:.2f}")
+        if scored:
+            total = line.get("total_speedup", line["speedup"])
+            cells += [
+                f"{line['samples'] + line.get('scoring_samples', 0):,}",
+                f"{line['seconds'] + line.get('scoring_seconds', 0.0):.2f}",
+                "-" if total is None else f"{total:.2f}x",
+            ]
         table.add_row(line["method"], *cells)
     return table
 
@@ -46,11 +57,11 @@ def methods(rows: Sequence[Mapping[str, Any]]) -> Table:
     from rich.table import Table
 
     table = Table(title="Pruning methods", show_lines=True)
-    for heading in ("method", "keeps", "defaults", "source"):
+    for heading in ("method", "kind", "keeps", "defaults", "source"):
         table.add_column(heading, no_wrap=heading == "method")
     for row in rows:
         defaults = ", ".join(f"{key}={value}" for key, value in row["defaults"].items())
-        table.add_row(row["method"], row["keeps"], defaults, row["source"])
+        table.add_row(row["method"], row["kind"], row["keeps"], defaults, row["source"])
     return table
 
 

@@ -1,103 +1,25 @@
-"""Methods side by side at equal compute: which runs there are, and what they came to."""
+"""Methods side by side at equal compute: the runs of a comparison carried out, and what they came to."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .. import distributed
-from ..errors import UsageError, suggest
-from ..methods import METHODS
-from ..pruner import Pruner
-from . import runs, setup
+from ..errors import UsageError
+from ..selection import Selection
+from . import coreset, runs, setup
+from .comparison import Comparison
 from .data import Data
 from .fit import fit
 from .settings import Settings
 
 Report = Callable[[str, int, dict[str, Any]], None]  # method, seed, a line of its history
 
-SHORT = "short"  # all data, for as many steps as the pruned runs
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Methods, seeds and the settings they share.
-
-    All pruned methods run one schedule: the first epoch full, then `keep`, then `anneal` of the epochs full. Every run
-    but `full` trains equally many optimizer steps, those of that schedule: `short` on all data, a method that decides
-    itself how much it keeps on what it keeps; each with its learning rate planned over its own steps.
-
-    Attributes:
-        settings: of every run; its method, seed and steps are set run by run.
-        methods: names from METHODS, and "short".
-        seeds: one run of each method per seed.
-        anneal: share of full epochs at the end.
-        learning_rates: if there are any, each method takes the one with the best validation accuracy on the first seed.
-    """
-
-    settings: Settings
-    methods: Sequence[str]
-    seeds: Sequence[int]
-    anneal: float = 0.0
-    learning_rates: Sequence[float] = ()
-
-    def validate(self) -> None:
-        """Raise UsageError for what cannot be meant, before any data is read."""
-        setup.check(self.settings)
-        if not self.methods or not self.seeds:
-            raise UsageError("a comparison needs at least one method and one seed")
-        if not 0 <= self.anneal <= 1:
-            raise UsageError(f"--anneal is a share in [0, 1], got {self.anneal}")
-        known = [*METHODS, SHORT]
-        for number, method in enumerate(self.methods):
-            if method not in known:
-                raise UsageError(suggest(method, known, what="method"))
-            if method in self.methods[:number]:
-                raise UsageError(f"method {method} is named twice")
-        for text in self.settings.option:
-            method, _, name = text.split("=", 1)[0].rpartition(".")
-            if name.replace("-", "_") in ("warmup", "anneal", "keep", "budget", "prune_probability"):
-                raise UsageError(
-                    f"all methods of a comparison share one schedule: --option {text} would change it for one"
-                )
-            if not method:
-                raise UsageError(f"--option {text} must say which method it is for: METHOD.{text}")
-            if method not in self.methods:
-                raise UsageError(f"--option {text}: this comparison has no {method}")
-        if self.learning_rates and not self.settings.val_fraction:
-            raise UsageError("a learning rate is chosen on a validation split: add --val-fraction 0.1")
-        for rate in self.learning_rates:
-            if not 0 < rate < float("inf"):
-                raise UsageError(f"--tune-lr takes positive learning rates, got {rate}")
-
-    def keep(self, size: int) -> float:
-        """The fraction kept in a pruned epoch; solved, where the settings give a budget."""
-        return min(self._pruner(size).schedule(epoch) for epoch in range(self.settings.epochs))
-
-    def steps(self, size: int) -> int:
-        """Optimizer steps of every run but `full`."""
-        ranks = distributed.world_size()
-        return self._pruner(size).planned_steps(self.settings.batch_size, world_size=ranks, drop_last=True)
-
-    def run_settings(self, method: str, seed: int, steps: int) -> Settings:
-        """What one run is given."""
-        if method in ("full", SHORT):
-            return replace(
-                self.settings, method="full", seed=seed, steps=None if method == "full" else steps, option=()
-            )
-        return replace(
-            self.settings, method=method, seed=seed, steps=steps, option=(*self.settings.option, *self._schedule)
-        )
-
-    @property
-    def _schedule(self) -> tuple[str, ...]:
-        return ("warmup=1", f"anneal={self.anneal}")
-
-    def _pruner(self, size: int) -> Pruner:
-        return setup.build_pruner(replace(self.settings, method="rs2", option=self._schedule), size)
+_FREE: dict[str, Any] = {}  # what a method costs that needs no scoring run
 
 
 def compare(
@@ -111,7 +33,8 @@ def compare(
         data: the settings' data, where it is loaded already.
         report: called after every epoch.
     Returns:
-        What `compare.json` holds: data, model, keep, epochs, runs and summary. With a validation split the runs and the
+        What `compare.json` holds: data, model, keep, epochs, runs and summary. Rows of static methods also say what
+        scoring and selecting cost: `scoring_samples`, `scoring_seconds`. With a validation split the runs and the
         summary also name the validation accuracy, with learning rates to choose from the runs also theirs.
     Raises:
         as `fit`.
@@ -128,7 +51,8 @@ def _carry_out(comparison: Comparison, out: Path, data: Data, report: Report | N
     settings, size = comparison.settings, len(data.train)
     steps = comparison.steps(size)
     for method in comparison.methods:  # a wrong option must not wait for its method's turn
-        setup.build_pruner(comparison.run_settings(method, settings.seed, steps), size, data.train.labels)
+        if method not in comparison.static:
+            setup.build_pruner(comparison.run_settings(method, settings.seed, steps), size, data.train.labels)
     result: dict[str, Any] = {
         "data": settings.data,
         "model": settings.model,
@@ -137,17 +61,19 @@ def _carry_out(comparison: Comparison, out: Path, data: Data, report: Report | N
         "runs": [],
         "summary": [],
     }
-    result["runs"] = kept = _kept(comparison, steps, out, result)
+    result["runs"] = kept = _kept(comparison, steps, size, out, result)
     rates = {method: _best_rate(comparison, method, steps, data, out, report) for method in comparison.methods}
     for seed in comparison.seeds:
         for method in comparison.methods:
-            run = replace(comparison.run_settings(method, seed, steps), lr=rates[method])
+            cost = _choose(comparison, method, seed, data, out, report) if method in comparison.static else _FREE
+            run = _settings(comparison, method, seed, steps, size, out, static=method in comparison.static)
+            run = replace(run, lr=rates[method])
             folder = out / "runs" / f"{method}-seed{seed}"
             try:
                 metrics = fit(run, folder, data=data, save_model=False, report=_of(report, method, seed))
             except ValueError as error:
                 raise type(error)(f"{method}, seed {seed}: {error}") from error
-            result["runs"].append(_row(method, metrics, run if comparison.learning_rates else None))
+            result["runs"].append(_row(method, metrics, run if comparison.learning_rates else None) | cost)
             names = dict.fromkeys([*(row["method"] for row in kept), *comparison.methods])
             result["summary"] = summarize(result["runs"], list(names))
             if distributed.rank() == 0:
@@ -155,7 +81,7 @@ def _carry_out(comparison: Comparison, out: Path, data: Data, report: Report | N
     return result
 
 
-def _kept(comparison: Comparison, steps: int, out: Path, result: dict[str, Any]) -> list[dict[str, Any]]:
+def _kept(comparison: Comparison, steps: int, size: int, out: Path, result: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows of the folder's compare.json that this call does not make anew: another method's or seed's, of its settings.
 
     Raises:
@@ -176,7 +102,9 @@ def _kept(comparison: Comparison, steps: int, out: Path, result: dict[str, Any])
         if not (folder / "metrics.json").exists():
             raise UsageError(f"{path} names a run that {folder} does not have: choose another --out, or delete it")
         stored = runs.read_json(folder / "config.json")
-        made = replace(comparison.run_settings(method, seed, steps), lr=row.get("lr", comparison.settings.lr))
+        static = _coreset(out, method, seed).exists()
+        made = _settings(comparison, method, seed, steps, size, out, static=static)
+        made = replace(made, lr=row.get("lr", comparison.settings.lr))
         other = [name for name in made.differs(stored) if name != "option"]  # which may name the method's own
         if tuple(stored["option"][-2:]) != tuple(made.option[-2:]):
             other.append("anneal")
@@ -208,10 +136,42 @@ def summarize(rows: Sequence[dict[str, Any]], methods: Sequence[str]) -> list[di
             "seconds": mean["seconds"],
             "speedup": statistics.fmean(full) / mean["seconds"] if full else None,
         }
+        scored = [row.get("scoring_seconds", 0.0) for row in mine]
+        if any(scored):
+            line["scoring_samples"] = round(statistics.fmean(row.get("scoring_samples", 0) for row in mine))
+            line["scoring_seconds"] = statistics.fmean(scored)
+            line["total_speedup"] = (
+                statistics.fmean(full) / (mean["seconds"] + statistics.fmean(scored)) if full else None
+            )
         if "val_accuracy" in mine[0]:
             line["val_accuracy_mean"] = statistics.fmean(row["val_accuracy"] for row in mine)
         summary.append(line)
     return summary
+
+
+def _settings(
+    comparison: Comparison, method: str, seed: int, steps: int, size: int, out: Path, *, static: bool
+) -> Settings:
+    if static:
+        return comparison.coreset_settings(seed, steps, size, _coreset(out, method, seed))
+    return comparison.run_settings(method, seed, steps)
+
+
+def _coreset(out: Path, method: str, seed: int) -> Path:
+    return out / "coresets" / f"{method}-seed{seed}.safetensors"
+
+
+def _choose(
+    comparison: Comparison, method: str, seed: int, data: Data, out: Path, report: Report | None
+) -> dict[str, Any]:
+    """Make a static method's coreset, with the scoring run it needs, unless both are there; what they cost."""
+    folder, file = out / "scoring" / f"seed{seed}", _coreset(out, method, seed)
+    scored = fit(comparison.scoring(seed), folder, data=data, test=False, report=_of(report, "scoring", seed))
+    if distributed.rank() == 0 and not file.exists():
+        coreset.write(file, *comparison.choose(method, seed, folder, data))
+    distributed.barrier()
+    seconds = scored["seconds"] + Selection.metadata(file)["seconds"]
+    return {"scoring_samples": scored["samples"], "scoring_seconds": seconds}
 
 
 def _best_rate(comparison: Comparison, method: str, steps: int, data: Data, out: Path, report: Report | None) -> float:
@@ -221,7 +181,10 @@ def _best_rate(comparison: Comparison, method: str, steps: int, data: Data, out:
     seed = comparison.seeds[0]
     found = {}
     for rate in comparison.learning_rates:
-        run = replace(comparison.run_settings(method, seed, steps), lr=rate)
+        if method in comparison.static:
+            _choose(comparison, method, seed, data, out, report)
+        run = _settings(comparison, method, seed, steps, len(data.train), out, static=method in comparison.static)
+        run = replace(run, lr=rate)
         folder = out / "tuning" / f"{method}-lr{rate:g}"
         metrics = fit(run, folder, data=data, save_model=False, test=False, report=_of(report, method, seed))
         found[rate] = metrics["val_accuracy"]
