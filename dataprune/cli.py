@@ -64,14 +64,6 @@ SmallBatches = Annotated[
 ScoreEpochs = Annotated[
     int | None, typer.Option(min=1, help="Epochs of the run that scores for static methods; --epochs by default.")
 ]
-Statistics = Annotated[
-    str,
-    typer.Option(
-        help="Comma-separated: forgetting, el2n, grand, aum, entropy, least_confidence, margin, loss, dyn_unc, dual, "
-        "tdds; all: those that so many epochs suffice for.",
-        rich_help_panel="Scores",
-    ),
-]
 
 
 def main() -> None:
@@ -121,8 +113,8 @@ def train(
 
 
 @app.command()
-@takes_settings(without=("method", "selection", "keep", "budget", "steps", "statistics"))
-def score(settings: Settings, statistics: Statistics = "all", out: Out = None, json_: AsJson = False) -> None:
+@takes_settings(without=("method", "selection", "keep", "budget", "steps"))
+def score(settings: Settings, out: Out = None, json_: AsJson = False) -> None:
     """Train once on all the data, and score every sample by its training dynamics.
 
     Writes scores.parquet (scores.csv without pyarrow), a row per sample in dataset order, beside the trained model,
@@ -131,8 +123,8 @@ def score(settings: Settings, statistics: Statistics = "all", out: Out = None, j
     """
     from .training.setup import recordable
 
-    names = recordable(settings) if statistics == "all" else [name.strip() for name in statistics.split(",")]
-    settings = replace(settings, method="full", statistics=",".join(names))
+    names = settings.statistics or ",".join(recordable(settings))
+    settings = replace(settings, method="full", statistics=names)
     out = out or Path("runs") / f"score-{_plain(settings.data)}-seed{settings.seed}-{settings.key()}"
     _fitted(settings, out, None, json_)
 

@@ -21,6 +21,7 @@ import yaml
 from typer.testing import CliRunner
 
 import dataprune
+from dataprune import Selection, coresets
 from dataprune.cli import app
 from dataprune.training import fit as fitting
 from dataprune.training import runs
@@ -86,7 +87,8 @@ def test_every_option_explains_itself() -> None:
 
 def test_methods_are_listed() -> None:
     rows = json.loads(call("methods", "--json").stdout)
-    assert [row["method"] for row in rows] == list(dataprune.METHODS)
+    for kind, methods in (("dynamic", dataprune.METHODS), ("static", coresets.METHODS)):
+        assert [row["method"] for row in rows if row["kind"] == kind] == list(methods)
     assert all(row["keeps"] and row["source"] for row in rows)
     table = call("methods")
     assert table.exit_code == 0 and "arXiv:2408.16031" in table.stdout and table.stderr == ""
@@ -152,6 +154,28 @@ def test_warnings_are_lines_on_stderr() -> None:
     json.loads(result.stdout)
 
 
+def test_score_then_select_then_train(tmp_path: Path) -> None:
+    scored = call("score", *QUICK[:6], "--lr", "0.05", "--statistics", "forgetting,el2n,aum", "--out", "s")
+    assert scored.exit_code == 0 and "scores: s/scores." in scored.stdout, scored.output
+    chosen = call("select", "--scores", "s", "--method", "ccs", "--keep", "0.3", "--option", "cutoff=0.1")
+    assert chosen.exit_code == 0 and "ccs: 96 of 320 samples" in chosen.stdout and "kept per class" in chosen.stdout
+    file = Path("s/ccs-keep0.3-seed0.safetensors")
+    again = call("select", "--scores", "s", "--method", "k_center", "--keep", "0.3", "--json")
+    assert json.loads(again.stdout)["samples"] == 96
+    coreset = Selection.metadata(file)
+    assert coreset["method"] == "ccs" and coreset["options"] == {"cutoff": 0.1} and coreset["size"] == 320
+    assert sum(kept for _, kept, _ in coreset["retention"]) == 96
+    trained = call("train", *QUICK[:6], "--selection", file, "--device", "cpu", "--json")
+    assert trained.exit_code == 0, trained.output
+    assert json.loads(trained.stdout)["samples"] == 4 * 96 and json.loads(trained.stdout)["method"] == "fixed"
+    longer = call("train", *QUICK[:6], "--selection", file, "--strategy", "P", "--json")
+    assert json.loads(longer.stdout)["samples"] == 13 * 96  # 4 / 0.3 epochs
+    small = call("train", *QUICK[:6], "--selection", file, "--small-batches", "--json")
+    assert json.loads(small.stdout)["steps"] == json.loads(trained.stdout)["steps"]  # 30 % is not small
+    fails(1, "made for another dataset", "train", *QUICK[:4], "--train-size", "321", "--selection", file)
+    fails(1, "made for another dataset", "train", *QUICK[:6], "--label-noise", "0.01", "--selection", file)
+
+
 # -- wrong calls ------------------------------------------------------------------------------------------------------
 
 
@@ -178,6 +202,25 @@ def test_warnings_are_lines_on_stderr() -> None:
         (["compare", "--keep", "0.01"], "fewer than one batch of 32"),
         (["compare", "--tune-lr", "0.1,x"], "--tune-lr takes comma-separated numbers"),
         (["compare", "--tune-lr", "0.1,0.2"], "add --val-fraction"),
+        (["compare", "--methods", "k_centre"], "did you mean 'k_center'?"),
+        (["compare", "--methods", "glister"], "add --val-fraction"),
+        (["compare", "--methods", "ccs", "--option", "ccs.cutof=0.1"], "did you mean 'cutoff'?"),
+        (["compare", "--methods", "tdds", "--score-epochs", "5"], "--option tdds.window=3"),
+        (["compare", "--methods", "top"], "top reads a score: say which, with --option top.statistic=NAME"),
+        (["train", "--selection", "nowhere.safetensors"], "cannot read the coreset nowhere.safetensors"),
+        (["train", "--strategy", "P"], "give --selection FILE"),
+        (["train", "--method", "fixed"], "needs --selection FILE"),
+        (["train", "--method", "emp", "--selection", "x"], "leave --method emp out"),
+        (["train", "--selection", "x", "--keep", "0.1"], "leave --keep and --budget out"),
+        (["score", "--statistics", "aumm"], "did you mean 'aum'?"),
+        (["score", "--statistics", "aum,aum"], "aum is named twice"),
+        (["score", "--option", "tdds.windw=3"], "did you mean 'window'?"),
+        (["score", "--option", "tdds.window=1"], "window must be a whole number of at least 2"),
+        (["score", "--statistics", "tdds", "--epochs", "6"], "--option tdds.window=3"),
+        (["select", "--scores", "nowhere", "--method", "el2n", "--keep", "0.1"], "there is no nowhere"),
+        (["select", "--scores", ".", "--method", "el2n", "--keep", "0.1"], "no run of `dataprune score`"),
+        (["select", "--scores", ".", "--method", "el3n", "--keep", "0.1"], "did you mean 'el2n'?"),
+        (["select", "--scores", ".", "--method", "el2n"], "--keep"),
     ],
 )
 def test_a_wrong_call_is_told_in_a_line(arguments: list[str], message: str) -> None:

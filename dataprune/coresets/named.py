@@ -106,12 +106,12 @@ def choose(
         arguments = given.model()
     else:
         extracted = given.extracted()
-        arguments = {
-            "features": (extracted.features,),
-            "logits": (extracted.logits,),
-            "gradients": (extracted.errors(), extracted.features),
-            "validation": (extracted.errors(), extracted.features),
-        }[method.needs]
+        if method.needs == "features":
+            arguments = (extracted.features,)
+        elif method.needs == "logits":
+            arguments = (extracted.logits,)
+        else:
+            arguments = (extracted.errors(), extracted.features)
     if method.needs == "validation":
         held = given.validation()
         own |= {"val_errors": held.errors(), "val_features": held.features}

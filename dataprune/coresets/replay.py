@@ -19,6 +19,7 @@ def weighted(selection: Selection, scores: Float[Tensor, " n"], *, raw: bool = F
     Raises:
         ValueError: if a selected sample has no such score, or all have 0.
     Example:
+        >>> import torch
         >>> weighted(Selection.of(torch.tensor([0, 2])), torch.tensor([1.0, 5.0, 3.0])).weight
         tensor([0.5000, 1.5000])
 

@@ -81,6 +81,8 @@ class Comparison:
             if "glister" in self.static and not self.settings.val_fraction:
                 raise UsageError("glister needs a validation split: add --val-fraction 0.1")
         for method in self.static:
+            if coresets.METHODS[method].needs == "scores" and self._statistic(method) is None:
+                raise UsageError(f"{method} reads a score: say which, with --option {method}.statistic=NAME")
             known = coresets.METHODS[method].options()
             for option in self._selector_options(method):
                 if option not in known:

@@ -95,11 +95,11 @@ def adapted(settings: Settings, *, strategy: str = "E", small_batches: bool = Fa
     """
     if strategy not in ("E", "P"):
         raise UsageError(suggest(strategy, ["E", "P"], what="strategy"))
+    setup.check(settings)
     if strategy == "E" and not small_batches:
         return settings, None
     if settings.selection is None:
         raise UsageError("--strategy and --small-batches are for training on a coreset: give --selection FILE")
-    setup.check(settings)
     data = setup.load_data(settings)
     size = len(data.train)
     selection = Selection.load(settings.selection, data.train)

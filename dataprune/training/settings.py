@@ -49,7 +49,12 @@ class Settings:
     selection: str | None = setting(
         None, "Train on this coreset in every epoch: a file that `dataprune select` wrote.", "Pruning"
     )
-    statistics: str = setting("", "", "Pruning")  # only `score` has this option, with a help text of its own
+    statistics: str = setting(
+        "",
+        "What `score` records, comma-separated: forgetting, el2n, grand, aum, entropy, least_confidence, margin, loss, "
+        "dyn_unc, dual, tdds; by default all that so many epochs suffice for.",
+        "Scores",
+    )
     keep: float | None = setting(
         None,
         "Fraction of the data kept in a pruned epoch, in (0, 1]; 0.3 by default, 0.05 on digits, which are easy.",

@@ -86,7 +86,7 @@ def statistics(settings: Settings) -> dict[str, Statistic]:
         if found[name].window > settings.epochs:
             raise UsageError(
                 f"{name} looks at windows of {found[name].window} epochs, this run has {settings.epochs}: raise the "
-                f"epochs, or give --option {name}.window={max(2, settings.epochs // 2)}"
+                f"epochs, or give --option {name}.window={max(3, settings.epochs // 2)}"
             )
     return found
 

@@ -11,6 +11,7 @@ import pytest
 import tiny
 import torch
 
+from dataprune import Selection
 from dataprune.errors import UsageError
 from dataprune.training import compare as comparing
 from dataprune.training import evaluate, runs, setup
@@ -232,3 +233,60 @@ def test_methods_can_be_added_to_a_folder(tmp_path: Path) -> None:
     runs.write_json(tmp_path / "compare.json", {"mine": 1})
     with pytest.raises(UsageError, match="another comparison"):
         compare(Comparison(tiny.settings(), ["loss"], [0]), tmp_path, data=data)
+
+
+STATIC = ("full", "short", "rs2", "el2n", "ccs", "k_center", "tdds", "top")
+OPTIONS = ("ccs.cutoff=0.1", "tdds.window=3", "dual.window=2", "dyn_unc.window=2", "top.statistic=dual")
+
+
+def static(**changes: Any) -> Comparison:
+    methods = changes.get("methods", STATIC)
+    own = tuple(text for text in OPTIONS if text.split(".")[0] in (*methods, "tdds", "dual", "dyn_unc"))
+    settings = tiny.settings(model="mlp", epochs=6, option=own)
+    return comparison(**({"methods": STATIC, "settings": settings, "score_epochs": 4} | changes))
+
+
+def test_static_methods_take_the_same_steps_and_say_what_scoring_costs(tmp_path: Path) -> None:
+    result = compare(static(seeds=(0, 1)), tmp_path, data=tiny.data())
+    rows = {row["method"]: row for row in result["runs"] if row["seed"] == 1}
+    assert {row["steps"] for method, row in rows.items() if method != "full"} == {25 + 7 * 5}
+    for method, row in rows.items():
+        scored = method in ("el2n", "ccs", "k_center", "tdds", "top")
+        assert ("scoring_seconds" in row) == scored
+        if scored:
+            assert row["scoring_samples"] == 4 * 400 and row["scoring_seconds"] > 0
+            assert row["samples"] == 16 * row["steps"] and row["reached_keep"] == pytest.approx(0.3)
+            assert tiny.history(tmp_path / "runs" / f"{method}-seed1")[-1]["lr"] < 0.05 * 0.01
+    summary = {line["method"]: line for line in result["summary"]}
+    full = summary["full"]["seconds"]
+    line = summary["ccs"]
+    assert line["total_speedup"] == pytest.approx(full / (line["seconds"] + line["scoring_seconds"]))
+    assert "total_speedup" not in summary["rs2"]
+    metrics = runs.read_json(tmp_path / "scoring" / "seed0" / "metrics.json")
+    assert metrics["accuracy"] is None  # the test set is not looked at
+    notes = Selection.metadata(tmp_path / "coresets" / "ccs-seed0.safetensors")
+    assert notes["method"] == "ccs" and notes["options"] == {"cutoff": 0.1} and notes["keep"] == pytest.approx(0.3)
+    drawn = {
+        method: Selection.load(tmp_path / "coresets" / f"{method}-seed0.safetensors").index.tolist()
+        for method in ("el2n", "ccs", "k_center", "tdds")
+    }
+    assert len({tuple(sorted(index)) for index in drawn.values()}) == 4
+
+
+def test_static_methods_are_found_again_and_added_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = compare(static(methods=("rs2", "el2n")), tmp_path, data=tiny.data())
+    again = compare(static(methods=("k_center",)), tmp_path, data=tiny.data())
+    assert [row["method"] for row in again["runs"]] == ["rs2", "el2n", "k_center"]
+    assert again["runs"][:2] == first["runs"]
+    monkeypatch.setattr(comparing.coreset, "select", lambda *_, **__: pytest.fail("selected again"))
+    assert compare(static(methods=("rs2", "el2n", "k_center")), tmp_path, data=tiny.data()) == again
+    with pytest.raises(UsageError, match="other settings"):
+        compare(static(methods=("el2n",), score_epochs=5), tmp_path, data=tiny.data())
+
+
+def test_options_are_those_of_their_own_method(tmp_path: Path) -> None:
+    settings = tiny.settings(model="mlp", epochs=6, option=("emp.beta=1", "ccs.cutoff=0.1"))
+    both = comparison(methods=("emp", "rs2", "ccs"), settings=settings)
+    assert both.run_settings("emp", 0, 9).option == ("emp.beta=1", "warmup=1", "anneal=0.0")
+    assert both.run_settings("rs2", 0, 9).option == ("warmup=1", "anneal=0.0")
+    assert both.scoring(0).option == ()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
+import torch
 
+from dataprune import Selection
 from dataprune.errors import UsageError
 from dataprune.training import optimizers, setup
 from dataprune.training.settings import OPTIMIZERS, SCHEDULES, Settings
@@ -18,7 +21,7 @@ RUNTIME = {
 def test_every_field_has_a_help_text_and_a_panel() -> None:
     for entry in fields(Settings):
         assert entry.metadata["help"].endswith("."), entry.name
-        assert entry.metadata["panel"] in ("Data", "Pruning", "Training", "Machine"), entry.name
+        assert entry.metadata["panel"] in ("Data", "Pruning", "Scores", "Training", "Machine"), entry.name
         assert isinstance(entry.metadata["runtime"], bool)
 
 
@@ -30,14 +33,28 @@ def test_the_key_ignores_how_a_run_is_carried_out_and_nothing_else() -> None:
         "data": "mnist", "data_folder": "x", "train_size": 9, "test_size": 9,
         "val_fraction": 0.1, "label_noise": 0.1, "image_size": 9,
         "shift": 1, "shift_mode": "reflect", "flip": True, "method": "rs2", "keep": 0.4, "budget": 0.4,
-        "option": ("beta=5",), "model": "mlp", "epochs": 9, "steps": 9, "batch_size": 9, "optimizer": "adam", "lr": 0.2,
+        "option": ("beta=5",), "statistics": "aum",
+        "model": "mlp", "epochs": 9, "steps": 9, "batch_size": 9, "optimizer": "adam", "lr": 0.2,
         "momentum": 0.1, "nesterov": False,
         "weight_decay": 0.1, "label_smoothing": 0.1, "schedule": "step", "lr_warmup": 0.1,
         "recalibrate_bn": 99, "seed": 1, "bf16": True,
     }  # fmt: skip
-    assert set(changed) | set(RUNTIME) == {entry.name for entry in fields(Settings)}
+    assert set(changed) | set(RUNTIME) | {"selection"} == {entry.name for entry in fields(Settings)}
     keys = {replace(base, **{name: value}).key() for name, value in changed.items()}
     assert len(keys | {base.key()}) == len(changed) + 1
+
+
+def test_a_coreset_counts_by_what_is_in_it(tmp_path: Path) -> None:
+    one, other, third = (tmp_path / f"{name}.safetensors" for name in "abc")
+    for path, last, method in ((one, 2, "a"), (other, 2, "b"), (third, 3, "a")):
+        Selection.of(torch.tensor([0, last])).save(path, {"method": method})
+    keys = [Settings(selection=str(path)).key() for path in (one, other, third)]
+    assert keys[0] == keys[1] != keys[2]
+    stored = Settings(selection=str(one)).as_dict()
+    assert Settings.of(stored) == Settings(selection=str(one)) and Settings(selection=str(one)).method == "fixed"
+    assert Settings(selection=str(other)).differs(stored) == []
+    assert Settings(selection=str(third)).differs(stored) == ["selected"]
+    assert Settings(method="fixed").differs(stored) == ["selected"]
 
 
 def test_what_was_stored_before_a_setting_existed_has_its_default() -> None:

@@ -1,0 +1,121 @@
+"""Static methods by name choose what their selectors choose."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from dataprune import UsageError, coresets, dynamics
+from dataprune.coresets import METHODS, Extracted, Given
+
+SIZE, CLASSES, WIDTH, KEEP = 120, 3, 6, 0.25
+
+
+@pytest.fixture(scope="module")
+def parts() -> dict[str, Any]:
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.arange(SIZE) % CLASSES
+    inputs = torch.randn(CLASSES, WIDTH, generator=draw)[labels] + torch.randn(SIZE, WIDTH, generator=draw)
+    model = nn.Linear(WIDTH, CLASSES)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=draw))
+    extracted = coresets.extract(model, [(inputs, labels)])
+    held = coresets.extract(model, [(inputs[:30] + 0.1, labels[:30])])
+    scores = {name: torch.rand(SIZE, generator=draw) for name in dynamics.STATISTICS}
+    return {"labels": labels, "inputs": inputs, "model": model, "all": extracted, "held": held, "scores": scores}
+
+
+@pytest.fixture
+def given(parts: dict[str, Any]) -> Given:
+    return Given(
+        SIZE,
+        parts["labels"],
+        lambda name: parts["scores"][name],
+        lambda: parts["all"],
+        lambda: parts["held"],
+        lambda: (parts["model"], parts["inputs"]),
+    )
+
+
+def options(name: str) -> dict[str, Any]:
+    return {"statistic": "loss"} if name in ("top", "bottom", "stratified") else {}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_is_its_selector(name: str, given: Given, parts: dict[str, Any]) -> None:
+    method, everything = METHODS[name], parts["all"]
+    shared: dict[str, Any] = {"keep": KEEP, "seed": 3}
+    if "labels" in inspect.signature(method.selector).parameters:
+        shared["labels"] = parts["labels"]
+    statistic = options(name).get("statistic", method.statistic)
+    direct = {
+        "nothing": lambda: method.selector(SIZE, **shared),
+        "scores": lambda: method.selector(parts["scores"][statistic], **shared),
+        "features": lambda: method.selector(everything.features, **shared),
+        "logits": lambda: method.selector(everything.logits, **shared),
+        "gradients": lambda: method.selector(everything.errors(), everything.features, **shared),
+        "validation": lambda: method.selector(
+            everything.errors(),
+            everything.features,
+            val_errors=parts["held"].errors(),
+            val_features=parts["held"].features,
+            **shared,
+        ),
+        "model": lambda: method.selector(parts["model"], parts["inputs"], **shared),
+    }[method.needs]()
+    result = coresets.choose(name, given, keep=KEEP, seed=3, options=options(name))
+    assert torch.equal(result.index, direct.index) and len(result.index) == 30
+    if not method.weights:
+        assert bool((result.weight == 1).all())
+        return
+    assert result.weight.mean().item() == pytest.approx(1, rel=1e-5)
+    plain = coresets.choose(name, given, keep=KEEP, seed=3, options={"weights": "none"})
+    assert torch.equal(plain.index, result.index) and bool((plain.weight == 1).all())
+    raw = coresets.choose(name, given, keep=KEEP, seed=3, options={"weights": "raw"})
+    torch.testing.assert_close(raw.weight / raw.weight.mean(), result.weight)
+    expected = direct.weight if statistic is None else parts["scores"][statistic][direct.index]
+    assert torch.equal(raw.weight, expected)
+
+
+def test_every_method_says_what_it_keeps_and_where_it_comes_from() -> None:
+    for name, method in METHODS.items():
+        assert method.keeps and method.source, name
+        assert method.statistic in (None, *dynamics.STATISTICS), name
+
+
+def test_options(given: Given) -> None:
+    balanced = coresets.choose("el2n", given, keep=KEEP, options={"balance": "class"})
+    assert torch.bincount(given.labels[balanced.index]).tolist() == [10, 10, 10]  # type: ignore[index]
+    other = coresets.choose("ccs", given, keep=KEEP, options={"statistic": "loss", "bins": 5, "cutoff": 0.1})
+    same = coresets.stratified(given.scores("loss"), keep=KEEP, bins=5, cutoff=0.1)
+    assert torch.equal(other.index, same.index)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("el3n", {}, "did you mean 'el2n'"),
+        ("ccs", {"cutof": 1}, "did you mean 'cutoff'"),
+        ("ccs", {"weights": "men-one"}, "did you mean 'mean-one'"),
+        ("top", {}, "--statistic"),
+        ("k_center", {"statistic": "aum"}, "unknown option of k_center"),
+    ],
+)
+def test_what_cannot_be_meant(name: str, options: dict[str, Any], message: str, given: Given) -> None:
+    with pytest.raises(UsageError, match=message):
+        coresets.choose(name, given, keep=KEEP, options=options)
+
+
+def test_parts_that_are_not_needed_are_not_asked_for(parts: dict[str, Any]) -> None:
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("was asked for")
+
+    empty = Extracted(parts["all"].features, torch.empty(0), torch.empty(0))
+    only = Given(SIZE, parts["labels"], refuse, lambda: empty, refuse, refuse)
+    assert len(coresets.choose("herding", only, keep=KEEP).index) == 30
+    assert len(coresets.choose("random", only, keep=KEEP).index) == 30

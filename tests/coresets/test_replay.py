@@ -1,0 +1,119 @@
+"""Training on a coreset: weights, batch sizes, and a fixed selection through the pruner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dataprune import CheckpointError, Selection, coresets, methods
+
+SIZE = 40
+INDEX = torch.tensor([7, 3, 30, 21, 12, 39, 0, 5])
+
+
+def chosen(weight: torch.Tensor | None = None) -> Selection:
+    return Selection.of(INDEX) if weight is None else Selection(INDEX, weight)
+
+
+def test_weights_are_scores_with_mean_one_or_raw() -> None:
+    scores = torch.rand(SIZE, generator=torch.Generator().manual_seed(0))
+    kept = scores.numpy()[INDEX.numpy()]
+    result = coresets.weighted(chosen(), scores)
+    np.testing.assert_allclose(result.weight.numpy(), kept / kept.mean(), rtol=1e-6)
+    assert result.weight.mean().item() == pytest.approx(1) and torch.equal(result.index, INDEX)
+    np.testing.assert_array_equal(coresets.weighted(chosen(), scores, raw=True).weight.numpy(), kept)
+    np.testing.assert_allclose(coresets.mean_one(chosen(torch.full((8,), 5.0))).weight.numpy(), 1)
+
+
+def test_the_loss_is_equation_13() -> None:
+    scores = torch.rand(SIZE, generator=torch.Generator().manual_seed(1))
+    pruner = methods.fixed(SIZE, selection=coresets.weighted(chosen(), scores, raw=True), epochs=3)
+    for epoch in range(3):
+        for batch in pruner.batches(epoch, 4):
+            losses = torch.rand(4)
+            expected = sum(float(scores[i]) * float(loss) for i, loss in zip(batch, losses)) / 4
+            assert pruner.loss(batch, losses).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_scores_that_cannot_weight() -> None:
+    for wrong in (torch.full((SIZE,), -1.0), torch.full((SIZE,), torch.nan), torch.full((SIZE,), torch.inf)):
+        with pytest.raises(ValueError, match="finite and not negative"):
+            coresets.weighted(chosen(), wrong)
+    with pytest.raises(ValueError, match="all weights are 0"):
+        coresets.weighted(chosen(), torch.zeros(SIZE))
+    with pytest.raises(ValueError, match="one number for each sample"):
+        coresets.weighted(chosen(), torch.ones(20))
+
+
+def test_the_batch_size_follows_tdds() -> None:
+    sizes = {keep: coresets.small_batch(128, keep) for keep in (1.0, 0.3, 0.21, 0.2, 0.15, 0.1, 0.05)}
+    assert sizes == {1.0: 128, 0.3: 128, 0.21: 128, 0.2: 64, 0.15: 64, 0.1: 32, 0.05: 32}
+    assert coresets.small_batch(2, 0.1) == 1
+    assert coresets.small_batch(128, 1 - 0.9) == 32  # a hair below, or above, a tenth
+
+
+def test_a_fixed_selection_is_trained_in_every_epoch_in_another_order() -> None:
+    pruner = methods.fixed(SIZE, selection=chosen(), epochs=4, seed=1)
+    orders = [torch.cat(list(pruner.batches(epoch, 3, drop_last=False))) for epoch in range(4)]
+    assert all(torch.equal(order.sort().values, INDEX.sort().values) for order in orders)
+    assert len({tuple(order.tolist()) for order in orders}) > 1
+    assert (
+        pruner.epoch_sizes() == [8] * 4
+        and pruner.planned_steps(3) == 12
+        and pruner.planned_steps(3, drop_last=True) == 8
+    )
+
+
+def test_strategies() -> None:
+    assert methods.fixed(SIZE, selection=chosen(), epochs=10).epochs == 10
+    longer = methods.fixed(SIZE, selection=chosen(), epochs=10, strategy="P")
+    assert longer.epochs == 50 and sum(longer.epoch_sizes()) == 10 * SIZE
+    with pytest.raises(ValueError, match="strategy"):
+        methods.fixed(SIZE, selection=chosen(), epochs=10, strategy="Q")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("keep", [0.2, 1.0])
+def test_weights_count_also_where_all_is_kept_and_after_a_resume(keep: float) -> None:
+    index = torch.arange(round(keep * SIZE))
+    selection = Selection(index, torch.linspace(0, 2, len(index)))
+    pruner = methods.fixed(SIZE, selection=selection, epochs=3)
+    pruner.select(0)
+    resumed = methods.fixed(SIZE, selection=selection, epochs=3)
+    resumed.load_state_dict(pruner.state_dict())
+    for one in (pruner, resumed):
+        assert torch.equal(one.select(0).weight, selection.weight)
+        assert one.loss(index, torch.ones(len(index))).item() == pytest.approx(1)
+    other = methods.fixed(SIZE, selection=Selection(index, torch.ones(len(index))), epochs=3)
+    with pytest.raises(CheckpointError, match="other arguments"):
+        other.load_state_dict(pruner.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("selection", "message"),
+    [
+        (Selection.of(torch.tensor([0, 40])), "positions 0 to 40, the dataset 40 samples"),
+        (Selection.of(torch.tensor([-1, 4])), "positions -1 to 4"),
+        (Selection.of(torch.tensor([1, 1])), "only 1 different"),
+        (Selection.of(torch.empty(0).long()), "0 positions"),
+        (Selection(torch.tensor([1, 2]), torch.tensor([1.0, -1.0])), "not negative"),
+        (Selection(torch.tensor([1, 2]), torch.tensor([1.0, torch.nan])), "finite"),
+    ],
+)
+def test_selections_that_cannot_be_trained(selection: Selection, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        methods.fixed(SIZE, selection=selection, epochs=2)
+
+
+def test_what_the_file_says(tmp_path: Path) -> None:
+    labels = torch.arange(SIZE) % 3
+    data = torch.utils.data.TensorDataset(torch.rand(SIZE, 2), labels)
+    path = tmp_path / "core.safetensors"
+    chosen().save(path, {"method": "mine"}, dataset=data, labels=labels)
+    notes = Selection.metadata(path)
+    assert notes["method"] == "mine" and notes["size"] == SIZE and set(notes["versions"]) == {"dataprune", "torch"}
+    kept = [int((labels[INDEX] == name).sum()) for name in range(3)]
+    assert notes["retention"] == [[0, kept[0], 14], [1, kept[1], 13], [2, kept[2], 13]]
+    assert torch.equal(Selection.load(path, data).index, INDEX)
