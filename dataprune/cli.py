@@ -172,6 +172,8 @@ def select(
             return
         total = metadata["size"]
         print(f"{method}: {len(selection.index):,} of {total:,} samples in {metadata['seconds']:.1f} s")
+        if not bool((selection.weight == 1).all()):
+            print(f"weights: {float(selection.weight.min()):.3g} to {float(selection.weight.max()):.3g}")
         kept = [(count / size, name, count, size) for name, count, size in stored.get("retention", [])]
         if kept:
             low, high = min(kept), max(kept)

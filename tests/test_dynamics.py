@@ -724,7 +724,8 @@ def test_the_module_is_public() -> None:
             assert "Source:" in (thing.__doc__ or "") and "Differs" in (thing.__doc__ or ""), name
 
 
-def test_the_page_runs_from_top_to_bottom() -> None:
+def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     page = (Path(__file__).parents[1] / "docs" / "statistics.md").read_text()
     names: dict[str, Any] = {}
     for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):

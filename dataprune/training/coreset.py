@@ -50,14 +50,19 @@ def select(
         options: as for `coresets.choose`.
         data: what the scoring run was trained on, where it is loaded already.
     Returns:
-        The coreset, and what `Selection.save` takes as metadata: method, keep, seed, options, seconds, the settings of
-        the scoring run; with `fingerprint` and `labels` beside, which `write` passes on.
+        The coreset, and what `Selection.save` takes as metadata: method, keep, seed, options, seconds (of choosing and
+        of the pass that extracts features), the settings of the scoring run; with `fingerprint` and `labels` beside,
+        which `write` passes on.
     Raises:
         UsageError: for an unknown method or option, or one that needs what `path` does not give.
         DataError: if a file is broken.
     """
-    coresets.named.known(name)
+    needs = coresets.METHODS[coresets.named.known(name)].needs
     given, notes = _given(name, Path(path), data)
+    if needs in ("features", "logits", "gradients", "validation"):
+        given.extracted()  # now: what that takes is measured where it is done
+    elif needs == "model":
+        given.model()
     started = time.perf_counter()
     chosen = coresets.choose(name, given, keep=keep, seed=seed, options=options)
     metadata = {
