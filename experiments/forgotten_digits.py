@@ -45,7 +45,7 @@ def main(run: Path, out: Path) -> None:
             if position is None:
                 continue
             pixels, label = train[position]
-            axes.imshow(pixels[0], cmap="gray_r", vmin=0, vmax=255)
+            axes.imshow(pixels[0].numpy(), cmap="gray_r", vmin=0, vmax=255)
             count = int(scores[position])
             times = "" if index is least else ", never" if count >= never else f", {count}"
             axes.set_title(f"{label}{times}", fontsize=7, pad=1)
