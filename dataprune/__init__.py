@@ -16,13 +16,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import coresets, criteria, dynamics, methods, policies, progress, schedules
+    from . import contrastive, coresets, criteria, dynamics, methods, policies, progress, schedules
     from .errors import CheckpointError, DataError, PlanError, UsageError
     from .loading import Indexed, IndexedCollate, PruneSampler, prune_loader
     from .methods import (
         METHODS,
         elfl,
         emp,
+        emp_contrastive,
         emp_reverse,
         epsilon_greedy,
         full,
@@ -47,6 +48,7 @@ _HOME = {
         "METHODS",
         "elfl",
         "emp",
+        "emp_contrastive",
         "emp_reverse",
         "epsilon_greedy",
         "full",
@@ -62,7 +64,7 @@ _HOME = {
     "scores": ["ScoreBook"],
     "selection": ["Selection", "fingerprint"],
 }
-_MODULES = ["coresets", "criteria", "dynamics", "methods", "policies", "progress", "schedules"]
+_MODULES = ["contrastive", "coresets", "criteria", "dynamics", "methods", "policies", "progress", "schedules"]
 _FROM = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
@@ -77,11 +79,13 @@ __all__ = [
     "ScoreBook",
     "Selection",
     "UsageError",
+    "contrastive",
     "coresets",
     "criteria",
     "dynamics",
     "elfl",
     "emp",
+    "emp_contrastive",
     "emp_reverse",
     "epsilon_greedy",
     "fingerprint",

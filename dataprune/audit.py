@@ -86,19 +86,20 @@ def check_selection(selection: Selection, size: int, count: int, *, exact: bool)
         )
 
 
-def check_state(state: dict[str, Any], size: int, epochs: int) -> None:
+def check_state(state: dict[str, Any], size: int, epochs: int, values: tuple[int, ...] = ()) -> None:
     """Raise CheckpointError unless a pruner's state is whole: every entry of its type, shape and range."""
-    pending = state["pending_index"].shape if isinstance(state.get("pending_index"), Tensor) else None
+    index = state.get("pending_index")
+    pending = index.shape if isinstance(index, Tensor) and index.ndim == 1 else None
     tensors = {
         "score": (torch.float32, (size,)),
         "drawn": (torch.int32, (size,)),
         "owner": (torch.int16, (size,)),
         "pending_index": (torch.int64, pending),
-        "pending_score": (torch.float32, pending),
+        "pending_score": (torch.float32, pending and (*pending, *values)),
     }
     for name, (dtype, shape) in tensors.items():
         value = state.get(name)
-        if not isinstance(value, Tensor) or value.dtype != dtype or value.shape != shape or value.ndim != 1:
+        if not isinstance(value, Tensor) or value.dtype != dtype or value.shape != shape:
             found = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise CheckpointError(
                 f"the saved state is damaged: `{name}` is {found}, a tensor of {size} samples is needed"

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -93,8 +94,7 @@ def loss_plus_entropy(beta: float = 5.0) -> Criterion:
     Source: Xiao et al., arXiv:2408.16031, Eq. 8. Differs: nothing.
     """
 
-    if isinstance(beta, bool) or not isinstance(beta, Real) or not math.isfinite(beta):
-        raise ValueError(f"beta is the weight of the memory term, a finite number, got {beta!r}")
+    _check_beta(beta)
 
     def criterion(losses: Tensor, outputs: Any, targets: Any) -> Tensor:
         if outputs is None:
@@ -110,6 +110,74 @@ def loss_plus_entropy(beta: float = 5.0) -> Criterion:
         return torch.add(losses, entropy(losses, outputs, targets), alpha=beta)
 
     return criterion
+
+
+@dataclass(frozen=True)
+class loss_and_distance:
+    """Two values per sample: `loss_minus_distance`, and the distance itself; for `policies.drifted`.
+
+    Args:
+        beta: as in `loss_minus_distance`.
+    """
+
+    beta: float = 5.0
+    values: ClassVar[tuple[int, ...]] = (2,)
+
+    def __post_init__(self) -> None:
+        _check_beta(self.beta)
+
+    def __call__(self, losses: Tensor, outputs: Any, targets: Any) -> Tensor:
+        distance = _distance(outputs, len(losses))
+        return torch.stack([losses - self.beta * distance, distance], dim=1)
+
+
+def loss_minus_distance(beta: float = 5.0) -> Criterion:
+    """Loss minus beta times the distance ‖f_i − f_j‖₂ of a sample's two views: EMP's score in contrastive learning.
+
+    The outputs are a pair (f_i, f_j), each (B, D): what the encoder makes of the first and of the second views.
+
+    Args:
+        beta: weight of the memory term.
+    Returns:
+        A criterion; it raises ValueError where the outputs are no such pair.
+    Example:
+        >>> views = (torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]))
+        >>> loss_minus_distance(beta=1.0)(torch.tensor([7.0]), views, None)
+        tensor([2.])
+
+    Source: Xiao et al., arXiv:2408.16031, Eq. 12 and 13. Differs: nothing.
+    """
+    _check_beta(beta)
+
+    def criterion(losses: Tensor, outputs: Any, targets: Any) -> Tensor:
+        return torch.add(losses, _distance(outputs, len(losses)), alpha=-beta)
+
+    return criterion
+
+
+def _distance(outputs: Any, batch: int) -> Float[Tensor, " b"]:
+    if not isinstance(outputs, (tuple, list)) or len(outputs) != 2 or not all(isinstance(f, Tensor) for f in outputs):
+        shown = f"a tensor {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise ValueError(
+            f"outputs must be the features of the two views, pruner.loss(index, losses, (f_i, f_j)), got {shown}: this "
+            "method is for contrastive learning; for logits use `emp`"
+        )
+    f_i, f_j = outputs
+    if f_i.ndim != 2 or f_i.shape != f_j.shape or len(f_i) != batch:
+        raise ValueError(
+            f"the two views' features must both be (B, D) with B = {batch}, as there are losses; got "
+            f"{tuple(f_i.shape)} and {tuple(f_j.shape)}"
+        )
+    if not f_i.is_floating_point() or not f_j.is_floating_point():
+        raise ValueError(f"the two views' features must be floating point, got {f_i.dtype} and {f_j.dtype}")
+    dtype = torch.promote_types(torch.promote_types(f_i.dtype, f_j.dtype), torch.float32)
+    # nearby views in half precision: rounded differences would be all that is left
+    return torch.linalg.vector_norm(f_i.to(dtype) - f_j.to(dtype), dim=1)
+
+
+def _check_beta(beta: float) -> None:
+    if isinstance(beta, bool) or not isinstance(beta, Real) or not math.isfinite(beta):
+        raise ValueError(f"beta is the weight of the memory term, a finite number, got {beta!r}")
 
 
 def _plogp(logits: Float[Tensor, "... c"]) -> Float[Tensor, "..."]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 class Part(NamedTuple):
@@ -96,6 +97,30 @@ def spread(tensor: Tensor, source: int) -> Tensor:
     moved = tensor.to(_device()).contiguous()
     dist.broadcast(moved, source)
     return moved.to(tensor.device)
+
+
+def gathered(tensor: Float[Tensor, "b *shape"]) -> Float[Tensor, "rb *shape"]:
+    """The rows of all ranks, in rank order, for a loss that compares across ranks. Collective, forward and backward.
+
+    The gradient that comes back to a rank's rows is the sum of those that all ranks compute for them.
+
+    Args:
+        tensor: equally many rows on every rank, of one dtype.
+    """
+    return tensor if world_size() == 1 else _Gathered.apply(tensor)
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return torch.cat(_gather(tensor.to(_device()).contiguous())).to(tensor.device)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.to(_device(), copy=True, memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total.chunk(world_size())[rank()].to(gradient.device)
 
 
 def _connected() -> bool:

@@ -23,18 +23,20 @@ class Ledger:
 
     Args:
         size: samples in the dataset, N. Two bytes are kept for each.
+        values: shape of one sample's score: () for a number, (V,) for a row.
     """
 
-    def __init__(self, size: int):
+    def __init__(self, size: int, values: tuple[int, ...] = ()):
         self.size = size
+        self.values = values
         self.owner = np.full(size, _NOBODY, dtype=np.int16)
         self.largest = 0  # samples in the largest batch of this epoch: a ragged tail is smaller
         self.foreign = 0  # records of samples that another rank had trained already
         self._index = torch.empty(0, dtype=torch.int64)
-        self._score = torch.empty(0)
+        self._score = torch.empty(0, *values)
         self._length = 0
 
-    def record(self, index: Int[Tensor, " b"], score: Float[Tensor, " b"]) -> None:
+    def record(self, index: Int[Tensor, " b"], score: Float[Tensor, "b *values"]) -> None:
         """Append a batch. On the CPU it is checked here, on other devices when it is flushed.
 
         Raises:
@@ -131,6 +133,6 @@ def claim(parts: list[distributed.Part], owner: np.ndarray) -> np.ndarray:
 
 def _room(buffer: Tensor, device: torch.device, used: int, needed: int) -> Tensor:
     """A buffer on `device` with room for `needed` values, the first `used` kept."""
-    larger = torch.empty(max(needed, 2 * len(buffer), 1024), dtype=buffer.dtype, device=device)
+    larger = torch.empty(max(needed, 2 * len(buffer), 1024), *buffer.shape[1:], dtype=buffer.dtype, device=device)
     larger[:used] = buffer[:used]
     return larger

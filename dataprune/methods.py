@@ -278,6 +278,39 @@ def emp_reverse(
     )
 
 
+def emp_contrastive(
+    size: int,
+    *,
+    keep: float | None = None,
+    budget: float | None = None,
+    epochs: int,
+    seed: int = 0,
+    warmup: int = 1,
+    anneal: float = 0.125,
+    beta: float = 5.0,
+    drift: float = 0.0,
+    balance: Tensor | Sequence[int] | None = None,
+) -> Pruner:
+    """The highest NT-Xent minus beta times the distance of a sample's two views: the hard, and those remembered.
+
+    It is called as `pruner.loss(index, losses, (f_i, f_j))`, with one NT-Xent per sample and the features of the views
+    before the projection (after it: the paper's ablation).
+
+    Args:
+        beta: weight of the memory term.
+        drift: weight of an estimate of the first term of Eq. 11, which the paper drops: how far a sample's distance had
+            moved while it was not trained, the first after its return minus the last before. 9 more bytes per sample.
+    Source: Xiao et al., arXiv:2408.16031, Eq. 13, Algorithm 2; annealing as in its section 4.1. Differs:
+        `drift` is this project's.
+    """
+    schedule = _schedule(keep, budget, epochs, warmup, anneal)
+    if drift:
+        policy = policies.drifted(drift, balance=_classes(balance, size))
+        return Pruner(size, criteria.loss_and_distance(beta), policy, schedule, epochs=epochs, seed=seed)
+    criterion = criteria.loss_minus_distance(beta)
+    return Pruner(size, criterion, policies.top_k(balance=_classes(balance, size)), schedule, epochs=epochs, seed=seed)
+
+
 def memory(
     size: int,
     *,
@@ -341,6 +374,7 @@ METHODS: dict[str, Callable[..., Pruner]] = {
         infobatch,
         emp,
         emp_reverse,
+        emp_contrastive,
         memory,
     )
 }

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from .scores import ScoreBook
+from .scores import DriftBook, ScoreBook
 from .selection import Selection
 
 Policy = Callable[[ScoreBook, int, Generator], Selection]
@@ -72,6 +72,26 @@ def top_k(*, balance: Tensor | None = None) -> Policy:
         balance: (N,) class ids; with them every class gets the same number of places, as far as it has samples.
     """
     return lambda book, count, generator: Selection.of(_greedy(book.score, count, generator, balance))
+
+
+@dataclass(frozen=True)
+class drifted:
+    """The highest score + gamma * drift, see `DriftBook`; unseen samples come first.
+
+    Args:
+        gamma: weight of the drift.
+        balance: as for `top_k`.
+    """
+
+    gamma: float
+    balance: Tensor | None = None
+    book: ClassVar[type[ScoreBook]] = DriftBook
+
+    def __call__(self, book: ScoreBook, count: int, generator: Generator) -> Selection:
+        assert isinstance(book, DriftBook)
+        index = _greedy(book.score + self.gamma * book.drift, count, generator, self.balance)
+        book.absent |= torch.ones(book.size, dtype=torch.bool).index_fill_(0, index, False)
+        return Selection.of(index)
 
 
 def bottom_k(*, balance: Tensor | None = None) -> Policy:

@@ -71,11 +71,11 @@ class Pruner:
         self.smoothing = smoothing
         self.every = int(every)
         self.seed = int(seed)
-        self.book = ScoreBook(self.size, variance=getattr(policy, "variance", False))
+        self.book = getattr(policy, "book", ScoreBook)(self.size, variance=getattr(policy, "variance", False))
         self.loads = 0  # how often a state was loaded: samplers take up the new place
         self.counts = [self._count(epoch) for epoch in range(self.epochs)]
         self._first_pruned = next((e for e, count in enumerate(self.counts) if count < self.size), 0)
-        self._ledger = Ledger(self.size)
+        self._ledger = self._new_ledger()
         self._selection: Selection | None = None
         self.selected: int | None = None  # the epoch that the selection is for
         self._weight: Tensor | None = None  # (size,) on the device of the losses; None while all are one
@@ -278,7 +278,7 @@ class Pruner:
             return
         with torch.no_grad():
             score = self.criterion(losses.detach(), outputs, targets)
-        if score.shape != index.shape:
+        if score.shape != (*index.shape, *self._ledger.values):
             raise ValueError(f"the criterion gave scores of shape {tuple(score.shape)} for {len(index)} samples")
         self._ledger.record(index, score)
 
@@ -361,7 +361,7 @@ class Pruner:
                 "build this one as that one was"
             )
         state = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in state.items()}
-        audit.check_state(state, self.size, self.epochs)
+        audit.check_state(state, self.size, self.epochs, self._ledger.values)
         here = (distributed.rank(), distributed.world_size())
         if len(state["pending_index"]) and (state["rank"], state["world_size"]) != here:
             raise CheckpointError(
@@ -373,7 +373,7 @@ class Pruner:
         except ValueError as error:
             raise CheckpointError(str(error)) from None
         self.seed = state["seed"]
-        self._ledger = Ledger(self.size)
+        self._ledger = self._new_ledger()
         self._ledger.restore(state["owner"], same_ranks=state["world_size"] == here[1])
         if len(state["pending_index"]):
             self._ledger.record(state["pending_index"], state["pending_score"])
@@ -407,6 +407,9 @@ class Pruner:
         """For samplers: all samples of `epoch` have been handed out."""
         if epoch == self.selected:
             self._exhausted = True
+
+    def _new_ledger(self) -> Ledger:
+        return Ledger(self.size, getattr(self.criterion, "values", ()))
 
     def _count(self, epoch: int) -> int:
         keep = self.schedule(epoch)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import dataprune
 from dataprune import Pruner
+from dataprune.criteria import Criterion
 
 SIZE = 97  # prime, so that neither shards nor batches come out even
 EPOCHS = 24
@@ -31,6 +32,8 @@ class Row(NamedTuple):
     exact: bool = True  # hits `count` in every epoch
     prunes: bool = True  # False for the reference that trains everything
     outputs: bool = False  # whether it reads outputs beside the losses
+    bytes: int = 16  # of state per sample, at most
+    pair: bool = False  # whether these outputs are a pair, the features of two views
     options: tuple[tuple[str, Any], ...] = ()  # of this row beside keep; makes a second row of the same recipe
 
     @property
@@ -42,7 +45,10 @@ class Row(NamedTuple):
         options = dict(self.options) | options
         if not {"keep", "budget", "prune_probability"} & set(options):
             options["keep"] = KEEP
-        return dataprune.METHODS[self.name](size, epochs=epochs, seed=seed, **options)
+        pruner = dataprune.METHODS[self.name](size, epochs=epochs, seed=seed, **options)
+        if self.pair:
+            pruner.criterion = _halved(pruner.criterion)
+        return pruner
 
     def stop(self, epochs: int = EPOCHS) -> int:
         """First epoch of the annealing."""
@@ -51,6 +57,16 @@ class Row(NamedTuple):
     def pruned(self, epochs: int = EPOCHS) -> list[int]:
         """The epochs that are not full."""
         return list(range(self.warmup, self.stop(epochs))) if self.prunes else []
+
+
+def _halved(criterion: Criterion) -> Criterion:
+    """A criterion of two views, on the logits that every shared test gives: all but the last, and all but the first."""
+
+    def halved(losses: Tensor, outputs: Any, targets: Any) -> Tensor:
+        return criterion(losses, (outputs[:, :-1], outputs[:, 1:]), targets)
+
+    halved.values = getattr(criterion, "values", ())  # type: ignore[attr-defined]
+    return halved
 
 
 ROWS = [
@@ -66,6 +82,8 @@ ROWS = [
     Row("infobatch", warmup=1, anneal=0.125, exact=False, options=(("prune_probability", 0.5),)),
     Row("emp", warmup=1, anneal=0.125, outputs=True, defaults=(("beta", 5.0),)),
     Row("emp_reverse", warmup=1, anneal=0.125, outputs=True, defaults=(("beta", 5.0),)),
+    Row("emp_contrastive", warmup=1, anneal=0.125, outputs=True, pair=True, defaults=(("beta", 5.0),)),
+    Row("emp_contrastive", warmup=1, anneal=0.125, outputs=True, pair=True, bytes=20, options=(("drift", 2.0),)),
     Row("memory", warmup=1, outputs=True),
 ]
 

@@ -1,0 +1,89 @@
+"""An encoder and the projection that it is trained through."""
+
+from __future__ import annotations
+
+from numbers import Integral
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Pair = tuple[Tensor, Tensor]
+
+
+def _width(encoder: nn.Module) -> int | None:
+    """How many features an encoder seems to give."""
+    for module in (encoder, *reversed(list(encoder.modules()))):
+        for name in ("num_features", "out_features", "out_channels"):
+            if isinstance(getattr(module, name, None), int):
+                return getattr(module, name)
+    return None
+
+
+class SimCLR(nn.Module):
+    """Encoder f and projection g = linear(relu(linear(f))); after training, f alone is kept.
+
+    Both views go through the encoder as one batch of 2B, so that batch norm sees the statistics of both together and
+    moves its running averages once a step, and DistributedDataParallel sees one forward pass. Two passes of B would
+    normalise each view by itself.
+
+    Args:
+        encoder: gives features (B, D) for a batch; of a classifier, first replace the last layer by `nn.Identity()`.
+        dim: of the projections.
+        hidden: units of the projection's hidden layer; D by default.
+        features: D; by default the encoder's attribute `num_features`, as timm's models have it, or else the outputs of
+            its last layer with weights. The first batch shows whether that is right.
+    Attributes:
+        encoder: f.
+        projection: g.
+    Raises:
+        ValueError: if D is not known, or a size is below 1.
+    Example:
+        >>> model = SimCLR(nn.Flatten(), dim=8, features=16)
+        >>> (f_i, f_j), (z_i, z_j) = model(torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 4))
+        >>> f_i.shape, z_j.shape
+        (torch.Size([2, 16]), torch.Size([2, 8]))
+
+    Source: Chen et al. 2020, arXiv:2002.05709, section 2.1. Differs: no batch norm within the projection, as in the
+        paper's formula; the paper's code has some.
+    """
+
+    def __init__(self, encoder: nn.Module, dim: int = 128, hidden: int | None = None, *, features: int | None = None):
+        super().__init__()
+        if features is None:
+            features = _width(encoder)
+        if not isinstance(features, int):
+            raise ValueError(
+                f"how many features {type(encoder).__name__} gives is not known: pass features=D, the width of its "
+                "output (B, D)"
+            )
+        hidden = features if hidden is None else hidden
+        for name, value in (("dim", dim), ("hidden", hidden), ("features", features)):
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        self.features = features
+        self.encoder = encoder
+        self.projection = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim))
+
+    def forward(self, x_i: Float[Tensor, "b *shape"], x_j: Float[Tensor, "b *shape"]) -> tuple[Pair, Pair]:
+        """Features and projections of two views of the same samples.
+
+        Args:
+            x_i: the first views.
+            x_j: the second views.
+        Returns:
+            ((f_i, f_j), (z_i, z_j)): features (B, D) and projections (B, dim).
+        Raises:
+            ValueError: if the views differ in shape, or the encoder does not give (2B, D).
+        """
+        if x_i.shape != x_j.shape:
+            raise ValueError(f"the views differ in shape, {tuple(x_i.shape)} and {tuple(x_j.shape)}")
+        f = self.encoder(torch.cat([x_i, x_j]))
+        if f.shape != (2 * len(x_i), self.features):
+            raise ValueError(
+                f"the encoder must give features of shape ({2 * len(x_i)}, {self.features}) for the two views, it gave "
+                f"{tuple(f.shape)}: pool and flatten them, or pass features={f.shape[-1]}"
+            )
+        f_i, f_j = f.chunk(2)
+        z_i, z_j = self.projection(f).chunk(2)
+        return (f_i, f_j), (z_i, z_j)

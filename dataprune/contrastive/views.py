@@ -1,0 +1,218 @@
+"""Two random views of every image, made in batches on the device where the images are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from ..training.augment import uniform
+
+_ATTEMPTS = 10  # boxes drawn until one fits into the image
+_DRAWS = 32  # random numbers of a sample's view: two per box, nine more, and room
+_LUMA = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True)
+class Views:
+    """Random crop, mirror image, colours and grey, each view drawn anew: by default the set of the EMP paper.
+
+    Every random number is a hash of (seed, epoch, index, view): a sample has the same views in any batch, on any
+    device, worker or rank, and after a resume. torch's random state is neither read nor written. Images of one channel
+    have no colour: grey and jitter leave them as they are.
+
+    Args:
+        mean: of pixels in [0, 1], one per channel; with `std` the last step normalises. By default it does not.
+        std: likewise.
+        crop: least and largest share of the image's area that is cut out; the cut is resized to the image's size.
+        aspect: least and largest width / height of the cut, in pixels.
+        flip: probability of a mirror image.
+        grey: probability of a grey image, in all its channels.
+        jitter: probability of changed colours; above 0 it needs kornia.
+        strength: s of the changed colours: brightness, contrast and saturation are multiplied by a number in
+            [1 − 0.8·s, 1 + 0.8·s], the hue is turned by up to 0.2·s of the circle; in that order.
+    Raises:
+        ValueError: if an argument is out of range.
+    Example:
+        >>> images, index = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.arange(4)
+        >>> x_i, x_j = Views()(images, index, seed=0, epoch=0)
+        >>> x_j.shape
+        torch.Size([4, 3, 8, 8])
+
+    Source: Xiao et al., arXiv:2408.16031, appendix C.2 (crop, flip, grey with probability 0.8); `simclr`: Chen et al.
+        2020, arXiv:2002.05709, appendices A and B.9. Differs: the EMP paper gives no range for the crop, it is
+        SimCLR's here; where no box fits in ten attempts, SimCLR's code takes the middle of the image, here the place is
+        random too; colours change in one order, not in a random one.
+    """
+
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    crop: tuple[float, float] = (0.08, 1.0)
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    grey: float = 0.8
+    jitter: float = 0.0
+    strength: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.crop[0] <= self.crop[1] <= 1:
+            raise ValueError(f"crop is a range of shares of the area within (0, 1], got {self.crop}")
+        if not 0 < self.aspect[0] <= self.aspect[1]:
+            raise ValueError(f"aspect is a range of width / height above 0, got {self.aspect}")
+        for name in ("flip", "grey", "jitter"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a probability in [0, 1], got {getattr(self, name)}")
+        if not 0 <= self.strength <= 1.25:  # above it a factor would be below 0
+            raise ValueError(f"strength must be in [0, 1.25], got {self.strength}")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std go together: give both, or neither")
+
+    @classmethod
+    def simclr(
+        cls, mean: Sequence[float] | None = None, std: Sequence[float] | None = None, *, strength: float = 0.5
+    ) -> Views:
+        """The set of SimCLR on CIFAR: crop, flip, changed colours in four of five views, grey in one of five.
+
+        Args:
+            mean: as in the class.
+            std: as in the class.
+            strength: as in the class; 0.5 for CIFAR, 1 for ImageNet, where SimCLR blurs too, which this does not.
+        """
+        return cls(mean, std, grey=0.2, jitter=0.8, strength=strength)
+
+    def __call__(
+        self, images: UInt8[Tensor, "b c h w"], index: Int[Tensor, " b"], *, seed: int, epoch: int
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
+        """Two views of every image.
+
+        Args:
+            images: bytes, or floating-point numbers in [0, 1].
+            index: the samples' positions in the dataset.
+            seed: of the views.
+            epoch: 0-based.
+        Returns:
+            (x_i, x_j), float32 on the images' device.
+        Raises:
+            TypeError: if the images are neither bytes nor floating point.
+            ValueError: if shapes do not fit, or colours are to change that are neither grey nor RGB.
+            ImportError: if colours are to change without kornia.
+        """
+        return (
+            self.view(images, index, seed=seed, epoch=epoch, number=0),
+            self.view(images, index, seed=seed, epoch=epoch, number=1),
+        )
+
+    def view(
+        self, images: UInt8[Tensor, "b c h w"], index: Int[Tensor, " b"], *, seed: int, epoch: int, number: int
+    ) -> Float[Tensor, "b c h w"]:
+        """One view of every image: `number` 0 and 1 are the two of a call, others are further ones."""
+        self._check(images, index)
+        device = images.device
+        draw = torch.arange(_DRAWS * number, _DRAWS * (number + 1), device=device)
+        chance = uniform(seed, epoch, index.to(device, non_blocking=True)[:, None], draw)  # (B, 32)
+        boxes, other = chance[:, : 2 * _ATTEMPTS], chance[:, 2 * _ATTEMPTS :]
+        scaled = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+        box = _boxes(boxes, other[:, :2], images.shape[2:], self.crop, self.aspect)
+        made = _cut(scaled, box, other[:, 2] < self.flip)
+        if images.shape[1] == 3:
+            if self.jitter:
+                changed = _recolour(made, other[:, 3:7], self.strength)
+                made = torch.where(_per_image(other[:, 7] < self.jitter), changed, made)
+            if self.grey:
+                luma = (made * _per_channel(_LUMA, device)).sum(dim=1, keepdim=True)
+                made = torch.where(_per_image(other[:, 8] < self.grey), luma, made)
+        if self.mean is not None and self.std is not None:
+            made = (made - _per_channel(self.mean, device)) / _per_channel(self.std, device)
+        return made
+
+    def _check(self, images: Tensor, index: Tensor) -> None:
+        if images.dtype != torch.uint8 and not images.is_floating_point():
+            raise TypeError(f"images must be bytes, or floating point in [0, 1], got {images.dtype}")
+        if images.ndim != 4:
+            raise ValueError(f"images must be (B, C, H, W), got {tuple(images.shape)}")
+        if index.shape != images.shape[:1]:
+            raise ValueError(f"{len(images)} images but {len(index)} indices: pass those of the same batch")
+        channels = images.shape[1]
+        if channels not in (1, 3) and (self.grey or self.jitter):
+            raise ValueError(f"{channels} channels are neither grey nor RGB: use grey=0, jitter=0")
+        for name, value in (("mean", self.mean), ("std", self.std)):
+            if value is not None and len(value) != channels:
+                raise ValueError(f"{channels} channels but `{name}` has {len(value)} values")
+
+
+def _boxes(
+    shape_draws: Float[Tensor, "b twice"],
+    place_draws: Float[Tensor, "b 2"],
+    size: Sequence[int],
+    crop: tuple[float, float],
+    aspect: tuple[float, float],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Top, left, height and width of a box in every image, each (B, 1), whole numbers as floats."""
+    height, width = size
+    area = height * width * (crop[0] + (crop[1] - crop[0]) * shape_draws[:, :_ATTEMPTS])
+    low, high = (torch.tensor(value, dtype=torch.float64).log().item() for value in aspect)
+    ratio = torch.exp(low + (high - low) * shape_draws[:, _ATTEMPTS:])
+    w, h = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
+    fits = (w >= 1) & (w <= width) & (h >= 1) & (h <= height)
+    first = fits.byte().argmax(dim=1, keepdim=True)
+    # where none fits: the largest box of an allowed aspect
+    none = ~fits.any(dim=1, keepdim=True)
+    w = w.gather(1, first).masked_fill(none, max(1, min(width, round(height * aspect[1]))))
+    h = h.gather(1, first).masked_fill(none, max(1, min(height, round(width / aspect[0]))))
+    top = (place_draws[:, :1] * (height - h + 1)).floor()
+    left = (place_draws[:, 1:] * (width - w + 1)).floor()
+    return top, left, h, w
+
+
+def _cut(
+    images: Float[Tensor, "b c h w"], box: tuple[Tensor, Tensor, Tensor, Tensor], flip: Tensor
+) -> Float[Tensor, "b c h w"]:
+    """Cut the boxes out, resize them to the images' size, bilinearly, and mirror those of `flip`: one interpolation."""
+    top, left, h, w = box
+    rows = _centres(images.shape[2], top, h)
+    columns = _centres(images.shape[3], left, w)
+    columns = torch.where(flip[:, None], columns.flip(1), columns)
+    grid = torch.stack(torch.broadcast_tensors(columns[:, None, :], rows[:, :, None]), dim=3)  # (B, H, W, 2)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _centres(size: int, start: Float[Tensor, "b 1"], length: Float[Tensor, "b 1"]) -> Float[Tensor, "b size"]:
+    """Where in an image of `size`, from -1 to 1, the `size` pixels resized from [start, start + length) come from."""
+    position = (torch.arange(size, device=start.device) + 0.5) * length / size - 0.5
+    # what lies outside of the box must not shine in at its edge
+    position = start + torch.minimum(position.clamp(min=0), length - 1)
+    return (2 * position + 1) / size - 1
+
+
+def _recolour(
+    images: Float[Tensor, "b 3 h w"], draws: Float[Tensor, "b 4"], strength: float
+) -> Float[Tensor, "b 3 h w"]:
+    enhance = _enhance()
+    factors = 1 + 0.8 * strength * (2 * draws[:, :3] - 1)
+    angle = 2 * torch.pi * 0.2 * strength * (2 * draws[:, 3] - 1)
+    images = enhance.adjust_brightness_accumulative(images, factors[:, 0])
+    images = enhance.adjust_contrast_with_mean_subtraction(images, factors[:, 1])
+    images = enhance.adjust_saturation_with_gray_subtraction(images, factors[:, 2])
+    return enhance.adjust_hue(images, angle)
+
+
+def _enhance() -> ModuleType:
+    try:
+        from kornia import enhance
+    except ImportError as error:
+        raise ImportError("changing colours needs kornia: pip install 'dataprune[contrastive]'") from error
+    return enhance
+
+
+def _per_channel(values: Sequence[float], device: torch.device) -> Float[Tensor, "c 1 1"]:
+    # sent without waiting: a tensor made on a GPU from Python numbers would stop for it
+    return torch.tensor(list(values), dtype=torch.float32).to(device, non_blocking=True)[:, None, None]
+
+
+def _per_image(mask: Tensor) -> Tensor:
+    return mask[:, None, None, None]
