@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import contrastive, coresets, criteria, dynamics, methods, policies, progress, schedules
+    from . import contrastive, coresets, criteria, dynamics, methods, network, policies, progress, schedules
     from .errors import CheckpointError, DataError, PlanError, UsageError
     from .loading import Indexed, IndexedCollate, PruneSampler, prune_loader
     from .methods import (
@@ -64,7 +64,7 @@ _HOME = {
     "scores": ["ScoreBook"],
     "selection": ["Selection", "fingerprint"],
 }
-_MODULES = ["contrastive", "coresets", "criteria", "dynamics", "methods", "policies", "progress", "schedules"]
+_MODULES = ["contrastive", "coresets", "criteria", "dynamics", "methods", "network", "policies", "progress", "schedules"]
 _FROM = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
@@ -94,6 +94,7 @@ __all__ = [
     "loss",
     "memory",
     "methods",
+    "network",
     "policies",
     "progress",
     "prune_loader",

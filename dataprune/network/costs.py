@@ -1,0 +1,154 @@
+"""What a model costs: parameters, FLOPs, time, and the FLOPs of training it."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..coresets.extraction import device_of, evaluation
+from . import layers as _layers
+from .sparsities import sparsity
+
+
+class Cost(NamedTuple):
+    """Of one forward pass of a batch, in evaluation mode; dense: masks change nothing here, removed channels do."""
+
+    parameters: int  # elements of all parameters
+    flops: int  # a multiply-add counts as two; convolutions, matrix products and attention, as torch counts them
+    latency: float  # seconds, the median of repeated passes
+
+
+def cost(model: nn.Module, example_inputs: Any, *, repeats: int = 20) -> Cost:
+    """Count parameters and FLOPs, and measure the time of a forward pass.
+
+    Compare the latency of two models within one run, in turns, on a machine with nothing else to do.
+
+    Args:
+        model: in any mode, which it keeps; run where it is.
+        example_inputs: a batch as the model takes it: a tensor, a tuple of positional or a dict of named arguments.
+        repeats: forward passes that are timed, after three that are not.
+    Returns:
+        Parameters, FLOPs and latency.
+    Raises:
+        ValueError: if repeats is below 1.
+        TypeError: if there are no inputs.
+    Example:
+        >>> cost(nn.Linear(10, 5), torch.zeros(1, 10))[:2]
+        (55, 100)
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, got {repeats}")
+    flops, _ = forward_flops(model, example_inputs)
+    device, seconds = device_of(model), []
+    with quiet(model):
+        for _ in range(3 + repeats):
+            _wait(device)
+            started = time.perf_counter()
+            call(model, example_inputs)
+            _wait(device)
+            seconds.append(time.perf_counter() - started)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Cost(parameters, flops, statistics.median(seconds[3:]))
+
+
+def training_flops(
+    model: nn.Module, example_inputs: Any, samples: float, *, scored: float = 0, sparse: bool = False
+) -> float:
+    """FLOPs of a training run, counting what data pruning and network pruning save together.
+
+    3 · f · samples + f · scored, f being the forward pass of one sample: the backward pass costs two more, one for the
+    gradients of the activations and one for those of the weights. A run in several stages is their sum: one call for
+    each, with the model as it is in that stage.
+
+    Args:
+        model: as it is in this stage.
+        example_inputs: a batch as the model takes it, its first dimension being samples.
+        samples: samples back-propagated, over all epochs, as pruners and run records count them.
+        scored: samples that only pass forward: those that a method scores beyond the ones it trains, say.
+        sparse: count each layer by the share of its weights that is not zero. Hardware does not save that: it is what
+            the masks would save if zeros were free, a theoretical number. Without it masks save nothing.
+    Returns:
+        FLOPs; a multiply-add counts as two.
+    Raises:
+        ValueError: if samples or scored is negative.
+        TypeError: if there are no inputs.
+    Example:
+        >>> training_flops(nn.Linear(10, 5), torch.zeros(8, 10), samples=1000)
+        300000.0
+
+    Source: Evci et al. 2020, arXiv:1911.11134, appendix, for the factor of three and the scaling by density. Differs:
+        nothing.
+    """
+    for name, value in (("samples", samples), ("scored", scored)):
+        if not value >= 0:
+            raise ValueError(f"{name} is a number of samples, at least 0, got {value}")
+    total, of_layers = forward_flops(model, example_inputs)
+    saved = 0.0
+    if sparse and of_layers:
+        zeros = sparsity(model).layers
+        saved = sum(zeros[name] * flops for name, flops in of_layers.items())
+    return (total - saved) / _batch_size(example_inputs) * (3 * samples + scored)
+
+
+def forward_flops(model: nn.Module, example_inputs: Any) -> tuple[int, dict[str, int]]:
+    """FLOPs of a forward pass, and those of each convolution and linear layer that took part."""
+    of_layers: dict[str, int] = {}
+    before: dict[str, int] = {}
+    handles = []
+    counter = FlopCounterMode(display=False)
+    for name, layer in model.named_modules():
+        if not isinstance(layer, _layers.PRUNABLE):
+            continue
+
+        def enter(layer: nn.Module, inputs: Any, name: str = name) -> None:
+            before[name] = counter.get_total_flops()
+
+        def leave(layer: nn.Module, inputs: Any, output: Any, name: str = name) -> None:
+            of_layers[name] = of_layers.get(name, 0) + counter.get_total_flops() - before[name]
+
+        handles += [layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave)]
+    try:
+        with quiet(model), counter:
+            call(model, example_inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return counter.get_total_flops(), of_layers
+
+
+def call(model: nn.Module, example_inputs: Any) -> Any:
+    """The model's output for a tensor, a tuple of positional or a dict of named arguments."""
+    if example_inputs is None:
+        raise TypeError("example_inputs are missing: a batch as the model takes it, such as torch.zeros(1, 3, 32, 32)")
+    if isinstance(example_inputs, dict):
+        return model(**example_inputs)
+    return model(*example_inputs) if isinstance(example_inputs, (tuple, list)) else model(example_inputs)
+
+
+@contextmanager
+def quiet(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; modes, and torch's random state on the CPU, are afterwards as they were."""
+    # not inference_mode: a masked layer keeps its last weight, and an inference tensor could not be trained through
+    with torch.random.fork_rng(devices=[]), evaluation(model), torch.no_grad():
+        yield
+
+
+def _batch_size(example_inputs: Any) -> int:
+    given = [example_inputs] if isinstance(example_inputs, Tensor) else example_inputs
+    values = given.values() if isinstance(given, dict) else given
+    size = next((len(value) for value in values if isinstance(value, Tensor) and value.ndim), 0)
+    if size == 0:
+        raise TypeError("example_inputs hold no tensor with samples in its first dimension")
+    return size
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

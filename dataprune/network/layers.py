@@ -1,0 +1,125 @@
+"""Which layers can be pruned, and what their weights are while a mask lies on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+
+from ..errors import UsageError, suggest
+
+PRUNABLE = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+    nn.Linear,
+)
+# these read the weights of the layers in them without calling those, past the hook that puts the mask on
+_READS_PAST_HOOKS = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
+
+Exclude = str | nn.Module | Iterable[str | nn.Module]
+
+
+def prunable(model: nn.Module, exclude: Exclude = ()) -> dict[str, nn.Module]:
+    """All convolutions and linear layers, the one that gives the classes among them, by name.
+
+    Args:
+        model: any module.
+        exclude: layers to leave out, by name or as modules; a module that holds layers stands for all of them.
+    Returns:
+        Name -> layer, in the model's order.
+    Raises:
+        TypeError: if the model is no module, or `exclude` holds something else.
+        ValueError: if there is no such layer to exclude, or none is left.
+    Example:
+        >>> list(prunable(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Linear(2, 2)), exclude="2"))
+        ['0']
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"the model must be a torch.nn.Module, got {type(model).__name__}")
+    left_out = _excluded(model, exclude)
+    layers: dict[str, nn.Module] = {
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, PRUNABLE) and all(layer is not other for other in left_out)
+    }
+    if not layers:
+        kinds = "has no convolution and no linear layer" if not left_out else "has none left after `exclude`"
+        raise ValueError(f"nothing to prune: {type(model).__name__} {kinds}")
+    return layers
+
+
+def check(layers: dict[str, nn.Module]) -> None:
+    """Raise ValueError if a weight is no parameter, is shared, or has no magnitude to rank by."""
+    owner: dict[int, str] = {}
+    for name, layer in layers.items():
+        weight = parameter(layer)
+        if weight is None or isinstance(weight, UninitializedParameter):
+            raise ValueError(
+                f"the weight of layer {name!r} is computed from others (weight norm, say) or not yet initialised: undo "
+                "that first, run a lazy layer once, or exclude the layer"
+            )
+        if id(weight) in owner:
+            raise ValueError(
+                f"layers {owner[id(weight)]!r} and {name!r} share one weight, and a mask on one would miss the other: "
+                "exclude both"
+            )
+        if not torch.isfinite(effective(layer)).all():
+            raise ValueError(
+                f"the weight of layer {name!r} holds NaN or infinite values: the model has diverged, prune an earlier "
+                "state"
+            )
+        owner[id(weight)] = name
+
+
+def read_past_hooks(model: nn.Module) -> dict[int, str]:
+    """id of each module -> the name of the attention or encoder module that may use its weight without calling it."""
+    found: dict[int, str] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, _READS_PAST_HOOKS):
+            found |= {id(inner): f"{name} ({type(module).__name__})" for inner in module.modules()}
+    return found
+
+
+def masked(layer: nn.Module) -> bool:
+    """Whether a mask of `torch.nn.utils.prune` lies on the layer's weight."""
+    return "weight_orig" in layer._parameters and "weight_mask" in layer._buffers
+
+
+def parameter(layer: nn.Module) -> Tensor | None:
+    """What the optimizer trains: the weight, or what is under its mask; None if neither is a parameter."""
+    return layer._parameters.get("weight_orig" if masked(layer) else "weight")
+
+
+def effective(layer: nn.Module) -> Float[Tensor, "..."]:
+    """The weight as the next forward pass will use it; `layer.weight` is that of the last one, if masked."""
+    if masked(layer):
+        return layer.get_parameter("weight_orig").detach() * layer.get_buffer("weight_mask")
+    return getattr(layer, "weight").detach()  # noqa: B009  every prunable layer has one
+
+
+def weight_name(layer: str) -> str:
+    """The name of a layer's weight in the model's state."""
+    return f"{layer}.weight" if layer else "weight"
+
+
+def _excluded(model: nn.Module, exclude: Exclude) -> list[nn.Module]:
+    modules = dict(model.named_modules())
+    found: list[nn.Module] = []
+    for entry in [exclude] if isinstance(exclude, (str, nn.Module)) else exclude:
+        if isinstance(entry, str):
+            if entry not in modules:
+                raise UsageError(suggest(entry, [name for name in modules if name], what="layer in `exclude`"))
+            entry = modules[entry]
+        elif not isinstance(entry, nn.Module):
+            raise TypeError(f"`exclude` holds names and modules, got {type(entry).__name__}")
+        elif all(entry is not module for module in modules.values()):
+            raise ValueError(f"`exclude` holds a {type(entry).__name__} that is not in the model")
+        found.extend(entry.modules())
+    return found
