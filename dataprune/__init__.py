@@ -64,7 +64,17 @@ _HOME = {
     "scores": ["ScoreBook"],
     "selection": ["Selection", "fingerprint"],
 }
-_MODULES = ["contrastive", "coresets", "criteria", "dynamics", "methods", "network", "policies", "progress", "schedules"]
+_MODULES = [
+    "contrastive",
+    "coresets",
+    "criteria",
+    "dynamics",
+    "methods",
+    "network",
+    "policies",
+    "progress",
+    "schedules",
+]
 _FROM = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [

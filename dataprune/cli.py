@@ -19,9 +19,11 @@ except ImportError as error:  # the core installs without the command line's pac
 
 from .errors import UsageError
 from .shell import Debug, Group, first_rank, reported, takes_settings
-from .training.settings import Settings
+from .training.settings import CONTRASTIVE, Settings
 
 MAIN_METHODS = "full,short,rs2,random,loss,infobatch,emp,memory"
+_OF_CONTRASTIVE = ("task", "views", "temperature", "dim", "score_on", "gather")
+_OF_CLASSES = ("selection", "label_noise", "label_smoothing", "shift", "shift_mode", "flip", "recalibrate_bn")
 _WIDTH = 160  # of tables where the output is no terminal
 
 app = typer.Typer(
@@ -91,7 +93,7 @@ def _options(
 
 
 @app.command()
-@takes_settings(without=("statistics",))
+@takes_settings(without=("statistics", *_OF_CONTRASTIVE))
 def train(
     settings: Settings,
     strategy: Strategy = "E",
@@ -113,7 +115,20 @@ def train(
 
 
 @app.command()
-@takes_settings(without=("method", "selection", "keep", "budget", "steps"))
+@takes_settings(without=("task", "statistics", "init", *_OF_CLASSES), defaults=CONTRASTIVE)
+def pretrain(settings: Settings, out: Out = None, json_: AsJson = False) -> None:
+    """Learn features without labels, contrastively (SimCLR), on fewer samples.
+
+    `dataprune train --init FOLDER` goes on from them. The record's accuracy is that of a linear classifier of the
+    features, knn_accuracy that of their nearest neighbours, both on the test set; with --val-fraction the history has
+    the neighbours' accuracy of every epoch.
+    """
+    out = out or Path("runs") / f"pretrain-{_plain(settings.data)}-{settings.method}-{settings.seed}-{settings.key()}"
+    _fitted(settings, out, None, json_)
+
+
+@app.command()
+@takes_settings(without=("method", "selection", "keep", "budget", "steps", "init", *_OF_CONTRASTIVE))
 def score(settings: Settings, out: Out = None, json_: AsJson = False) -> None:
     """Train once on all the data, and score every sample by its training dynamics.
 
@@ -183,7 +198,7 @@ def select(
 
 
 @app.command()
-@takes_settings(without=("method", "selection", "steps", "statistics"))
+@takes_settings(without=("method", "selection", "steps", "statistics", "init"))
 def compare(
     settings: Settings,
     methods: Methods = MAIN_METHODS,
@@ -291,6 +306,8 @@ def _fitted(settings: Settings, out: Path, data: Any, json_: bool) -> None:
         print(json.dumps(metrics))
         return
     accuracy = "not tested" if metrics["accuracy"] is None else f"accuracy {metrics['accuracy']:.4f}"
+    if "knn_accuracy" in metrics:
+        accuracy = f"linear probe {metrics['accuracy']:.4f}, nearest neighbours {metrics['knn_accuracy']:.4f}"
     print(
         f"{metrics['method']}: {accuracy}, {metrics['samples']:,} samples in {metrics['steps']:,} steps, "
         f"{metrics['seconds']:.1f} s (selecting {metrics['select_seconds']:.2f} s)\nrun: {out}"

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from .errors import UsageError, suggest
-from .training.settings import Settings
+from .training.settings import CONTRASTIVE, Settings
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -68,8 +68,16 @@ def reported(debug: bool) -> Iterator[None]:
             raise typer.Exit(2 if usage else 1) from None
 
 
-def takes_settings(without: tuple[str, ...]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command an option for every field of Settings but some; it is called with them as `settings`."""
+def takes_settings(
+    without: tuple[str, ...], defaults: Mapping[str, Any] | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for every field of Settings but some; it is called with them as `settings`.
+
+    Args:
+        without: the fields that get no option.
+        defaults: of the command, where they are not those of Settings; they hold for fields without an option too.
+    """
+    fixed = {name: value for name, value in (defaults or {}).items() if name in without}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         hints = get_type_hints(Settings)
@@ -78,11 +86,12 @@ def takes_settings(without: tuple[str, ...]) -> Callable[[Callable[..., None]], 
             if entry.name in without:
                 continue
             annotation: Any = list[str] if entry.name == "option" else hints[entry.name]
-            default: Any = [] if entry.name == "option" else entry.default
+            default: Any = [] if entry.name == "option" else (defaults or {}).get(entry.name, entry.default)
             option = typer.Option(
                 help=entry.metadata["help"],
                 rich_help_panel=entry.metadata["panel"],
-                callback=_joined if entry.name == "option" else None,
+                callback={"option": _joined, "task": _choose_task}.get(entry.name),
+                is_eager=entry.name == "task",
             )
             shared.append(_keyword(entry.name, Annotated[annotation, option], default))
         own = [p for name, p in inspect.signature(command, eval_str=True).parameters.items() if name != "settings"]
@@ -98,7 +107,7 @@ def takes_settings(without: tuple[str, ...]) -> Callable[[Callable[..., None]], 
             with reported(values.pop("debug")):
                 chosen = {p.name: values.pop(p.name) for p in shared}
                 chosen["option"] = tuple(chosen["option"] or ())
-                command(settings=Settings(**chosen), **values)
+                command(settings=Settings(**{**fixed, **chosen}), **values)
 
         parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *call, *shared)]
         wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
@@ -137,8 +146,16 @@ def _read_config(ctx: typer.Context, path: Path | None) -> Path | None:
         if key not in known:
             raise typer.BadParameter(f"{path}: {_unknown(ctx, key, known)}")
         defaults[known[key]] = _plain(path, key, value)
+    _choose_task(ctx, str(defaults.get("task", "")))
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
     return path
+
+
+def _choose_task(ctx: typer.Context, task: str) -> str:
+    """Make a task's defaults those of the command, under what a file says."""
+    if task == "contrastive":
+        ctx.default_map = {**CONTRASTIVE, **(ctx.default_map or {})}
+    return task
 
 
 def _joined(ctx: typer.Context, texts: list[str] | None) -> list[str]:

@@ -182,7 +182,7 @@ def test_score_then_select_then_train(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trian"], "Did you mean 'train'?"),
+        (["comapre"], "Did you mean 'compare'?"),
         (["train", "--kep", "1"], "--kep"),
         (["train", "--epochs", "many"], "--epochs"),
         (["train", "--keep", "0"], "--keep is a fraction in (0, 1], got 0.0"),

@@ -20,9 +20,11 @@ def comparison(result: Mapping[str, Any]) -> Table:
     )
     table.add_column("method", no_wrap=True)
     headings = ["accuracy %", "samples", "steps", "seconds", "speed-up", "reached keep"]
-    validated = "val_accuracy_mean" in result["summary"][0]
-    if validated:
-        headings.insert(1, "val. %")
+    more = {"knn_accuracy_mean": "kNN %", "val_accuracy_mean": "val. %"}
+    more = {name: heading for name, heading in more.items() if name in result["summary"][0]}
+    headings[1:1] = more.values()
+    if "knn_accuracy_mean" in more:
+        headings[0] = "linear probe %"
     scored = any("scoring_seconds" in line for line in result["summary"])
     if scored:
         headings += ["samples*", "seconds*", "speed-up*"]
@@ -39,8 +41,7 @@ def comparison(result: Mapping[str, Any]) -> Table:
             "-" if line["speedup"] is None else f"{line['speedup']:.2f}x",
             f"{sum(row['reached_keep'] for row in mine) / len(mine):.3f}",
         ]
-        if validated:
-            cells.insert(1, f"{100 * line['val_accuracy_mean']:.2f}")
+        cells[1:1] = [f"{100 * line[name]:.2f}" for name in more]
         if scored:
             total = line.get("total_speedup", line["speedup"])
             cells += [

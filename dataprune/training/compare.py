@@ -61,6 +61,8 @@ def _carry_out(comparison: Comparison, out: Path, data: Data, report: Report | N
         "runs": [],
         "summary": [],
     }
+    if settings.task != "classification":
+        result["task"] = settings.task
     result["runs"] = kept = _kept(comparison, steps, size, out, result)
     rates = {method: _best_rate(comparison, method, steps, data, out, report) for method in comparison.methods}
     for seed in comparison.seeds:
@@ -143,6 +145,8 @@ def summarize(rows: Sequence[dict[str, Any]], methods: Sequence[str]) -> list[di
             line["total_speedup"] = (
                 statistics.fmean(full) / (mean["seconds"] + statistics.fmean(scored)) if full else None
             )
+        if "knn_accuracy" in mine[0]:
+            line["knn_accuracy_mean"] = statistics.fmean(row["knn_accuracy"] for row in mine)
         if "val_accuracy" in mine[0]:
             line["val_accuracy_mean"] = statistics.fmean(row["val_accuracy"] for row in mine)
         summary.append(line)
@@ -194,6 +198,8 @@ def _best_rate(comparison: Comparison, method: str, steps: int, data: Data, out:
 def _row(method: str, metrics: dict[str, Any], tuned: Settings | None) -> dict[str, Any]:
     names = ("seed", "accuracy", "samples", "steps", "seconds", "select_seconds", "reached_keep")
     row = {"method": method, **{name: metrics[name] for name in names}}
+    if "knn_accuracy" in metrics:
+        row["knn_accuracy"] = metrics["knn_accuracy"]
     if metrics["val_accuracy"] is not None:
         row["val_accuracy"] = metrics["val_accuracy"]
     if tuned is not None:

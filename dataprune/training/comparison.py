@@ -76,6 +76,11 @@ class Comparison:
                 raise UsageError(f"--option {text} must say which method it is for: METHOD.{text}")
             if method not in self.methods and not (self.static and method in STATISTICS):
                 raise UsageError(f"--option {text}: this comparison has no {method}")
+        if self.static and self.settings.task != "classification":
+            raise UsageError(f"{self.static[0]} is a static method, and these need labels: leave it out")
+        for method in self.methods:
+            if method in METHODS:
+                setup.check(replace(self.settings, method=method))
         if self.static:
             setup.check(self.scoring(self.settings.seed))
             if "glister" in self.static and not self.settings.val_fraction:

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ..coresets.extraction import evaluation
 from .data import Images, Streamed
 
 Prepare = Callable[[UInt8[Tensor, "b c h w"]], Float[Tensor, "b c h w"]]
@@ -35,15 +36,37 @@ def accuracy(
     Returns:
         A number in [0, 1].
     """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     right = torch.zeros((), dtype=torch.int64, device=device)
-    with torch.inference_mode():
+    with evaluation(model), torch.inference_mode():
         for images, labels in batches(data, batch_size, device, workers):
             right += (model(prepare(images)).argmax(dim=1) == labels).sum()
-    for module, mode in modes:
-        module.training = mode
     return int(right) / len(data)
+
+
+def outputs(
+    model: nn.Module,
+    data: Images | Streamed,
+    prepare: Prepare,
+    device: torch.device,
+    *,
+    batch_size: int = 512,
+    workers: int = 0,
+) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]:
+    """What a model gives for all samples, in evaluation mode and dataset order, and their labels; on the device.
+
+    Args:
+        model: gives (B, D); the mode of every module is restored.
+        data: as for `accuracy`.
+        prepare: as for `accuracy`.
+        device: as for `accuracy`.
+        batch_size: as for `accuracy`.
+        workers: as for `accuracy`.
+    """
+    with evaluation(model), torch.no_grad():
+        parts = [
+            (model(prepare(images)).float(), labels) for images, labels in batches(data, batch_size, device, workers)
+        ]
+    return torch.cat([values for values, _ in parts]), torch.cat([labels for _, labels in parts])
 
 
 def recalibrate_batch_norm(model: nn.Module, inputs: Iterable[Tensor]) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal, cast
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..loading import prune_loader
 from ..pruner import Pruner
 from . import setup
-from .augment import augment, normalize
 from .data import Data, Images
 from .settings import Settings
 
@@ -28,11 +27,21 @@ class Feed:
         settings: of the run: batch size, workers, augmentation, seed.
         pruner: selects; built for the training set's size.
         device: where batches go.
+        inputs: (pixels, positions, epoch) to what the model is called with.
         drop_last: whether a last, smaller batch is dropped.
     """
 
-    def __init__(self, data: Data, settings: Settings, pruner: Pruner, device: torch.device, *, drop_last: bool = True):
-        self.data, self.settings, self.pruner, self.device = data, settings, pruner, device
+    def __init__(
+        self,
+        data: Data,
+        settings: Settings,
+        pruner: Pruner,
+        device: torch.device,
+        inputs: Callable[[Tensor, Tensor, int], Any],
+        *,
+        drop_last: bool = True,
+    ):
+        self.data, self.settings, self.pruner, self.device, self.inputs = data, settings, pruner, device, inputs
         self.drop_last = drop_last
         self._held: Images | None = None
         self._loader: DataLoader | None = None
@@ -41,12 +50,12 @@ class Feed:
         else:
             self._loader = self._streaming()
 
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Any, Tensor]]:
         """Positions, inputs and labels of every batch that is left of an epoch."""
         for index, pixels, labels in self._pixels(epoch):
-            yield index, self.prepare(self._augmented(pixels, index, epoch)), labels
+            yield index, self.inputs(pixels, index, epoch), labels
 
-    def random(self, count: int) -> Iterator[Float[Tensor, "b c h w"]]:
+    def random(self, count: int) -> Iterator[Any]:
         """Inputs of `count` random training samples, in whole batches, augmented as in an epoch of their own."""
         train, size = self.data.train, self.settings.batch_size
         generator = torch.Generator().manual_seed(setup.stream(self.settings.seed, "recalibrate"))
@@ -56,12 +65,7 @@ class Feed:
                 pixels = train.images[index]
             else:
                 pixels = torch.stack([train[int(position)][0] for position in index])
-            yield self.prepare(self._augmented(pixels.to(self.device), index, self.settings.epochs))
-
-    def prepare(self, pixels: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Normalised, in the model's memory format."""
-        inputs = normalize(pixels, self.data.mean, self.data.std, torch.float32)
-        return inputs.contiguous(memory_format=torch.channels_last) if self.settings.channels_last else inputs
+            yield self.inputs(pixels.to(self.device), index, self.settings.epochs)
 
     def _pixels(self, epoch: int) -> Iterator[tuple[Int[Tensor, " b"], UInt8[Tensor, "b c h w"], Int[Tensor, " b"]]]:
         if self._held is not None:
@@ -74,11 +78,6 @@ class Feed:
         self._loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         for index, (pixels, labels) in self._loader:
             yield index, pixels.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
-
-    def _augmented(self, pixels: Tensor, index: Tensor, epoch: int) -> Tensor:
-        chosen = self.settings
-        mode = cast(Literal["constant", "reflect"], chosen.shift_mode)
-        return augment(pixels, index, seed=chosen.seed, epoch=epoch, shift=chosen.shift, mode=mode, flip=chosen.flip)
 
     def _streaming(self) -> DataLoader:
         workers = self.settings.workers

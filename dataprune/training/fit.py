@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -23,9 +22,9 @@ from ..coresets.extraction import last_layer
 from ..dynamics import Recorder, save_scores
 from ..errors import CheckpointError, UsageError
 from ..selection import fingerprint
-from . import models, optimizers, runs, setup
+from . import optimizers, runs, setup, tasks
 from .data import Data
-from .evaluate import accuracy, recalibrate_batch_norm
+from .evaluate import recalibrate_batch_norm
 from .feed import Feed
 from .settings import Settings
 
@@ -99,7 +98,8 @@ class _Run:
                 "the learning rate would stop on its way"
             )
         self.limit = sys.maxsize if settings.steps is None else settings.steps
-        model = models.build(settings.model, data.shape, len(data.classes), settings.seed)
+        self.task = tasks.of(settings, data)
+        model = self.task.model()
         if settings.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model = model.to(device)
@@ -118,10 +118,10 @@ class _Run:
             self.forward = torch.compile(self.forward)  # type: ignore[assignment]
         self.rate = setup.rate(settings)
         self.progress = progress.Progress(self.pruner, settings.batch_size, world_size=ranks, drop_last=whole)
-        self.feed = Feed(data, settings, self.pruner, device, drop_last=whole)
+        self.feed = Feed(data, settings, self.pruner, device, self.task.inputs, drop_last=whole)
         self.features: list[Tensor] = []  # what the last layer read in the running step, where a statistic needs it
         if any(one.features for one in statistics.values()):
-            layer = last_layer(self.model, self.feed.prepare(torch.zeros(2, *data.shape, dtype=torch.uint8)).to(device))
+            layer = last_layer(self.model, torch.zeros(2, *data.shape, device=device))
             layer.register_forward_pre_hook(lambda _, inputs: self.features.append(inputs[0].detach()))
         self.step = 0
         self.open = False  # whether an epoch has begun that has no line in the history yet
@@ -185,7 +185,7 @@ class _Run:
         if distributed.world_size() > 1:
             gc.collect()  # what a compiled model keeps in cycles
 
-    def _train_step(self, index: Tensor, inputs: Tensor, labels: Tensor) -> None:
+    def _train_step(self, index: Tensor, inputs: tuple[Tensor, ...], labels: Tensor) -> None:
         settings = self.settings
         before, after = self.progress.done, self.progress.step()
         # the share at the middle of the step, so that neither the first nor the last is spent at rate 0
@@ -195,20 +195,19 @@ class _Run:
         # what the model draws (dropout) follows from the place in the run, so that a resumed run draws the same
         setup.reseed(self.device, setup.stream(settings.seed, "model", self.step, distributed.rank()))
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=settings.bf16):
-            logits = self.forward(inputs)
-        logits = logits.float()
-        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=settings.label_smoothing)
-        loss = self.pruner.loss(index, losses, logits, labels)
+            output = self.forward(*inputs)
+        losses, outputs, right = self.task.losses(output, labels)
+        loss = self.pruner.loss(index, losses, outputs, labels)
         if self.recorder is not None:
-            self.recorder.update(index, logits, labels, self.features.pop() if self.features else None)
+            self.recorder.update(index, outputs, labels, self.features.pop() if self.features else None)
             loss = loss * (len(labels) / settings.batch_size)  # or the few of a last batch would count more than others
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
         self.step += 1
         with torch.no_grad():
-            right = (logits.argmax(dim=1) == labels).sum()
-            sums = torch.stack([losses.detach().sum().double(), right.double(), right.new_tensor(len(labels)).double()])
+            right = losses.new_zeros(()) if right is None else right
+            sums = torch.stack([losses.sum().double(), right.double(), right.new_tensor(len(labels)).double()])
             self.sums += distributed.world_size() * sums  # the other ranks' are much the same, and as many
 
     def _since(self, started: float) -> float:
@@ -233,7 +232,7 @@ class _Run:
             "steps": self.step,
             "lr": self.optimizer.param_groups[0]["lr"],
             "loss": loss / samples if samples else None,
-            "train_accuracy": right / samples if samples else None,
+            "train_accuracy": right / samples if samples and self.settings.task == "classification" else None,
             "selected": len(selection.index),
             "reached_keep": stats["reached_keep"],
             "overlap": stats["overlap"],
@@ -252,9 +251,16 @@ class _Run:
             return None
         started = time.perf_counter()
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.bf16):
-            value = accuracy(self.model, part, self.feed.prepare, self.device, workers=self.settings.workers)
+            value = self.task.validate(self.model, part, self.device)
         self.seconds["evaluate"] += time.perf_counter() - started
         return value
+
+    def _test(self) -> dict[str, float]:
+        started = time.perf_counter()
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.bf16):
+            found = self.task.test(self.model, self.device)
+        self.seconds["evaluate"] += time.perf_counter() - started
+        return found
 
     def _recalibrate(self) -> float:
         """Seconds it took."""
@@ -263,7 +269,8 @@ class _Run:
         started = time.perf_counter()
         setup.reseed(self.device, setup.stream(self.settings.seed, "recalibrate"))
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.bf16):
-            recalibrate_batch_norm(self.model, self.feed.random(self.settings.recalibrate_bn))
+            inputs = (one for (one,) in self.feed.random(self.settings.recalibrate_bn))
+            recalibrate_batch_norm(self.model, inputs)
         return self._since(started)
 
     def _record(self, test: bool) -> dict[str, Any]:
@@ -276,7 +283,7 @@ class _Run:
         return {
             "method": self.settings.method,
             "seed": self.settings.seed,
-            "accuracy": self._accuracy(self.data.test) if test else None,
+            **(self._test() if test else {"accuracy": None}),
             "val_accuracy": val,
             "samples": sum(line["samples"] for line in self.history),
             "steps": self.step,

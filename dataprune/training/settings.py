@@ -14,7 +14,29 @@ from ..errors import UsageError, suggest
 OPTIMIZERS = ("sgd", "adam", "adamw", "lars")
 SCHEDULES = ("cosine", "one-cycle", "step", "linear", "exponential", "constant")
 
+TASKS = ("classification", "contrastive")
+# defaults of contrastive pre-training: the recipe of Xiao et al., arXiv:2408.16031, appendix C.2
+CONTRASTIVE: dict[str, Any] = {
+    "methods": "full,short,rs2,random,loss,infobatch,emp_contrastive",
+    "task": "contrastive",
+    "epochs": 100,
+    "batch_size": 256,
+    "optimizer": "adam",
+    "lr": 1e-3,
+    "weight_decay": 1e-6,
+    "schedule": "exponential",
+    "lr_warmup": 0.0,
+}
+
 KEEP = {"digits": 0.05}  # where 0.3 is so much that nothing shows; chosen by the gap between `full` and `short` alone
+
+
+_DEFAULT = {  # method, by whether the task is contrastive and whether there is a coreset
+    (False, False): "emp",
+    (True, False): "emp_contrastive",
+    (False, True): "fixed",
+    (True, True): "fixed",
+}
 
 
 def setting(default: Any, help: str, panel: str, *, runtime: bool = False) -> Any:
@@ -36,6 +58,11 @@ class Settings:
     test_size: int | None = setting(None, "Evaluate on a fixed random subset of so many test samples.", "Data")
     val_fraction: float = setting(0.0, "Share of the training set held out for validation.", "Data")
     label_noise: float = setting(0.0, "Share of training labels replaced by random ones.", "Data")
+    task: str = setting(
+        "classification",
+        "classification, or contrastive: learn features from two views of every image, without labels.",
+        "Contrastive",
+    )
     image_size: int | None = setting(None, "Resize images to this many pixels a side.", "Data")
     shift: int = setting(0, "Augmentation: random shifts of up to so many pixels.", "Data")
     shift_mode: str = setting("constant", "What fills the border of shifted images: constant or reflect.", "Data")
@@ -73,6 +100,11 @@ class Settings:
         "Training",
     )
     epochs: int = setting(20, "Epochs.", "Training")
+    init: str | None = setting(
+        None,
+        "Begin with the weights of another run, all but the last layer's: a folder of `dataprune pretrain` or `train`.",
+        "Training",
+    )
     steps: int | None = setting(
         None, "Stop after so many optimizer steps, and plan the learning rate for them.", "Training"
     )
@@ -95,6 +127,16 @@ class Settings:
     )
     bf16: bool = setting(False, "bfloat16 autocast.", "Training")
 
+    views: str = setting(
+        "paper", "paper: crop, flip, grey; simclr: crop, flip, changed colours, grey (needs kornia).", "Contrastive"
+    )
+    temperature: float = setting(0.5, "Temperature of NT-Xent.", "Contrastive")
+    dim: int = setting(128, "Outputs of the projection that NT-Xent compares.", "Contrastive")
+    score_on: str = setting(
+        "features", "What emp_contrastive takes the distance of views of: features, or projections.", "Contrastive"
+    )
+    gather: bool = setting(False, "With several processes: compare with the views of all of them.", "Contrastive")
+
     device: str | None = setting(
         None, "cpu, cuda, cuda:1 ...; a GPU if there is one by default.", "Machine", runtime=True
     )
@@ -113,7 +155,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not self.method:
-            object.__setattr__(self, "method", "emp" if self.selection is None else "fixed")
+            object.__setattr__(self, "method", _DEFAULT[self.task == "contrastive", self.selection is not None])
 
     def validate(self) -> None:
         """Raise UsageError for what cannot be meant."""
@@ -128,6 +170,9 @@ class Settings:
             "--selection says what is kept: leave --keep and --budget out",
         )
         _one_of("optimizer", self.optimizer, OPTIMIZERS)
+        _one_of("task", self.task, TASKS)
+        _one_of("views", self.views, ("paper", "simclr"))
+        _one_of("score-on", self.score_on, ("features", "projections"))
         _one_of("schedule", self.schedule, SCHEDULES)
         _one_of("shift mode", self.shift_mode, ("constant", "reflect"))
         if self.keep is not None and self.budget is not None:
@@ -158,6 +203,8 @@ class Settings:
             self.recalibrate_bn == 0 or self.recalibrate_bn >= self.batch_size,
             f"--recalibrate-bn averages whole batches: give at least --batch-size ({self.batch_size}) samples, or 0",
         )
+        _require(self.dim >= 1, f"--dim must be at least 1, got {self.dim}")
+        _require(self.temperature > 0, f"--temperature must be positive, got {self.temperature}")
         _require(self.lr > 0, f"--lr must be positive, got {self.lr}")
         for text in self.option:
             _require("=" in text, f"--option is name=value, got {text!r}")

@@ -33,11 +33,22 @@ _SHAPES: dict[str, Callable[[], progress.Shape]] = {
 }
 
 
+_ONLY_LABELS = ("emp", "emp_reverse", "memory")  # they read class probabilities
+
+
 def check(settings: Settings) -> None:
     """Raise UsageError for what cannot be meant, before any data is read."""
     settings.validate()
     if settings.method not in METHODS and settings.selection is None:
         raise UsageError(suggest(settings.method, METHODS, what="method"))
+    wrong = _ONLY_LABELS if settings.task == "contrastive" else ("emp_contrastive",)
+    if settings.method in wrong:
+        other = "emp_contrastive, loss, rs2 ..." if settings.task == "contrastive" else "emp"
+        raise UsageError(f"{settings.method} is not for the task {settings.task}: take {other}")
+    if settings.task == "contrastive":
+        for name in ("label_noise", "label_smoothing", "shift", "flip", "recalibrate_bn", "statistics", "init"):
+            if getattr(settings, name):
+                raise UsageError(f"--{name.replace('_', '-')} is not for contrastive learning: leave it out")
     if ":" not in settings.model and settings.model not in models.MODELS:
         raise UsageError(suggest(settings.model, models.MODELS, what="model") + ", or module:function of your own")
     for text in settings.option:

@@ -14,7 +14,7 @@ import torch
 from dataprune import Selection
 from dataprune.errors import UsageError
 from dataprune.training import compare as comparing
-from dataprune.training import evaluate, runs, setup
+from dataprune.training import evaluate, runs, setup, tasks
 from dataprune.training import fit as fitting
 from dataprune.training.compare import Comparison, compare, summarize
 from dataprune.training.settings import Settings
@@ -123,7 +123,7 @@ def test_the_test_set_is_read_once_per_run(tmp_path: Path, monkeypatch: pytest.M
         read.append(part)
         return evaluate.accuracy(model, part, *rest, **more)
 
-    monkeypatch.setattr(fitting, "accuracy", watched)
+    monkeypatch.setattr(tasks, "accuracy", watched)
     compare(comparison(methods=("full", "rs2"), seeds=(0, 1)), tmp_path, data=data)
     assert sum(part is data.test for part in read) == 4
     assert all(part is data.test or part is data.val for part in read)
@@ -136,7 +136,7 @@ def test_learning_rates_are_chosen_without_the_test_set(tmp_path: Path, monkeypa
         stage.append("test" if part is data.test else "val")
         return evaluate.accuracy(model, part, *rest, **more)
 
-    monkeypatch.setattr(fitting, "accuracy", watched)
+    monkeypatch.setattr(tasks, "accuracy", watched)
     settings = tiny.settings(model="mlp", val_fraction=0.2)
     chosen = comparison(settings=settings, methods=("short", "emp"), seeds=(0, 1), learning_rates=(1e-6, 0.05))
     result = compare(chosen, tmp_path, data=data)

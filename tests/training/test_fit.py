@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from dataprune import progress
 from dataprune.errors import CheckpointError, UsageError
 from dataprune.training import fit as fitting
-from dataprune.training import models, runs
+from dataprune.training import models, runs, tasks
 from dataprune.training.data import Data, Images
 from dataprune.training.fit import fit
 from dataprune.training.settings import SCHEDULES, Settings
@@ -198,10 +198,10 @@ def test_seeds_differ_and_repeat(tmp_path: Path) -> None:
 def test_methods_start_alike_and_see_the_same_first_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step, seen = fitting._Run._train_step, {}
 
-    def watched(self: Any, index: torch.Tensor, inputs: torch.Tensor, labels: torch.Tensor) -> None:
+    def watched(self: Any, index: torch.Tensor, inputs: tuple[torch.Tensor, ...], labels: torch.Tensor) -> None:
         if not self.history:
             first = [value.clone() for value in self.model.state_dict().values()] if not self.step else []
-            seen.setdefault(self.settings.method, []).append((first, index.clone(), inputs.clone()))
+            seen.setdefault(self.settings.method, []).append((first, index.clone(), inputs[0].clone()))
         step(self, index, inputs, labels)
 
     monkeypatch.setattr(fitting._Run, "_train_step", watched)
@@ -241,7 +241,7 @@ def test_recalibration_changes_running_statistics_alone(tmp_path: Path) -> None:
 def test_writing_checkpoints_and_evaluating_are_not_on_the_clock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock, write, evaluate = [0.0], runs.write_checkpoint, fitting.accuracy
+    clock, write, evaluate = [0.0], runs.write_checkpoint, tasks.accuracy
 
     def slow(*arguments: Any) -> None:
         clock[0] += 1000
@@ -252,7 +252,7 @@ def test_writing_checkpoints_and_evaluating_are_not_on_the_clock(
         return evaluate(*arguments, **more)
 
     monkeypatch.setattr(runs, "write_checkpoint", slow)
-    monkeypatch.setattr(fitting, "accuracy", slow_too)
+    monkeypatch.setattr(tasks, "accuracy", slow_too)
     monkeypatch.setattr(fitting.time, "perf_counter", lambda: clock[0])
     record = fit(tiny.settings(checkpoint_every=10), tmp_path, data=tiny.data(val=80))
     assert record["seconds"] == 0 and record["evaluate_seconds"] == 600

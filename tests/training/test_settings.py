@@ -21,7 +21,9 @@ RUNTIME = {
 def test_every_field_has_a_help_text_and_a_panel() -> None:
     for entry in fields(Settings):
         assert entry.metadata["help"].endswith("."), entry.name
-        assert entry.metadata["panel"] in ("Data", "Pruning", "Scores", "Training", "Machine"), entry.name
+        assert entry.metadata["panel"] in ("Data", "Pruning", "Scores", "Training", "Contrastive", "Machine"), (
+            entry.name
+        )
         assert isinstance(entry.metadata["runtime"], bool)
 
 
@@ -37,7 +39,8 @@ def test_the_key_ignores_how_a_run_is_carried_out_and_nothing_else() -> None:
         "model": "mlp", "epochs": 9, "steps": 9, "batch_size": 9, "optimizer": "adam", "lr": 0.2,
         "momentum": 0.1, "nesterov": False,
         "weight_decay": 0.1, "label_smoothing": 0.1, "schedule": "step", "lr_warmup": 0.1,
-        "recalibrate_bn": 99, "seed": 1, "bf16": True,
+        "recalibrate_bn": 99, "seed": 1, "bf16": True, "task": "contrastive", "init": "x", "views": "simclr",
+        "temperature": 0.1, "dim": 9, "score_on": "projections", "gather": True,
     }  # fmt: skip
     assert set(changed) | set(RUNTIME) | {"selection"} == {entry.name for entry in fields(Settings)}
     keys = {replace(base, **{name: value}).key() for name, value in changed.items()}
