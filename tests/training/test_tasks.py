@@ -34,7 +34,7 @@ def test_a_run_is_the_plain_loop(tmp_path: Path) -> None:
     chosen, data = settings(), tiny.data()
     metrics = fit(chosen, tmp_path, data=data)
     model = tasks.of(chosen, data).model()
-    assert isinstance(model, SimCLR) and model.features == 128 and not any("fc" in name for name in model.state_dict())
+    assert isinstance(model, SimCLR) and model.features == 64 and not any("fc" in name for name in model.state_dict())
     pruner = dataprune.emp_contrastive(400, keep=0.3, epochs=4)
     views = Views(mean=data.mean, std=data.std)
     optimizer = torch.optim.Adam(model.parameters(), weight_decay=5e-4)
