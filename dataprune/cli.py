@@ -136,9 +136,14 @@ def score(settings: Settings, out: Out = None, json_: AsJson = False) -> None:
     from which `dataprune select` takes features. Parameters of a statistic are given as --option NAME.parameter=value
     (tdds.window=5). An interrupted run goes on where it was when the same command is given again.
     """
+    from .dynamics import STATISTICS
     from .training.setup import recordable
 
-    names = settings.statistics or ",".join(recordable(settings))
+    names = settings.statistics
+    if not names:
+        names = ",".join(recordable(settings))
+        short = [name for name in STATISTICS if name not in recordable(settings)]
+        _note(f"{', '.join(short)} need more than {settings.epochs} epochs and are left out" if short else None)
     settings = replace(settings, method="full", statistics=names)
     out = out or Path("runs") / f"score-{_plain(settings.data)}-seed{settings.seed}-{settings.key()}"
     _fitted(settings, out, None, json_)
@@ -176,10 +181,11 @@ def select(
         from .selection import Selection
         from .training import coreset
 
-        options = _options_of(option or [], statistic=statistic, weights=weights, balance=balance)
+        options = _options_of(method, option or [], statistic=statistic, weights=weights, balance=balance)
         selection, metadata = coreset.select(method, scores, keep=keep, seed=seed, options=options)
         folder = scores if scores.is_dir() else scores.parent
-        out = out or folder / f"{method}-keep{keep:g}-seed{seed}.safetensors"
+        named = "".join(f"-{_plain_text(f'{name}{value}')}" for name, value in sorted(options.items()))
+        out = out or folder / f"{method}-keep{keep:g}-seed{seed}{named}.safetensors"
         coreset.write(out, selection, metadata)
         stored = Selection.metadata(out)
         if json_:
@@ -316,11 +322,16 @@ def _fitted(settings: Settings, out: Path, data: Any, json_: bool) -> None:
         print(f"scores: {out / metrics['scores']} ({settings.statistics})")
 
 
-def _options_of(texts: list[str], **given: Any) -> dict[str, Any]:
-    """Options of a selector: name=value, and those with a flag of their own."""
-    own = Settings(option=tuple(texts))
-    own.validate()
-    return own.options().get("", {}) | {name: value for name, value in given.items() if value is not None}
+def _options_of(method: str, texts: list[str], **given: Any) -> dict[str, Any]:
+    """Options of a selector: name=value, METHOD.name=value, and those with a flag of their own."""
+    settings = Settings(option=tuple(texts))
+    settings.validate()
+    options = settings.options()
+    for owner in options:
+        if owner not in ("", method):
+            raise UsageError(f"--option {owner}.{next(iter(options[owner]))} is not for {method}, which is selected by")
+    flags = {name: value for name, value in given.items() if value is not None}
+    return options.get("", {}) | options.get(method, {}) | flags
 
 
 def _numbers(option: str, text: str | None) -> tuple[float, ...]:
@@ -343,8 +354,11 @@ def _comparison_key(comparison: Any) -> str:
 
 
 def _plain(name: str) -> str:
-    name = Path(name).resolve().name
-    return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name)
+    return _plain_text(Path(name).resolve().name)
+
+
+def _plain_text(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
 
 
 def _note(text: str | None) -> None:

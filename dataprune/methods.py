@@ -345,9 +345,12 @@ def fixed(size: int, *, selection: Selection, epochs: int, seed: int = 0, strate
     Returns:
         A pruner that keeps len(selection.index) samples in every epoch.
     Raises:
+        TypeError: if it is no Selection.
         ValueError: if positions are repeated or outside the dataset, or weights are negative or not finite.
     Source: "Strategy-E" and "Strategy-P" in Zhang et al. 2024, arXiv:2311.13613, section 5.1. Differs: nothing.
     """
+    if not isinstance(selection, Selection):
+        raise TypeError(f"selection must be a Selection, got {type(selection).__name__}: Selection.of(index) makes one")
     audit.check_positions(selection, size, what="the selection")
     count = len(selection.index)
     if not bool((selection.weight.isfinite() & (selection.weight >= 0)).all()):

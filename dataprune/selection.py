@@ -77,6 +77,10 @@ class Selection(NamedTuple):
             notes["fingerprint"] = dataset if isinstance(dataset, str) else fingerprint(dataset)
             if not isinstance(dataset, str):
                 notes["size"] = len(dataset)
+                if len(self.index) and int(self.index.max()) >= len(dataset):
+                    raise ValueError(
+                        f"the selection has position {int(self.index.max())}, the dataset {len(dataset)} samples"
+                    )
         if labels is not None:
             notes["size"] = len(labels)
             notes["retention"] = [[name, *numbers] for name, numbers in self.retention(labels).items()]
@@ -106,11 +110,19 @@ class Selection(NamedTuple):
                 f"{path} selects position {int(selection.index.max())}, but the dataset has {len(dataset)} samples: "
                 "it was made for another dataset"
             )
+        if notes.get("size", len(dataset)) != len(dataset):
+            raise DataError(
+                f"{path} was made for {notes['size']} samples, the dataset has {len(dataset)}: it was made for another "
+                "dataset"
+            )
         stored = notes.get("fingerprint")
         if stored is None:
             warnings.warn(f"{path} stores no fingerprint, so that only its size could be checked", stacklevel=2)
         elif stored != fingerprint(dataset):
-            raise DataError(f"{path} was made for another dataset: the fingerprints differ. Select again on this one")
+            raise DataError(
+                f"{path} was made for another dataset: the fingerprints differ (another subset, split or set of labels "
+                "makes another). Select again on this one"
+            )
         return selection
 
     @staticmethod

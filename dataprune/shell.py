@@ -58,7 +58,7 @@ def reported(debug: bool) -> Iterator[None]:
             raise
         except KeyboardInterrupt:
             if first_rank():
-                print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+                print("interrupted: the same command goes on from its last checkpoint, if it has one", file=sys.stderr)
             raise typer.Exit(1) from None
         except Exception as error:
             if debug:

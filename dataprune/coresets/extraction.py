@@ -11,6 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
+from .inputs import check_labels
+
 
 class Extracted(NamedTuple):
     """What a model makes of a dataset, in the dataset's order, on the CPU.
@@ -26,7 +28,18 @@ class Extracted(NamedTuple):
     labels: Int[Tensor, " n"]
 
     def errors(self) -> Float[Tensor, "n c"]:
-        """softmax(logits) − onehot(labels), which the selection from gradients takes."""
+        """softmax(logits) − onehot(labels), which the selection from gradients takes.
+
+        Raises:
+            ValueError: if labels are no class ids of these logits.
+        """
+        size, classes = self.logits.shape
+        labels = check_labels(self.labels, size)
+        if labels is not None and size and not (int(labels.min()) >= 0 and int(labels.max()) < classes):
+            raise ValueError(
+                f"labels must be in [0, {classes}), as logits have {classes} columns, got {int(labels.min())} to "
+                f"{int(labels.max())}"
+            )
         result = self.logits.softmax(1)
         result[torch.arange(len(result)), self.labels] -= 1
         return result
@@ -175,6 +188,8 @@ def _split(batch: Any, device: torch.device) -> tuple[Tensor, tuple[Any, ...], d
             raise TypeError(f"the batch has neither `labels` nor `label`, but {', '.join(map(str, batch))}")
         named = {key: _move(value, device) for key, value in batch.items() if key != name}
         return torch.as_tensor(batch[name]), (), named
+    if isinstance(batch, (tuple, list)) and len(batch) == 2 and isinstance(batch[1], (tuple, list, Mapping)):
+        raise TypeError("the batch is (index, batch), as of a pruned loader: build a loader on the dataset itself")
     if isinstance(batch, (tuple, list)) and len(batch) >= 2:
         return torch.as_tensor(batch[-1]), tuple(_move(value, device) for value in batch[:-1]), {}
     raise TypeError(f"a batch must be (inputs, ..., labels) or a mapping with `labels`, got {type(batch).__name__}")

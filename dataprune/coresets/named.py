@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ..dynamics import STATISTICS
 from ..errors import UsageError, suggest
 from ..selection import Selection
 from . import boundary, facility_location, geometry, gradients, influences, replay, scores
@@ -45,7 +46,12 @@ class Named(NamedTuple):
         ]
         shared = ("keep", "labels", "seed", "val_errors", "val_features")
         own = [name for name in named if name not in shared]
-        return [*own, "weights", *(["statistic"] if self.needs == "scores" else [])]
+        return [*own, "weights", *(["statistic"] if self.free else [])]
+
+    @property
+    def free(self) -> bool:
+        """Whether the score it reads may be chosen; a method that is named after its score has but that."""
+        return self.needs == "scores" and self is not METHODS.get(str(self.statistic))
 
 
 class Given(NamedTuple):
@@ -117,7 +123,12 @@ def choose(
         own |= {"val_errors": held.errors(), "val_features": held.features}
     if "labels" in inspect.signature(method.selector).parameters:
         own["labels"] = given.labels
-    selection = method.selector(*arguments, keep=keep, seed=seed, **own)
+    try:
+        selection = method.selector(*arguments, keep=keep, seed=seed, **own)
+    except TypeError as error:
+        if not options:
+            raise
+        raise UsageError(f"{name}: an option has a value of the wrong kind ({error})") from error
     if kind == "none":
         return Selection.of(selection.index)
     if read is not None:
@@ -131,6 +142,8 @@ def known(name: str) -> str:
     Raises:
         UsageError: if there is none.
     """
+    if name in STATISTICS and name not in METHODS:
+        raise UsageError(f"{name} is a statistic, not a method of this name: --method top --statistic {name}")
     if name not in METHODS:
         raise UsageError(suggest(name, METHODS, what="static method"))
     return name

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 from jaxtyping import Float
 from torch import Tensor
 
 from ..selection import Selection
+
+_HEAVY = 20  # times the mean: from here on a weight is warned of
 
 
 def weighted(selection: Selection, scores: Float[Tensor, " n"], *, raw: bool = False) -> Selection:
@@ -37,8 +41,14 @@ def weighted(selection: Selection, scores: Float[Tensor, " n"], *, raw: bool = F
             "scores that weight losses must be finite and not negative for all selected samples: those of TDDS, EL2N "
             "or forgetting are, those of AUM are not"
         )
-    result = Selection(selection.index, weight)
-    return result if raw else mean_one(result)
+    result = mean_one(Selection(selection.index, weight))
+    if float(result.weight.max()) > _HEAVY:
+        warnings.warn(
+            f"one sample weighs {float(result.weight.max()):.0f} times the mean: training may diverge; lower the "
+            "learning rate, or leave the weights out",
+            stacklevel=2,
+        )
+    return Selection(selection.index, weight) if raw else result
 
 
 def mean_one(selection: Selection) -> Selection:

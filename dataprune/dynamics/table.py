@@ -91,7 +91,9 @@ def load_scores(path: str | os.PathLike[str]) -> Scores:
     index, labels = columns.pop("index", None), columns.pop("label", None)
     numbers = {name: column for name, column in columns.items() if column.dtype.kind in "iufb"}
     if not numbers:
-        raise DataError(f"{path} has no column of scores (columns: {', '.join(columns) or 'none'})")
+        raise DataError(
+            f"{path} has no column of scores: those of {', '.join(columns) or 'no column'} are not all numbers"
+        )
     order: Any = slice(None)
     if index is not None:
         if not np.array_equal(np.sort(index), np.arange(len(index))):

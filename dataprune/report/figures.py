@@ -25,12 +25,13 @@ def accuracy_against_samples(result: Mapping[str, Any], path: Path) -> list[Path
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
+    figure = Figure(figsize=(7.5, max(4.2, 0.24 * len(result["summary"]))), layout="constrained")
     axes = figure.add_subplot()
     summary = sorted(result["summary"], key=lambda line: line["accuracy_mean"], reverse=True)
     most = max(line["samples"] for line in summary)
     # methods of one budget stand on one spot: spread them a little, in the order of their accuracy
     shift = _spread([line["samples"] for line in summary], most)
+    end = max(line["samples"] + moved + line.get("scoring_samples", 0) for line, moved in zip(summary, shift))
     for number, (line, moved) in enumerate(zip(summary, shift, strict=True)):
         count = sum(row["method"] == line["method"] for row in result["runs"])
         value = percent(line["accuracy_mean"], line["accuracy_std"], count, 1)
@@ -53,12 +54,11 @@ def accuracy_against_samples(result: Mapping[str, Any], path: Path) -> list[Path
                 marker="|",
                 markevery=[1],
             )
-            most = max(most, line["samples"] + line["scoring_samples"])
-    axes.set_xlim(0, 1.08 * most)
+    axes.set_xlim(0, max(1.08 * most, 1.02 * end))
     scored = any(line.get("scoring_samples") for line in summary)
     axes.set_xlabel(
-        "samples back-propagated (methods with the same budget stand side by side"
-        + ("; dotted: with the scoring run)" if scored else ")")
+        "samples back-propagated (methods with the same budget stand side by side)"
+        + ("\ndotted: with the run that scores for static methods" if scored else "")
     )
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_ylabel("test accuracy, %")

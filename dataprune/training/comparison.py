@@ -74,8 +74,6 @@ class Comparison:
                 )
             if not method:
                 raise UsageError(f"--option {text} must say which method it is for: METHOD.{text}")
-            if method not in self.methods and not (self.static and method in STATISTICS):
-                raise UsageError(f"--option {text}: this comparison has no {method}")
         if self.static and self.settings.task != "classification":
             raise UsageError(f"{self.static[0]} is a static method, and these need labels: leave it out")
         for method in self.methods:

@@ -80,6 +80,8 @@ def select(
 
 def write(path: Path, selection: Selection, metadata: dict[str, Any]) -> None:
     """Save what `select` returned."""
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder: --out names a file")
     notes = dict(metadata)
     dataset, labels = notes.pop("fingerprint", None), notes.pop("labels", None)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -172,17 +174,17 @@ def _of_run(name: str, folder: Path, data: Data | None) -> tuple[Given, dict[str
         model = models.build(settings.model, found.shape, len(found.classes), settings.seed)
         weights = folder / "model.safetensors"
         if not weights.exists():
-            raise UsageError(f"{folder} has no model.safetensors, which {name} needs: score again")
+            raise UsageError(f"{folder} has no model.safetensors, which {name} needs: delete it, and score again")
         try:
             model.load_state_dict(load_file(weights))
         except (SafetensorError, RuntimeError) as error:
-            raise CheckpointError(f"{weights} is damaged ({error}): score again") from error
+            raise CheckpointError(f"{weights} is damaged ({error}): delete {folder}, and score again") from error
         return model.to(setup.choose_device(settings.device))
 
     @cache
     def parts() -> dict[str, Tensor]:
         kept = folder / EXTRACTED
-        if not kept.exists():
+        if not _whole(kept):
             found, _ = loaded(), trained()
             started = time.perf_counter()
             sets = {"": found.train} if found.val is None else {"": found.train, "val_": found.val}
@@ -217,6 +219,14 @@ def _of_run(name: str, folder: Path, data: Data | None) -> tuple[Given, dict[str
         model,
     )
     return given, notes
+
+
+def _whole(path: Path) -> bool:
+    try:
+        with safe_open(str(path), framework="pt"):
+            return True
+    except (SafetensorError, OSError):
+        return False
 
 
 def _extract(model: nn.Module, part: Images | Streamed, data: Data, workers: int) -> Extracted:

@@ -88,6 +88,8 @@ def finished(out: Path, settings: Settings) -> dict[str, Any] | None:
     missing = RECORDED - record.keys()
     if missing:
         raise CheckpointError(f"{path} is damaged (no {min(missing)}): delete it, and run again")
+    if "scores" in record and not (out / record["scores"]).exists():
+        raise CheckpointError(f"{out} has lost its {record['scores']}: delete the folder, and score again")
     return record
 
 

@@ -169,6 +169,10 @@ class Settings:
             self.selection is None or (self.keep is None and self.budget is None),
             "--selection says what is kept: leave --keep and --budget out",
         )
+        _require(
+            self.selection is None or not self.option,
+            "--option is for the methods that prune while training: leave it out with --selection",
+        )
         _one_of("optimizer", self.optimizer, OPTIMIZERS)
         _one_of("task", self.task, TASKS)
         _one_of("views", self.views, ("paper", "simclr"))
@@ -262,7 +266,8 @@ class Settings:
         What `stored` does not name was written before there was such a setting, and has its default.
         """
         defaults = Settings().computed()
-        return [name for name, value in self.computed().items() if stored.get(name, defaults[name]) != value]
+        other = [name for name, value in self.computed().items() if stored.get(name, defaults[name]) != value]
+        return ["selection" if name == "selected" else name for name in other]
 
     def key(self) -> str:
         """A short text for the names of folders: equal for runs that compute the same."""

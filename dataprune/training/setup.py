@@ -40,6 +40,11 @@ def check(settings: Settings) -> None:
     """Raise UsageError for what cannot be meant, before any data is read."""
     settings.validate()
     if settings.method not in METHODS and settings.selection is None:
+        if settings.method in coresets.METHODS:
+            raise UsageError(
+                f"{settings.method} is a static method: `dataprune select` chooses by it, and train --selection FILE "
+                "trains on what it chose; compare takes it as it is"
+            )
         raise UsageError(suggest(settings.method, METHODS, what="method"))
     wrong = _ONLY_LABELS if settings.task == "contrastive" else ("emp_contrastive",)
     if settings.method in wrong:
@@ -54,7 +59,8 @@ def check(settings: Settings) -> None:
     for text in settings.option:
         method = text.split("=", 1)[0].rpartition(".")[0]
         if method and method not in (*METHODS, *coresets.METHODS, *STATISTICS):
-            raise UsageError(f"--option {text}: {suggest(method, METHODS, what='method')}")
+            what, named = ("statistic", STATISTICS) if settings.statistics else ("method", METHODS)
+            raise UsageError(f"--option {text}: {suggest(method, named, what=what)}")
     statistics(settings)
 
 
@@ -95,9 +101,10 @@ def statistics(settings: Settings) -> dict[str, Statistic]:
         except (ValueError, TypeError) as error:
             raise UsageError(f"{name}: {error}") from error
         if found[name].window > settings.epochs:
+            smaller = f", or give --option {name}.window={max(3, settings.epochs // 2)}" if settings.epochs > 2 else ""
             raise UsageError(
                 f"{name} looks at windows of {found[name].window} epochs, this run has {settings.epochs}: raise the "
-                f"epochs, or give --option {name}.window={max(3, settings.epochs // 2)}"
+                f"epochs{smaller}"
             )
     return found
 
@@ -147,10 +154,10 @@ def build_pruner(
     pruner = _of_method(settings, size, labels) if selection is None else _of_coreset(settings, size, selection)
     smallest = -(-min(pruner.counts) // distributed.world_size())
     if smallest < settings.batch_size:
-        what = f"an epoch of {settings.method}" if selection is None else f"the coreset {settings.selection}"
+        what, remedy = ("a pruned epoch", "raise --keep") if selection is None else ("the coreset", "select more")
         raise UsageError(
-            f"{what} keeps {smallest} of {size} samples per rank, fewer than one batch of {settings.batch_size}: raise "
-            "--keep or lower --batch-size"
+            f"{what} keeps {smallest} of {size} samples per rank, fewer than one batch of {settings.batch_size}: "
+            f"{remedy} or lower --batch-size"
         )
     return pruner
 

@@ -38,6 +38,14 @@ def test_the_loss_is_equation_13() -> None:
             assert pruner.loss(batch, losses).item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_heavy_weight_is_warned_of() -> None:
+    scores = torch.full((SIZE,), 1e-3)
+    index = torch.arange(SIZE)
+    assert coresets.weighted(Selection.of(index), scores).weight.max() == 1
+    with pytest.warns(UserWarning, match="weighs 38 times the mean"):
+        coresets.weighted(Selection.of(index), scores.index_fill(0, torch.tensor([3]), 0.8))
+
+
 def test_scores_that_cannot_weight() -> None:
     for wrong in (torch.full((SIZE,), -1.0), torch.full((SIZE,), torch.nan), torch.full((SIZE,), torch.inf)):
         with pytest.raises(ValueError, match="finite and not negative"):

@@ -187,7 +187,6 @@ def test_a_budget_is_solved_for_keep(tmp_path: Path) -> None:
         ({"option": ("emp.warmup=3",)}, "share one schedule"),
         ({"option": ("infobatch.prune-probability=0.5",)}, "share one schedule"),
         ({"option": ("beta=3",)}, "METHOD.beta=3"),
-        ({"option": ("ucb.c=3",)}, "this comparison has no ucb"),
         ({"learning_rates": (0.1, -1.0), "val_fraction": 0.1}, "positive learning rates"),
     ],
 )

@@ -20,8 +20,8 @@ from dataprune.training import coreset, fit, models, runs, setup
 from dataprune.training.augment import normalize
 
 SETTINGS = tiny.settings(
-    model="mlp", method="full", keep=None, epochs=4, statistics="forgetting,el2n,aum,loss,grand,tdds", batch_size=24,
-    option=("tdds.window=3",), shift=0, flip=False,
+    model="mlp", method="full", keep=None, epochs=4, statistics=",".join(dynamics.STATISTICS), batch_size=24,
+    option=("tdds.window=3", "dual.window=3", "dyn_unc.window=3"), shift=0, flip=False,
 )  # fmt: skip
 
 
@@ -36,7 +36,7 @@ def test_every_sample_is_presented_in_every_epoch(scored: Path) -> None:
     """360 samples are 15 batches of 24; of 350, the last has 14, and is trained too."""
     assert {line["samples"] for line in tiny.history(scored)} == {360}
     table = dynamics.load_scores(scored / runs.read_json(scored / "metrics.json")["scores"])
-    assert list(table.scores) == ["forgetting", "el2n", "aum", "loss", "grand", "tdds"]
+    assert list(table.scores) == list(dynamics.STATISTICS)
     assert all(bool(column.isfinite().all()) for column in table.scores.values())
     assert torch.equal(table.labels, tiny.data(val=40).train.labels)  # type: ignore[arg-type]
 
@@ -74,8 +74,7 @@ def test_scores_are_those_of_a_plain_loop(scored: Path) -> None:
 
 @pytest.mark.parametrize("name", coresets.METHODS)
 def test_every_static_method_selects_from_a_run(name: str, scored: Path) -> None:
-    missing = coresets.METHODS[name].statistic not in (None, "forgetting", "el2n", "aum", "loss", "grand", "tdds")
-    options = {"statistic": "loss"} if name in ("top", "bottom", "stratified") or missing else {}
+    options = {"statistic": "loss"} if name in ("top", "bottom", "stratified") else {}
     selection, notes = coreset.select(name, scored, keep=0.1, options=options, data=tiny.data(val=40))
     assert len(selection.index) == 36 == len(set(selection.index.tolist()))
     assert notes["settings"] == json.loads((scored / "config.json").read_text())

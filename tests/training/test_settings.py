@@ -56,8 +56,8 @@ def test_a_coreset_counts_by_what_is_in_it(tmp_path: Path) -> None:
     stored = Settings(selection=str(one)).as_dict()
     assert Settings.of(stored) == Settings(selection=str(one)) and Settings(selection=str(one)).method == "fixed"
     assert Settings(selection=str(other)).differs(stored) == []
-    assert Settings(selection=str(third)).differs(stored) == ["selected"]
-    assert Settings(method="fixed").differs(stored) == ["selected"]
+    assert Settings(selection=str(third)).differs(stored) == ["selection"]
+    assert Settings(method="fixed").differs(stored) == ["selection"]
 
 
 def test_what_was_stored_before_a_setting_existed_has_its_default() -> None:
