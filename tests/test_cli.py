@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("typer")
 pytest.importorskip("sklearn")
@@ -21,7 +22,7 @@ import yaml
 from typer.testing import CliRunner
 
 import dataprune
-from dataprune import Selection, coresets
+from dataprune import Selection, coresets, dynamics
 from dataprune.cli import app
 from dataprune.training import fit as fitting
 from dataprune.training import runs
@@ -159,7 +160,7 @@ def test_score_then_select_then_train(tmp_path: Path) -> None:
     assert scored.exit_code == 0 and "scores: s/scores." in scored.stdout, scored.output
     chosen = call("select", "--scores", "s", "--method", "ccs", "--keep", "0.3", "--option", "cutoff=0.1")
     assert chosen.exit_code == 0 and "ccs: 96 of 320 samples" in chosen.stdout and "kept per class" in chosen.stdout
-    file = Path("s/ccs-keep0.3-seed0.safetensors")
+    file = Path("s/ccs-keep0.3-seed0-cutoff0.1.safetensors")
     again = call("select", "--scores", "s", "--method", "k_center", "--keep", "0.3", "--json")
     assert json.loads(again.stdout)["samples"] == 96
     coreset = Selection.metadata(file)
@@ -182,7 +183,7 @@ def test_score_then_select_then_train(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["comapre"], "Did you mean 'compare'?"),
+        (["comapre"], "Did you mean 'compare'"),
         (["train", "--kep", "1"], "--kep"),
         (["train", "--epochs", "many"], "--epochs"),
         (["train", "--keep", "0"], "--keep is a fraction in (0, 1], got 0.0"),
@@ -277,7 +278,7 @@ def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> N
     for command in ("train", "compare"):
         result = call(command, *QUICK)
         assert result.exit_code == 1 and result.stdout == ""
-        assert result.stderr == "interrupted: the same command goes on from the last checkpoint\n"
+        assert result.stderr == "interrupted: the same command goes on from its last checkpoint, if it has one\n"
 
 
 # -- full disks -------------------------------------------------------------------------------------------------------
@@ -384,3 +385,27 @@ def test_torchrun_prints_once(tmp_path: Path) -> None:
     wrong = run(*launch, *QUICK, "--keep", 7)
     assert wrong.returncode != 0 and wrong.stdout == ""
     assert wrong.stderr.count("error: --keep is a fraction") == 1
+
+
+def test_a_selectors_options_are_its_own(tmp_path: Path) -> None:
+    dynamics.save_scores("t.csv", {"aum": torch.rand(50)})
+    given = ["select", "--scores", "t.csv", "--method", "ccs", "--keep", "0.2"]
+    assert "t.csv" not in call(*given, "--option", "ccs.cutoff=0.2").stdout
+    assert Selection.metadata("ccs-keep0.2-seed0-cutoff0.2.safetensors")["options"] == {"cutoff": 0.2}
+    fails(2, "--option craig.cutoff is not for ccs", *given, "--option", "craig.cutoff=0.2")
+    fails(2, "a value of the wrong kind", *given, "--option", "cutoff=abc")
+    fails(2, "unknown option of aum 'statistic'", *given[:3], "--method", "aum", "--keep", "0.2", "--statistic", "aum")
+    fails(2, "--method top --statistic loss", *given[:3], "--method", "loss", "--keep", "0.2")
+    fails(2, "is a folder", *given, "--out", tmp_path)
+    fails(2, "ccs is a static method", "train", "--method", "ccs")
+    call(*given)
+    fails(
+        2,
+        "leave it out with --selection",
+        "train",
+        "--selection",
+        "ccs-keep0.2-seed0.safetensors",
+        "--option",
+        "beta=2",
+    )
+    fails(1, "made for 50 samples", "train", *QUICK[:6], "--selection", "ccs-keep0.2-seed0.safetensors")
