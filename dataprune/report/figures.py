@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,166 @@ def accuracy_against_samples(result: Mapping[str, Any], path: Path) -> list[Path
     )
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right center", frameon=False, fontsize=9)
+    files = [path.with_name(path.name + suffix) for suffix in (".svg", ".png")]
+    for file in files:
+        buffer = io.BytesIO()
+        with rc_context({"svg.hashsalt": "dataprune"}):
+            form = file.suffix[1:]
+            figure.savefig(buffer, format=form, dpi=150, metadata={"Date": None} if form == "svg" else None)
+        runs.write(file, buffer.getvalue())
+    return files
+
+
+def joint_fine_tuning(result: Mapping[str, Any], path: Path) -> list[Path]:
+    """Test accuracy after pruning and after every epoch of fine-tuning, with and without data selection.
+
+    A panel for each ratio and amount; means over seeds, and a standard deviation to either side. Figure 1 of "Drop it
+    like it's hot".
+
+    Args:
+        result: what `joint.json` holds.
+        path: without suffix, as for `accuracy_against_samples`.
+    Returns:
+        The two files.
+    """
+    grid = result["grid"]
+    figure, panels = _panels(len(grid["ratios"]), len(grid["amounts"]))
+    for row, ratio in zip(panels, grid["ratios"], strict=True):
+        for axes, amount in zip(row, grid["amounts"], strict=True):
+            for color, arm in _arms(grid):
+                curves = [one["curve"] for one in _cells(result, arm, ratio, amount)]
+                # where nothing has been fine-tuned yet accuracies are so low that the rest could not be told apart
+                _band(axes, range(1, len(curves[0])), [curve[1:] for curve in curves], color, arm)
+            axes.set_title(f"{ratio:.0%} of the data, {amount:.0%} pruned", fontsize=8)
+    _finish(figure, panels, f"{_what(result)}: fine-tuning after pruning", "epoch of fine-tuning")
+    return _write(figure, path)
+
+
+def joint_stages(result: Mapping[str, Any], path: Path) -> list[Path]:
+    """Test accuracy over training and then, pruned, over fine-tuning, at the smallest ratio; a panel for each amount.
+
+    Figure 2 of "Drop it like it's hot".
+
+    Args:
+        result: what `joint.json` holds.
+        path: without suffix, as for `accuracy_against_samples`.
+    Returns:
+        The two files.
+    """
+    grid = result["grid"]
+    ratio = min(grid["ratios"])
+    figure, panels = _panels(1, len(grid["amounts"]))
+    for axes, amount in zip(panels[0], grid["amounts"], strict=True):
+        for color, arm in _arms(grid):
+            trained = [one["curve"] for one in _of_arm(result["training"], arm, ratio)]
+            tuned = [one["curve"] for one in _cells(result, arm, ratio, amount)]
+            epochs = len(trained[0])
+            _band(axes, range(1, epochs + 1), trained, color, arm)
+            _band(axes, range(epochs, epochs + len(tuned[0])), tuned, color, None)
+        axes.axvline(result["epochs"], color="grey", linewidth=0.8, linestyle=":")
+        axes.set_title(f"{amount:.0%} pruned", fontsize=8)
+    title = f"{_what(result)}\ntrained on {ratio:.0%} of the data, pruned (dotted line), fine-tuned"
+    _finish(figure, panels, title, "epoch")
+    return _write(figure, path)
+
+
+def joint_flops(result: Mapping[str, Any], path: Path) -> list[Path]:
+    """Final accuracy against the FLOPs of all stages, scoring included; a line joins the amounts of an arm and ratio.
+
+    Args:
+        result: what `joint.json` holds.
+        path: without suffix, as for `accuracy_against_samples`.
+    Returns:
+        The two files.
+    """
+    from matplotlib.figure import Figure
+
+    grid, summary = result["grid"], result["summary"]
+    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    one_arm = [line for line in summary if (line["arm"], line["ratio"]) == (grid["arms"][0], grid["ratios"][0])]
+    base = [{"flops": x["base_flops"], "accuracy_mean": x["base_mean"], "accuracy_std": x["base_std"]} for x in one_arm]
+    drawn = {"base": base} | {
+        f"{arm}, {ratio:.0%}": [line for line in summary if (line["arm"], line["ratio"]) == (arm, ratio)]
+        for arm in grid["arms"]
+        for ratio in grid["ratios"]
+    }
+    colors = {arm: color for color, arm in _arms(grid)}
+    for number, (label, lines) in enumerate(drawn.items()):
+        axes.errorbar(
+            [line["flops"] for line in lines],
+            [100 * line["accuracy_mean"] for line in lines],
+            yerr=[100 * line["accuracy_std"] for line in lines] if len(grid["seeds"]) > 1 else None,
+            fmt="osD^v<>Ph*Xp"[max(number - 1, 0) % len(grid["ratios"]) % 12] + "-",
+            color=colors[label.split(",")[0]],
+            linewidth=0.8,
+            markersize=4,
+            capsize=2,
+            label=label,
+        )
+    axes.set_xlim(left=0)
+    axes.set_xlabel("training FLOPs of all stages; theoretical: pruned weights counted as free", fontsize=9)
+    axes.set_ylabel("test accuracy, %")
+    axes.set_title(
+        f"{_what(result)}; along a line: {', '.join(f'{one:.0%}' for one in grid['amounts'])} pruned", fontsize=10
+    )
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right center", frameon=False, fontsize=9)
+    return _write(figure, path)
+
+
+def _panels(rows: int, columns: int) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1 + 2.2 * columns, 1 + 1.8 * rows), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+
+
+def _band(axes: Any, epochs: Sequence[int], curves: Sequence[Sequence[float]], color: str, label: str | None) -> None:
+    means = [100 * statistics.fmean(values) for values in zip(*curves, strict=True)]
+    axes.plot(epochs, means, color=color, linewidth=1.2, label=label)
+    if len(curves) > 1:
+        around = [100 * statistics.stdev(values) for values in zip(*curves, strict=True)]
+        low, high = ([mean + sign * one for mean, one in zip(means, around, strict=True)] for sign in (-1, 1))
+        axes.fill_between(epochs, low, high, color=color, alpha=0.15, linewidth=0)
+
+
+def _finish(figure: Any, panels: Any, title: str, below: str) -> None:
+    figure.suptitle(title, fontsize=10)
+    for axes in panels.flat:
+        axes.grid(alpha=0.3)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    for axes in panels[-1]:
+        axes.set_xlabel(below, fontsize=8)
+    for axes in panels[:, 0]:
+        axes.set_ylabel("test accuracy, %", fontsize=8)
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
+
+
+def _arms(grid: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Colour and name of the base and of every arm."""
+    return [("black", "base"), *((f"C{number % 10}", arm) for number, arm in enumerate(grid["arms"]))]
+
+
+def _cells(result: Mapping[str, Any], arm: str, ratio: float, amount: float) -> list[Mapping[str, Any]]:
+    return [one for one in _of_arm(result["cells"], arm, ratio) if one["amount"] == amount]
+
+
+def _of_arm(lines: Sequence[Mapping[str, Any]], arm: str, ratio: float) -> list[Mapping[str, Any]]:
+    """The base was trained on all the data, whatever the ratio."""
+    return [one for one in lines if one["arm"] == arm and (arm == "base" or one["ratio"] == ratio)]
+
+
+def _what(result: Mapping[str, Any]) -> str:
+    seeds = len(result["grid"]["seeds"])
+    return f"{result['data']}, {result['model']}, {seeds} seed{'s' if seeds != 1 else ''}"
+
+
+def _write(figure: Any, path: Path) -> list[Path]:
+    """As SVG and PNG, the same bytes for the same figure."""
+    from matplotlib import rc_context
+
     files = [path.with_name(path.name + suffix) for suffix in (".svg", ".png")]
     for file in files:
         buffer = io.BytesIO()

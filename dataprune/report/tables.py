@@ -53,6 +53,51 @@ def comparison(result: Mapping[str, Any]) -> Table:
     return table
 
 
+def joint(result: Mapping[str, Any]) -> Table:
+    """What `joint.json` holds, a line for each ratio and amount, a column for each arm's difference from the base.
+
+    Raises:
+        UsageError: if a cell of the grid is missing.
+    """
+    from rich.table import Table
+
+    from ..training.joint_summary import check_whole, detectable
+
+    check_whole(result)
+    grid, seeds = result["grid"], len(result["grid"]["seeds"])
+    at = {(line["arm"], line["ratio"], line["amount"]): line for line in result["summary"]}
+    table = Table(
+        title=f"{result['data']}, {result['model']}: {result['epochs']} epochs, pruned, {result['finetune_epochs']} "
+        f"epochs, {seeds} seed{'s' if seeds != 1 else ''}"
+    )
+    table.add_column("ratio", no_wrap=True)
+    for heading in ("amount", "base %", *(f"{arm} − base" for arm in grid["arms"])):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for arm in grid["arms"]:
+        table.add_column(f"FLOPs, {arm}", justify="right", no_wrap=True)
+    for ratio in grid["ratios"]:
+        for amount in grid["amounts"]:
+            lines = [at[arm, ratio, amount] for arm in grid["arms"]]
+            table.add_row(
+                f"{ratio:g}",
+                f"{amount:g}",
+                percent(lines[0]["base_mean"], lines[0]["base_std"], seeds, 2),
+                *(_difference(line, seeds) for line in lines),
+                *(f"{line['flops'] / line['base_flops']:.2f}x" for line in lines),
+                end_section=amount == grid["amounts"][-1],
+            )
+    table.caption = (
+        "accuracy in points; FLOPs of all stages, against the base of the same amount, zeros counted as free"
+    )
+    if seeds > 1:
+        tests = len(result["summary"])
+        table.caption += (
+            f"\nin brackets p of a paired t-test over {seeds} seeds: a mean difference must be {detectable(seeds):.2g} "
+            f"times its s.d. for p < 0.05; of {tests} such tests about {0.05 * tests:.1f} come out so by chance"
+        )
+    return table
+
+
 def methods(rows: Sequence[Mapping[str, Any]]) -> Table:
     """What `dataprune methods` lists."""
     from rich.table import Table
@@ -75,3 +120,11 @@ def percent(mean: float, deviation: float, runs: int, digits: int) -> str:
     """
     text = f"{100 * mean:.{digits}f}"
     return f"{text} ± {100 * deviation:.{digits}f}" if runs > 1 else text
+
+
+def _difference(line: Mapping[str, Any], seeds: int) -> str:
+    text = f"{100 * line['difference_mean']:+.2f}"
+    if seeds == 1:
+        return text
+    p = "-" if line["p"] is None else "<0.01" if line["p"] < 0.005 else f"{line['p']:.2f}"
+    return f"{text} ± {100 * line['difference_std']:.2f} ({p})"

@@ -41,6 +41,7 @@ def fit(
     report: Report | None = None,
     save_model: bool = True,
     test: bool = True,
+    prepare: Callable[[nn.Module], None] | None = None,
 ) -> dict[str, Any]:
     """Train, or go on training, the run whose folder is `out`; a finished run is only read.
 
@@ -55,6 +56,9 @@ def fit(
         report: called after every epoch.
         save_model: whether the weights are kept at the end, as `model.safetensors`.
         test: whether the test set is read, once, at the end.
+        prepare: called with the model right after it is built: to load weights, to put masks on it, or to keep hold of
+            it for `report`. It is called again when a run is resumed, and must leave the same parameters and masks;
+            their values are then the checkpoint's.
     Returns:
         What `metrics.json` holds.
     Raises:
@@ -72,7 +76,7 @@ def fit(
     with setup.connected(device):
         data = setup.load_data(settings) if data is None else data
         setup.use_threads(settings, data)
-        run = _Run(settings, out, device, data)
+        run = _Run(settings, out, device, data, prepare)
         try:
             run.train(report)
             return run.finish(save_model, test)
@@ -83,7 +87,14 @@ def fit(
 class _Run:
     """What a run is made of while it trains."""
 
-    def __init__(self, settings: Settings, out: Path, device: torch.device, data: Data):
+    def __init__(
+        self,
+        settings: Settings,
+        out: Path,
+        device: torch.device,
+        data: Data,
+        prepare: Callable[[nn.Module], None] | None = None,
+    ):
         self.settings, self.out, self.device, self.data = settings, out, device, data
         size, ranks = len(data.train), distributed.world_size()
         selection = setup.load_selection(settings, data.train)
@@ -100,6 +111,8 @@ class _Run:
         self.limit = sys.maxsize if settings.steps is None else settings.steps
         self.task = tasks.of(settings, data)
         model = self.task.model()
+        if prepare is not None:
+            prepare(model)
         if settings.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model = model.to(device)
