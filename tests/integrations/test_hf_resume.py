@@ -1,0 +1,133 @@
+"""Checkpoints: the pruner's state lies beside the Trainer's, and a resumed run is the uninterrupted one."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("transformers", reason="the extra hf is not installed: pip install 'dataprune[hf]'")
+
+from integrations.hf_tiny import Items, Naive, Stock, bert, train
+
+import dataprune
+from dataprune import CheckpointError
+from dataprune.integrations.huggingface import STATE
+
+SIZE = 48
+TIMES = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "seconds_saved", "train_loss"}
+
+
+def emp(**options: Any) -> Any:
+    """48, 15, 15, 48 samples."""
+    return dataprune.emp(SIZE, **({"keep": 0.3125, "epochs": 4, "anneal": 0.25} | options))
+
+
+def infobatch() -> Any:
+    return dataprune.infobatch(SIZE, keep=0.5, epochs=4, anneal=0.25)
+
+
+def plain(history: list[dict]) -> list[dict]:
+    return [{name: value for name, value in entry.items() if name not in TIMES} for entry in history]
+
+
+def same(whole: Any, resumed: Any) -> None:
+    """Both runs ended alike, to the last bit."""
+    for mine, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    assert plain(resumed.state.log_history) == plain(whole.state.log_history)
+    for name, value in whole.pruner.state_dict().items():
+        mine = resumed.pruner.state_dict()[name]
+        assert torch.equal(mine, value) if isinstance(value, torch.Tensor) else mine == value, name
+
+
+def test_the_stock_trainer_resumes_at_the_wrong_place(tmp_path: Path) -> None:
+    options = {"folder": tmp_path, "save_strategy": "steps", "save_steps": 2, "max_steps": 24}
+    naive = train(Naive, pruner=emp(), **options)
+    assert naive.state.global_step == 6 + 2 + 2 + 6
+    assert not (tmp_path / "checkpoint-10" / STATE).exists()
+    # at step 10 epoch 3 begins; 10 // 6 and 10 % 6 say epoch 1, from its fifth batch: there is none, so epoch 2 comes
+    # again, selected from no scores at all, and then epoch 3
+    again = train(Naive, pruner=emp(), resume=str(tmp_path / "checkpoint-10"), **options)
+    assert again.state.global_step == 18
+    assert again.seen[0] not in naive.seen
+
+
+@pytest.mark.parametrize("build", [emp, infobatch])
+@pytest.mark.parametrize("at", [3, 6, 7, 8, 11])
+def test_resuming_anywhere(tmp_path: Path, build: Any, at: int) -> None:
+    options = {"folder": tmp_path, "save_strategy": "steps", "save_steps": 1, "logging_steps": 1, "warmup_steps": 2}
+    whole = train(pruner=build(), model=bert(dropout=0.1), **options)
+    assert (tmp_path / f"checkpoint-{at}" / "trainer_state.json").exists()
+    resumed = train(pruner=build(), model=bert(dropout=0.1), resume=str(tmp_path / f"checkpoint-{at}"), **options)
+    assert [ids for _, ids in resumed.seen] == [ids for _, ids in whole.seen[at:]]
+    same(whole, resumed)
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_resuming_inside_an_epoch_with_accumulation(tmp_path: Path, accumulate: int, workers: int) -> None:
+    options = {
+        "folder": tmp_path, "save_strategy": "steps", "save_steps": 1, "gradient_accumulation_steps": accumulate,
+        "dataloader_num_workers": workers,
+    }  # fmt: skip
+    whole = train(pruner=emp(), **options)
+    resumed = train(pruner=emp(), resume=str(tmp_path / "checkpoint-1"), **options)
+    assert resumed.epochs()[0] == whole.epochs()[0][8 * accumulate :]
+    same(whole, resumed)
+
+
+def test_resuming_at_the_ends_of_epochs_from_the_newest_checkpoint(tmp_path: Path) -> None:
+    options = {"folder": tmp_path, "save_strategy": "epoch", "save_total_limit": 3}
+    whole = train(pruner=emp(), **options)
+    shutil.rmtree(tmp_path / "checkpoint-16")
+    resumed = train(pruner=emp(), resume=True, **options)  # checkpoint-10, after epoch 2
+    assert [len(ids) for _, ids in resumed.seen] == [8] * 6
+    same(whole, resumed)
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-8", "checkpoint-10", "checkpoint-16"}
+    assert not list(tmp_path.rglob("*.new"))
+
+
+def test_resuming_a_finished_run_trains_nothing(tmp_path: Path) -> None:
+    options = {"folder": tmp_path, "save_strategy": "epoch"}
+    train(pruner=emp(), **options)
+    again = train(pruner=emp(), resume=True, **options)
+    assert not hasattr(again, "seen") and again.state.global_step == 16
+
+
+def test_resuming_what_max_steps_cut_off(tmp_path: Path) -> None:
+    options = {"folder": tmp_path, "save_strategy": "steps", "save_steps": 3, "max_steps": 9}
+    whole = train(pruner=emp(), **options)
+    resumed = train(pruner=emp(), resume=str(tmp_path / "checkpoint-6"), **options)
+    same(whole, resumed)
+
+
+def test_a_checkpoint_of_the_stock_trainer(tmp_path: Path) -> None:
+    train(Stock, pruner=None, folder=tmp_path, save_strategy="epoch")
+    with pytest.raises(CheckpointError, match="was not saved by a PrunedTrainer"):
+        train(pruner=emp(), folder=tmp_path, resume=True)
+
+
+def test_a_checkpoint_of_another_run(tmp_path: Path) -> None:
+    train(pruner=emp(), folder=tmp_path, save_strategy="epoch")
+    with pytest.raises(CheckpointError, match="batch_size 8 -> 4, accumulate 1 -> 2"):
+        train(pruner=emp(), folder=tmp_path, resume=True, per_device_train_batch_size=4, gradient_accumulation_steps=2)
+    with pytest.raises(CheckpointError, match="other arguments"):
+        train(pruner=emp(keep=0.5), folder=tmp_path, resume=True)
+
+
+def test_weights_alone_are_saved_without_state(tmp_path: Path) -> None:
+    train(pruner=emp(), folder=tmp_path, save_strategy="epoch", save_only_model=True)
+    assert not list(tmp_path.rglob(STATE))
+
+
+def test_the_best_model_is_loaded_at_the_end(tmp_path: Path) -> None:
+    ours = train(
+        pruner=emp(), folder=tmp_path, save_strategy="epoch", eval_strategy="epoch", eval_dataset=Items(16),
+        load_best_model_at_end=True, metric_for_best_model="eval_loss",
+    )  # fmt: skip
+    assert [len(epoch) for epoch in ours.epochs()] == [48, 15, 15, 48]
+    assert ours.state.best_metric == min(ours.column("eval_loss"))
