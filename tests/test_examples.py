@@ -25,7 +25,8 @@ def run(name: str, *arguments: str | Path, cwd: Path, folder: Path = EXAMPLES) -
 
 
 def test_every_example_is_run() -> None:
-    assert {file.name for file in EXAMPLES.glob("*.py")} == {"plain_loop.py", "tensors.py"}
+    assert {file.name for file in EXAMPLES.glob("*.py")} == {"hf_trainer.py", "plain_loop.py", "tensors.py"}
+    assert (Path(__file__).parent / "integrations" / "test_hf_example.py").exists()
 
 
 def test_plain_loop_resumes(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 if __name__ == "__main__":
     warnings.simplefilter("error")
 
-# ruff: noqa: E402
 import torch
 import torch.distributed as dist
 from integrations.hf_tiny import Items, Naive, Stock, bert, llama, train
