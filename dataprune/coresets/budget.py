@@ -95,29 +95,6 @@ def proportional_places(classes: Tensor, sizes: Sequence[int], count: int, gener
     return places.tolist()
 
 
-def quotas(labels: Tensor, count: int) -> dict[int, int]:
-    """Places per class in proportion to its size, by largest remainder; equal remainders go to the lower class id.
-
-    Args:
-        labels: (N,) class ids; they need not be contiguous.
-        count: places in all, at most N.
-    Returns:
-        Class id to places, in ascending order of the ids; the places sum to `count`.
-    Raises:
-        ValueError: if a class would get no place; the message names it.
-    Example:
-        >>> quotas(torch.tensor([0, 0, 0, 0, 1, 1]), 3)
-        {0: 2, 1: 1}
-    """
-    classes, sizes = torch.unique(labels, return_counts=True)
-    shares = sizes.cpu() * count
-    places = shares // len(labels)
-    left = count - int(places.sum())
-    places[torch.argsort(shares % len(labels), descending=True, stable=True)[:left]] += 1
-    _check_no_class_empty(classes, sizes.tolist(), places.tolist(), count)
-    return dict(zip(classes.tolist(), places.tolist(), strict=True))
-
-
 def check_memory(need: int, limit: int, what: str) -> None:
     """Raise ValueError if `what` needs more bytes beyond its input than `limit`."""
     if need > limit:

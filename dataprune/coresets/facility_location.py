@@ -39,7 +39,7 @@ def craig(
         keep: fraction kept, in (0, 1]; classes keep their shares.
         labels: class ids in [0, c).
         max_memory: bytes it may use beyond its inputs.
-        seed: decides between equal gains.
+        seed: decides between equal gains, and which class gets an odd place.
     Returns:
         Positions in ascending order. Weights are the numbers of samples that are nearest to each, itself among them;
         they sum to N, and a loss that is averaged over the coreset is 1 / keep times that over all data.
@@ -55,11 +55,13 @@ def craig(
     """
     errors, features = check(errors, features)
     labels = check_labels(labels, errors)
-    places = budget.quotas(labels, budget.count_of(len(labels), keep))
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)
+    generator = torch.Generator().manual_seed(seed)
+    classes, sizes = torch.unique(labels, return_counts=True)
+    places = budget.proportional_places(classes, sizes.tolist(), budget.count_of(len(labels), keep), generator)
+    order = torch.randperm(len(labels), generator=generator).to(labels.device)
     shuffled = labels[order]
     index, weight = [], []
-    for label, count in places.items():
+    for label, count in zip(classes.tolist(), places):
         members = order[shuffled == label]
         if count == len(members):
             index.append(members)

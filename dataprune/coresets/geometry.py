@@ -26,6 +26,8 @@ from .budget import (
 from .farthest import Euclidean, Space, SymmetricDivergence, check_rows, farthest_first, plan
 from .inputs import check_features, check_labels
 
+_CACHED = 1 << 16  # numbers whose float64 copy stays in the cache
+
 
 def moderate(
     features: Float[Tensor, "n d"],
@@ -79,7 +81,7 @@ def moderate(
     distance = torch.empty(size, dtype=torch.float64)
     for positions in members:
         centre = (_mean if center == "mean" else _median)(features, positions, rows)
-        for part in positions.split(rows):
+        for part in positions.split(min(rows, max(1, _CACHED // width))):
             distance[part] = (features[part.to(features.device)].double() - centre).norm(dim=1).cpu()
     chosen = np.zeros(size, dtype=np.bool_)
     groups = [torch.arange(size)] if balance == "none" else members
@@ -243,9 +245,14 @@ def _herd(features: Tensor, members: Tensor, count: int, rows: int, *, whole: bo
     """Places in `members` of `count` choices, in order."""
     mean = _mean(features, members, rows)
     at = members.to(features.device)
+    high = mean.float()
+    low = (mean - high).float()  # what float32 cannot hold of the mean would add up over the choices
 
     def centred(part: slice) -> Tensor:
-        return (features[at[part]].double() - mean).float()
+        chunk = features[at[part]]
+        if chunk.dtype == torch.float64:
+            return (chunk - mean).float()
+        return chunk.float().sub_(high).sub_(low)
 
     parts = [slice(start, start + rows) for start in range(0, len(members), rows)]
     if whole:
@@ -263,14 +270,15 @@ def _herd(features: Tensor, members: Tensor, count: int, rows: int, *, whole: bo
     total = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
     value = torch.empty_like(norm)
     chosen: list[int] = []
+    views = [(part, norm[part], value[part]) for part in parts]
     for _ in range(count):
         direction = total.float()
-        norm[chosen[-1:]] = torch.inf
-        for part in parts:
-            torch.mv(read(part), direction, out=value[part])
-        best = int(value.mul_(2).add_(norm).argmin())
+        for part, own, out in views:
+            torch.addmv(own, read(part), direction, alpha=2, out=out)
+        best = int(value.argmin())
         chosen.append(best)
-        total += read(slice(best, best + 1))[0].double()
+        norm[best] = torch.inf
+        total += read(slice(best, best + 1))[0]
     return torch.tensor(chosen, dtype=torch.int64)
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ..selection import Selection
 from . import budget
@@ -52,7 +52,7 @@ def glister(
         every: samples taken between two updates.
         balance: "class" lets every class keep its share, "none" lets the gain decide alone, as the paper does.
         max_memory: bytes it may use beyond its inputs.
-        seed: decides between equal gains.
+        seed: decides between equal gains, and which class gets an odd place.
     Returns:
         Positions in ascending order, all of weight 1.
     Raises:
@@ -72,7 +72,8 @@ def glister(
     if not 0 <= step < float("inf"):
         raise ValueError(f"step is a learning rate, at least 0, got {step}")
     size, count = len(labels), budget.count_of(len(labels), keep)
-    left = _places(labels, count, balance)
+    generator = torch.Generator().manual_seed(seed)
+    left = _places(labels, count, balance, generator)
     item, chunk = errors.element_size(), min(CHUNK, max(size, len(val_errors)))
     need = item * (3 * val_errors.numel() + chunk * (errors.shape[1] + every)) + 40 * size
     budget.check_memory(need, max_memory, "Glister")
@@ -81,7 +82,7 @@ def glister(
     # zero probabilities stay zero under a step, as those of logits at −∞ do
     log_p = probabilities(val_errors, truth, "val_errors").log_()
 
-    order = torch.randperm(size, generator=torch.Generator().manual_seed(seed)).to(labels.device)
+    order = torch.randperm(size, generator=generator).to(labels.device)
     open_classes = left[labels] > 0
     chosen = torch.zeros(size, dtype=torch.bool, device=labels.device)
     taken = 0
@@ -102,15 +103,15 @@ def glister(
     return Selection.of(chosen.nonzero().squeeze(1).cpu())
 
 
-def _places(labels: Tensor, count: int, balance: Balance) -> Tensor:
+def _places(labels: Tensor, count: int, balance: Balance, generator: Generator) -> Tensor:
     """(C,) places that each class has to give; all of them where classes are not balanced."""
     if balance not in ("none", "class"):
         raise ValueError(f"balance is 'none' or 'class', got {balance!r}")
     places = torch.full((int(labels.max()) + 1,), count, device=labels.device)
     if balance == "class":
-        places.zero_()
-        for label, share in budget.quotas(labels, count).items():
-            places[label] = share
+        classes, sizes = torch.unique(labels, return_counts=True)
+        shares = budget.proportional_places(classes, sizes.tolist(), count, generator)
+        places.zero_()[classes] = places.new_tensor(shares)
     return places
 
 
@@ -158,7 +159,7 @@ def grad_match(
             weights no training should use.
         balance: "class" matches every class by itself, each with its share of the places, "none" matches all at once.
         max_memory: bytes it may use beyond its inputs.
-        seed: decides between equal inner products.
+        seed: decides between equal inner products, and which class gets an odd place.
     Returns:
         Positions in ascending order and the fitted weights, of the order of 1 / keep. A weight is 0 where no other
         sample could lower the error; the places are filled nevertheless.
@@ -172,8 +173,9 @@ def grad_match(
     labels = check_labels(labels, errors)
     if not 0 <= penalty < float("inf"):
         raise ValueError(f"penalty is what large weights cost, at least 0, got {penalty}")
-    places = _places(labels, budget.count_of(len(labels), keep), balance)
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)
+    generator = torch.Generator().manual_seed(seed)
+    places = _places(labels, budget.count_of(len(labels), keep), balance, generator)
+    order = torch.randperm(len(labels), generator=generator).to(labels.device)
     groups = [order] if balance == "none" else [order[labels[order] == label] for label in places.nonzero().squeeze(1)]
     index, weight = [], []
     for members in groups:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-CHUNK = 8192  # samples whose products are computed at once
+CHUNK = 2048  # samples whose products are computed at once: larger chunks leave the cache
 
 
 def check(
@@ -100,6 +100,7 @@ def products(
     result = errors.new_empty(len(errors))
     for start in range(0, len(errors), CHUNK):
         part = slice(start, start + CHUNK)
-        mapped = torch.addmm(matrix[:, -1], features[part], matrix[:, :-1].T)
-        torch.sum(mapped.mul_(errors[part]), 1, out=result[part])
+        # a row per class: the other way round takes twice as long
+        mapped = torch.addmm(matrix[:, -1:], matrix[:, :-1], features[part].T)
+        torch.sum(mapped.mul_(errors[part].T), 0, out=result[part])
     return result

@@ -14,7 +14,7 @@ from ..selection import Selection
 from .budget import MAX_MEMORY, Balance, check_balance, chunk_rows, count_of, equal_places, members_of
 from .inputs import check_labels, check_scores
 
-_ROWS = 1 << 20  # scores put into bins at a time
+_ROWS = 1 << 16  # scores put into bins at a time: their float64 copy stays in the cache
 
 
 def top(
@@ -174,19 +174,19 @@ def stratified(
     if len(scores) and not all(bool(edge.isfinite()) for edge in torch.aminmax(scores)):
         raise ValueError("stratified needs finite scores: infinite ones have no bin of equal width")
 
+    def dropped(size: int) -> int:
+        return int(round(cutoff * size, 9))
+
     def left(size: int) -> int:
-        return size - int(round(cutoff * size, 9))
+        return size - dropped(size)
 
     def spread(values: Tensor, count: int, generator: Generator) -> Tensor:
-        return _stratify(values, count, bins, len(values) - left(len(values)), generator)
+        return _stratify(values, count, bins, dropped(len(values)), generator)
 
-    # masks and strata, float64 chunks, and the samples that `_draw` is unsure of
-    extra = (
-        5 * len(scores)
-        + 48 * min(len(scores), _ROWS)
-        + 24 * min(len(scores), int(20 * bins + 12 * (bins * len(scores)) ** 0.5))
-    )
-    return _choose("stratified", scores, spread, keep, labels, balance, seed, max_memory, left=left, extra=extra)
+    # masks and strata, where there is a cutoff a partition; float64 chunks, and the samples that `_draw` is unsure of
+    size, each = len(scores), scores.element_size() + (12 if cutoff else 5)
+    need = size * each + 48 * min(size, _ROWS) + 24 * min(size, int(20 * bins + 12 * (bins * size) ** 0.5))
+    return _choose("stratified", scores, spread, keep, labels, balance, seed, max_memory, left=left, need=need)
 
 
 def _choose(
@@ -199,25 +199,28 @@ def _choose(
     seed: int,
     max_memory: int,
     *,
-    left: Callable[[int], int] | None = None,
-    extra: int = 0,
+    left: Callable[[int], int] = lambda size: size,
+    need: int | None = None,
 ) -> Selection:
-    """Apply (values, count, generator) -> positions to all samples or class by class; `left` says how many it can."""
+    """Apply (values, count, generator) -> positions to all samples or class by class.
+
+    `left` says how many of some samples it can choose, `need` how many bytes it takes for all of them.
+    """
     size = len(values)
     count = count_of(size, keep)
     labels = check_labels(labels, size)
     check_balance(balance, labels)
     grouped = balance == "class"
-    # numpy's partition copies the values; ties draw int32 keys and partition these
-    need = size * (values.element_size() * 2 + 12 + 32 * grouped) + 12 * count + extra
-    chunk_rows(name, fixed=need, row=0, size=size, max_memory=max_memory)
+    if need is None:  # numpy's partition copies the values; ties draw int32 keys and partition these
+        need = size * (values.element_size() * 2 + 12)
+    chunk_rows(name, fixed=need + 32 * size * grouped + 12 * count, row=0, size=size, max_memory=max_memory)
     generator = torch.Generator().manual_seed(seed)
     if labels is None or not grouped:
-        _check_enough(size if left is None else left(size), count, size)
+        _check_enough(left(size), count, size)
         return Selection.of(choose(values, count, generator))
     classes, members = members_of(labels)
     sizes = [len(positions) for positions in members]
-    able = sizes if left is None else [left(size) for size in sizes]
+    able = [left(size) for size in sizes]
     _check_enough(sum(able), count, size)
     places = equal_places(classes, able, count, generator, members=sizes)
     chosen = np.zeros(size, dtype=np.bool_)
@@ -237,24 +240,31 @@ def _check_enough(able: int, count: int, size: int) -> None:
 def _stratify(values: Tensor, count: int, bins: int, dropped: int, generator: Generator) -> Tensor:
     """`count` positions, spread over bins of all but the `dropped` highest values."""
     array = values.numpy()
-    kept = np.ones(len(array), dtype=np.bool_)
-    kept[policies.highest(values, dropped, generator).numpy()] = False
-    low, high = float(array.min(where=kept, initial=np.inf)), float(array.max(where=kept, initial=-np.inf))
+    low, high, out = float(array.min()), float(array.max()), None
+    if dropped:
+        out = np.zeros(len(array), dtype=np.bool_)
+        out[policies.highest(values, dropped, generator).numpy()] = True
+        high = float(array.max(where=~out, initial=-np.inf))
     strata = np.empty(len(array), dtype=np.uint8 if bins < 256 else np.uint16)  # sorted by radix; `bins` is "dropped"
+    sizes = np.zeros(bins + 1, dtype=np.int64)
+    buffer = np.empty(min(len(array), _ROWS))
     for start in range(0, len(array), _ROWS):
         rows = slice(start, start + _ROWS)
         # in float64, and multiplied first: whole numbers on an edge stay there
-        place = (array[rows].astype(np.float64) - low) * bins
-        if high > low:
-            place /= high - low
-        strata[rows] = np.where(kept[rows], np.minimum(np.where(kept[rows], place, 0), bins - 1), bins)
-    sizes = np.bincount(strata, minlength=bins + 1)[:bins]
+        place = np.subtract(array[rows], low, out=buffer[: len(array) - start], dtype=np.float64)
+        place *= bins
+        place /= high - low if high > low else 1
+        strata[rows] = np.minimum(place, bins - 1, out=place)
+        if out is not None:
+            strata[rows][out[rows]] = bins
+        sizes += np.bincount(strata[rows], minlength=bins + 1)
+    del out
     places = np.zeros(bins + 1, dtype=np.int64)
     shuffled = torch.randperm(bins, generator=generator).numpy()
     for done, stratum in enumerate(shuffled[np.argsort(sizes[shuffled], kind="stable")]):
         places[stratum] = min(int(sizes[stratum]), count // (bins - done))
         count -= int(places[stratum])
-    return _draw(strata, places, np.append(sizes, 1), generator)
+    return _draw(strata, places, sizes, generator)
 
 
 def _draw(strata: np.ndarray, places: np.ndarray, sizes: np.ndarray, generator: Generator) -> Tensor:
@@ -267,18 +277,20 @@ def _draw(strata: np.ndarray, places: np.ndarray, sizes: np.ndarray, generator: 
     share = places / np.maximum(sizes, 1)
     doubt = 6 * np.sqrt(share * (1 - share) / np.maximum(sizes, 1)) + 10 / np.maximum(sizes, 1)
     sure = np.where(share < 1, share - doubt, 2).astype(np.float32)
-    open_ = np.where((share > 0) & (share < 1), share + doubt, -1).astype(np.float32)
-    chosen = np.empty(len(strata), dtype=np.bool_)
+    open_ = np.select([share == 0, share < 1], [-1, share + doubt], 2).astype(np.float32)
     while True:
+        chosen = np.zeros(len(strata), dtype=np.bool_)
         between = []
         got = np.zeros(len(places), dtype=np.int64)
         for start in range(0, len(strata), _ROWS):
-            rows = slice(start, start + _ROWS)
-            mine = strata[rows]
+            mine = strata[start : start + _ROWS]
             drawn = torch.rand(len(mine), generator=generator).numpy()
-            chosen[rows] = drawn < sure[mine]
-            got += np.bincount(mine[chosen[rows]], minlength=len(places))
-            between.append(start + np.flatnonzero((drawn < open_[mine]) & ~chosen[rows]))
+            near = np.flatnonzero(drawn < np.take(open_, mine))
+            of = mine[near]
+            certain = drawn[near] < np.take(sure, of)
+            got += np.bincount(of[certain], minlength=len(places))
+            chosen[start + near[certain]] = True
+            between.append(start + near[~certain])
         unsure = np.concatenate(between)
         of = strata[unsure]
         missing, able = places - got, np.bincount(of, minlength=len(places))
