@@ -33,11 +33,11 @@ def main(run: Path, out: Path) -> None:
     least = coresets.bottom(scores, keep=keep, seed=0).index
     most = most[scores[most].argsort(descending=True, stable=True)]
     figure = Figure(figsize=(10, 5.6), layout="constrained")
-    halves = figure.subfigures(2, 1)
+    upper, lower = figure.subfigures(2, 1)  # type: ignore[misc]  # an array of two
     never = settings.epochs  # the score of what was never learned
     for half, index, title in (
-        (halves[0], most, f"most often forgotten (label, times; 'never': not once right in {never} epochs)"),
-        (halves[1], least, "never forgotten (label)"),
+        (upper, most, f"most often forgotten (label, times; 'never': not once right in {never} epochs)"),
+        (lower, least, "never forgotten (label)"),
     ):
         half.suptitle(title, fontsize=10)
         for axes, position in zip(half.subplots(4, 13).flat, [*index.tolist(), None, None], strict=True):

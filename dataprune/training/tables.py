@@ -65,7 +65,8 @@ def read_hub(name: str) -> Splits:
     except Exception as error:  # the library raises many types, some of them of the packages below it
         raise DataError(f"cannot load {name!r} from the hub: {_line(error)}") from error
     readers: dict[str, Reader] = {}
-    for word, split in dict(loaded).items():
+    splits: dict[str, Any] = {str(word): split for word, split in dict(loaded).items()}
+    for word, split in splits.items():
         key = next((key for key, words in SPLITS.items() if word in words), word)
         features = split.features.to_dict()
         readers[key] = lambda s=split, f=features: _encode(s.with_format("arrow")[:], f, name)
