@@ -23,7 +23,6 @@ def accuracy_against_samples(result: Mapping[str, Any], path: Path) -> list[Path
     Raises:
         OSError: if they cannot be written.
     """
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.5, max(4.2, 0.24 * len(result["summary"]))), layout="constrained")
@@ -71,14 +70,7 @@ def accuracy_against_samples(result: Mapping[str, Any], path: Path) -> list[Path
     )
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right center", frameon=False, fontsize=9)
-    files = [path.with_name(path.name + suffix) for suffix in (".svg", ".png")]
-    for file in files:
-        buffer = io.BytesIO()
-        with rc_context({"svg.hashsalt": "dataprune"}):
-            form = file.suffix[1:]
-            figure.savefig(buffer, format=form, dpi=150, metadata={"Date": None} if form == "svg" else None)
-        runs.write(file, buffer.getvalue())
-    return files
+    return _write(figure, path)
 
 
 def joint_fine_tuning(result: Mapping[str, Any], path: Path) -> list[Path]:

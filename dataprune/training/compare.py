@@ -19,8 +19,6 @@ from .settings import Settings
 
 Report = Callable[[str, int, dict[str, Any]], None]  # method, seed, a line of its history
 
-_FREE: dict[str, Any] = {}  # what a method costs that needs no scoring run
-
 
 def compare(
     comparison: Comparison, out: Path, *, data: Data | None = None, report: Report | None = None
@@ -67,8 +65,9 @@ def _carry_out(comparison: Comparison, out: Path, data: Data, report: Report | N
     rates = {method: _best_rate(comparison, method, steps, data, out, report) for method in comparison.methods}
     for seed in comparison.seeds:
         for method in comparison.methods:
-            cost = _choose(comparison, method, seed, data, out, report) if method in comparison.static else _FREE
-            run = _settings(comparison, method, seed, steps, size, out, static=method in comparison.static)
+            static = method in comparison.static
+            cost = _choose(comparison, method, seed, data, out, report) if static else {}
+            run = _settings(comparison, method, seed, steps, size, out, static=static)
             run = replace(run, lr=rates[method])
             folder = out / "runs" / f"{method}-seed{seed}"
             try:
