@@ -67,6 +67,13 @@ ScoreEpochs = Annotated[
     int | None, typer.Option(min=1, help="Epochs of the run that scores for static methods; --epochs by default.")
 ]
 
+FinetuneAfter = Annotated[
+    int,
+    typer.Option(
+        help="Of --task contrastive: also train on all labels for so many epochs, from each encoder and from scratch."
+    ),
+]
+
 Ratios = Annotated[str, typer.Option(help="Comma-separated fractions of the data that models are trained on.")]
 Amounts = Annotated[str, typer.Option(help="Comma-separated shares of the weights that are pruned.")]
 DataMethod = Annotated[
@@ -224,6 +231,7 @@ def compare(
     anneal: Anneal = 0.0,
     tune_lr: TuneLr = None,
     score_epochs: ScoreEpochs = None,
+    finetune_epochs: FinetuneAfter = 0,
     out: Out = None,
     json_: AsJson = False,
 ) -> None:
@@ -249,6 +257,7 @@ def compare(
         anneal=anneal,
         learning_rates=_numbers("--tune-lr", tune_lr),
         score_epochs=score_epochs,
+        finetune_epochs=finetune_epochs,
     )
     comparison.validate()
     out = out or Path("runs") / f"compare-{_plain(settings.data)}-{_comparison_key(comparison)}"
@@ -448,6 +457,7 @@ def _comparison_key(comparison: Any) -> str:
         comparison.anneal,
         *comparison.learning_rates,
         *([] if comparison.score_epochs is None else ["scoring", comparison.score_epochs]),
+        *(["fine-tuning", comparison.finetune_epochs] if comparison.finetune_epochs else []),
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
 

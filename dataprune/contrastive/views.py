@@ -24,7 +24,9 @@ class Views:
 
     Every random number is a hash of (seed, epoch, index, view): a sample has the same views in any batch, on any
     device, worker or rank, and after a resume. torch's random state is neither read nor written. Images of one channel
-    have no colour: grey and jitter leave them as they are.
+    have no colour to lose and no hue: `grey` leaves them as they are, `jitter` changes their brightness and contrast.
+    They need that: from crops and mirror images alone an encoder can tell such images by their intensities, and learns
+    little else.
 
     Args:
         mean: of pixels in [0, 1], one per channel; with `std` the last step normalises. By default it does not.
@@ -35,7 +37,8 @@ class Views:
         grey: probability of a grey image, in all its channels.
         jitter: probability of changed colours; above 0 it needs kornia.
         strength: s of the changed colours: brightness, contrast and saturation are multiplied by a number in
-            [1 − 0.8·s, 1 + 0.8·s], the hue is turned by up to 0.2·s of the circle; in that order.
+            [1 − 0.8·s, 1 + 0.8·s], the hue is turned by up to 0.2·s of the circle; in that order. Of one channel, only
+            brightness and contrast.
     Raises:
         ValueError: if an argument is out of range.
     Example:
@@ -119,13 +122,12 @@ class Views:
         scaled = images.float() / 255 if images.dtype == torch.uint8 else images.float()
         box = _boxes(boxes, other[:, :2], images.shape[2:], self.crop, self.aspect)
         made = _cut(scaled, box, other[:, 2] < self.flip)
-        if images.shape[1] == 3:
-            if self.jitter:
-                changed = _recolour(made, other[:, 3:7], self.strength)
-                made = torch.where(_per_image(other[:, 7] < self.jitter), changed, made)
-            if self.grey:
-                luma = (made * _per_channel(_LUMA, device)).sum(dim=1, keepdim=True)
-                made = torch.where(_per_image(other[:, 8] < self.grey), luma, made)
+        if self.jitter:
+            changed = _recolour(made, other[:, 3:7], self.strength)
+            made = torch.where(_per_image(other[:, 7] < self.jitter), changed, made)
+        if self.grey and images.shape[1] == 3:
+            luma = (made * _per_channel(_LUMA, device)).sum(dim=1, keepdim=True)
+            made = torch.where(_per_image(other[:, 8] < self.grey), luma, made)
         if self.mean is not None and self.std is not None:
             made = (made - _per_channel(self.mean, device)) / _per_channel(self.std, device)
         return made
@@ -190,13 +192,15 @@ def _centres(size: int, start: Float[Tensor, "b 1"], length: Float[Tensor, "b 1"
 
 
 def _recolour(
-    images: Float[Tensor, "b 3 h w"], draws: Float[Tensor, "b 4"], strength: float
-) -> Float[Tensor, "b 3 h w"]:
+    images: Float[Tensor, "b c h w"], draws: Float[Tensor, "b 4"], strength: float
+) -> Float[Tensor, "b c h w"]:
     enhance = _enhance()
     factors = 1 + 0.8 * strength * (2 * draws[:, :3] - 1)
     angle = 2 * torch.pi * 0.2 * strength * (2 * draws[:, 3] - 1)
     images = enhance.adjust_brightness_accumulative(images, factors[:, 0])
     images = enhance.adjust_contrast_with_mean_subtraction(images, factors[:, 1])
+    if images.shape[1] == 1:
+        return images
     images = enhance.adjust_saturation_with_gray_subtraction(images, factors[:, 2])
     return enhance.adjust_hue(images, angle)
 

@@ -54,6 +54,9 @@ def accuracy_against_samples(result: Mapping[str, Any], path: Path) -> list[Path
                 marker="|",
                 markevery=[1],
             )
+    if untrained := [row["accuracy"] for row in result.get("untrained", [])]:
+        value = statistics.fmean(untrained)
+        axes.axhline(100 * value, color="grey", linestyle="--", linewidth=0.8, label=f"untrained  {100 * value:.1f}")
     axes.set_xlim(0, max(1.08 * most, 1.02 * end))
     scored = any(line.get("scoring_samples") for line in summary)
     axes.set_xlabel(

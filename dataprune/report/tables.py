@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # figures take `percent` from here, and need no rich
@@ -20,7 +21,7 @@ def comparison(result: Mapping[str, Any]) -> Table:
     )
     table.add_column("method", no_wrap=True)
     headings = ["accuracy %", "samples", "steps", "seconds", "speed-up", "reached keep"]
-    more = {"knn_accuracy_mean": "kNN %", "val_accuracy_mean": "val. %"}
+    more = {"knn_accuracy_mean": "kNN %", "finetuned_accuracy_mean": "fine-tuned %", "val_accuracy_mean": "val. %"}
     more = {name: heading for name, heading in more.items() if name in result["summary"][0]}
     headings[1:1] = more.values()
     if "knn_accuracy_mean" in more:
@@ -41,7 +42,8 @@ def comparison(result: Mapping[str, Any]) -> Table:
             "-" if line["speedup"] is None else f"{line['speedup']:.2f}x",
             f"{sum(row['reached_keep'] for row in mine) / len(mine):.3f}",
         ]
-        cells[1:1] = [f"{100 * line[name]:.2f}" for name in more]
+        spreads = [line.get(name.removesuffix("_mean") + "_std") for name in more]
+        cells[1:1] = [_with_spread(line[name], spread, len(mine)) for name, spread in zip(more, spreads)]
         if scored:
             total = line.get("total_speedup", line["speedup"])
             cells += [
@@ -50,6 +52,11 @@ def comparison(result: Mapping[str, Any]) -> Table:
                 "-" if total is None else f"{total:.2f}x",
             ]
         table.add_row(line["method"], *cells)
+    if untrained := result.get("untrained"):
+        columns = ("accuracy", "knn_accuracy", "finetuned_accuracy")
+        values = [[row[name] for row in untrained] for name in columns if name in untrained[0]]
+        shown = [percent(fmean(one), stdev(one) if len(one) > 1 else 0.0, len(one), 2) for one in values]
+        table.add_row("untrained", *shown, end_section=True)
     return table
 
 
@@ -120,6 +127,10 @@ def percent(mean: float, deviation: float, runs: int, digits: int) -> str:
     """
     text = f"{100 * mean:.{digits}f}"
     return f"{text} ± {100 * deviation:.{digits}f}" if runs > 1 else text
+
+
+def _with_spread(mean: float, deviation: float | None, runs: int) -> str:
+    return f"{100 * mean:.2f}" if deviation is None else percent(mean, deviation, runs, 2)
 
 
 def _difference(line: Mapping[str, Any], seeds: int) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from .. import distributed
 from ..errors import UsageError
 from ..selection import Selection
-from . import coreset, runs, setup
+from . import coreset, downstream, runs, setup
 from .comparison import Comparison
 from .data import Data
 from .fit import fit
@@ -33,7 +33,9 @@ def compare(
     Returns:
         What `compare.json` holds: data, model, keep, epochs, runs and summary. Rows of static methods also say what
         scoring and selecting cost: `scoring_samples`, `scoring_seconds`. With a validation split the runs and the
-        summary also name the validation accuracy, with learning rates to choose from the runs also theirs.
+        summary also name the validation accuracy, with learning rates to choose from the runs also theirs. Of
+        contrastive learning there is `untrained` too, what each seed's encoder was worth before training, and with
+        fine-tuning everywhere `finetuned_accuracy`.
     Raises:
         as `fit`.
     """
@@ -61,7 +63,10 @@ def _carry_out(comparison: Comparison, out: Path, data: Data, report: Report | N
     }
     if settings.task != "classification":
         result["task"] = settings.task
+        result["finetune_epochs"] = comparison.finetune_epochs
     result["runs"] = kept = _kept(comparison, steps, size, out, result)
+    if settings.task == "contrastive":
+        result["untrained"] = _untrained(comparison, data, out)
     rates = {method: _best_rate(comparison, method, steps, data, out, report) for method in comparison.methods}
     for seed in comparison.seeds:
         for method in comparison.methods:
@@ -70,8 +75,11 @@ def _carry_out(comparison: Comparison, out: Path, data: Data, report: Report | N
             run = _settings(comparison, method, seed, steps, size, out, static=static)
             run = replace(run, lr=rates[method])
             folder = out / "runs" / f"{method}-seed{seed}"
+            save, look = comparison.finetune_epochs > 0, _of(report, method, seed)
             try:
-                metrics = fit(run, folder, data=data, save_model=False, report=_of(report, method, seed))
+                metrics = fit(run, folder, data=data, save_model=save, report=look)
+                if save:
+                    metrics |= _finetuned(comparison, run, folder, data, folder / "model.safetensors")
             except ValueError as error:
                 raise type(error)(f"{method}, seed {seed}: {error}") from error
             result["runs"].append(_row(method, metrics, run if comparison.learning_rates else None) | cost)
@@ -92,7 +100,8 @@ def _kept(comparison: Comparison, steps: int, size: int, out: Path, result: dict
     if not path.exists():
         return []
     found = runs.read_json(path)
-    if any(found.get(name) != result[name] for name in ("data", "model", "keep", "epochs")):
+    decisive = ("data", "model", "keep", "epochs", "finetune_epochs")
+    if any(found.get(name) != result.get(name) for name in decisive):
         raise UsageError(f"{path} holds another comparison: choose another --out, or delete it")
     rows = []
     for row in found.get("runs", []):
@@ -146,6 +155,10 @@ def summarize(rows: Sequence[dict[str, Any]], methods: Sequence[str]) -> list[di
             )
         if "knn_accuracy" in mine[0]:
             line["knn_accuracy_mean"] = statistics.fmean(row["knn_accuracy"] for row in mine)
+        if "finetuned_accuracy" in mine[0]:
+            tuned = [row["finetuned_accuracy"] for row in mine]
+            line["finetuned_accuracy_mean"] = statistics.fmean(tuned)
+            line["finetuned_accuracy_std"] = statistics.stdev(tuned) if len(tuned) > 1 else 0.0
         if "val_accuracy" in mine[0]:
             line["val_accuracy_mean"] = statistics.fmean(row["val_accuracy"] for row in mine)
         summary.append(line)
@@ -177,6 +190,28 @@ def _choose(
     return {"scoring_samples": scored["samples"], "scoring_seconds": seconds}
 
 
+def _finetuned(
+    comparison: Comparison, run: Settings, folder: Path, data: Data, weights: Path | None
+) -> dict[str, float]:
+    accuracy = downstream.finetuned(run, folder / "finetuned", data, epochs=comparison.finetune_epochs, weights=weights)
+    return {"finetuned_accuracy": accuracy}
+
+
+def _untrained(comparison: Comparison, data: Data, out: Path) -> list[dict[str, Any]]:
+    """What encoders are worth before training, a row for each seed; those that compare.json has are not made anew."""
+    path = out / "compare.json"
+    known = runs.read_json(path).get("untrained", []) if path.exists() else []
+    rows = {row["seed"]: row for row in known}
+    for seed in comparison.seeds:
+        if seed in rows:
+            continue
+        settings = replace(comparison.settings, seed=seed)
+        rows[seed] = {"seed": seed, **downstream.untrained(settings, data, setup.choose_device(settings.device))}
+        if comparison.finetune_epochs:
+            rows[seed] |= _finetuned(comparison, settings, out / "runs" / f"untrained-seed{seed}", data, None)
+    return list(rows.values())
+
+
 def _best_rate(comparison: Comparison, method: str, steps: int, data: Data, out: Path, report: Report | None) -> float:
     """The learning rate with the best validation accuracy; the test set stays unread."""
     if not comparison.learning_rates:
@@ -197,8 +232,7 @@ def _best_rate(comparison: Comparison, method: str, steps: int, data: Data, out:
 def _row(method: str, metrics: dict[str, Any], tuned: Settings | None) -> dict[str, Any]:
     names = ("seed", "accuracy", "samples", "steps", "seconds", "select_seconds", "reached_keep")
     row = {"method": method, **{name: metrics[name] for name in names}}
-    if "knn_accuracy" in metrics:
-        row["knn_accuracy"] = metrics["knn_accuracy"]
+    row |= {name: metrics[name] for name in ("knn_accuracy", "finetuned_accuracy") if name in metrics}
     if metrics["val_accuracy"] is not None:
         row["val_accuracy"] = metrics["val_accuracy"]
     if tuned is not None:

@@ -42,6 +42,7 @@ class Comparison:
         anneal: share of full epochs at the end.
         learning_rates: if there are any, each method takes the one with the best validation accuracy on the first seed.
         score_epochs: epochs of a scoring run; those of the settings by default.
+        finetune_epochs: of contrastive learning: every encoder is then trained on all labels too, for so many epochs.
     """
 
     settings: Settings
@@ -50,6 +51,7 @@ class Comparison:
     anneal: float = 0.0
     learning_rates: Sequence[float] = ()
     score_epochs: int | None = None
+    finetune_epochs: int = 0
 
     def validate(self) -> None:
         """Raise UsageError for what cannot be meant, before any data is read."""
@@ -60,6 +62,10 @@ class Comparison:
             raise UsageError(f"--anneal is a share in [0, 1], got {self.anneal}")
         if self.score_epochs is not None and self.score_epochs < 1:
             raise UsageError(f"--score-epochs must be at least 1, got {self.score_epochs}")
+        if self.finetune_epochs < 0:
+            raise UsageError(f"--finetune-epochs must not be negative, got {self.finetune_epochs}")
+        if self.finetune_epochs and self.settings.task != "contrastive":
+            raise UsageError("--finetune-epochs follow on --task contrastive: leave them out")
         known = list(dict.fromkeys([*METHODS, SHORT, *coresets.METHODS]))
         for number, method in enumerate(self.methods):
             if method not in known:
@@ -162,7 +168,8 @@ class Comparison:
         )
 
     def epochs(self, size: int) -> int:
-        """Epochs of all runs together, those for scoring and tuning included: what a progress bar counts."""
+        """Epochs of all runs together, those for scoring and tuning included, but not those of fine-tuning: what a
+        progress bar counts."""
         dynamic = (len(self.methods) - len(self.static)) * self.settings.epochs
         static = len(self.static) and len(self.static) * self.coreset_settings(0, self.steps(size), size, Path()).epochs
         scored = self.scoring(0).epochs if self.static else 0

@@ -16,8 +16,8 @@ import dataprune
 from dataprune.contrastive import SimCLR, Views, nt_xent
 from dataprune.errors import DataError, UsageError
 from dataprune.training import compare as comparing
+from dataprune.training import downstream, models, runs, setup, tasks
 from dataprune.training import fit as fitting
-from dataprune.training import models, setup, tasks
 from dataprune.training.comparison import Comparison
 from dataprune.training.fit import fit
 from dataprune.training.settings import Settings
@@ -184,3 +184,64 @@ def test_compare(tmp_path: Path) -> None:
         replace(comparison, methods=("el2n",)).validate()
     with pytest.raises(UsageError, match="memory is not for the task"):
         replace(comparison, methods=("rs2", "memory")).validate()
+
+
+def test_compare_says_what_untrained_features_are_worth(tmp_path: Path) -> None:
+    comparison = Comparison(settings(), methods=("short", "rs2"), seeds=(0,))
+    result = comparing.compare(comparison, tmp_path, data=tiny.data())
+    wanted = []
+    for seed in (0, 1):
+        task = tasks.of(settings(seed=seed), tiny.data())
+        wanted.append({"seed": seed, **task.test(task.model(), torch.device("cpu"))})
+    assert result["untrained"] == wanted[:1]
+    more = comparing.compare(replace(comparison, seeds=(0, 1)), tmp_path, data=tiny.data())
+    assert more["untrained"] == wanted == runs.read_json(tmp_path / "compare.json")["untrained"]
+
+
+def test_compare_fine_tunes_every_encoder_by_one_recipe(tmp_path: Path) -> None:
+    comparison = Comparison(settings(), methods=("short", "rs2"), seeds=(0,), finetune_epochs=2)
+    result = comparing.compare(comparison, tmp_path / "one", data=tiny.data())
+    fit(settings(method="rs2", steps=46, option=("warmup=1", "anneal=0.0")), tmp_path / "pre", data=tiny.data())
+    recipe = {"optimizer": "adam", "lr": 1e-3, "weight_decay": 1e-6, "batch_size": 32, "epochs": 2}
+    whole = tiny.settings(**NONE, **recipe, method="full", schedule="cosine", lr_warmup=0.05)
+    wanted = {
+        "rs2": fit(replace(whole, init=str(tmp_path / "pre")), tmp_path / "tuned", data=tiny.data())["accuracy"],
+        "untrained": fit(whole, tmp_path / "scratch", data=tiny.data())["accuracy"],
+    }
+    rows = {row["method"]: row for row in result["runs"]} | {"untrained": result["untrained"][0]}
+    assert {name: rows[name]["finetuned_accuracy"] for name in wanted} == wanted
+    assert result["summary"][0]["finetuned_accuracy_mean"] == rows["short"]["finetuned_accuracy"]
+    assert not list(tmp_path.glob("one/**/model.safetensors"))  # not a model for each run of a sweep
+    assert comparing.compare(comparison, tmp_path / "one", data=tiny.data())["runs"] == result["runs"]
+
+
+def test_fine_tuning_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    comparison = Comparison(settings(), methods=("rs2",), seeds=(0,), finetune_epochs=2)
+    whole = comparing.compare(comparison, tmp_path / "whole", data=tiny.data())
+
+    def killed(*arguments: Any, **options: Any) -> float:
+        if options["weights"] is None:
+            return 0.0
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(downstream, "finetuned", killed)
+        comparing.compare(comparison, tmp_path / "cut", data=tiny.data())
+    assert (
+        comparing.compare(comparison, tmp_path / "cut", data=tiny.data())["summary"][0].items()
+        >= {name: whole["summary"][0][name] for name in ("accuracy_mean", "finetuned_accuracy_mean")}.items()
+    )
+
+
+def test_fine_tuning_that_cannot_be(tmp_path: Path) -> None:
+    comparison = Comparison(settings(), methods=("rs2",), seeds=(0,))
+    with pytest.raises(UsageError, match="must not be negative"):
+        replace(comparison, finetune_epochs=-1).validate()
+    with pytest.raises(UsageError, match="follow on --task contrastive"):
+        replace(comparison, settings=tiny.settings(), finetune_epochs=1).validate()
+    comparing.compare(comparison, tmp_path, data=tiny.data())
+    with pytest.raises(UsageError, match="holds another comparison"):
+        comparing.compare(replace(comparison, finetune_epochs=1), tmp_path, data=tiny.data())
+    (tmp_path / "compare.json").unlink()
+    with pytest.raises(UsageError, match="kept no weights"):
+        comparing.compare(replace(comparison, finetune_epochs=1), tmp_path, data=tiny.data())
