@@ -21,6 +21,7 @@ from .training.settings import CONTRASTIVE, Settings
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 _OF_THE_CALL = ("config", "debug", "help", "json_")  # options that a file cannot hold
+_LISTS = ("methods", "statistics", "tune-lr", "ratios", "amounts", "data-method")  # comma-separated; a file may have lists
 
 
 class Group(TyperGroup):
@@ -186,12 +187,12 @@ def _plain(path: Path, key: str, value: Any) -> Any:
         if isinstance(value, dict):
             value = [f"{name}={str(one).lower() if isinstance(one, bool) else one}" for name, one in value.items()]
         return [value] if isinstance(value, str) else value
-    if isinstance(value, list) and key in ("methods", "tune-lr"):
+    if isinstance(value, list) and key in _LISTS:
         return ",".join(map(str, value))
     if isinstance(value, list | dict):
         raise typer.BadParameter(f"{path}: {key} takes a single value, got {value!r}")
     # a single number is a list of one; anything else that click has no text for goes to it as text
-    return str(value) if key == "tune-lr" and value is not None else value
+    return str(value) if key in _LISTS and value is not None else value
 
 
 def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:

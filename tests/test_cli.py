@@ -348,6 +348,13 @@ def test_lists_in_a_file(option: Any, tmp_path: Path) -> None:
     assert runs.read_json(tmp_path / "out/runs/emp-seed0/config.json")["option"][0] == "emp.beta=3"
 
 
+def test_numbers_in_a_file_may_be_lists() -> None:
+    same: dict[str, Any] = {"model": "mlp", "train_size": 320, "seeds": 1}
+    lists = config(ratios=[0.5], amounts=[0, 0.5, 1.5], **same)
+    fails(2, "--amounts are shares of the weights in [0, 1), got 1.5", "joint", "--config", lists)
+    fails(2, "--ratios are fractions of the data in (0, 1), got 2", "joint", "--config", config(ratios=2, **same))
+
+
 def test_a_file_that_names_what_there_is_not() -> None:
     fails(2, "unknown option 'modle'; did you mean 'model'?", "train", "--config", config(modle="mlp"))
     result = call("train", "--config", config(modle="mlp"))
