@@ -22,7 +22,8 @@ from .shell import Debug, Group, first_rank, reported, takes_settings
 from .training.settings import CONTRASTIVE, Settings
 
 MAIN_METHODS = "full,short,rs2,random,loss,infobatch,emp,memory"
-_OF_CONTRASTIVE = ("task", "views", "temperature", "dim", "score_on", "gather")
+_OF_CONTRASTIVE = ("views", "temperature", "dim", "score_on", "gather")
+_OF_TASKS = ("task", "max_length", *_OF_CONTRASTIVE)
 _OF_CLASSES = ("selection", "label_noise", "label_smoothing", "shift", "shift_mode", "flip", "recalibrate_bn")
 _WIDTH = 160  # of tables where the output is no terminal
 
@@ -128,13 +129,15 @@ def train(
     """
     from .training.coreset import adapted
 
+    if settings.task == "contrastive":
+        raise UsageError("contrastive learning is `dataprune pretrain`; `train --init FOLDER` goes on from it")
     settings, data = adapted(settings, strategy=strategy, small_batches=small_batches)
     out = out or Path("runs") / f"train-{_plain(settings.data)}-{settings.method}-seed{settings.seed}-{settings.key()}"
     _fitted(settings, out, data, json_)
 
 
 @app.command()
-@takes_settings(without=("task", "statistics", "init", *_OF_CLASSES), defaults=CONTRASTIVE)
+@takes_settings(without=("task", "max_length", "statistics", "init", *_OF_CLASSES), defaults=CONTRASTIVE)
 def pretrain(settings: Settings, out: Out = None, json_: AsJson = False) -> None:
     """Learn features without labels, contrastively (SimCLR), on fewer samples.
 
@@ -147,7 +150,7 @@ def pretrain(settings: Settings, out: Out = None, json_: AsJson = False) -> None
 
 
 @app.command()
-@takes_settings(without=("method", "selection", "keep", "budget", "steps", "init", *_OF_CONTRASTIVE))
+@takes_settings(without=("method", "selection", "keep", "budget", "steps", "init", *_OF_TASKS))
 def score(settings: Settings, out: Out = None, json_: AsJson = False) -> None:
     """Train once on all the data, and score every sample by its training dynamics.
 
@@ -283,9 +286,7 @@ def compare(
 
 
 @app.command()
-@takes_settings(
-    without=("method", "selection", "keep", "budget", "steps", "statistics", "epochs", "init", *_OF_CONTRASTIVE)
-)
+@takes_settings(without=("method", "selection", "keep", "budget", "steps", "statistics", "epochs", "init", *_OF_TASKS))
 def joint(
     settings: Settings,
     ratios: Ratios = "0.1,0.2,0.3,0.4,0.5",
@@ -419,7 +420,11 @@ def _fitted(settings: Settings, out: Path, data: Any, json_: bool) -> None:
     if json_:
         print(json.dumps(metrics))
         return
-    accuracy = "not tested" if metrics["accuracy"] is None else f"accuracy {metrics['accuracy']:.4f}"
+    accuracy = (
+        "not tested"
+        if metrics["accuracy"] is None
+        else f"{metrics.get('metric', 'accuracy')} {metrics['accuracy']:.4f}"
+    )
     if "knn_accuracy" in metrics:
         accuracy = f"linear probe {metrics['accuracy']:.4f}, nearest neighbours {metrics['knn_accuracy']:.4f}"
     print(

@@ -16,12 +16,12 @@ import typer
 from typer.core import TyperGroup
 
 from .errors import UsageError, suggest
-from .training.settings import CONTRASTIVE, Settings
+from .training.settings import Settings, defaults_of
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 _OF_THE_CALL = ("config", "debug", "help", "json_")  # options that a file cannot hold
-_LISTS = ("methods", "statistics", "tune-lr", "ratios", "amounts", "data-method")  # comma-separated; a file may have lists
+_LISTS = ("methods", "statistics", "tune-lr", "ratios", "amounts", "data-method")  # which a file may list
 
 
 class Group(TyperGroup):
@@ -154,8 +154,7 @@ def _read_config(ctx: typer.Context, path: Path | None) -> Path | None:
 
 def _choose_task(ctx: typer.Context, task: str) -> str:
     """Make a task's defaults those of the command, under what a file says."""
-    if task == "contrastive":
-        ctx.default_map = {**CONTRASTIVE, **(ctx.default_map or {})}
+    ctx.default_map = {**defaults_of(task), **(ctx.default_map or {})}
     return task
 
 

@@ -64,7 +64,7 @@ def accuracy_against_samples(result: Mapping[str, Any], path: Path) -> list[Path
         + ("\ndotted: with the run that scores for static methods" if scored else "")
     )
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.set_ylabel("test accuracy, %")
+    axes.set_ylabel(f"test {result.get('metric', 'accuracy')}, %")
     seeds = len({row["seed"] for row in result["runs"]})
     axes.set_title(
         f"{result['data']}, {result['model']}: {result['epochs']} epochs, keep {result['keep']:.3g}, "

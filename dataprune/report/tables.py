@@ -20,7 +20,7 @@ def comparison(result: Mapping[str, Any]) -> Table:
         f", {seeds} seed{'s' if seeds != 1 else ''}"
     )
     table.add_column("method", no_wrap=True)
-    headings = ["accuracy %", "samples", "steps", "seconds", "speed-up", "reached keep"]
+    headings = [f"{result.get('metric', 'accuracy')} %", "samples", "steps", "seconds", "speed-up", "reached keep"]
     more = {"knn_accuracy_mean": "kNN %", "finetuned_accuracy_mean": "fine-tuned %", "val_accuracy_mean": "val. %"}
     more = {name: heading for name, heading in more.items() if name in result["summary"][0]}
     headings[1:1] = more.values()

@@ -64,6 +64,10 @@ def _carry_out(comparison: Comparison, out: Path, data: Data, report: Report | N
     if settings.task != "classification":
         result["task"] = settings.task
         result["finetune_epochs"] = comparison.finetune_epochs
+    if settings.glue:
+        from .glue import GLUE
+
+        result["metric"] = GLUE[settings.glue].metrics[0]
     result["runs"] = kept = _kept(comparison, steps, size, out, result)
     if settings.task == "contrastive":
         result["untrained"] = _untrained(comparison, data, out)

@@ -81,7 +81,7 @@ class Comparison:
             if not method:
                 raise UsageError(f"--option {text} must say which method it is for: METHOD.{text}")
         if self.static and self.settings.task != "classification":
-            raise UsageError(f"{self.static[0]} is a static method, and these need labels: leave it out")
+            raise UsageError(f"{self.static[0]} is a static method, and these are for images and labels: leave it out")
         for method in self.methods:
             if method in METHODS:
                 setup.check(replace(self.settings, method=method))

@@ -23,7 +23,7 @@ from ..methods import fixed
 from ..selection import Selection, fingerprint
 from . import models, runs, setup
 from .augment import normalize
-from .data import Data, Images, Streamed
+from .data import Data, Images, Streamed, Texts
 from .evaluate import batches
 from .settings import Settings
 
@@ -206,7 +206,7 @@ def _of_run(name: str, folder: Path, data: Data | None) -> tuple[Given, dict[str
 
     def model() -> tuple[nn.Module, Tensor]:
         found = loaded()
-        if isinstance(found.train, Streamed):
+        if not isinstance(found.train, Images):
             raise UsageError(f"{name} needs all images in memory, and these are read from disk: take a --train-size")
         return trained(), normalize(found.train.images, found.mean, found.std, torch.float32)
 
@@ -229,7 +229,7 @@ def _whole(path: Path) -> bool:
         return False
 
 
-def _extract(model: nn.Module, part: Images | Streamed, data: Data, workers: int) -> Extracted:
+def _extract(model: nn.Module, part: Images | Streamed | Texts, data: Data, workers: int) -> Extracted:
     device = next(model.parameters()).device
     prepared = (
         (normalize(pixels, data.mean, data.std, torch.float32), labels)

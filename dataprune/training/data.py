@@ -15,10 +15,10 @@ from torch import Tensor
 from ..errors import DataError, UsageError, suggest
 from .augment import bits
 from .formats import read_folder
-from .samples import Encoded, Images, Splits, Streamed, shape_of
+from .samples import Encoded, Images, Splits, Streamed, Texts, shape_of
 from .tables import read_hub
 
-__all__ = ["KNOWN", "Data", "Images", "Streamed", "load"]
+__all__ = ["KNOWN", "Data", "Images", "Streamed", "Texts", "load"]
 
 # name: (where it is on the hub, folder of its Debian package)
 _SOURCES: dict[str, tuple[str, str | None]] = {
@@ -34,14 +34,14 @@ _SUBSET, _VALIDATION, _NOISY, _NOISE, _HELD, _MEASURED = range(6)  # what random
 
 
 class Data(NamedTuple):
-    """A data set. Pixels are bytes; `mean` and `std` are of pixels in [0, 1], per channel."""
+    """A data set. Pixels are bytes; `mean` and `std` are of pixels in [0, 1], per channel; texts have none."""
 
     name: str
-    train: Images | Streamed
-    val: Images | Streamed | None
-    test: Images | Streamed
+    train: Images | Streamed | Texts
+    val: Images | Streamed | Texts | None
+    test: Images | Streamed | Texts
     classes: list[str]
-    shape: tuple[int, int, int]  # C, H, W
+    shape: tuple[int, ...]  # of a sample: C, H, W
     mean: tuple[float, ...]
     std: tuple[float, ...]
     note: str = ""  # what a reader of the results should know about the split
@@ -95,12 +95,9 @@ def load(
         note = f"{name} has no test split: a fixed random fifth of it, {len(rest)} samples, is the test set"
     else:
         rest = torch.arange(len(held.labels))
-    index = index[_choose(len(index), train_size, split_seed, f"training samples of {name}")]
-    rest = rest[_choose(len(rest), test_size, split_seed, f"test samples of {name}")]
-    chosen: Int[Tensor, " v"] | None = None
-    if val_fraction:
-        order = index[_permutation(len(index), split_seed, _VALIDATION)]
-        index, chosen = _part(order, max(1, round(val_fraction * len(order))), name)
+    index = index[choose(len(index), train_size, f"training samples of {name}", split_seed)]
+    rest = rest[choose(len(rest), test_size, f"test samples of {name}", split_seed)]
+    index, chosen = hold_out(index, val_fraction, name, split_seed)
     shape = shape_of(train.items, image_size) if isinstance(train, Encoded) else _square(train, image_size)
     total = (len(index) + len(rest) + (0 if chosen is None else len(chosen))) * math.prod(shape)
 
@@ -112,7 +109,7 @@ def load(
 
     training = take(train, index)
     mean, std = _CIFAR100 if (name, shape, len(classes)) == ("cifar100", (3, 32, 32), 100) else _moments(training)
-    training.labels = _noisy(training.labels, label_noise, len(classes), split_seed)
+    training.labels = noisy(training.labels, label_noise, len(classes), split_seed)
     val = None if chosen is None else take(train, chosen)
     return Data(name, training, val, take(held, rest), classes, shape, mean, std, note)
 
@@ -176,7 +173,8 @@ def _part(order: Int[Tensor, " n"], count: int, name: str) -> tuple[Int[Tensor, 
     return order[count:].sort().values, order[:count].sort().values
 
 
-def _choose(size: int, count: int | None, seed: int, what: str) -> Int[Tensor, " k"]:
+def choose(size: int, count: int | None, what: str, seed: int = 0) -> Int[Tensor, " k"]:
+    """A fixed random subset of `count` of `size` samples, all of them if None; in ascending order."""
     if count is None:
         return torch.arange(size)
     if count < 1:
@@ -186,7 +184,18 @@ def _choose(size: int, count: int | None, seed: int, what: str) -> Int[Tensor, "
     return _permutation(size, seed, _SUBSET)[:count].sort().values
 
 
-def _noisy(labels: Int[Tensor, " n"], share: float, classes: int, seed: int) -> Int[Tensor, " n"]:
+def hold_out(
+    index: Int[Tensor, " n"], share: float, name: str, seed: int = 0
+) -> tuple[Int[Tensor, " m"], Int[Tensor, " v"] | None]:
+    """What is left to train on, and a fixed random share for validation; None where that is 0."""
+    if not share:
+        return index, None
+    order = index[_permutation(len(index), seed, _VALIDATION)]
+    return _part(order, max(1, round(share * len(order))), name)
+
+
+def noisy(labels: Int[Tensor, " n"], share: float, classes: int, seed: int = 0) -> Int[Tensor, " n"]:
+    """The labels, a fixed random share of them replaced by classes drawn uniformly."""
     which = _permutation(len(labels), seed, _NOISY)[: round(share * len(labels))]
     return labels.index_put((which,), bits(seed, 0, which, _NOISE) % classes)
 

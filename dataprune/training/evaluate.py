@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..coresets.extraction import evaluation
-from .data import Images, Streamed
+from .data import Images, Streamed, Texts
 
 Prepare = Callable[[UInt8[Tensor, "b c h w"]], Float[Tensor, "b c h w"]]
 
 
 def accuracy(
     model: nn.Module,
-    data: Images | Streamed,
+    data: Images | Streamed | Texts,
     prepare: Prepare,
     device: torch.device,
     *,
@@ -45,7 +45,7 @@ def accuracy(
 
 def outputs(
     model: nn.Module,
-    data: Images | Streamed,
+    data: Images | Streamed | Texts,
     prepare: Prepare,
     device: torch.device,
     *,
@@ -94,13 +94,13 @@ def recalibrate_batch_norm(model: nn.Module, inputs: Iterable[Tensor]) -> None:
 
 
 def batches(
-    data: Images | Streamed, batch_size: int, device: torch.device, workers: int
-) -> Iterator[tuple[UInt8[Tensor, "b c h w"], Int[Tensor, " b"]]]:
-    """All samples in dataset order, on the device."""
-    if isinstance(data, Images):
+    data: Images | Streamed | Texts, batch_size: int, device: torch.device, workers: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Samples and labels in dataset order, on the device."""
+    if not isinstance(data, Streamed):
         for start in range(0, len(data), batch_size):
-            chosen = slice(start, start + batch_size)
-            yield data.images[chosen].to(device), data.labels[chosen].to(device)
+            samples, labels = data.take(slice(start, start + batch_size))
+            yield samples.to(device), labels.to(device)
         return
     # a loader draws a seed for its workers, wanted or not: from a generator of its own, not from the caller's
     loader = DataLoader(data, batch_size=batch_size, num_workers=workers, generator=torch.Generator())

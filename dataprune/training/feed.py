@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from ..loading import prune_loader
 from ..pruner import Pruner
 from . import setup
-from .data import Data, Images
+from .data import Data, Images, Streamed, Texts
 from .settings import Settings
 
 
@@ -43,9 +43,9 @@ class Feed:
     ):
         self.data, self.settings, self.pruner, self.device, self.inputs = data, settings, pruner, device, inputs
         self.drop_last = drop_last
-        self._held: Images | None = None
+        self._held: Images | Texts | None = None
         self._loader: DataLoader | None = None
-        if isinstance(data.train, Images) and not settings.workers:
+        if not isinstance(data.train, Streamed) and not settings.workers:
             self._held = data.train.to(device)
         else:
             self._loader = self._streaming()
@@ -72,7 +72,7 @@ class Feed:
             for index in self.pruner.batches(
                 epoch, self.settings.batch_size, drop_last=self.drop_last, device=self.device
             ):
-                yield index, self._held.images[index], self._held.labels[index]
+                yield index, *self._held.take(index)
             return
         assert self._loader is not None
         self._loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]

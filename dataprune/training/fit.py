@@ -54,7 +54,7 @@ def fit(
         out: the run's folder.
         data: the settings' data, where it is loaded already.
         report: called after every epoch.
-        save_model: whether the weights are kept at the end, as `model.safetensors`.
+        save_model: whether the weights are kept at the end, as `model.safetensors`, of language in `model/`.
         test: whether the test set is read, once, at the end.
         prepare: called with the model right after it is built: to load weights, to put masks on it, or to keep hold of
             it for `report`. It is called again when a run is resumed, and must leave the same parameters and masks;
@@ -177,8 +177,7 @@ class _Run:
         if distributed.rank() == 0:
             record = self._record(test)
             if save_model:
-                weights = {name: value.contiguous().cpu() for name, value in self.model.state_dict().items()}
-                runs.write(self.out / "model.safetensors", save(weights))
+                self.task.save(self.model, self.out)
             counts = {"selected": _small(self.selected), "drawn": _small(self.pruner.book.drawn)}
             runs.write(self.out / "selection_counts.safetensors", save(counts))
             if self.recorder is not None:
@@ -198,7 +197,7 @@ class _Run:
         if distributed.world_size() > 1:
             gc.collect()  # what a compiled model keeps in cycles
 
-    def _train_step(self, index: Tensor, inputs: tuple[Tensor, ...], labels: Tensor) -> None:
+    def _train_step(self, index: Tensor, inputs: Any, labels: Tensor) -> None:
         settings = self.settings
         before, after = self.progress.done, self.progress.step()
         # the share at the middle of the step, so that neither the first nor the last is spent at rate 0
@@ -208,7 +207,7 @@ class _Run:
         # what the model draws (dropout) follows from the place in the run, so that a resumed run draws the same
         setup.reseed(self.device, setup.stream(settings.seed, "model", self.step, distributed.rank()))
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=settings.bf16):
-            output = self.forward(*inputs)
+            output = self.forward(**inputs) if isinstance(inputs, dict) else self.forward(*inputs)
         losses, outputs, right = self.task.losses(output, labels)
         loss = self.pruner.loss(index, losses, outputs, labels)
         if self.recorder is not None:
@@ -245,7 +244,7 @@ class _Run:
             "steps": self.step,
             "lr": self.optimizer.param_groups[0]["lr"],
             "loss": loss / samples if samples else None,
-            "train_accuracy": right / samples if samples and self.settings.task == "classification" else None,
+            "train_accuracy": right / samples if samples and self.task.counts else None,
             "selected": len(selection.index),
             "reached_keep": stats["reached_keep"],
             "overlap": stats["overlap"],

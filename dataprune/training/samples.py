@@ -1,4 +1,4 @@
-"""How images are held: as pixels in memory, or encoded and decoded on access."""
+"""How samples are held: as pixels or tokens in memory, or as images that are decoded on access."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Int32, Shaped, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -51,10 +51,44 @@ class Images(Dataset):
         """The same samples on a device."""
         return Images(self.images.to(device), self.labels.to(device))
 
+    def take(self, index: Int[Tensor, " b"] | slice) -> tuple[UInt8[Tensor, "b c h w"], Int[Tensor, " b"]]:
+        """Pixels and labels of these positions."""
+        return self.images[index], self.labels[index]
+
     def subset(self, index: Int[Tensor, " k"]) -> Images:
         """The samples at these positions, in this order."""
         index = index.to(self.labels.device)
         return Images(self.images[index], self.labels[index])
+
+
+class Texts(Dataset):
+    """All samples in memory, as tokens.
+
+    Args:
+        tokens: rows of token ids, of 1 where there is a token, and of which sentence it is of; padded on the right.
+        labels: class ids, or scores.
+    """
+
+    def __init__(self, tokens: Int32[Tensor, "n 3 s"], labels: Shaped[Tensor, " n"]):
+        self.tokens, self.labels = tokens, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, position: int) -> tuple[Int32[Tensor, "3 s"], Shaped[Tensor, ""]]:
+        return self.take(position)
+
+    def to(self, device: torch.device | str) -> Texts:
+        """The same samples on a device."""
+        return Texts(self.tokens.to(device), self.labels.to(device))
+
+    def take(self, index: Any) -> tuple[Tensor, Tensor]:
+        """Tokens and labels of these positions."""
+        return self.tokens[index], self.labels[index]
+
+    def subset(self, index: Int[Tensor, " k"]) -> Texts:
+        """The samples at these positions, in this order."""
+        return Texts(*self.take(index.to(self.labels.device)))
 
 
 class Packed:

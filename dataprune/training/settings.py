@@ -14,7 +14,8 @@ from ..errors import UsageError, suggest
 OPTIMIZERS = ("sgd", "adam", "adamw", "lars")
 SCHEDULES = ("cosine", "one-cycle", "step", "linear", "exponential", "constant")
 
-TASKS = ("classification", "contrastive")
+GLUE = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
+TASKS = ("classification", "contrastive", *(f"glue/{name}" for name in GLUE))
 # defaults of contrastive pre-training: the recipe of Xiao et al., arXiv:2408.16031, appendix C.2
 CONTRASTIVE: dict[str, Any] = {
     "methods": "full,short,rs2,random,loss,infobatch,emp_contrastive",
@@ -28,7 +29,27 @@ CONTRASTIVE: dict[str, Any] = {
     "lr_warmup": 0.0,
 }
 
+# defaults of fine-tuning on GLUE: the recipe of the same paper, Table B.4
+LANGUAGE: dict[str, Any] = {
+    "epochs": 10,
+    "batch_size": 32,
+    "optimizer": "adam",
+    "lr": 2e-5,
+    "weight_decay": 0.0,
+    "schedule": "linear",
+    "lr_warmup": 0.0,
+}
+
 KEEP = {"digits": 0.05}  # where 0.3 is so much that nothing shows; chosen by the gap between `full` and `short` alone
+
+
+def defaults_of(task: str) -> dict[str, Any]:
+    """What a task's recipe is where nothing else is said."""
+    if task == "contrastive":
+        return CONTRASTIVE
+    if not task.startswith("glue/"):
+        return {}
+    return LANGUAGE | ({"methods": "full,short,rs2,random,loss,infobatch,emp"} if task == "glue/stsb" else {})
 
 
 _DEFAULT = {  # method, by whether the task is contrastive and whether there is a coreset
@@ -60,9 +81,11 @@ class Settings:
     label_noise: float = setting(0.0, "Share of training labels replaced by random ones.", "Data")
     task: str = setting(
         "classification",
-        "classification, or contrastive: learn features from two views of every image, without labels.",
-        "Contrastive",
+        "classification of images; contrastive: features of images without labels; glue/cola, glue/sst2 ...: fine-tune "
+        "an encoder of language.",
+        "Data",
     )
+    max_length: int = setting(128, "Tokens of a text; longer ones are cut.", "Language")
     image_size: int | None = setting(None, "Resize images to this many pixels a side.", "Data")
     shift: int = setting(0, "Augmentation: random shifts of up to so many pixels.", "Data")
     shift_mode: str = setting("constant", "What fills the border of shifted images: constant or reflect.", "Data")
@@ -154,11 +177,22 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
+        if self.glue and self.data == Settings.data:
+            object.__setattr__(self, "data", self.task)
         if not self.method:
             object.__setattr__(self, "method", _DEFAULT[self.task == "contrastive", self.selection is not None])
 
+    @property
+    def glue(self) -> str:
+        """The GLUE task's name, empty for other tasks."""
+        return self.task.removeprefix("glue/") if self.task.startswith("glue/") else ""
+
     def validate(self) -> None:
         """Raise UsageError for what cannot be meant."""
+        _require(
+            not self.glue or self.data == self.task,
+            f"the data of {self.task} is its own: leave --data out, its place is --data-folder",
+        )
         _require(
             (self.selection is None) == (self.method != "fixed"),
             "--method fixed needs --selection FILE"
@@ -187,7 +221,7 @@ class Settings:
         for name in ("val_fraction", "label_noise", "lr_warmup", "label_smoothing"):
             value = getattr(self, name)
             _require(0 <= value < 1, f"{_flag(name)} is a share in [0, 1), got {value}")
-        for name in ("epochs", "batch_size"):
+        for name in ("epochs", "batch_size", "max_length"):
             _require(getattr(self, name) >= 1, f"{_flag(name)} must be at least 1, got {getattr(self, name)}")
         for name in ("steps", "train_size", "test_size", "image_size"):
             value = getattr(self, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,6 +51,9 @@ def check(settings: Settings) -> None:
     if settings.method in wrong:
         other = "emp_contrastive, loss, rs2 ..." if settings.task == "contrastive" else "emp"
         raise UsageError(f"{settings.method} is not for the task {settings.task}: take {other}")
+    if settings.glue:
+        _check_language(settings)
+        return
     if settings.task == "contrastive":
         for name in ("label_noise", "label_smoothing", "shift", "flip", "recalibrate_bn", "statistics", "init"):
             if getattr(settings, name):
@@ -64,8 +68,29 @@ def check(settings: Settings) -> None:
     statistics(settings)
 
 
+def _check_language(settings: Settings) -> None:
+    for name in ("shift", "flip", "image_size", "recalibrate_bn", "statistics", "init", "channels_last"):
+        if getattr(settings, name):
+            hint = "a folder that transformers loads, as --model" if name == "init" else "leave it out"
+            raise UsageError(f"--{name.replace('_', '-')} is not for {settings.task}: {hint}")
+    if settings.model == Settings.model:
+        raise UsageError(f"{settings.task} needs a pretrained encoder: --model FOLDER, or its name on the hub")
+    if importlib.util.find_spec("transformers") is None:
+        raise UsageError(f"{settings.task} needs transformers: pip install 'dataprune[hf]'")
+    if settings.glue == "stsb":
+        if settings.method == "memory":
+            raise UsageError("memory reads class probabilities, and glue/stsb predicts a score: take loss or emp")
+        for name in ("label_noise", "label_smoothing"):
+            if getattr(settings, name):
+                raise UsageError(f"--{name.replace('_', '-')} is for classes, and glue/stsb has scores: leave it out")
+
+
 def load_data(settings: Settings) -> Data:
     """The data that the settings name."""
+    if settings.glue:
+        from . import glue
+
+        return glue.load(settings)
     return datasets.load(
         settings.data,
         folder=settings.data_folder,
@@ -231,7 +256,8 @@ def connected(device: torch.device) -> Iterator[None]:
 
 def use_threads(settings: Settings, data: Data) -> None:
     """Set the number of CPU threads, inside `connected`."""
-    tiny = max(data.shape[1:]) <= 16  # their layers are over before a second thread has woken up
+    # images whose layers are over before a second thread has woken up
+    tiny = len(data.shape) == 3 and max(data.shape[1:]) <= 16
     if settings.threads or tiny:
         torch.set_num_threads(settings.threads or 1)
 

@@ -9,15 +9,15 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ..contrastive import SimCLR, Views, knn_accuracy, linear_probe, nt_xent
 from ..coresets.extraction import last_layer
 from ..errors import DataError, UsageError
-from . import models
+from . import models, runs
 from .augment import augment, normalize
-from .data import Data, Images, Streamed
+from .data import Data, Images, Streamed, Texts
 from .evaluate import accuracy, outputs
 from .settings import Settings
 
@@ -27,19 +27,21 @@ _BANK = 5000  # training samples that validation compares with: the same in ever
 class Task(Protocol):
     """What `fit` asks of a task."""
 
+    counts: bool  # whether a sample is right or wrong
+
     def model(self) -> nn.Module:
         """The model to train, on the CPU."""
         ...
 
-    def inputs(self, pixels: Tensor, index: Tensor, epoch: int) -> Any:
-        """What the model is called with: a tuple of tensors."""
+    def inputs(self, samples: Tensor, index: Tensor, epoch: int, /) -> tuple[Tensor, ...] | dict[str, Tensor]:
+        """What the model is called with."""
         ...
 
     def losses(self, output: Any, labels: Int[Tensor, " b"]) -> tuple[Tensor, Any, Tensor | None]:
         """One loss per sample, what a criterion reads, and how many samples are right, where that can be said."""
         ...
 
-    def validate(self, model: nn.Module, part: Images | Streamed, device: torch.device) -> float:
+    def validate(self, model: nn.Module, part: Images | Streamed | Texts, device: torch.device) -> float:
         """Accuracy on a part of the data, as in every epoch."""
         ...
 
@@ -47,9 +49,17 @@ class Task(Protocol):
         """What the record says of the test set; `accuracy` among it."""
         ...
 
+    def save(self, model: nn.Module, out: Path) -> None:
+        """Leave the weights in the run's folder."""
+        ...
+
 
 def of(settings: Settings, data: Data) -> Task:
     """The settings' task."""
+    if settings.glue:
+        from .language import Language
+
+        return Language(settings, data)
     return Contrastive(settings, data) if settings.task == "contrastive" else Classification(settings, data)
 
 
@@ -60,6 +70,8 @@ class Classification:
         settings: of the run.
         data: of the run.
     """
+
+    counts = True
 
     def __init__(self, settings: Settings, data: Data):
         self.settings, self.data = settings, data
@@ -84,7 +96,7 @@ class Classification:
         losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.settings.label_smoothing)
         return losses, logits, (logits.detach().argmax(dim=1) == labels).sum()
 
-    def validate(self, model: nn.Module, part: Images | Streamed, device: torch.device) -> float:
+    def validate(self, model: nn.Module, part: Images | Streamed | Texts, device: torch.device) -> float:
         """Share of samples whose highest logit is the label's."""
         workers = self.settings.workers
         return accuracy(model, part, lambda pixels: prepare(pixels, self.data, self.settings), device, workers=workers)
@@ -92,6 +104,10 @@ class Classification:
     def test(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """The accuracy on the test set."""
         return {"accuracy": self.validate(model, self.data.test, device)}
+
+    def save(self, model: nn.Module, out: Path) -> None:
+        """As model.safetensors."""
+        save_weights(model, out)
 
 
 class Contrastive:
@@ -101,6 +117,8 @@ class Contrastive:
         settings: of the run.
         data: of the run.
     """
+
+    counts = False
 
     def __init__(self, settings: Settings, data: Data):
         self.settings, self.data = settings, data
@@ -131,7 +149,7 @@ class Contrastive:
         pair = features if chosen.score_on == "features" else projections
         return losses, (pair[0].detach(), pair[1].detach()), None
 
-    def validate(self, model: nn.Module, part: Images | Streamed, device: torch.device) -> float:
+    def validate(self, model: nn.Module, part: Images | Streamed | Texts, device: torch.device) -> float:
         """Accuracy of the nearest neighbours among the first training samples."""
         bank = self.data.train
         bank = bank.subset(torch.arange(min(_BANK, len(bank))))
@@ -143,11 +161,15 @@ class Contrastive:
         test = self._features(model, self.data.test, device)
         return {"accuracy": linear_probe(*train, *test), "knn_accuracy": self._neighbours(train, test)}
 
+    def save(self, model: nn.Module, out: Path) -> None:
+        """As model.safetensors, the projection too."""
+        save_weights(model, out)
+
     def _neighbours(self, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> float:
         return knn_accuracy(*train, *test, k=min(20, len(train[1])))
 
     def _features(
-        self, model: nn.Module, part: Images | Streamed, device: torch.device
+        self, model: nn.Module, part: Images | Streamed | Texts, device: torch.device
     ) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]:
         workers = self.settings.workers
         encoder = cast(SimCLR, model).encoder
@@ -158,6 +180,12 @@ def prepare(pixels: Tensor, data: Data, settings: Settings) -> Float[Tensor, "b 
     """Normalised, in the model's memory format."""
     inputs = normalize(pixels, data.mean, data.std, torch.float32)
     return inputs.contiguous(memory_format=torch.channels_last) if settings.channels_last else inputs
+
+
+def save_weights(model: nn.Module, out: Path) -> None:
+    """The model's weights and buffers as model.safetensors in a run's folder."""
+    weights = {name: value.contiguous().cpu() for name, value in model.state_dict().items()}
+    runs.write(out / "model.safetensors", save(weights))
 
 
 def headless(model: nn.Module, data: Data) -> tuple[nn.Module, int]:
