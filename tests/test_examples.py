@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +27,8 @@ def run(name: str, *arguments: str | Path, cwd: Path, folder: Path = EXAMPLES) -
 
 
 def test_every_example_is_run() -> None:
-    assert {file.name for file in EXAMPLES.glob("*.py")} == {"hf_trainer.py", "plain_loop.py", "tensors.py"}
+    known = {"hf_trainer.py", "instruction_tuning.py", "plain_loop.py", "tensors.py"}
+    assert {file.name for file in EXAMPLES.glob("*.py")} == known
     assert (Path(__file__).parent / "integrations" / "test_hf_example.py").exists()
 
 
@@ -38,6 +41,30 @@ def test_plain_loop_resumes(tmp_path: Path) -> None:
 
 def test_tensors(tmp_path: Path) -> None:
     assert "epoch 9: kept 10%" in run("tensors.py", cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_instruction_tuning(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="the extra hf is not installed: pip install 'dataprune[hf]'")
+    said = run("instruction_tuning.py", "--samples", "160", "--epochs", "4", cwd=tmp_path).splitlines()[-1]
+    before, after = (float(text) for text in said.split(",")[0].split("answers ")[1].split(" -> "))
+    assert after < before - 1 and "in 19 steps" in said  # 10 and thrice 3 of 16
+
+
+def test_the_page_on_language_runs() -> None:
+    page = EXAMPLES.parent / "docs" / "language.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert len(blocks) == 1
+    names: dict[str, Any] = {}
+    exec(compile(blocks[0], str(page), "exec"), names)
+    assert names["loss"].requires_grad
+
+
+@pytest.mark.slow
+def test_entropy_benchmark(tmp_path: Path) -> None:
+    small = ("--batch", "1", "--tokens", "512", "--vocabulary", "32000")
+    found = json.loads(run("entropy.py", *small, cwd=tmp_path, folder=EXAMPLES.parent / "benchmarks"))
+    assert found["chunks_mib"] < found["plain_mib"]
 
 
 @pytest.mark.slow
