@@ -4,7 +4,7 @@
 
 `criteria.entropy` takes the entropy of (B, S, V) logits in chunks, here of bfloat16; the plain form is softmax,
 logarithm, product and sum of all of them in float32. Each is measured in a process of its own, so that the peak of one
-cannot hide that of another; the two take turns, and what is reported is the smallest of three peaks above the logits
+cannot hide that of another; the two take turns, and what is reported is the smallest of their peaks above the logits
 themselves, and the median of the times. Values agree to 1e-3. On a GPU the peak is the allocator's.
 """
 
@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--vocabulary", type=int, default=128_256)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--kind", choices=KINDS, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -68,7 +69,7 @@ def main() -> None:
     found: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
     flags = ("--batch", "--tokens", "--vocabulary")
     given = [text for flag, value in zip(flags, size, strict=True) for text in (flag, str(value))]
-    for _ in range(3):
+    for _ in range(options.rounds):
         for kind in KINDS:
             done = subprocess.run(
                 [sys.executable, __file__, "--kind", kind, *given], capture_output=True, text=True, check=True

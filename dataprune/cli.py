@@ -150,7 +150,7 @@ def pretrain(settings: Settings, out: Out = None, json_: AsJson = False) -> None
 
 
 @app.command()
-@takes_settings(without=("method", "selection", "keep", "budget", "steps", "init", *_OF_TASKS))
+@takes_settings(without=("method", "selection", "keep", "budget", "steps", "init", "track", *_OF_TASKS))
 def score(settings: Settings, out: Out = None, json_: AsJson = False) -> None:
     """Train once on all the data, and score every sample by its training dynamics.
 
@@ -226,7 +226,7 @@ def select(
 
 
 @app.command()
-@takes_settings(without=("method", "selection", "steps", "statistics", "init"))
+@takes_settings(without=("method", "selection", "steps", "statistics", "init", "track"))
 def compare(
     settings: Settings,
     methods: Methods = MAIN_METHODS,
@@ -286,7 +286,9 @@ def compare(
 
 
 @app.command()
-@takes_settings(without=("method", "selection", "keep", "budget", "steps", "statistics", "epochs", "init", *_OF_TASKS))
+@takes_settings(
+    without=("method", "selection", "keep", "budget", "steps", "statistics", "epochs", "init", "track", *_OF_TASKS)
+)
 def joint(
     settings: Settings,
     ratios: Ratios = "0.1,0.2,0.3,0.4,0.5",
@@ -403,16 +405,20 @@ def list_methods(json_: AsJson = False, debug: Debug = False) -> None:
 
 def _fitted(settings: Settings, out: Path, data: Any, json_: bool) -> None:
     """Carry a run out, with a bar, and print its record."""
+    from .integrations.trackers import Followed
     from .training.fit import fit
 
     done = (out / "metrics.json").exists()
-    with _bar(settings.epochs, "epochs") as bar:
+    names = settings.track if first_rank() else ""
+    with _bar(settings.epochs, "epochs") as bar, Followed(names, out, settings.as_dict()) as followed:
 
         def report(line: dict[str, Any]) -> None:
+            followed.catch_up()
             bar.update(line["epoch"] + 1 - bar.n)
             bar.set_postfix(loss=f"{line['loss']:.3f}" if line["loss"] is not None else "-", samples=line["samples"])
 
         metrics = fit(settings, out, data=data, report=report)
+        followed.catch_up()  # of a run that was finished before
     if not first_rank():
         return
     _note(metrics.get("note"))

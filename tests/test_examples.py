@@ -27,9 +27,12 @@ def run(name: str, *arguments: str | Path, cwd: Path, folder: Path = EXAMPLES) -
 
 
 def test_every_example_is_run() -> None:
-    known = {"hf_trainer.py", "instruction_tuning.py", "plain_loop.py", "tensors.py"}
-    assert {file.name for file in EXAMPLES.glob("*.py")} == known
-    assert (Path(__file__).parent / "integrations" / "test_hf_example.py").exists()
+    assert {file.name for file in EXAMPLES.glob("*.py")} == {
+        "accelerate_loop.py", "hf_trainer.py", "instruction_tuning.py", "lightning_loop.py", "plain_loop.py",
+        "tensors.py",
+    }  # fmt: skip
+    for name in ("hf", "lightning"):
+        assert (Path(__file__).parent / "integrations" / f"test_{name}_example.py").exists()
 
 
 def test_plain_loop_resumes(tmp_path: Path) -> None:
@@ -62,7 +65,7 @@ def test_the_page_on_language_runs() -> None:
 
 @pytest.mark.slow
 def test_entropy_benchmark(tmp_path: Path) -> None:
-    small = ("--batch", "1", "--tokens", "512", "--vocabulary", "32000")
+    small = ("--batch", "1", "--tokens", "512", "--vocabulary", "32000", "--rounds", "1")
     found = json.loads(run("entropy.py", *small, cwd=tmp_path, folder=EXAMPLES.parent / "benchmarks"))
     assert found["chunks_mib"] < found["plain_mib"]
 

@@ -176,6 +176,10 @@ class Settings:
         0, "Checkpoint every so many steps; 0: at the end of an epoch, half a minute apart.", "Machine", runtime=True
     )
 
+    track: str = setting(
+        "", "Log every epoch to tensorboard, wandb, trackio or mlflow; comma-separated.", "Machine", runtime=True
+    )
+
     def __post_init__(self) -> None:
         if self.glue and self.data == Settings.data:
             object.__setattr__(self, "data", self.task)

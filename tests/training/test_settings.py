@@ -15,15 +15,15 @@ from dataprune.training.settings import OPTIMIZERS, SCHEDULES, Settings
 
 RUNTIME = {
     "device": "cpu", "threads": 2, "workers": 2, "channels_last": True, "compile": True, "checkpoint_every": 5,
+    "track": "wandb",
 }  # fmt: skip
 
 
 def test_every_field_has_a_help_text_and_a_panel() -> None:
     for entry in fields(Settings):
         assert entry.metadata["help"].endswith("."), entry.name
-        assert entry.metadata["panel"] in ("Data", "Pruning", "Scores", "Training", "Contrastive", "Machine"), (
-            entry.name
-        )
+        panels = ("Data", "Pruning", "Scores", "Training", "Contrastive", "Language", "Machine")
+        assert entry.metadata["panel"] in panels, entry.name
         assert isinstance(entry.metadata["runtime"], bool)
 
 
@@ -35,7 +35,7 @@ def test_the_key_ignores_how_a_run_is_carried_out_and_nothing_else() -> None:
         "data": "mnist", "data_folder": "x", "train_size": 9, "test_size": 9,
         "val_fraction": 0.1, "label_noise": 0.1, "image_size": 9,
         "shift": 1, "shift_mode": "reflect", "flip": True, "method": "rs2", "keep": 0.4, "budget": 0.4,
-        "option": ("beta=5",), "statistics": "aum",
+        "option": ("beta=5",), "statistics": "aum", "max_length": 9,
         "model": "mlp", "epochs": 9, "steps": 9, "batch_size": 9, "optimizer": "adam", "lr": 0.2,
         "momentum": 0.1, "nesterov": False,
         "weight_decay": 0.1, "label_smoothing": 0.1, "schedule": "step", "lr_warmup": 0.1,
