@@ -176,6 +176,22 @@ def check_ranks(headers: list[list[int]]) -> None:
             raise PlanError(f"the ranks {what}; got {values}")
 
 
+def check_planned(recorded: int, most: int) -> None:
+    """Raise PlanError where a rank has recorded more than an epoch has, and no epoch was ever selected.
+
+    Args:
+        recorded: samples of this rank.
+        most: its share of the dataset, and a batch for what frameworks fill up.
+    """
+    if recorded > most:
+        raise PlanError(
+            f"{recorded} samples were recorded, more than an epoch has, and none was selected: nothing is pruned. A "
+            "framework has replaced the sampler; keep PruneSampler as the loader's sampler (Lightning: "
+            "use_distributed_sampler=False; Ray: add_dist_sampler=False). In a loop without a sampler, call "
+            "pruner.select(epoch) or iterate pruner.batches(epoch, batch_size)"
+        )
+
+
 def check_trained(
     epoch: int | None, planned: int, missing: int, foreign: int, *, ranks: int, largest: int, exhausted: bool
 ) -> None:

@@ -17,7 +17,7 @@ try:
 except ImportError as error:  # the core installs without the command line's packages
     raise SystemExit(f"the command line needs {error.name}: pip install 'dataprune[cli]'") from None
 
-from .errors import UsageError
+from .errors import UsageError, suggest
 from .shell import Debug, Group, first_rank, reported, takes_settings
 from .training.settings import CONTRASTIVE, Settings
 
@@ -72,6 +72,50 @@ FinetuneAfter = Annotated[
     int,
     typer.Option(
         help="Of --task contrastive: also train on all labels for so many epochs, from each encoder and from scratch."
+    ),
+]
+
+Engine = Annotated[
+    str,
+    typer.Option(
+        help="local: the runs one after another, or --jobs side by side; ray: spread over a Ray cluster "
+        "(pip install 'dataprune[ray]').",
+        rich_help_panel="Machine",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="With --engine ray: of the cluster; by default RAY_ADDRESS, else a Ray of its own on this machine.",
+        rich_help_panel="Machine",
+    ),
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Runs side by side, each in a process of its own; 1 by default, with ray as many as there is room for.",
+        rich_help_panel="Machine",
+    ),
+]
+
+Init = Annotated[
+    Path | None,
+    typer.Option(help="Train nothing: score in one pass of the model of this run, a folder of `dataprune train`."),
+]
+PassEngine = Annotated[
+    str,
+    typer.Option(
+        help="With --init: local, or ray: read, decode and score on a Ray cluster (pip install 'dataprune[ray]').",
+        rich_help_panel="Machine",
+    ),
+]
+PassJobs = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="With --engine ray: copies of the model; by default as many as there are GPUs, or else cores.",
+        rich_help_panel="Machine",
     ),
 ]
 
@@ -151,13 +195,33 @@ def pretrain(settings: Settings, out: Out = None, json_: AsJson = False) -> None
 
 @app.command()
 @takes_settings(without=("method", "selection", "keep", "budget", "steps", "init", "track", *_OF_TASKS))
-def score(settings: Settings, out: Out = None, json_: AsJson = False) -> None:
+def score(
+    settings: Settings,
+    init: Init = None,
+    engine: PassEngine = "local",
+    address: Address = None,
+    jobs: PassJobs = None,
+    out: Out = None,
+    json_: AsJson = False,
+) -> None:
     """Train once on all the data, and score every sample by its training dynamics.
 
     Writes scores.parquet (scores.csv without pyarrow), a row per sample in dataset order, beside the trained model,
     from which `dataprune select` takes features. Parameters of a statistic are given as --option NAME.parameter=value
     (tdds.window=5). An interrupted run goes on where it was when the same command is given again.
+
+    With --init nothing is trained: that run's model scores a folder of parquet files (--data) in one pass, a few images
+    in memory at a time; --engine ray spreads the pass over a cluster. Such a pass has el2n, entropy, least_confidence,
+    margin, loss and grand; `dataprune select --scores FILE` reads the table.
     """
+    if init is not None:
+        _pass(settings, init, engine, address, jobs, out, json_)
+        return
+    if engine != "local" or address is not None or jobs is not None:
+        raise UsageError(
+            "--engine, --address and --jobs spread one pass of a trained model over parquet files: add --init RUN; "
+            "a run that records training dynamics is one run"
+        )
     from .dynamics import STATISTICS
     from .training.setup import recordable
 
@@ -235,6 +299,9 @@ def compare(
     tune_lr: TuneLr = None,
     score_epochs: ScoreEpochs = None,
     finetune_epochs: FinetuneAfter = 0,
+    engine: Engine = "local",
+    address: Address = None,
+    jobs: Jobs = None,
     out: Out = None,
     json_: AsJson = False,
 ) -> None:
@@ -244,9 +311,14 @@ def compare(
     of optimizer steps. Static methods (`dataprune methods`) are scored in one run on all the data per seed; its cost
     stands beside theirs. Writes compare.json, the figure accuracy.svg and accuracy.png, and a folder for each run. The
     seconds are those of training and selection, of --recalibrate-bn too, without evaluation.
+
+    Side by side (--jobs, --engine ray) the records are the same but for the seconds, and a run that fails does not stop
+    the others. A Ray cluster gets the data from here and sends the records back; where --out is on a file system that
+    its machines share, runs that were interrupted go on from their last checkpoints.
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise UsageError("the figure needs matplotlib: pip install 'dataprune[cli]'")
+    where = _engine(engine, address, jobs)
     from .report import tables
     from .report.figures import accuracy_against_samples
     from .training.compare import Comparison
@@ -273,7 +345,7 @@ def compare(
             bar.update(1)
             bar.set_postfix(method=method, seed=seed)
 
-        result = carry_out(comparison, out, data=data, report=report)
+        result = carry_out(comparison, out, data=data, report=report, engine=where)
     if not first_rank():
         return
     figures = accuracy_against_samples(result, out / "accuracy")
@@ -441,6 +513,31 @@ def _fitted(settings: Settings, out: Path, data: Any, json_: bool) -> None:
         print(f"scores: {out / metrics['scores']} ({settings.statistics})")
 
 
+def _pass(
+    settings: Settings, run: Path, engine: str, address: str | None, jobs: int | None, out: Path | None, json_: bool
+) -> None:
+    """Score by one pass of a trained model."""
+    if engine not in ("local", "ray"):
+        raise UsageError(suggest(engine, ["local", "ray"], what="engine"))
+    spread = None
+    if engine == "ray":
+        _require_ray()
+        from .training.ray_pass import on_ray
+
+        spread = on_ray(address, jobs)
+    elif address is not None or jobs is not None:
+        raise UsageError("--address and --jobs are for --engine ray")
+    from .training.one_pass import score as carry_out
+
+    out = out or Path("runs") / f"score-{_plain(settings.data)}-by-{_plain(str(run))}"
+    record = carry_out(settings, run, out, spread=spread)
+    if json_:
+        print(json.dumps(record))
+        return
+    print(f"{record['samples']:,} samples in {record['seconds']:.1f} s")
+    print(f"scores: {record['scores']} ({','.join(record['statistics'])})")
+
+
 def _options_of(method: str, texts: list[str], **given: Any) -> dict[str, Any]:
     """Options of a selector: name=value, METHOD.name=value, and those with a flag of their own."""
     settings = Settings(option=tuple(texts))
@@ -451,6 +548,27 @@ def _options_of(method: str, texts: list[str], **given: Any) -> dict[str, Any]:
             raise UsageError(f"--option {owner}.{next(iter(options[owner]))} is not for {method}, which is selected by")
     flags = {name: value for name, value in given.items() if value is not None}
     return options.get("", {}) | options.get(method, {}) | flags
+
+
+def _engine(name: str, address: str | None, jobs: int | None) -> Any:
+    """Where a comparison's runs are carried out."""
+    if name not in ("local", "ray"):
+        raise UsageError(suggest(name, ["local", "ray"], what="engine"))
+    if name == "ray":
+        _require_ray()
+        from .training.ray_engine import on_ray
+
+        return on_ray(address, jobs)
+    if address is not None:
+        raise UsageError("--address is that of a Ray cluster: add --engine ray")
+    from .training import engines
+
+    return engines.local if jobs in (None, 1) else engines.processes(jobs)
+
+
+def _require_ray() -> None:
+    if importlib.util.find_spec("ray") is None:
+        raise UsageError("--engine ray needs Ray: pip install 'dataprune[ray]'")
 
 
 def _numbers(option: str, text: str | None) -> tuple[float, ...]:

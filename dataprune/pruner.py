@@ -84,6 +84,7 @@ class Pruner:
         self._own: np.ndarray | None = None  # (size,) of these, what only this rank knows of: it was not synced
         self._tail: int | None = None  # samples a rank drops at the end of this epoch, where the loader is known
         self._exhausted = False  # whether a sampler has handed out all of this epoch
+        self._unplanned = 0  # samples recorded while no epoch was selected yet
 
     # -- planning ---------------------------------------------------------------------------------------------------
 
@@ -272,10 +273,15 @@ class Pruner:
             TypeError: if index does not hold whole numbers or an argument is no tensor.
             ValueError: if losses are reduced, of another length than index, or not finite.
             IndexError: if an index is outside the dataset.
+            PlanError: if more than an epoch is recorded, and `select` was never called, by no sampler either.
         """
         audit.check_batch(index, losses)
         if len(index) == 0:
             return
+        if self._selection is None:
+            self._unplanned += len(index)
+            most = -(-self.size // distributed.world_size()) + max(self._ledger.largest, len(index))
+            audit.check_planned(self._unplanned, most)
         with torch.no_grad():
             score = self.criterion(losses.detach(), outputs, targets)
         if score.shape != (*index.shape, *self._ledger.values):

@@ -222,6 +222,8 @@ def test_score_then_select_then_train(tmp_path: Path) -> None:
         (["select", "--scores", ".", "--method", "el2n", "--keep", "0.1"], "no run of `dataprune score`"),
         (["select", "--scores", ".", "--method", "el3n", "--keep", "0.1"], "did you mean 'el2n'?"),
         (["select", "--scores", ".", "--method", "el2n"], "--keep"),
+        (["compare", "--engine", "rey"], "did you mean 'ray'"),
+        (["compare", "--address", "10.0.0.1:6379"], "add --engine ray"),
     ],
 )
 def test_a_wrong_call_is_told_in_a_line(arguments: list[str], message: str) -> None:

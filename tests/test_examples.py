@@ -29,10 +29,10 @@ def run(name: str, *arguments: str | Path, cwd: Path, folder: Path = EXAMPLES) -
 def test_every_example_is_run() -> None:
     assert {file.name for file in EXAMPLES.glob("*.py")} == {
         "accelerate_loop.py", "hf_trainer.py", "instruction_tuning.py", "lightning_loop.py", "plain_loop.py",
-        "tensors.py",
+        "ray_train.py", "tensors.py",
     }  # fmt: skip
-    for name in ("hf", "lightning"):
-        assert (Path(__file__).parent / "integrations" / f"test_{name}_example.py").exists()
+    for name in ("test_hf_example.py", "test_lightning_example.py", "test_ray.py"):
+        assert (Path(__file__).parent / "integrations" / name).exists()
 
 
 def test_plain_loop_resumes(tmp_path: Path) -> None:

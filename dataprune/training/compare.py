@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,20 @@ from typing import Any
 from .. import distributed
 from ..errors import UsageError
 from ..selection import Selection
-from . import coreset, downstream, runs, setup
+from . import coreset, downstream, engines, runs, setup
 from .comparison import Comparison
 from .data import Data
-from .fit import fit
+from .engines import CarryOut, Engine, Job, Record, Report, Steps
 from .settings import Settings
-
-Report = Callable[[str, int, dict[str, Any]], None]  # method, seed, a line of its history
 
 
 def compare(
-    comparison: Comparison, out: Path, *, data: Data | None = None, report: Report | None = None
+    comparison: Comparison,
+    out: Path,
+    *,
+    data: Data | None = None,
+    report: Report | None = None,
+    engine: Engine = engines.local,
 ) -> dict[str, Any]:
     """Carry a comparison out, or go on with one: what is finished in `out` is not done again.
 
@@ -29,7 +32,8 @@ def compare(
         comparison: what to compare.
         out: its folder: `compare.json`, written after every run, and `runs/METHOD-seedN/`.
         data: the settings' data, where it is loaded already.
-        report: called after every epoch.
+        report: called after every epoch; where runs are carried out elsewhere, for all epochs of a run at its end.
+        engine: where the runs are carried out: `engines.local`, `engines.processes(4)`, `ray_engine.on_ray()`.
     Returns:
         What `compare.json` holds: data, model, keep, epochs, runs and summary. Rows of static methods also say what
         scoring and selecting cost: `scoring_samples`, `scoring_seconds`. With a validation split the runs and the
@@ -43,11 +47,11 @@ def compare(
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file: choose a folder with --out")
     data = setup.load_data(comparison.settings) if data is None else data
-    with setup.connected(setup.choose_device(comparison.settings.device)):
-        return _carry_out(comparison, out, data, report)
+    with engine(comparison.settings, data, report) as carry_out:
+        return _compare(comparison, out, data, carry_out)
 
 
-def _carry_out(comparison: Comparison, out: Path, data: Data, report: Report | None) -> dict[str, Any]:
+def _compare(comparison: Comparison, out: Path, data: Data, carry_out: CarryOut) -> dict[str, Any]:
     settings, size = comparison.settings, len(data.train)
     steps = comparison.steps(size)
     for method in comparison.methods:  # a wrong option must not wait for its method's turn
@@ -68,30 +72,37 @@ def _carry_out(comparison: Comparison, out: Path, data: Data, report: Report | N
         from .glue import GLUE
 
         result["metric"] = GLUE[settings.glue].metrics[0]
-    result["runs"] = kept = _kept(comparison, steps, size, out, result)
+    kept = _kept(comparison, steps, size, out, result)
     if settings.task == "contrastive":
-        result["untrained"] = _untrained(comparison, data, out)
-    rates = {method: _best_rate(comparison, method, steps, data, out, report) for method in comparison.methods}
-    for seed in comparison.seeds:
-        for method in comparison.methods:
-            static = method in comparison.static
-            cost = _choose(comparison, method, seed, data, out, report) if static else {}
-            run = _settings(comparison, method, seed, steps, size, out, static=static)
-            run = replace(run, lr=rates[method])
-            folder = out / "runs" / f"{method}-seed{seed}"
-            save, look = comparison.finetune_epochs > 0, _of(report, method, seed)
-            try:
-                metrics = fit(run, folder, data=data, save_model=save, report=look)
-                if save:
-                    metrics |= _finetuned(comparison, run, folder, data, folder / "model.safetensors")
-            except ValueError as error:
-                raise type(error)(f"{method}, seed {seed}: {error}") from error
-            result["runs"].append(_row(method, metrics, run if comparison.learning_rates else None) | cost)
-            names = dict.fromkeys([*(row["method"] for row in kept), *comparison.methods])
-            result["summary"] = summarize(result["runs"], list(names))
-            if distributed.rank() == 0:
-                runs.write_json(out / "compare.json", result)
+        result["untrained"] = _untrained(comparison, data, out, carry_out)
+    names = list(dict.fromkeys([*(row["method"] for row in kept), *comparison.methods]))
+    tuning = [_best_rate(comparison, method, steps, data, out) for method in comparison.methods]
+    rates = {comparison.methods[position]: rate for position, rate in carry_out(tuning)}
+    planned = [(method, seed) for seed in comparison.seeds for method in comparison.methods]
+    rows: dict[int, dict[str, Any]] = {}
+    for position, row in carry_out([_run(comparison, *one, rates[one[0]], steps, data, out) for one in planned]):
+        rows[position] = row
+        result["runs"] = kept + [rows[place] for place in sorted(rows)]
+        result["summary"] = summarize(result["runs"], names)
+        if distributed.rank() == 0:
+            runs.write_json(out / "compare.json", result)
     return result
+
+
+def _run(comparison: Comparison, method: str, seed: int, rate: float, steps: int, data: Data, out: Path) -> Steps:
+    """One run, with what a static method needs before it; returns its row."""
+    static = method in comparison.static
+    cost = (yield from _choose(comparison, method, seed, data, out)) if static else {}
+    run = replace(_settings(comparison, method, seed, steps, len(data.train), out, static=static), lr=rate)
+    folder, epochs = out / "runs" / f"{method}-seed{seed}", comparison.finetune_epochs
+    (metrics,) = yield [Job(method, seed, run, folder, save_model=epochs > 0)]
+    if epochs:
+        weights = folder / "model.safetensors"
+        (tuned,) = yield [Job(method, seed, downstream.finetuning(run, epochs), folder / "finetuned", weights=weights)]
+        metrics["finetuned_accuracy"] = tuned["accuracy"]
+        if distributed.rank() == 0:
+            weights.unlink(missing_ok=True)  # a sweep would keep a model for each of its runs
+    return _row(method, metrics, run if comparison.learning_rates else None) | cost
 
 
 def _kept(comparison: Comparison, steps: int, size: int, out: Path, result: dict[str, Any]) -> list[dict[str, Any]]:
@@ -181,12 +192,10 @@ def _coreset(out: Path, method: str, seed: int) -> Path:
     return out / "coresets" / f"{method}-seed{seed}.safetensors"
 
 
-def _choose(
-    comparison: Comparison, method: str, seed: int, data: Data, out: Path, report: Report | None
-) -> dict[str, Any]:
-    """Make a static method's coreset, with the scoring run it needs, unless both are there; what they cost."""
+def _choose(comparison: Comparison, method: str, seed: int, data: Data, out: Path) -> Steps:
+    """Make a static method's coreset, with the scoring run it needs, unless both are there; returns what they cost."""
     folder, file = out / "scoring" / f"seed{seed}", _coreset(out, method, seed)
-    scored = fit(comparison.scoring(seed), folder, data=data, test=False, report=_of(report, "scoring", seed))
+    (scored,) = yield [Job("scoring", seed, comparison.scoring(seed), folder, save_model=True, test=False)]
     if distributed.rank() == 0 and not file.exists():
         coreset.write(file, *comparison.choose(method, seed, folder, data))
     distributed.barrier()
@@ -194,43 +203,41 @@ def _choose(
     return {"scoring_samples": scored["samples"], "scoring_seconds": seconds}
 
 
-def _finetuned(
-    comparison: Comparison, run: Settings, folder: Path, data: Data, weights: Path | None
-) -> dict[str, float]:
-    accuracy = downstream.finetuned(run, folder / "finetuned", data, epochs=comparison.finetune_epochs, weights=weights)
-    return {"finetuned_accuracy": accuracy}
-
-
-def _untrained(comparison: Comparison, data: Data, out: Path) -> list[dict[str, Any]]:
+def _untrained(comparison: Comparison, data: Data, out: Path, carry_out: CarryOut) -> list[dict[str, Any]]:
     """What encoders are worth before training, a row for each seed; those that compare.json has are not made anew."""
     path = out / "compare.json"
     known = runs.read_json(path).get("untrained", []) if path.exists() else []
     rows = {row["seed"]: row for row in known}
-    for seed in comparison.seeds:
-        if seed in rows:
-            continue
-        settings = replace(comparison.settings, seed=seed)
-        rows[seed] = {"seed": seed, **downstream.untrained(settings, data, setup.choose_device(settings.device))}
-        if comparison.finetune_epochs:
-            rows[seed] |= _finetuned(comparison, settings, out / "runs" / f"untrained-seed{seed}", data, None)
-    return list(rows.values())
+    new = [seed for seed in comparison.seeds if seed not in rows]
+    made = [_of_untrained(comparison, seed, data, out / "runs" / f"untrained-seed{seed}") for seed in new]
+    rows |= {new[position]: row for position, row in carry_out(made)}
+    return [rows[seed] for seed in sorted(rows)]
 
 
-def _best_rate(comparison: Comparison, method: str, steps: int, data: Data, out: Path, report: Report | None) -> float:
-    """The learning rate with the best validation accuracy; the test set stays unread."""
-    if not comparison.learning_rates:
+def _of_untrained(comparison: Comparison, seed: int, data: Data, folder: Path) -> Steps:
+    settings = replace(comparison.settings, seed=seed)
+    found = {"seed": seed, **downstream.untrained(settings, data, setup.choose_device(settings.device))}
+    if comparison.finetune_epochs:
+        tuned = downstream.finetuning(settings, comparison.finetune_epochs)
+        (metrics,) = yield [Job("untrained", seed, tuned, folder)]
+        found["finetuned_accuracy"] = metrics["accuracy"]
+    return found
+
+
+def _best_rate(comparison: Comparison, method: str, steps: int, data: Data, out: Path) -> Steps:
+    """Returns the learning rate with the best validation accuracy; the test set stays unread."""
+    rates, static, seed = comparison.learning_rates, method in comparison.static, comparison.seeds[0]
+    if not rates:
         return comparison.settings.lr
-    seed = comparison.seeds[0]
-    found = {}
-    for rate in comparison.learning_rates:
-        if method in comparison.static:
-            _choose(comparison, method, seed, data, out, report)
-        run = _settings(comparison, method, seed, steps, len(data.train), out, static=method in comparison.static)
-        run = replace(run, lr=rate)
-        folder = out / "tuning" / f"{method}-lr{rate:g}"
-        metrics = fit(run, folder, data=data, save_model=False, test=False, report=_of(report, method, seed))
-        found[rate] = metrics["val_accuracy"]
-    return max(found, key=lambda rate: found[rate])
+    if static:
+        yield from _choose(comparison, method, seed, data, out)
+    run = _settings(comparison, method, seed, steps, len(data.train), out, static=static)
+    folders = [out / "tuning" / f"{method}-lr{rate:g}" for rate in rates]
+    found: list[Record] = yield [
+        Job(method, seed, replace(run, lr=rate), folder, test=False) for rate, folder in zip(rates, folders)
+    ]
+    accuracies = dict(zip(rates, (record["val_accuracy"] for record in found)))
+    return max(accuracies, key=lambda rate: accuracies[rate])
 
 
 def _row(method: str, metrics: dict[str, Any], tuned: Settings | None) -> dict[str, Any]:
@@ -242,9 +249,3 @@ def _row(method: str, metrics: dict[str, Any], tuned: Settings | None) -> dict[s
     if tuned is not None:
         row["lr"] = tuned.lr
     return row
-
-
-def _of(report: Report | None, method: str, seed: int) -> Callable[[dict[str, Any]], None] | None:
-    if report is None:
-        return None
-    return lambda line: report(method, seed, line)

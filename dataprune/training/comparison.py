@@ -168,12 +168,12 @@ class Comparison:
         )
 
     def epochs(self, size: int) -> int:
-        """Epochs of all runs together, those for scoring and tuning included, but not those of fine-tuning: what a
-        progress bar counts."""
+        """Epochs of all runs together, those for scoring and tuning included: what a progress bar counts."""
         dynamic = (len(self.methods) - len(self.static)) * self.settings.epochs
         static = len(self.static) and len(self.static) * self.coreset_settings(0, self.steps(size), size, Path()).epochs
         scored = self.scoring(0).epochs if self.static else 0
-        return (len(self.seeds) + len(self.learning_rates)) * (dynamic + static) + len(self.seeds) * scored
+        tuned = (len(self.methods) + 1) * self.finetune_epochs  # the methods' encoders, and an untrained one
+        return (len(self.seeds) + len(self.learning_rates)) * (dynamic + static) + len(self.seeds) * (scored + tuned)
 
     def _statistic(self, method: str) -> str | None:
         """The statistic that a static method reads, None where it reads none."""

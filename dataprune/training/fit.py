@@ -309,6 +309,12 @@ class _Run:
             "train_samples": self.pruner.size,
             "test_samples": len(self.data.test),
             "note": self.data.note,
+            "input": {  # what the weights were trained on, for who has them without the data
+                "shape": list(self.data.shape),
+                "mean": list(self.data.mean),
+                "std": list(self.data.std),
+                "classes": len(self.data.classes),
+            },
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "world_size": distributed.world_size(),
             "machine": runs.machine(self.device),

@@ -66,6 +66,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read the lines that `append` wrote."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def finished(out: Path, settings: Settings) -> dict[str, Any] | None:
     """The record of a run that is done, None where it is not.
 
@@ -129,6 +134,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "hardware": name,
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "process": os.getpid(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "dataprune": __version__,

@@ -36,6 +36,16 @@ def read_parquets(files: Sequence[Path]) -> Splits:
     Raises:
         DataError: if a file is broken or missing, or there is no training split.
     """
+    shards = split_files(files)
+    return _choose(str(files[0].parent), {split: lambda p=paths: _read_parquet(p) for split, paths in shards.items()})
+
+
+def split_files(files: Sequence[Path]) -> dict[str, list[Path]]:
+    """Parquet files by the split that their names begin with; "train" is among them, or there are none.
+
+    Raises:
+        DataError: if a part of a split is missing.
+    """
     shards: dict[str, list[Path]] = {}
     for path in files:
         word = re.split(r"[-_.]", path.name)[0].lower()
@@ -44,8 +54,7 @@ def read_parquets(files: Sequence[Path]) -> Splits:
         total = re.search(r"-of-(\d+)\.parquet$", path.name)
         if total and len(list(path.parent.glob(f"{word}-*{total[0]}"))) < int(total[1]):
             raise DataError(f"{path.parent} has not all {int(total[1])} parts of {word}: fetch the missing ones")
-    shards = shards if "train" in shards else {"train": shards[""]} if set(shards) == {""} else {}
-    return _choose(str(files[0].parent), {split: lambda p=paths: _read_parquet(p) for split, paths in shards.items()})
+    return shards if "train" in shards else {"train": shards[""]} if set(shards) == {""} else {}
 
 
 def read_hub(name: str) -> Splits:
@@ -69,7 +78,7 @@ def read_hub(name: str) -> Splits:
     for word, split in splits.items():
         key = next((key for key, words in SPLITS.items() if word in words), word)
         features = split.features.to_dict()
-        readers[key] = lambda s=split, f=features: _encode(s.with_format("arrow")[:], f, name)
+        readers[key] = lambda s=split, f=features: encode(s.with_format("arrow")[:], f, name)
     return _choose(name, readers)
 
 
@@ -91,28 +100,42 @@ def _choose(source: str, readers: dict[str, Reader]) -> Splits:
 
 
 def _read_parquet(paths: Sequence[Path]) -> tuple[Encoded, list[str]]:
-    try:
-        import pyarrow as arrow
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise DataError("reading parquet files needs pyarrow: pip install 'dataprune[cli]'") from error
+    arrow, parquet = _pyarrow()
     tables = []
     for path in paths:
         try:
-            schema = parquet.read_schema(path)
-            description = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-            features = description.get("info", {}).get("features", {})
-            tables.append(parquet.read_table(path, columns=list(_columns(features, schema.names, str(path)))))
-        except (arrow.ArrowException, OSError, json.JSONDecodeError) as error:
+            features, columns = describe(path)
+            tables.append(parquet.read_table(path, columns=list(columns)))
+        except (arrow.ArrowException, OSError) as error:
             raise DataError(f"cannot read {path}: {_line(error)}; fetch it again") from error
     try:
         table = arrow.concat_tables(tables)
     except arrow.ArrowException as error:
         raise DataError(f"{paths[0].parent}: the parts do not belong together: {_line(error)}") from error
-    return _encode(table, features, str(paths[0].parent))
+    return encode(table, features, str(paths[0].parent))
 
 
-def _encode(table: Any, features: dict[str, Any], source: str) -> tuple[Encoded, list[str]]:
+def describe(path: Path) -> tuple[dict[str, Any], tuple[str, str]]:
+    """The features that a parquet file describes, and the names of its columns of images and labels."""
+    arrow, parquet = _pyarrow()
+    try:
+        schema = parquet.read_schema(path)
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    except (arrow.ArrowException, OSError, json.JSONDecodeError) as error:
+        raise DataError(f"cannot read {path}: {_line(error)}; fetch it again") from error
+    return features, _columns(features, schema.names, str(path))
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise DataError("reading parquet files needs pyarrow: pip install 'dataprune[cli]'") from error
+    return pyarrow, pyarrow.parquet
+
+
+def encode(table: Any, features: dict[str, Any], source: str) -> tuple[Encoded, list[str]]:
     """The samples of an arrow table and the names of its classes."""
     import pyarrow as arrow
     import pyarrow.compute as compute

@@ -16,7 +16,7 @@ import dataprune
 from dataprune.contrastive import SimCLR, Views, nt_xent
 from dataprune.errors import DataError, UsageError
 from dataprune.training import compare as comparing
-from dataprune.training import downstream, models, runs, setup, tasks
+from dataprune.training import engines, models, runs, setup, tasks
 from dataprune.training import fit as fitting
 from dataprune.training.comparison import Comparison
 from dataprune.training.fit import fit
@@ -219,13 +219,15 @@ def test_fine_tuning_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.Mo
     comparison = Comparison(settings(), methods=("rs2",), seeds=(0,), finetune_epochs=2)
     whole = comparing.compare(comparison, tmp_path / "whole", data=tiny.data())
 
-    def killed(*arguments: Any, **options: Any) -> float:
-        if options["weights"] is None:
-            return 0.0
-        raise KeyboardInterrupt
+    carried_out = engines.carried_out
+
+    def killed(job: engines.Job, *rest: Any) -> Any:
+        if job.weights is not None:
+            raise KeyboardInterrupt
+        return carried_out(job, *rest)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(downstream, "finetuned", killed)
+        patched.setattr(engines, "carried_out", killed)
         comparing.compare(comparison, tmp_path / "cut", data=tiny.data())
     assert (
         comparing.compare(comparison, tmp_path / "cut", data=tiny.data())["summary"][0].items()
