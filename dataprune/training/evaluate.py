@@ -97,7 +97,7 @@ def batches(
     data: Images | Streamed | Texts, batch_size: int, device: torch.device, workers: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Samples and labels in dataset order, on the device."""
-    if not isinstance(data, Streamed):
+    if isinstance(data, Images | Texts):
         for start in range(0, len(data), batch_size):
             samples, labels = data.take(slice(start, start + batch_size))
             yield samples.to(device), labels.to(device)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from ..loading import prune_loader
 from ..pruner import Pruner
 from . import setup
-from .data import Data, Images, Streamed, Texts
+from .data import Data, Images, Texts
 from .settings import Settings
 
 
@@ -45,7 +45,7 @@ class Feed:
         self.drop_last = drop_last
         self._held: Images | Texts | None = None
         self._loader: DataLoader | None = None
-        if not isinstance(data.train, Streamed) and not settings.workers:
+        if isinstance(data.train, Images | Texts) and not settings.workers:
             self._held = data.train.to(device)
         else:
             self._loader = self._streaming()
