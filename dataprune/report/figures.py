@@ -178,7 +178,7 @@ def _panels(rows: int, columns: int) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(1 + 2.2 * columns, 1 + 1.8 * rows), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    return figure, figure.subplots(rows, columns, squeeze=False, sharex=True, sharey="row")
 
 
 def _band(axes: Any, epochs: Sequence[int], curves: Sequence[Sequence[float]], color: str, label: str | None) -> None:
