@@ -80,7 +80,9 @@ def _compare(comparison: Comparison, out: Path, data: Data, carry_out: CarryOut)
     rates = {comparison.methods[position]: rate for position, rate in carry_out(tuning)}
     planned = [(method, seed) for seed in comparison.seeds for method in comparison.methods]
     rows: dict[int, dict[str, Any]] = {}
-    for position, row in carry_out([_run(comparison, *one, rates[one[0]], steps, data, out) for one in planned]):
+    places = Places(out)
+    made = [one_run(comparison, *one, data, places, rate=rates[one[0]], steps=steps) for one in planned]
+    for position, row in carry_out(made):
         rows[position] = row
         result["runs"] = kept + [rows[place] for place in sorted(rows)]
         result["summary"] = summarize(result["runs"], names)
@@ -89,18 +91,60 @@ def _compare(comparison: Comparison, out: Path, data: Data, carry_out: CarryOut)
     return result
 
 
-def _run(comparison: Comparison, method: str, seed: int, rate: float, steps: int, data: Data, out: Path) -> Steps:
-    """One run, with what a static method needs before it; returns its row."""
+class Places:
+    """Where the runs of a comparison lie: by the names of methods and seeds, in one folder."""
+
+    def __init__(self, out: Path):
+        self.out = out
+
+    def run(self, method: str, settings: Settings) -> Path:
+        """Folder of a run."""
+        return self.out / "runs" / f"{method}-seed{settings.seed}"
+
+    def scoring(self, settings: Settings) -> Path:
+        """Folder of a run that scores."""
+        return self.out / "scoring" / f"seed{settings.seed}"
+
+    def coreset(self, comparison: Comparison, method: str, seed: int) -> Path:
+        """File of a coreset."""
+        return self.out / "coresets" / f"{method}-seed{seed}.safetensors"
+
+
+def one_run(
+    comparison: Comparison,
+    method: str,
+    seed: int,
+    data: Data,
+    places: Places,
+    *,
+    rate: float | None = None,
+    steps: int | None = None,
+    save_model: bool = False,
+) -> Steps:
+    """One run, with what a static method needs before it; returns its row.
+
+    Args:
+        comparison: that it belongs to.
+        method: one of its methods.
+        seed: one of its seeds.
+        data: its data.
+        places: where folders lie.
+        rate: learning rate in place of the settings'.
+        steps: of the comparison, where they are known.
+        save_model: keep the final weights.
+    """
     static = method in comparison.static
-    cost = (yield from _choose(comparison, method, seed, data, out)) if static else {}
-    run = replace(_settings(comparison, method, seed, steps, len(data.train), out, static=static), lr=rate)
-    folder, epochs = out / "runs" / f"{method}-seed{seed}", comparison.finetune_epochs
-    (metrics,) = yield [Job(method, seed, run, folder, save_model=epochs > 0)]
+    steps = comparison.steps(len(data.train)) if steps is None else steps
+    cost = (yield from _choose(comparison, method, seed, data, places)) if static else {}
+    run = _settings(comparison, method, seed, steps, len(data.train), places, static=static)
+    run = run if rate is None else replace(run, lr=rate)
+    folder, epochs = places.run(method, run), comparison.finetune_epochs
+    (metrics,) = yield [Job(method, seed, run, folder, save_model=save_model or epochs > 0)]
     if epochs:
         weights = folder / "model.safetensors"
         (tuned,) = yield [Job(method, seed, downstream.finetuning(run, epochs), folder / "finetuned", weights=weights)]
         metrics["finetuned_accuracy"] = tuned["accuracy"]
-        if distributed.rank() == 0:
+        if distributed.rank() == 0 and not save_model:
             weights.unlink(missing_ok=True)  # a sweep would keep a model for each of its runs
     return _row(method, metrics, run if comparison.learning_rates else None) | cost
 
@@ -118,17 +162,17 @@ def _kept(comparison: Comparison, steps: int, size: int, out: Path, result: dict
     decisive = ("data", "model", "keep", "epochs", "finetune_epochs")
     if any(found.get(name) != result.get(name) for name in decisive):
         raise UsageError(f"{path} holds another comparison: choose another --out, or delete it")
-    rows = []
+    rows, places = [], Places(out)
     for row in found.get("runs", []):
         method, seed = row["method"], row["seed"]
         if method in comparison.methods and seed in comparison.seeds:
             continue
-        folder = out / "runs" / f"{method}-seed{seed}"
+        folder = places.run(method, replace(comparison.settings, seed=seed))
         if not (folder / "metrics.json").exists():
             raise UsageError(f"{path} names a run that {folder} does not have: choose another --out, or delete it")
         stored = runs.read_json(folder / "config.json")
-        static = _coreset(out, method, seed).exists()
-        made = _settings(comparison, method, seed, steps, size, out, static=static)
+        static = places.coreset(comparison, method, seed).exists()
+        made = _settings(comparison, method, seed, steps, size, places, static=static)
         made = replace(made, lr=row.get("lr", comparison.settings.lr))
         other = [name for name in made.differs(stored) if name != "option"]  # which may name the method's own
         if tuple(stored["option"][-2:]) != tuple(made.option[-2:]):
@@ -181,21 +225,18 @@ def summarize(rows: Sequence[dict[str, Any]], methods: Sequence[str]) -> list[di
 
 
 def _settings(
-    comparison: Comparison, method: str, seed: int, steps: int, size: int, out: Path, *, static: bool
+    comparison: Comparison, method: str, seed: int, steps: int, size: int, places: Places, *, static: bool
 ) -> Settings:
     if static:
-        return comparison.coreset_settings(seed, steps, size, _coreset(out, method, seed))
+        return comparison.coreset_settings(seed, steps, size, places.coreset(comparison, method, seed))
     return comparison.run_settings(method, seed, steps)
 
 
-def _coreset(out: Path, method: str, seed: int) -> Path:
-    return out / "coresets" / f"{method}-seed{seed}.safetensors"
-
-
-def _choose(comparison: Comparison, method: str, seed: int, data: Data, out: Path) -> Steps:
+def _choose(comparison: Comparison, method: str, seed: int, data: Data, places: Places) -> Steps:
     """Make a static method's coreset, with the scoring run it needs, unless both are there; returns what they cost."""
-    folder, file = out / "scoring" / f"seed{seed}", _coreset(out, method, seed)
-    (scored,) = yield [Job("scoring", seed, comparison.scoring(seed), folder, save_model=True, test=False)]
+    settings, file = comparison.scoring(seed), places.coreset(comparison, method, seed)
+    folder = places.scoring(settings)
+    (scored,) = yield [Job("scoring", seed, settings, folder, save_model=True, test=False)]
     if distributed.rank() == 0 and not file.exists():
         coreset.write(file, *comparison.choose(method, seed, folder, data))
     distributed.barrier()
@@ -229,9 +270,10 @@ def _best_rate(comparison: Comparison, method: str, steps: int, data: Data, out:
     rates, static, seed = comparison.learning_rates, method in comparison.static, comparison.seeds[0]
     if not rates:
         return comparison.settings.lr
+    places = Places(out)
     if static:
-        yield from _choose(comparison, method, seed, data, out)
-    run = _settings(comparison, method, seed, steps, len(data.train), out, static=static)
+        yield from _choose(comparison, method, seed, data, places)
+    run = _settings(comparison, method, seed, steps, len(data.train), places, static=static)
     folders = [out / "tuning" / f"{method}-lr{rate:g}" for rate in rates]
     found: list[Record] = yield [
         Job(method, seed, replace(run, lr=rate), folder, test=False) for rate, folder in zip(rates, folders)
