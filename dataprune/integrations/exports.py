@@ -1,0 +1,218 @@
+"""Scores for the tools that look at data: cleanlab's label quality, a folder for FiftyOne, Hugging Face's columns.
+
+    scores = dynamics.load_scores("scores.parquet")
+    quality = exports.label_quality(scores, "aum")
+    suspects = exports.label_issues(scores, "aum", count=100)
+    exports.fiftyone("look", scores, paths)
+    scored = exports.with_scores(train_set, scores)  # a datasets.Dataset
+
+None of these packages is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float64, Int, Int64
+from torch import Tensor
+
+from ..dynamics import STATISTICS, Scores
+from ..errors import suggest
+
+Table = Scores | Mapping[str, Float[Tensor, " n"]]  # what `load_scores` or `Recorder.scores` gives
+
+# fields that samples of FiftyOne have, and the label's
+_TAKEN = {"filepath", "ground_truth", "id", "tags", "metadata", "media_type", "media_reference"}
+_TAKEN |= {"created_at", "last_modified_at"}
+_FIELDS = "fiftyone.core.fields."
+
+
+def label_quality(scores: Table, statistic: str) -> Float64[np.ndarray, " n"]:
+    """How far each label can be trusted, in cleanlab's convention: in [0, 1], lowest is the likeliest label error.
+
+        forgetting, grand: 1 / (1 + s)      el2n: 1 − s / √2      loss: exp(−s), the label's probability
+        aum: 1/2 + m / (2 · (1 + |m|)), m = −s the mean margin, so that below 1/2 another class led
+
+    A column that is none of the library's statistics is read as `aum` is, highest being the most suspicious.
+
+    Args:
+        scores: a table of scores.
+        statistic: its column.
+    Returns:
+        (N,) float64 in the dataset's order, falling in the score. NaN where the score is.
+    Raises:
+        ValueError: if there is no such column, it is a statistic that a wrong label does not raise, or a score is
+            negative where none can be.
+    Example:
+        >>> import torch
+        >>> label_quality({"aum": torch.tensor([-3.0, 0.0, 3.0])}, "aum")  # margins 3, 0 and −3
+        array([0.875, 0.5  , 0.125])
+
+    Source: the self-confidence of Northcutt et al. 2021, arXiv:1911.00068, is exp(−loss) of held-out samples. Differs:
+        these are scores of samples that were trained on; the other maps are ours, and any that falls ranks alike.
+    """
+    values = _column(scores, statistic).astype(np.float64)
+    if statistic in STATISTICS and statistic not in _QUALITY:
+        raise ValueError(
+            f"a high {statistic} does not mean that the label is wrong: it looks at the prediction alone, or at how "
+            f"much that changes; take {', '.join(_QUALITY)}"
+        )
+    if statistic in _QUALITY and statistic != "aum" and (values < 0).any():
+        raise ValueError(f"{statistic} is never negative, the lowest here is {np.nanmin(values)}: is it another score?")
+    return _QUALITY.get(statistic, _by_margin)(values)
+
+
+def label_issues(
+    scores: Table, statistic: str, *, count: int | None = None, seed: int = 0
+) -> Int64[np.ndarray, " count"]:
+    """Positions of the samples whose labels are the most suspicious, the worst first.
+
+    Args:
+        scores: a table of scores.
+        statistic: its column.
+        count: how many; all that have a score by default.
+        seed: equal scores, of which `forgetting` has many, come in a random order, which this decides.
+    Raises:
+        ValueError: as for `label_quality`, or if fewer samples than `count` have a score.
+    Example:
+        >>> import torch
+        >>> label_issues({"loss": torch.tensor([0.1, 4.0, 0.2, 2.0])}, "loss", count=2)
+        array([1, 3])
+    """
+    quality = label_quality(scores, statistic)
+    order = np.random.default_rng(seed).permutation(len(quality))
+    order = order[np.argsort(quality[order], kind="stable")]  # NaN last
+    known = int(np.isfinite(quality).sum())
+    if count is not None and not 0 <= count <= known:
+        raise ValueError(f"{known} samples have a score of {statistic}, count must be from 0 to that, got {count}")
+    return order[: known if count is None else count]
+
+
+def fiftyone(
+    folder: str | os.PathLike[str],
+    scores: Table,
+    filepaths: Sequence[str | os.PathLike[str]],
+    *,
+    labels: Int[Tensor | np.ndarray, " n"] | Sequence[str] | None = None,
+    classes: Sequence[str] | None = None,
+) -> None:
+    """Write a folder that FiftyOne opens as `fo.Dataset.from_dir(folder, fo.types.FiftyOneDataset)`.
+
+    It holds `samples.json` and, so that a field of which only some samples have a value keeps its type,
+    `metadata.json`; media stay where they are. Every score is a field of floats, the label a Classification in
+    `ground_truth`.
+
+    Args:
+        folder: made where there is none; files of these two names in it are replaced.
+        scores: a table of scores; what is NaN or infinite is left empty.
+        filepaths: each sample's image, in the dataset's order. Relative ones are taken from the working directory, and
+            written as absolute ones.
+        labels: class ids or names; by default those of the table.
+        classes: name of each class id; by default the id as text.
+    Raises:
+        ValueError: if lengths differ, a label has no name, or a score's name cannot be that of a field.
+    Source: the JSON that FiftyOne up to version 0.7 wrote, and that later versions read where `metadata.json` names no
+        version: unlike today's it does not depend on FiftyOne's database.
+    """
+    columns = _columns(scores)
+    if labels is None and isinstance(scores, Scores):
+        labels = scores.labels
+    names = None if labels is None else _names(labels, classes)
+    sizes = {len(column) for column in columns.values()} | {len(filepaths)} | (set() if names is None else {len(names)})
+    if len(sizes) != 1:
+        raise ValueError(f"scores, filepaths and labels must be as many as the samples, got lengths {sorted(sizes)}")
+    for name in columns:
+        if not name.isidentifier() or name.startswith("_") or name in _TAKEN:
+            raise ValueError(f"{name!r} cannot be a field of FiftyOne: give the score another name, such as score_1")
+    samples = []
+    values = {name: column.detach().cpu().double().tolist() for name, column in columns.items()}
+    for place, path in enumerate(filepaths):
+        sample: dict[str, object] = {"filepath": os.path.abspath(path), "tags": []}
+        if names is not None:
+            sample["ground_truth"] = {"_cls": "Classification", "label": names[place]}
+        sample |= {name: column[place] if math.isfinite(column[place]) else None for name, column in values.items()}
+        samples.append(sample)
+    fields = {"filepath": f"{_FIELDS}StringField", "tags": f"{_FIELDS}ListField({_FIELDS}StringField)"}
+    if names is not None:
+        fields["ground_truth"] = f"{_FIELDS}EmbeddedDocumentField(fiftyone.core.labels.Classification)"
+    fields |= {name: f"{_FIELDS}FloatField" for name in columns}
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "samples.json", {"samples": samples})
+    _write(folder / "metadata.json", {"media_type": "image", "sample_fields": fields})
+
+
+def with_scores(dataset: Any, scores: Table) -> Any:
+    """A Hugging Face dataset with a column for every score, so that its own `sort`, `filter` and `map` work by them.
+
+    Rows are matched by position: the dataset must be the one that was scored, in the same order.
+
+    Args:
+        dataset: a `datasets.Dataset`, which is left as it is.
+        scores: a table of scores.
+    Returns:
+        A `datasets.Dataset`.
+    Raises:
+        TypeError: if it is none: one split of a DatasetDict is, what is streamed is not.
+        ValueError: if lengths differ, or the dataset has a column of a score's name already.
+    """
+    columns = _columns(scores)
+    if not (hasattr(dataset, "add_column") and hasattr(dataset, "__len__")):
+        raise TypeError(
+            f"scores become columns of a datasets.Dataset, got a {type(dataset).__name__}: of a DatasetDict give the "
+            'split that was scored, as in splits["train"]; what is streamed has no positions'
+        )
+    taken = [name for name in columns if name in dataset.column_names]
+    if taken:
+        raise ValueError(f"the dataset already has {', '.join(taken)}: dataset.remove_columns({taken}) takes them out")
+    for name, column in columns.items():
+        if len(column) != len(dataset):
+            raise ValueError(f"there are {len(column)} scores of {name}, but {len(dataset)} samples in the dataset")
+        dataset = dataset.add_column(name, column.detach().cpu().numpy())
+    return dataset
+
+
+def _by_margin(score: np.ndarray) -> np.ndarray:
+    return 0.5 - 0.5 * np.sign(score) * (1 - 1 / (1 + np.abs(score)))  # defined at infinity, too
+
+
+_QUALITY: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "aum": _by_margin,
+    "forgetting": lambda score: 1 / (1 + score),
+    "loss": lambda score: np.exp(-score),
+    "el2n": lambda score: np.clip(1 - score / math.sqrt(2), 0, 1),  # a rounded norm may be above √2
+    "grand": lambda score: 1 / (1 + score),
+}
+
+
+def _columns(scores: Table) -> Mapping[str, Tensor]:
+    return scores.scores if isinstance(scores, Scores) else scores
+
+
+def _column(scores: Table, name: str) -> np.ndarray:
+    columns = _columns(scores)
+    if name not in columns:
+        raise ValueError(suggest(name, columns, what="column of scores"))
+    return columns[name].detach().cpu().numpy()
+
+
+def _names(labels: Tensor | np.ndarray | Sequence[str], classes: Sequence[str] | None) -> list[str]:
+    plain: list[str | int] = labels.tolist() if isinstance(labels, Tensor | np.ndarray) else list(labels)
+    if classes is None:
+        return [str(label) for label in plain]
+    wrong = next((label for label in plain if not isinstance(label, int) or not 0 <= label < len(classes)), None)
+    if wrong is not None:
+        raise ValueError(f"classes names {len(classes)} classes, and {wrong!r} is the id of none of them")
+    return [classes[int(label)] for label in plain]
+
+
+def _write(path: Path, content: object) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
+    os.replace(part, path)
