@@ -73,7 +73,7 @@ def accuracy_against_samples(result: Mapping[str, Any], path: Path) -> list[Path
     )
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right center", frameon=False, fontsize=9)
-    return _write(figure, path)
+    return write(figure, path)
 
 
 def joint_fine_tuning(result: Mapping[str, Any], path: Path) -> list[Path]:
@@ -98,7 +98,7 @@ def joint_fine_tuning(result: Mapping[str, Any], path: Path) -> list[Path]:
                 _band(axes, range(1, len(curves[0])), [curve[1:] for curve in curves], color, arm)
             axes.set_title(f"{ratio:.0%} of the data, {amount:.0%} pruned", fontsize=8)
     _finish(figure, panels, f"{_what(result)}: fine-tuning after pruning", "epoch of fine-tuning")
-    return _write(figure, path)
+    return write(figure, path)
 
 
 def joint_stages(result: Mapping[str, Any], path: Path) -> list[Path]:
@@ -126,7 +126,7 @@ def joint_stages(result: Mapping[str, Any], path: Path) -> list[Path]:
         axes.set_title(f"{amount:.0%} pruned", fontsize=8)
     title = f"{_what(result)}\ntrained on {ratio:.0%} of the data, pruned (dotted line), fine-tuned"
     _finish(figure, panels, title, "epoch")
-    return _write(figure, path)
+    return write(figure, path)
 
 
 def joint_flops(result: Mapping[str, Any], path: Path) -> list[Path]:
@@ -171,7 +171,7 @@ def joint_flops(result: Mapping[str, Any], path: Path) -> list[Path]:
     )
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right center", frameon=False, fontsize=9)
-    return _write(figure, path)
+    return write(figure, path)
 
 
 def _panels(rows: int, columns: int) -> tuple[Any, Any]:
@@ -222,7 +222,7 @@ def _what(result: Mapping[str, Any]) -> str:
     return f"{result['data']}, {result['model']}, {seeds} seed{'s' if seeds != 1 else ''}"
 
 
-def _write(figure: Any, path: Path) -> list[Path]:
+def write(figure: Any, path: Path) -> list[Path]:
     """As SVG and PNG, the same bytes for the same figure."""
     from matplotlib import rc_context
 

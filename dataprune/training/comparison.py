@@ -27,7 +27,7 @@ SHORT = "short"  # all data, for as many steps as the pruned runs
 class Comparison:
     """Methods, seeds and the settings they share.
 
-    All pruned methods run one schedule: the first epoch full, then `keep`, then `anneal` of the epochs full. Every run
+    All pruned methods run one schedule: `warmup` epochs full, then `keep`, then `anneal` of the epochs full. Every run
     but `full` trains equally many optimizer steps, those of that schedule: `short` on all data, a static method on its
     coreset of `keep`, a method that decides itself how much it keeps on what it keeps; each with its learning rate
     planned over its own steps.
@@ -40,8 +40,10 @@ class Comparison:
         methods: names from METHODS, from `coresets.METHODS` where that has no such name, and "short".
         seeds: one run of each method per seed.
         anneal: share of full epochs at the end.
+        warmup: full epochs at the beginning.
         learning_rates: if there are any, each method takes the one with the best validation accuracy on the first seed.
         score_epochs: epochs of a scoring run; those of the settings by default.
+        score_model: model of a scoring run; that of the settings by default. Another shows whether coresets carry over.
         finetune_epochs: of contrastive learning: every encoder is then trained on all labels too, for so many epochs.
     """
 
@@ -49,8 +51,10 @@ class Comparison:
     methods: Sequence[str]
     seeds: Sequence[int]
     anneal: float = 0.0
+    warmup: int = 1
     learning_rates: Sequence[float] = ()
     score_epochs: int | None = None
+    score_model: str | None = None
     finetune_epochs: int = 0
 
     def validate(self) -> None:
@@ -93,7 +97,7 @@ class Comparison:
             if coresets.METHODS[method].needs == "scores" and self._statistic(method) is None:
                 raise UsageError(f"{method} reads a score: say which, with --option {method}.statistic=NAME")
             known = coresets.METHODS[method].options()
-            for option in self._selector_options(method):
+            for option in self.selector_options(method):
                 if option not in known:
                     raise UsageError(suggest(option, known, what=f"option of {method}"))
         if self.learning_rates and not self.settings.val_fraction:
@@ -131,6 +135,7 @@ class Comparison:
             self.settings,
             method="full",
             seed=seed,
+            model=self.score_model or self.settings.model,
             epochs=self.settings.epochs if self.score_epochs is None else self.score_epochs,
             steps=None,
             keep=None,
@@ -149,7 +154,7 @@ class Comparison:
     def choose(self, method: str, seed: int, run: Path, data: Data) -> tuple[Selection, dict[str, Any]]:
         """The coreset of a static method, from the folder of its scoring run, and its metadata."""
         keep = self.keep(len(data.train))
-        return coreset.select(method, run, keep=keep, seed=seed, options=self._selector_options(method), data=data)
+        return coreset.select(method, run, keep=keep, seed=seed, options=self.selector_options(method), data=data)
 
     def coreset_settings(self, seed: int, steps: int, size: int, selection: Path) -> Settings:
         """What a run on a coreset is given: as many epochs as the steps need."""
@@ -177,15 +182,16 @@ class Comparison:
 
     def _statistic(self, method: str) -> str | None:
         """The statistic that a static method reads, None where it reads none."""
-        return self._selector_options(method).get("statistic", coresets.METHODS[method].statistic)
+        return self.selector_options(method).get("statistic", coresets.METHODS[method].statistic)
 
-    def _selector_options(self, method: str) -> dict[str, Any]:
+    def selector_options(self, method: str) -> dict[str, Any]:
+        """What `--option` says to a static method's selector."""
         own = self.settings.options().get(method, {})
         return {name: value for name, value in own.items() if not _of_statistic(method, name)}
 
     @property
     def _schedule(self) -> tuple[str, ...]:
-        return ("warmup=1", f"anneal={self.anneal}")
+        return (f"warmup={self.warmup}", f"anneal={self.anneal}")
 
     def _pruner(self, size: int) -> Pruner:
         return setup.build_pruner(replace(self.settings, method="rs2", option=self._schedule), size)

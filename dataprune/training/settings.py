@@ -295,7 +295,7 @@ class Settings:
 
     def computed(self) -> dict[str, Any]:
         """What decides the result: all but the runtime options, and of a coreset's file what is in it."""
-        without = self.runtime() | {"selection"}
+        without = self.runtime() | {"selection"} | ({"keep", "budget"} if self.method == "full" else set())
         return {"selected": None, **{name: value for name, value in self.as_dict().items() if name not in without}}
 
     def differs(self, stored: dict[str, Any]) -> list[str]:

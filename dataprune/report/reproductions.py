@@ -1,0 +1,144 @@
+"""The table and the figure of an experiment, ours beside the paper's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .figures import write
+from .tables import percent
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """Markdown of what `result.json` holds: a table for each panel, a line for each arm, a column for each keep.
+
+    What the paper prints stands in brackets; a run that has not been made yet is a gap.
+    """
+    scale = f"scale {result['scale']}, {result['seeds']} seed{'s' if result['seeds'] != 1 else ''}"
+    text = [f"# {result['name']}", "", f"{result['source']}. {result['claim']}", "", f"Measured: {scale}."]
+    if result["note"]:
+        text[-1] += f" {result['note']}"
+    summary = {(line["panel"], line["keep"], line["arm"]): line for line in result.get("summary", [])}
+    published = any(result["published"].values())
+    for panel in result["panels"]:
+        head = [f"keep {keep:g}" for keep in result["keep"]]
+        told = "mean ± standard deviation" if result["seeds"] > 1 else "one seed"
+        told += "; in brackets the paper's" if published else ""
+        text += ["", f"## {panel}", "", f"Accuracy in percent, {told}.", ""]
+        text += [_row(["", *head, "steps"]), _row(["---"] * (len(head) + 2))]
+        for arm in result["arms"]:
+            lines = [summary.get((panel, keep, arm)) for keep in result["keep"]]
+            theirs = result["published"].get(panel, {}).get(arm, [])
+            cells = [_cell(line, theirs[place] if place < len(theirs) else None) for place, line in enumerate(lines)]
+            steps = ", ".join(f"{line['steps']:,.0f}" for line in lines if line)
+            text.append(_row([arm, *cells, steps]))
+    return "\n".join(text) + "\n"
+
+
+def figure(result: Mapping[str, Any], path: Path) -> list[Path]:
+    """What the experiment shows, a column for each panel; the paper's accuracies below ours.
+
+    Args:
+        result: what `result.json` holds.
+        path: without suffix; `.svg` and `.png` are written.
+    """
+    from matplotlib.figure import Figure
+
+    panels, draw = result["panels"], _DRAWN[result["show"]]
+    rows = draw.rows(result)
+    size = (2.2 + 3.6 * len(panels), 0.8 + 2.9 * len(rows))
+    drawn = Figure(figsize=size, layout="constrained")
+    every = drawn.subplots(len(rows), len(panels), squeeze=False)
+    for row, of_row in zip(rows, every):
+        for panel, axes in zip(panels, of_row):
+            draw(result, panel, row, axes)
+            axes.set_title(f"{panel}: {row}" if row else panel, fontsize=9)
+            axes.grid(alpha=0.3)
+            axes.tick_params(labelsize=8)
+    names: dict[str, Any] = {}
+    for axes in every.flat:
+        names |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels())}
+    drawn.legend(names.values(), names.keys(), loc="outside right center", frameon=False, fontsize=8)
+    drawn.suptitle(f"{result['name']}, scale {result['scale']}, {result['seeds']} seeds", fontsize=10)
+    return write(drawn, path)
+
+
+class _Accuracy:
+    """Accuracy against the share of the data that is pruned; below it that of the paper."""
+
+    def rows(self, result: Mapping[str, Any]) -> list[str]:
+        return ["measured"] + ["published"] * any(result["published"].values())
+
+    def __call__(self, result: Mapping[str, Any], panel: str, row: str, axes: Any) -> None:
+        for number, arm in enumerate(result["arms"]):
+            if row == "published":
+                values = result["published"].get(panel, {}).get(arm, [])
+                points = [(100 * (1 - keep), value) for keep, value in zip(result["keep"], values) if value is not None]
+                if points:
+                    axes.plot(*zip(*points), color=_colour(number), marker=_marker(number), label=arm, markersize=4)
+                continue
+            lines = [line for line in result["summary"] if (line["panel"], line["arm"]) == (panel, arm)]
+            lines.sort(key=lambda line: line["keep"])
+            axes.errorbar(
+                [100 * (1 - line["keep"]) for line in lines],
+                [100 * line["accuracy_mean"] for line in lines],
+                yerr=[100 * line["accuracy_std"] for line in lines] if result["seeds"] > 1 else None,
+                color=_colour(number), marker=_marker(number), markersize=4, capsize=2, linewidth=1, label=arm,
+            )  # fmt: skip
+        axes.set_xlabel("pruned, %", fontsize=8)
+        axes.set_ylabel("test accuracy, %", fontsize=8)
+
+
+class _Series:
+    """Lines out of `kept`: a column of numbers against another, or against their position."""
+
+    def __init__(self, columns: Mapping[str, str], below: str, along: str | None = None):
+        self.columns, self.below, self.along = columns, below, along
+
+    def rows(self, result: Mapping[str, Any]) -> list[str]:
+        return list(self.columns)
+
+    def __call__(self, result: Mapping[str, Any], panel: str, row: str, axes: Any) -> None:
+        for line in result["kept"][panel]:
+            number = result["arms"].index(line["arm"])
+            name = line["arm"] if len(result["keep"]) == 1 else f"{line['arm']}, keep {line['keep']:g}"
+            values = [100 * value for value in line[row]] if row == "accuracy" else line[row]
+            along = line[self.along] if self.along else range(len(values))
+            style = ("-", "--", ":", "-.")[result["keep"].index(line["keep"]) % 4]
+            axes.plot(along, values, linestyle=style, color=_colour(number), linewidth=1.2, label=name)
+        axes.set_xlabel(self.below, fontsize=8)
+        axes.set_ylabel(self.columns[row], fontsize=8)
+
+
+_DRAWN: dict[str, Any] = {
+    "accuracy": _Accuracy(),
+    "selections": _Series({"samples": "samples"}, "epochs in which a sample was selected"),
+    "loss": _Series({"loss": "training loss"}, "epoch"),
+    "interpolation": _Series(
+        {"loss": "training loss", "accuracy": "test accuracy, %"}, "ε, from initial to final weights", "epsilon"
+    ),
+}
+
+
+def _cell(line: Mapping[str, Any] | None, published: float | None) -> str:
+    theirs = f" ({published:g})" if published is not None else ""
+    if line is None:
+        return "–" + theirs
+    text = percent(line["accuracy_mean"], line["accuracy_std"], line["seeds"], 2)
+    if "finetuned_accuracy_mean" in line:
+        tuned = percent(line["finetuned_accuracy_mean"], line["finetuned_accuracy_std"], line["seeds"], 2)
+        text += f"; fine-tuned {tuned}"
+    return text + theirs
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _colour(number: int) -> str:
+    return f"C{number % 10}"
+
+
+def _marker(number: int) -> str:
+    return "osD^v<>Ph*Xp"[number % 12]

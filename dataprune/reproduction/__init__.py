@@ -1,0 +1,86 @@
+"""The tables and figures of papers: files that say what to run, in `experiments/papers`, and what runs them.
+
+    dataprune reproduce emp_table1 --scale cpu
+
+`experiment` reads a file, `run` carries a grid of comparisons out, `findings` are what figures need beside accuracies,
+`other` is for what is no grid.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+from .experiment import available, content
+
+__all__ = ["available", "reproduce", "source"]
+
+
+def source(name: str) -> str:
+    """Paper, and number of the table or figure."""
+    return str(content(name)[1].get("source", ""))
+
+
+def reproduce(
+    name: str,
+    scale: str,
+    out: Path,
+    cache: Path,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    jobs: int | None = None,
+    report: Callable[..., None] | None = None,
+) -> list[Path]:
+    """Carry an experiment out, or go on with it, and write its table and figure.
+
+    Args:
+        name: of one that is `available`, or the path of a file of one's own.
+        scale: "smoke", "cpu" or "paper".
+        out: folder of the results.
+        cache: folder of the runs, which experiments share.
+        overrides: `seeds`, and `model` of the settings, in place of the file's where they are not None.
+        jobs: runs side by side; by default one for each CPU core, and one on a GPU.
+        report: called after every epoch, a run's name first.
+    Returns:
+        The files written.
+    Raises:
+        UsageError: if there is no such experiment or scale, or the file says what cannot be meant; else as `fit`.
+    """
+    from ..report import figures, reproductions, tables
+    from ..training import engines, runs, setup
+    from . import experiment, other, run
+
+    title, said = content(name)
+    given = {key: value for key, value in (overrides or {}).items() if value is not None}
+    if "seeds" in given:
+        said = {
+            **said,
+            "scales": {one: {**(own or {}), "seeds": given["seeds"]} for one, own in said["scales"].items()},
+        }
+    kind = said.get("kind", "grid")
+    if kind == "script":
+        return [Path(file) for file in other.script(title, said, scale, out) if isinstance(file, Path)] or [out]
+    if kind == "joint":
+        result = other.joint(title, said, scale, out, report or (lambda *_: None))
+        tables.joint(result)  # refuses a grid that is not finished
+        drawn = (figures.joint_fine_tuning, figures.joint_stages, figures.joint_flops)
+        names = ("fine_tuning", "before_and_after", "flops")
+        return [out / "joint.json", *(file for draw, file_ in zip(drawn, names) for file in draw(result, out / file_))]
+    if kind != "grid":
+        raise UsageError(f"{name}: kind is grid, joint or script, got {kind!r}")
+    if "model" in given:
+        said = {**said, "scales": {one: _with_model(own or {}, given["model"]) for one, own in said["scales"].items()}}
+    planned = experiment.of(title, said, scale)
+    first = next(planned.cells(next(iter(planned.panels)))).comparison.settings
+    count = jobs or (1 if setup.choose_device(first.device).type == "cuda" else os.cpu_count() or 1)
+    engine = engines.local if count == 1 or int(os.environ.get("WORLD_SIZE", 1)) > 1 else engines.processes(count)
+    result = run.reproduce(planned, out, cache, engine=engine, report=report)
+    runs.write(out / "table.md", reproductions.table(result).encode())
+    return [out / "result.json", out / "table.md", *reproductions.figure(result, out / "figure")]
+
+
+def _with_model(own: dict[str, Any], model: str) -> dict[str, Any]:
+    return {**own, "settings": {**own.get("settings", {}), "model": model}}

@@ -1,0 +1,212 @@
+"""What an experiment is: a file of settings, read and checked before anything runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import UsageError, suggest
+from ..training.comparison import Comparison
+from ..training.settings import Settings, defaults_of
+
+SCALES = ("smoke", "cpu", "paper")
+SHOWN = ("accuracy", "selections", "loss", "interpolation")
+_OF_DATA = ("data", "data_folder", "train_size", "test_size", "val_fraction", "label_noise", "image_size", "task")
+_OF_COMPARISON = ("anneal", "warmup", "score_epochs", "score_model", "finetune_epochs")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table or a figure of a paper: arms at several budgets, on several data sets or models.
+
+    Attributes:
+        name: of the file.
+        claim: what the paper says of it.
+        source: paper, and number of the table or figure.
+        scale: "smoke", "cpu" or "paper".
+        settings: of all runs.
+        panels: name of a part of the table, and the settings that are its own: data, model, task.
+        keep: fractions of the data.
+        arms: name of a line, and what is its own: `method` where that is not its name, settings, `option` of the
+            method, `anneal`, `warmup`, `score_epochs`, `score_model`; `at` says what is so at one keep alone.
+        seeds: runs of each.
+        anneal: share of full epochs at the end, of every pruned run.
+        warmup: full epochs at its beginning.
+        score_epochs: of the run that scores for static methods.
+        score_model: of that run, where it is not the panel's.
+        finetune_epochs: after contrastive pre-training.
+        strategy: "E", or "P": epochs longer by 1 / keep, so that all coresets get the steps of a full run.
+        small_batches: half the batch size where a fifth or less is kept, a quarter at a tenth.
+        show: what the figure draws: "accuracy" against keep, "selections" per sample, training "loss" per epoch, or
+            "interpolation": loss and accuracy along the line from initial to final weights.
+        published: by panel and arm, what the paper prints for each `keep`, in percent.
+        note: what this scale can and cannot show.
+    """
+
+    name: str
+    claim: str
+    source: str
+    scale: str
+    settings: Mapping[str, Any]
+    panels: Mapping[str, Mapping[str, Any]]
+    keep: Sequence[float]
+    arms: Mapping[str, Mapping[str, Any]]
+    seeds: int = 1
+    anneal: float = 0.0
+    warmup: int = 1
+    score_epochs: int | None = None
+    score_model: str | None = None
+    finetune_epochs: int = 0
+    strategy: str = "E"
+    small_batches: bool = False
+    show: str = "accuracy"
+    published: Mapping[str, Mapping[str, Sequence[float | None]]] = field(default_factory=dict)
+    note: str = ""
+
+    def cells(self, panel: str, seeds: Sequence[int] | None = None) -> Iterator[Cell]:
+        """All runs of a panel, the seeds outermost."""
+        for seed in range(self.seeds) if seeds is None else seeds:
+            for keep in self.keep:
+                for arm in self.arms:
+                    yield Cell(panel, keep, arm, seed, self.comparison(panel, keep, arm, seed))
+
+    def comparison(self, panel: str, keep: float, arm: str, seed: int) -> Comparison:
+        """The comparison of one method that a cell is, which says how many steps it has and what goes before it."""
+        parts = [self.settings, self.panels[panel], self.arms[arm]]
+        parts.append(self.arms[arm].get("at", {}).get(keep, {}))
+        values = {name.replace("-", "_"): value for part in parts for name, value in part.items() if name != "at"}
+        method = values.pop("method", arm)
+        named = {name: value for part in parts for name, value in part.get("option", {}).items()}
+        option = tuple(f"{name if '.' in name else f'{method}.{name}'}={_text(value)}" for name, value in named.items())
+        shared = {name: values.pop(name, getattr(self, name)) for name in _OF_COMPARISON}
+        settings = settings_of({**values, "keep": keep, "seed": seed}, option)
+        if self.strategy == "P" and method != "full":
+            shared["score_epochs"] = shared["score_epochs"] or settings.epochs
+            settings = replace(settings, epochs=round(settings.epochs / keep))
+        if self.small_batches and method != "full":
+            from ..coresets import small_batch
+
+            settings = replace(settings, batch_size=small_batch(settings.batch_size, keep))
+        if settings.task != "contrastive":
+            shared["finetune_epochs"] = 0
+        return Comparison(settings, [method], [seed], **shared)
+
+
+class Cell(NamedTuple):
+    """One run of an experiment."""
+
+    panel: str
+    keep: float
+    arm: str
+    seed: int
+    comparison: Comparison
+
+    @property
+    def method(self) -> str:
+        """Of the comparison."""
+        return self.comparison.methods[0]
+
+
+def settings_of(values: Mapping[str, Any], option: tuple[str, ...] = ()) -> Settings:
+    """Settings from names as a file writes them, over the defaults of the task."""
+    plain = {name.replace("-", "_"): value for name, value in values.items() if name != "option"}
+    defaults = {name: value for name, value in defaults_of(str(plain.get("task", ""))).items() if name != "methods"}
+    known = {entry.name for entry in fields(Settings)}
+    for name in plain:
+        if name not in known:
+            raise UsageError(suggest(name.replace("_", "-"), [one.replace("_", "-") for one in known], what="setting"))
+    return Settings(**{**defaults, **plain, "option": option})
+
+
+def available() -> dict[str, Path]:
+    """The experiments that come with the library, by name."""
+    here = Path(__file__).parent
+    for folder in (here / "papers", here.parents[1] / "experiments" / "papers"):  # installed; in a clone
+        if folder.is_dir():
+            return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {}
+
+
+def read(name: str, scale: str) -> Experiment:
+    """An experiment at a scale.
+
+    Args:
+        name: of one that is `available`, or the path of a file of one's own.
+        scale: one of `SCALES` that the file has.
+    Raises:
+        UsageError: if there is no such experiment or scale, or the file says what cannot be meant.
+    """
+    return of(*content(name), scale)
+
+
+def of(name: str, content: Mapping[str, Any], scale: str) -> Experiment:
+    """An experiment from what its file holds, as for `read`."""
+    try:
+        merged = at_scale(name, content, scale)
+        known = {entry.name for entry in fields(Experiment)} - {"name", "scale"}
+        for key in merged:
+            if key not in known:
+                raise UsageError(suggest(key, sorted(known), what="key"))
+        merged["arms"] = {arm: dict(own or {}) for arm, own in _named(merged.get("arms", [])).items()}
+        merged["panels"] = {panel: dict(own or {}) for panel, own in _named(merged.get("panels", [])).items()}
+        experiment = Experiment(name=name, scale=scale, **merged)
+        _check(experiment)
+    except (TypeError, UsageError) as error:
+        raise UsageError(f"experiment {name}, scale {scale}: {error}") from error
+    return experiment
+
+
+def at_scale(name: str, content: Mapping[str, Any], scale: str) -> dict[str, Any]:
+    """What a file says of one scale: its `settings` are joined with the shared ones, all else replaces them."""
+    scales = content.get("scales", {})
+    if scale not in scales:
+        raise UsageError(f"{name} has no scale {scale!r}, it has {', '.join(scales)}")
+    shared = {key.replace("-", "_"): value for key, value in content.items() if key not in ("scales", "kind")}
+    own = {key.replace("-", "_"): value for key, value in (scales[scale] or {}).items()}
+    joined = {key: {**shared.get(key, {}), **own[key]} for key in ("settings",) if key in own}
+    return {**shared, **own, **joined}
+
+
+def _check(experiment: Experiment) -> None:
+    if experiment.show not in SHOWN:
+        raise UsageError(suggest(experiment.show, SHOWN, what="kind of figure"))
+    for what in ("panels", "keep", "arms"):
+        if not getattr(experiment, what):
+            raise UsageError(f"it has no {what}")
+    for arm, own in experiment.arms.items():
+        for name in own:
+            if name.replace("-", "_") in _OF_DATA:
+                raise UsageError(f"{arm!r} sets {name}: all arms of a panel share their data, so it is the panel's")
+    for panel in experiment.panels:
+        for cell in experiment.cells(panel, seeds=[0]):
+            try:
+                cell.comparison.validate()
+            except UsageError as error:
+                raise UsageError(f"{panel}, {cell.arm}: {error}") from error
+
+
+def content(name: str) -> tuple[str, dict[str, Any]]:
+    """The name of an experiment, and what its file holds; as for `read`."""
+    import yaml
+
+    path = available().get(name, Path(name))
+    if not path.suffix and not path.exists():
+        raise UsageError(suggest(name, available(), what="experiment") + ", or the path of a YAML file")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} must hold lines of the form key: value")
+    return path.stem, content
+
+
+def _named(values: Any) -> dict[str, Any]:
+    return dict.fromkeys(values) if isinstance(values, list) else dict(values)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
