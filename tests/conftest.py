@@ -49,3 +49,22 @@ def pool() -> Iterator[Pool]:
     """Three processes for distributed tests; `pool.run(function, world_size=2)` uses the first two."""
     with Pool(3) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a BERT with two layers of 16 units and random weights, dropout and all."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    transformers = pytest.importorskip(
+        "transformers", reason="the extra hf is not installed: pip install 'dataprune[hf]'"
+    )
+    folder = tmp_path_factory.mktemp("encoder")
+    words = "the a cat dog sat ran on under mat tree and is not good bad .".split()
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words, *"bcdefghijklmnopqrstuvwxyz"]
+    tokens = transformers.BertTokenizer(vocab={word: number for number, word in enumerate(vocabulary)})
+    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    torch.manual_seed(0)
+    model = transformers.BertModel(transformers.BertConfig(vocab_size=len(vocabulary), **size))
+    model.save_pretrained(folder)
+    tokens.save_pretrained(folder)
+    return str(folder)

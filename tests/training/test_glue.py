@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tiny
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, BertTokenizer
+from transformers import AutoModelForSequenceClassification
 from typer.testing import CliRunner
 
 import dataprune
@@ -31,22 +31,6 @@ from dataprune.training import glue, runs, setup, tasks
 from dataprune.training.comparison import Comparison
 from dataprune.training.fit import fit
 from dataprune.training.settings import GLUE, LANGUAGE, Settings
-
-WORDS = ("the", "a", "cat", "dog", "sat", "ran", "on", "under", "mat", "tree", "and", "is", "not", "good", "bad", ".")
-
-
-@pytest.fixture(scope="session")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The folder of a BERT with two layers of 16 units, dropout and all."""
-    folder = tmp_path_factory.mktemp("encoder")
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *"bcdefghijklmnopqrstuvwxyz"]
-    tokens = BertTokenizer(vocab={word: number for number, word in enumerate(vocabulary)})
-    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    torch.manual_seed(0)
-    BertModel(BertConfig(vocab_size=len(vocabulary), **size)).save_pretrained(folder)
-    tokens.save_pretrained(folder)
-    return str(folder)
-
 
 @pytest.fixture
 def settings(encoder: str, data_folder: Path) -> Settings:
