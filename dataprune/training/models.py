@@ -1,4 +1,9 @@
-"""Models for images of any shape; every one ends in a linear layer named `fc`, so its input are the features."""
+"""The models of the command line; every one ends in a linear layer named `fc`, so its input are the features.
+
+A name alone is the form for small images such as CIFAR's: the first stage of `resnet18` keeps them at their size. With
+`_imagenet` behind it, it is the published form for images of 224 pixels a side: `resnet18_imagenet`. The form never
+follows from the images, so that a name says which model was trained.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +15,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import UsageError, suggest
+from .borrowed import mobilenet_v2, shufflenet_v2, swin_t, vgg16
+from .resnets import BasicBlock, Bottleneck, cifar_resnet, resnet
+from .stages import AveragePool, Stages, conv
 
 Shape = Sequence[int]  # channels, height, width
 
@@ -69,7 +76,7 @@ def lenet(shape: Shape, classes: int) -> nn.Module:
     channels, height, width = shape
     frame = [max(0, 16 - width), max(0, 16 - height)]
     height, width = ((size // 2 - 4) // 2 for size in (max(16, height), max(16, width)))
-    return _Stages(
+    return Stages(
         pad=nn.ZeroPad2d((frame[0] // 2, frame[0] - frame[0] // 2, frame[1] // 2, frame[1] - frame[1] // 2)),
         conv1=nn.Sequential(nn.Conv2d(channels, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
         conv2=nn.Sequential(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
@@ -91,7 +98,7 @@ def mlp(shape: Shape, classes: int, hidden: int = 256) -> nn.Module:
         The model.
     """
     channels, height, width = shape
-    return _Stages(
+    return Stages(
         flat=nn.Flatten(),
         hidden=nn.Sequential(nn.Linear(channels * height * width, hidden), nn.ReLU()),
         fc=nn.Linear(hidden, classes),
@@ -110,100 +117,9 @@ def small_cnn(shape: Shape, classes: int) -> nn.Module:
     stages: dict[str, nn.Module] = {}
     channels = shape[0]
     for number, (width, stride) in enumerate(((16, 2), (32, 1), (48, 2), (64, 1)), start=1):
-        stages[f"conv{number}"] = nn.Sequential(*_conv(channels, width, 3, stride), nn.ReLU(inplace=True))
+        stages[f"conv{number}"] = nn.Sequential(*conv(channels, width, 3, stride), nn.ReLU(inplace=True))
         channels = width
-    return _Stages(**stages, pool=_AveragePool(), fc=nn.Linear(channels, classes))
-
-
-def resnet(shape: Shape, classes: int, block: Callable[[int, int, int], nn.Module], depths: Sequence[int]) -> nn.Module:
-    """ResNet in its CIFAR form: a 3x3 stem of stride 1 and no max-pooling.
-
-    Args:
-        shape: (C, H, W) of an image.
-        classes: outputs.
-        block: `BasicBlock` or `Bottleneck`.
-        depths: blocks of each of the four stages.
-    Returns:
-        The model.
-    Source: He et al. 2016, arXiv:1512.03385. Differs: the stem, as in the CIFAR experiments of the pruning papers; a
-        bottleneck's stride sits in its 3x3 convolution.
-    """
-    expansion: int = getattr(block, "expansion")  # noqa: B009  a callable need not have one
-    stages: dict[str, nn.Module] = {"stem": nn.Sequential(*_conv(shape[0], 64, 3, 1), nn.ReLU(inplace=True))}
-    channels = 64
-    for stage, depth in enumerate(depths):
-        width, blocks = 64 << stage, []
-        for position in range(depth):
-            blocks.append(block(channels, width, 2 if stage and not position else 1))
-            channels = width * expansion
-        stages[f"layer{stage + 1}"] = nn.Sequential(*blocks)
-    return _Stages(**stages, pool=_AveragePool(), fc=nn.Linear(channels, classes))
-
-
-class _Residual(nn.Module):
-    """relu(body(x) + shortcut(x)); the shortcut is a 1x1 convolution where the shape changes."""
-
-    def __init__(self, body: nn.Sequential, channels: int, out: int, stride: int):
-        super().__init__()
-        self.body = body
-        self.shortcut = nn.Identity() if stride == 1 and channels == out else _conv(channels, out, 1, stride)
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b out h2 w2"]:
-        return torch.relu_(self.body(x) + self.shortcut(x))
-
-
-class BasicBlock(_Residual):
-    """Two 3x3 convolutions.
-
-    Args:
-        channels: of the input.
-        width: of the convolutions and the output.
-        stride: of the first convolution.
-    """
-
-    expansion = 1
-
-    def __init__(self, channels: int, width: int, stride: int):
-        body = nn.Sequential(*_conv(channels, width, 3, stride), nn.ReLU(inplace=True), *_conv(width, width, 3, 1))
-        super().__init__(body, channels, width, stride)
-
-
-class Bottleneck(_Residual):
-    """A 3x3 convolution between two of 1x1.
-
-    Args:
-        channels: of the input.
-        width: of the 3x3 convolution; the output has four times as many.
-        stride: of the 3x3 convolution.
-    """
-
-    expansion = 4
-
-    def __init__(self, channels: int, width: int, stride: int):
-        narrow = (*_conv(channels, width, 1, 1), nn.ReLU(inplace=True))
-        middle = (*_conv(width, width, 3, stride), nn.ReLU(inplace=True))
-        body = nn.Sequential(*narrow, *middle, *_conv(width, 4 * width, 1, 1))
-        super().__init__(body, channels, 4 * width, stride)
-
-
-class _Stages(nn.Sequential):
-    """A sequence whose stages have names."""
-
-    def __init__(self, **stages: nn.Module):
-        super().__init__()
-        for name, stage in stages.items():
-            self.add_module(name, stage)
-
-
-class _AveragePool(nn.Module):
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c"]:
-        return x.mean((2, 3))
-
-
-def _conv(channels: int, out: int, size: int, stride: int) -> nn.Sequential:
-    """A convolution and its batch norm, which makes a bias superfluous."""
-    convolution = nn.Conv2d(channels, out, size, stride, padding=size // 2, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(out))
+    return Stages(**stages, pool=AveragePool(), fc=nn.Linear(channels, classes))
 
 
 def _import(name: str) -> Callable[..., Any]:
@@ -221,11 +137,22 @@ def _import(name: str) -> Callable[..., Any]:
     return found
 
 
+# in two forms: for small images under their own names, as published under theirs and _imagenet
+_FORMS: dict[str, Callable[..., nn.Module]] = {
+    "resnet18": partial(resnet, block=BasicBlock, depths=(2, 2, 2, 2)),
+    "resnet34": partial(resnet, block=BasicBlock, depths=(3, 4, 6, 3)),
+    "resnet50": partial(resnet, block=Bottleneck, depths=(3, 4, 6, 3)),
+    "mobilenet_v2": mobilenet_v2,
+    "swin_t": swin_t,
+    "vgg16": vgg16,
+    "shufflenet_v2": shufflenet_v2,
+}
+
 MODELS: dict[str, Callable[[Shape, int], nn.Module]] = {
     "lenet": lenet,
     "mlp": mlp,
     "small_cnn": small_cnn,
-    "resnet18": partial(resnet, block=BasicBlock, depths=(2, 2, 2, 2)),
-    "resnet34": partial(resnet, block=BasicBlock, depths=(3, 4, 6, 3)),
-    "resnet50": partial(resnet, block=Bottleneck, depths=(3, 4, 6, 3)),
+    **{f"resnet{depth}": partial(cifar_resnet, depth=depth) for depth in (20, 32, 44, 56)},
+    **_FORMS,
+    **{f"{name}_imagenet": partial(make, imagenet=True) for name, make in _FORMS.items()},
 }

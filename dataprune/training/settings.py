@@ -119,7 +119,9 @@ class Settings:
 
     model: str = setting(
         "small_cnn",
-        "lenet, mlp, small_cnn, resnet18, resnet34, resnet50, or module:function, called with (C, H, W) and classes.",
+        "lenet, mlp, small_cnn, resnet20, resnet32, resnet44, resnet56; for small images, or with _imagenet behind the "
+        "name as published: resnet18, resnet34, resnet50, mobilenet_v2, swin_t (which need transformers), vgg16, "
+        "shufflenet_v2 (which need torchvision); or module:function, called with (C, H, W) and classes.",
         "Training",
     )
     epochs: int = setting(20, "Epochs.", "Training")

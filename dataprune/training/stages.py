@@ -1,0 +1,33 @@
+"""What the models of the command line are put together from."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Stages(nn.Sequential):
+    """A sequence whose stages have names.
+
+    Args:
+        stages: in the order in which they are called.
+    """
+
+    def __init__(self, **stages: nn.Module):
+        super().__init__()
+        for name, stage in stages.items():
+            self.add_module(name, stage)
+
+
+class AveragePool(nn.Module):
+    """The mean over all positions."""
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c"]:
+        """One value per channel."""
+        return x.mean((2, 3))
+
+
+def conv(channels: int, out: int, size: int, stride: int) -> nn.Sequential:
+    """A convolution and its batch norm, which makes a bias superfluous."""
+    convolution = nn.Conv2d(channels, out, size, stride, padding=size // 2, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(out))
