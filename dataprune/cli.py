@@ -309,15 +309,15 @@ def compare(
 
     All pruned methods run one schedule: the first epoch full, then --keep. Every run but `full` trains the same number
     of optimizer steps. Static methods (`dataprune methods`) are scored in one run on all the data per seed; its cost
-    stands beside theirs. Writes compare.json, the figure accuracy.svg and accuracy.png, and a folder for each run. The
-    seconds are those of training and selection, of --recalibrate-bn too, without evaluation.
+    stands beside theirs. Writes compare.json, the figure accuracy.svg and accuracy.png, the report (report.html,
+    report.md and figures/), and a folder for each run. The seconds are those of training and selection, of
+    --recalibrate-bn too, without evaluation.
 
     Side by side (--jobs, --engine ray) the records are the same but for the seconds, and a run that fails does not stop
     the others. A Ray cluster gets the data from here and sends the records back; where --out is on a file system that
     its machines share, runs that were interrupted go on from their last checkpoints.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UsageError("the figure needs matplotlib: pip install 'dataprune[cli]'")
+    _require_drawing()
     where = _engine(engine, address, jobs)
     from .report import tables
     from .report.figures import accuracy_against_samples
@@ -349,12 +349,14 @@ def compare(
     if not first_rank():
         return
     figures = accuracy_against_samples(result, out / "accuracy")
+    page = _reported(out, data)
     if json_:
         print(json.dumps(result))
         return
     console = _console()
     console.print(tables.comparison(result))
-    console.print(f"results: {out / 'compare.json'}, figure: {figures[0]}", soft_wrap=True, highlight=False)
+    written = [f"results: {out / 'compare.json'}", f"figure: {figures[0]}", *([f"report: {page}"] if page else [])]
+    console.print(", ".join(written), soft_wrap=True, highlight=False)
 
 
 @app.command()
@@ -496,6 +498,41 @@ def reproduce(
             print("results: " + ", ".join(str(file) for file in files))
 
 
+@app.command()
+def report(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="RUNS...", help="Folders of `dataprune compare` and `dataprune train`.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write; by default the folder itself, of several the folder report/.")
+    ] = None,
+    watts: Annotated[
+        float | None,
+        typer.Option(
+            help="What a processor draws, for the estimate of energy; by default 65 for a CPU, 400 for a GPU."
+        ),
+    ] = None,
+    json_: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Write what runs came to as one HTML page that loads nothing.
+
+    Accuracy against full, short and rs2 with the spread over seeds, what was saved, how often samples were selected, by
+    which scores, of which classes, what they look like, and whether the records agree. Writes report.html, report.md
+    and figures/*.png. Runs that differ in nothing but method, seed and what is kept are compared with each other.
+    """
+    with reported(debug):
+        _require_drawing()
+        from .report import page
+
+        out = out or (folders[0] if len(folders) == 1 else Path("report"))
+        files = page.write(folders, out, watts=watts)
+        if json_:
+            print(json.dumps({"page": str(files[0]), "markdown": str(files[1])}))
+        else:
+            print(f"report: {files[0]}, as Markdown: {files[1]}")
+
+
 @app.command("methods")
 def list_methods(json_: AsJson = False, debug: Debug = False) -> None:
     """List the pruning methods, what they keep, and where they come from.
@@ -616,6 +653,23 @@ def _engine(name: str, address: str | None, jobs: int | None) -> Any:
     from .training import engines
 
     return engines.local if jobs in (None, 1) else engines.processes(jobs)
+
+
+def _require_drawing() -> None:
+    for name in ("matplotlib", "jinja2"):
+        if importlib.util.find_spec(name) is None:
+            raise UsageError(f"figures and report need {name}: pip install 'dataprune[cli]'")
+
+
+def _reported(out: Path, data: Any) -> Path | None:
+    """The report of a comparison that is written already: whatever goes wrong here must not lose it."""
+    from .report import page
+
+    try:
+        return page.write([out], out, data=data)[0]
+    except Exception as error:
+        _note(f"the report could not be written ({error}); once that is mended: dataprune report {out}")
+        return None
 
 
 def _require_ray() -> None:

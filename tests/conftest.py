@@ -59,8 +59,8 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
         "transformers", reason="the extra hf is not installed: pip install 'dataprune[hf]'"
     )
     folder = tmp_path_factory.mktemp("encoder")
-    words = "the a cat dog sat ran on under mat tree and is not good bad .".split()
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words, *"bcdefghijklmnopqrstuvwxyz"]
+    words = ["the", "a", "cat", "dog", "sat", "ran", "on", "under", "mat", "tree", "and", "is", "not", "good", "bad"]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words, *".bcdefghijklmnopqrstuvwxyz"]
     tokens = transformers.BertTokenizer(vocab={word: number for number, word in enumerate(vocabulary)})
     size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     torch.manual_seed(0)

@@ -129,8 +129,43 @@ def test_compare_prints_a_table_or_json(tmp_path: Path) -> None:
         "compare.json",
         "accuracy.svg",
         "accuracy.png",
+        "figures",
+        "report.html",
+        "report.md",
         "runs",
     }
+
+
+def test_report_of_single_runs_and_of_what_is_none(tmp_path: Path) -> None:
+    for method in ("full", "emp"):
+        assert call("train", *QUICK, "--method", method, "--out", tmp_path / method).exit_code == 0
+    result = call("report", tmp_path / "full", tmp_path / "emp", "--out", tmp_path / "out", "--watts", 90)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == f"report: {tmp_path}/out/report.html, as Markdown: {tmp_path}/out/report.md\n"
+    page = (tmp_path / "out/report.html").read_text()
+    assert "digits, mlp" in page and "time × 90 W (given with --watts)" in page
+    result = call("report", tmp_path / "emp", "--json")
+    assert json.loads(result.stdout)["page"] == str(tmp_path / "emp/report.html")
+    assert "there is no run of full to compare with" in (tmp_path / "emp/report.html").read_text()
+    fails(2, "nowhere is no folder: give folders of `dataprune compare` or `train`", "report", "nowhere")
+    fails(2, "--watts must be a positive number, got -1", "report", tmp_path / "emp", "--watts", -1)
+    fails(2, "Missing argument 'RUNS...'", "report")
+    (tmp_path / "emp/metrics.json").write_text("{")
+    fails(1, "metrics.json is damaged", "report", tmp_path / "emp")
+
+
+def test_a_comparison_outlives_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataprune.report import page
+
+    def failing(*arguments: Any, **more: Any) -> Any:
+        raise OSError("no space")
+
+    monkeypatch.setattr(page, "write", failing)
+    result = call("compare", *QUICK, "--methods", "emp", "--seeds", 1, "--json", "--out", tmp_path / "out")
+    assert result.exit_code == 0 and json.loads(result.stdout)["summary"][0]["method"] == "emp"
+    assert result.stderr == (
+        f"note: the report could not be written (no space); once that is mended: dataprune report {tmp_path / 'out'}\n"
+    )
 
 
 def test_what_is_noteworthy_of_the_data_goes_to_stderr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ from .data import Data
 from .evaluate import recalibrate_batch_norm
 from .feed import Feed
 from .settings import Settings
+from .trajectories import Trajectories
 
 Report = Callable[[dict[str, Any]], None]  # called with every epoch's line of the history
 
@@ -47,7 +48,7 @@ def fit(
 
     The record's `seconds` are those of training, of selection and of `recalibrate_bn`: all that a method costs, the
     loading of batches and a first step's compilation included. Evaluation is in `evaluate_seconds`; writing checkpoints
-    is in neither. What an interruption threw away is counted once.
+    and noting scores for the report are in neither. What an interruption threw away is counted once.
 
     Args:
         settings: what to train; must be those of the folder, where it has a run.
@@ -140,6 +141,7 @@ class _Run:
         self.open = False  # whether an epoch has begun that has no line in the history yet
         self.history: list[dict[str, Any]] = []
         self.selected = torch.zeros(size, dtype=torch.int32)  # epochs that each sample was selected for
+        self.trajectories = Trajectories(size)
         self.seconds = {"train": 0.0, "select": 0.0, "evaluate": 0.0}
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, right, samples, of the open epoch
         self._saved = time.monotonic()
@@ -155,7 +157,8 @@ class _Run:
             self.pruner.select(epoch)
             selected = time.perf_counter()
             self.seconds["select"] += selected - started
-            started, self.open = selected, True
+            self.trajectories.note_scores(self.pruner.book.score)
+            started, self.open = time.perf_counter(), True
             batches = self.feed.batches(epoch)
             while self.step < self.limit and (batch := next(batches, None)) is not None:
                 self._train_step(*batch)
@@ -173,13 +176,16 @@ class _Run:
     def finish(self, save_model: bool, test: bool) -> dict[str, Any]:
         """Evaluate, and write what remains of the run."""
         self.pruner.sync()
+        self.trajectories.note_scores(self.pruner.book.score)
         record: dict[str, Any] = {}
         if distributed.rank() == 0:
             record = self._record(test)
             if save_model:
                 self.task.save(self.model, self.out)
-            counts = {"selected": _small(self.selected), "drawn": _small(self.pruner.book.drawn)}
+            switches, drawn = self.trajectories.switches, self.pruner.book.drawn
+            counts = {"selected": _small(self.selected), "drawn": _small(drawn), "switches": _small(switches)}
             runs.write(self.out / "selection_counts.safetensors", save(counts))
+            runs.write(self.out / "trajectories.safetensors", save(self.trajectories.tables()))
             if self.recorder is not None:
                 record |= self._write_scores(self.recorder.scores())
             runs.write_json(self.out / "metrics.json", record)
@@ -209,6 +215,7 @@ class _Run:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=settings.bf16):
             output = self.forward(**inputs) if isinstance(inputs, dict) else self.forward(*inputs)
         losses, outputs, right = self.task.losses(output, labels)
+        self.trajectories.record(losses)
         loss = self.pruner.loss(index, losses, outputs, labels)
         if self.recorder is not None:
             self.recorder.update(index, outputs, labels, self.features.pop() if self.features else None)
@@ -238,6 +245,7 @@ class _Run:
             self.recorder.end_epoch()
         selection, stats = self.pruner.select(epoch), self.pruner.stats()
         self.selected[selection.index] += 1
+        self.trajectories.close(selection.index)
         line = {
             "epoch": epoch,
             "samples": int(samples),
@@ -342,6 +350,7 @@ class _Run:
                 "seconds": self.seconds,
                 "history": json.dumps(self.history),
                 "selected": self.selected,
+                "trajectories": self.trajectories.state_dict(),
                 "recorder": None if self.recorder is None else self.recorder.state_dict(),
             }
             runs.write_checkpoint(self.out / "checkpoint.pt", state)
@@ -373,6 +382,7 @@ class _Run:
             self.step, self.open = state["step"], state["open"]
             self.seconds, self.selected = state["seconds"], state["selected"]
             self.sums.copy_(state["sums"])
+            self.trajectories.load_state_dict(state["trajectories"])
             self.history = json.loads(state["history"])
             if self.recorder is not None:
                 self.recorder.load_state_dict(state["recorder"])

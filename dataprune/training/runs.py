@@ -16,7 +16,7 @@ from .. import __version__
 from ..errors import CheckpointError, UsageError
 from .settings import Settings
 
-SCHEMA = 1  # of a run's checkpoint
+SCHEMA = 2  # of a run's checkpoint
 RECORDED = {  # what others read in a run's record
     "method", "seed", "accuracy", "val_accuracy", "samples", "steps", "seconds", "select_seconds", "reached_keep",
 }  # fmt: skip

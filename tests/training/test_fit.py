@@ -125,6 +125,7 @@ def test_what_a_run_leaves(tmp_path: Path) -> None:
     record = fit(settings, tmp_path, data=tiny.data(val=80), report=lines.append)
     assert {path.name for path in tmp_path.iterdir()} == {
         "config.json", "history.jsonl", "metrics.json", "model.safetensors", "selection_counts.safetensors",
+        "trajectories.safetensors",
     }  # fmt: skip
     history = tiny.history(tmp_path)
     assert history == lines and [line["epoch"] for line in history] == [0, 1, 2, 3]

@@ -32,6 +32,7 @@ from dataprune.training.comparison import Comparison
 from dataprune.training.fit import fit
 from dataprune.training.settings import GLUE, LANGUAGE, Settings
 
+
 @pytest.fixture
 def settings(encoder: str, data_folder: Path) -> Settings:
     recipe: dict[str, Any] = {**LANGUAGE, "epochs": 4, "batch_size": 8, "lr": 1e-3, "max_length": 24}
@@ -278,3 +279,17 @@ def test_on_the_command_line(encoder: str, data_folder: Path, tmp_path: Path) ->
 def test_contrastive_learning_has_a_command_of_its_own() -> None:
     result = call("train", "--task", "contrastive")
     assert result.exit_code == 2 and "dataprune pretrain" in result.stderr
+
+
+def test_the_report_shows_texts(settings: Settings, tmp_path: Path) -> None:
+    pytest.importorskip("jinja2")
+    from dataprune.report import page
+
+    comparison = Comparison(replace(settings, data="glue/rte"), ("full", "short", "emp"), seeds=(0,))
+    comparing.compare(comparison, tmp_path)
+    text = page.write([tmp_path], tmp_path)[0].read_text()
+    assert "test accuracy, %" in text and "<blockquote>" in text and "entailment" in text
+    scores = tmp_path / "scores"
+    comparing.compare(replace(comparison, settings=replace(settings, task="glue/stsb", data="glue/stsb")), scores)
+    text = page.write([scores], scores)[0].read_text()
+    assert "test pearson, %" in text and "Its labels are scores, not classes." in text
