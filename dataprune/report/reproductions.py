@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,33 @@ class _Accuracy:
         axes.set_ylabel("test accuracy, %", fontsize=8)
 
 
+class _Difference:
+    """Accuracy minus that of `short`, seed by seed, against the share of the data that is kept."""
+
+    def rows(self, result: Mapping[str, Any]) -> list[str]:
+        return [""]
+
+    def __call__(self, result: Mapping[str, Any], panel: str, row: str, axes: Any) -> None:
+        at = {(r["keep"], r["arm"], r["seed"]): r["accuracy"] for r in result["rows"] if r["panel"] == panel}
+        axes.axhline(0, color="black", linewidth=1, label="short: all data, as many steps")
+        others = [arm for arm in result["arms"] if arm not in ("short", "full")]
+        for number, arm in enumerate(others):
+            points = []
+            for place, keep in enumerate(sorted(result["keep"])):
+                seeds = [seed for k, a, seed in at if (k, a) == (keep, arm) and (keep, "short", seed) in at]
+                values = [100 * (at[keep, arm, seed] - at[keep, "short", seed]) for seed in seeds]
+                if values:
+                    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+                    points.append((place + 0.07 * (number - len(others) / 2), statistics.fmean(values), spread))
+            if points:
+                x, y, spread = zip(*points)
+                axes.errorbar(x, y, yerr=spread, color=_colour(number), marker=_marker(number), markersize=4,
+                              capsize=2, linewidth=1, label=arm)  # fmt: skip
+        axes.set_xticks(range(len(result["keep"])), [f"{keep:g}" for keep in sorted(result["keep"])])
+        axes.set_xlabel("keep", fontsize=8)
+        axes.set_ylabel("points above short", fontsize=8)
+
+
 class _Series:
     """Lines out of `kept`: a column of numbers against another, or against their position."""
 
@@ -113,6 +141,7 @@ class _Series:
 
 _DRAWN: dict[str, Any] = {
     "accuracy": _Accuracy(),
+    "difference": _Difference(),
     "selections": _Series({"samples": "samples"}, "epochs in which a sample was selected"),
     "loss": _Series({"loss": "training loss"}, "epoch"),
     "interpolation": _Series(

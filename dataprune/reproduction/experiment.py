@@ -13,7 +13,7 @@ from ..training.comparison import Comparison
 from ..training.settings import Settings, defaults_of
 
 SCALES = ("smoke", "cpu", "paper")
-SHOWN = ("accuracy", "selections", "loss", "interpolation")
+SHOWN = ("accuracy", "difference", "selections", "loss", "interpolation")
 _OF_DATA = ("data", "data_folder", "train_size", "test_size", "val_fraction", "label_noise", "image_size", "task")
 _OF_COMPARISON = ("anneal", "warmup", "score_epochs", "score_model", "finetune_epochs")
 
@@ -40,8 +40,9 @@ class Experiment:
         finetune_epochs: after contrastive pre-training.
         strategy: "E", or "P": epochs longer by 1 / keep, so that all coresets get the steps of a full run.
         small_batches: half the batch size where a fifth or less is kept, a quarter at a tenth.
-        show: what the figure draws: "accuracy" against keep, "selections" per sample, training "loss" per epoch, or
-            "interpolation": loss and accuracy along the line from initial to final weights.
+        show: what the figure draws: "accuracy" against keep, its "difference" from that of `short` seed by seed,
+            "selections" per sample, training "loss" per epoch, or "interpolation": loss and accuracy along the line from
+            initial to final weights.
         published: by panel and arm, what the paper prints for each `keep`, in percent.
         note: what this scale can and cannot show.
     """

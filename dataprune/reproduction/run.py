@@ -95,7 +95,7 @@ def _carry_out(
             result["summary"] = summarize(result["rows"])
             if distributed.rank() == 0:
                 runs.write_json(out / "result.json", result)
-    if experiment.show == "accuracy" or distributed.rank() != 0:
+    if experiment.show in ("accuracy", "difference") or distributed.rank() != 0:
         return None
     return findings.of(experiment.show, cells, places, data)
 

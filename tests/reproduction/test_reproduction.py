@@ -83,7 +83,7 @@ def test_every_scale_is_meant(name: str) -> None:
 @pytest.mark.parametrize("name", GRIDS)
 def test_smoke(name: str, cache: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     overrides: dict[str, Any] = {}
-    if name == "emp_table3":
+    if name in ("emp_table3", "which_budgets_language"):
         request.getfixturevalue("data_folder")
         overrides["model"] = request.getfixturevalue("encoder")
     for module in ("transformers",) if name == "tdds_table4" else ():
