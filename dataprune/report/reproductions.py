@@ -16,8 +16,7 @@ def table(result: Mapping[str, Any]) -> str:
 
     What the paper prints stands in brackets; a run that has not been made yet is a gap.
     """
-    scale = f"scale {result['scale']}, {result['seeds']} seed{'s' if result['seeds'] != 1 else ''}"
-    text = [f"# {result['name']}", "", f"{result['source']}. {result['claim']}", "", f"Measured: {scale}."]
+    text = [f"# {result['name']}", "", f"{result['source']}. {result['claim']}", "", f"Measured: {_scale(result)}."]
     if result["note"]:
         text[-1] += f" {result['note']}"
     summary = {(line["panel"], line["keep"], line["arm"]): line for line in result.get("summary", [])}
@@ -61,7 +60,7 @@ def figure(result: Mapping[str, Any], path: Path) -> list[Path]:
     for axes in every.flat:
         names |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels())}
     drawn.legend(names.values(), names.keys(), loc="outside right center", frameon=False, fontsize=8)
-    drawn.suptitle(f"{result['name']}, scale {result['scale']}, {result['seeds']} seeds", fontsize=10)
+    drawn.suptitle(f"{result['name']}, {_scale(result)}", fontsize=10)
     return write(drawn, path)
 
 
@@ -148,6 +147,10 @@ _DRAWN: dict[str, Any] = {
         {"loss": "training loss", "accuracy": "test accuracy, %"}, "ε, from initial to final weights", "epsilon"
     ),
 }
+
+
+def _scale(result: Mapping[str, Any]) -> str:
+    return f"scale {result['scale']}, {result['seeds']} seed{'s' if result['seeds'] != 1 else ''}"
 
 
 def _cell(line: Mapping[str, Any] | None, published: float | None) -> str:

@@ -41,8 +41,8 @@ class Experiment:
         strategy: "E", or "P": epochs longer by 1 / keep, so that all coresets get the steps of a full run.
         small_batches: half the batch size where a fifth or less is kept, a quarter at a tenth.
         show: what the figure draws: "accuracy" against keep, its "difference" from that of `short` seed by seed,
-            "selections" per sample, training "loss" per epoch, or "interpolation": loss and accuracy along the line from
-            initial to final weights.
+            "selections" per sample, training "loss" per epoch, or "interpolation": loss and accuracy along the line
+            from initial to final weights.
         published: by panel and arm, what the paper prints for each `keep`, in percent.
         note: what this scale can and cannot show.
     """
