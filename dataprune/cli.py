@@ -391,7 +391,7 @@ def joint(
 
     Per seed: count how often a training run forgets each sample; train new models on the most forgotten, the least
     forgotten and random samples, and one on all the data (the base); prune the smallest weights; fine-tune with the
-    pruned ones held at zero. Writes joint.json after every cell, three figures, and a folder for each run. Pruned
+    pruned ones held at zero. Writes joint.json after every cell, four figures, and a folder for each run. Pruned
     weights save neither time nor memory here: FLOPs count them as if zeros were free.
     """
     if importlib.util.find_spec("matplotlib") is None:
@@ -437,6 +437,7 @@ def joint(
         figures.joint_fine_tuning(result, out / "fine_tuning")[0],
         figures.joint_stages(result, out / "before_and_after")[0],
         figures.joint_flops(result, out / "flops")[0],
+        figures.joint_sparsity(result, out / "sparsity")[0],
     ]
     if json_:
         print(json.dumps(result))

@@ -10,7 +10,6 @@ from torch import Tensor
 _CHUNK = 1 << 24  # similarities computed at a time
 
 
-@torch.no_grad()
 def knn_accuracy(
     train_features: Float[Tensor, "n d"],
     train_labels: Int[Tensor, " n"],
@@ -47,15 +46,16 @@ def knn_accuracy(
         raise ValueError(f"k must be between 1 and the {len(train)} training samples, got {k}")
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
-    train, test = F.normalize(train, dim=1), F.normalize(test, dim=1)
     classes = int(y.max()) + 1
     right = torch.zeros((), dtype=torch.int64, device=train.device)
     rows = max(1, _CHUNK // len(train))
-    for part, labels in zip(test.split(rows), wanted.split(rows)):
-        near, neighbours = (part @ train.T).topk(k, dim=1)
-        weight = ((near - near[:, :1]) / temperature).exp()  # the nearest has 1: no overflow
-        votes = weight.new_zeros(len(part), classes).scatter_add_(1, y[neighbours], weight)
-        right += (votes.argmax(dim=1) == labels).sum()
+    with torch.no_grad(), torch.autocast(train.device.type, enabled=False):
+        train, test = F.normalize(train, dim=1), F.normalize(test, dim=1)
+        for part, labels in zip(test.split(rows), wanted.split(rows)):
+            near, neighbours = (part @ train.T).topk(k, dim=1)
+            weight = ((near - near[:, :1]) / temperature).exp()  # the nearest has 1: no overflow
+            votes = weight.new_zeros(len(part), classes).scatter_add_(1, y[neighbours], weight)
+            right += (votes.argmax(dim=1) == labels).sum()
     return int(right) / len(test)
 
 
@@ -99,10 +99,12 @@ def linear_probe(
         raise ValueError(f"penalty must be above 0, got {penalty}: without it the weights of separable data grow on")
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    deviation, mean = torch.std_mean(train, dim=0, correction=0)
-    deviation = torch.where(deviation > 0, deviation, 1)  # a constant feature tells nothing
-    weight, bias = fit((train - mean) / deviation, y, penalty, steps)
-    predicted = ((test - mean) / deviation @ weight + bias).argmax(dim=1)
+    # autocast would round, and hand every step of L-BFGS the weights it cached at the first: zeros
+    with torch.autocast(train.device.type, enabled=False):
+        deviation, mean = torch.std_mean(train, dim=0, correction=0)
+        deviation = torch.where(deviation > 0, deviation, 1)  # a constant feature tells nothing
+        weight, bias = fit((train - mean) / deviation, y, penalty, steps)
+        predicted = ((test - mean) / deviation @ weight + bias).argmax(dim=1)
     return int((predicted == wanted).sum()) / len(test)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -214,7 +215,8 @@ def _choose(
     if need is None:  # numpy's partition copies the values; ties draw int32 keys and partition these
         need = size * (values.element_size() * 2 + 12)
     chunk_rows(name, fixed=need + 32 * size * grouped + 12 * count, row=0, size=size, max_memory=max_memory)
-    generator = torch.Generator().manual_seed(seed)
+    # a stream for each selector: with one seed `random` must not draw what `top` and `bottom` draw between equals
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{name} {seed}".encode()))
     if labels is None or not grouped:
         _check_enough(left(size), count, size)
         return Selection.of(choose(values, count, generator))

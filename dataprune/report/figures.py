@@ -174,6 +174,35 @@ def joint_flops(result: Mapping[str, Any], path: Path) -> list[Path]:
     return write(figure, path)
 
 
+def joint_sparsity(result: Mapping[str, Any], path: Path) -> list[Path]:
+    """Share of zeros of every layer, a panel for the base and for each arm at the smallest ratio, mean over seeds.
+
+    Ranked layer by layer all layers lose the same share; with a global ranking this shows which ones pay.
+
+    Args:
+        result: what `joint.json` holds.
+        path: without suffix, as for `accuracy_against_samples`.
+    Returns:
+        The two files.
+    """
+    grid = result["grid"]
+    arms, ratio = [arm for _, arm in _arms(grid)], min(grid["ratios"])
+    figure, panels = _panels(1, len(arms))
+    for axes, arm in zip(panels[0], arms, strict=True):
+        for number, amount in enumerate(grid["amounts"]):
+            cells = [cell["layers"] for cell in _cells(result, arm, ratio, amount)]
+            names = list(cells[0])
+            means = [100 * statistics.fmean(layers[name] for layers in cells) for name in names]
+            axes.plot(range(len(names)), means, marker="o", markersize=3, color=f"C{number % 10}",
+                      linewidth=1, label=f"{amount:.0%} pruned")  # fmt: skip
+        axes.set_title(arm if arm == "base" else f"{arm}, {ratio:.0%} of the data", fontsize=8)
+    _finish(
+        figure, panels, f"{_what(result)}: zeros of each layer, ranked {_RANKED[result['scope']]}", "layer, in order"
+    )
+    panels[0, 0].set_ylabel("zeros, %", fontsize=8)
+    return write(figure, path)
+
+
 def _panels(rows: int, columns: int) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
@@ -234,6 +263,9 @@ def write(figure: Any, path: Path) -> list[Path]:
             figure.savefig(buffer, format=form, dpi=150, metadata={"Date": None} if form == "svg" else None)
         runs.write(file, buffer.getvalue())
     return files
+
+
+_RANKED = {"layer": "layer by layer", "global": "all together"}
 
 
 def _spread(samples: Sequence[float], most: float) -> list[float]:

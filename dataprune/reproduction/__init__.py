@@ -66,8 +66,8 @@ def reproduce(
     if kind == "joint":
         result = other.joint(title, said, scale, out, report or (lambda *_: None))
         tables.joint(result)  # refuses a grid that is not finished
-        drawn = (figures.joint_fine_tuning, figures.joint_stages, figures.joint_flops)
-        names = ("fine_tuning", "before_and_after", "flops")
+        drawn = (figures.joint_fine_tuning, figures.joint_stages, figures.joint_flops, figures.joint_sparsity)
+        names = ("fine_tuning", "before_and_after", "flops", "sparsity")
         return [out / "joint.json", *(file for draw, file_ in zip(drawn, names) for file in draw(result, out / file_))]
     if kind != "grid":
         raise UsageError(f"{name}: kind is grid, joint or script, got {kind!r}")

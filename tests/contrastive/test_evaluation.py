@@ -70,6 +70,15 @@ def test_other_precisions(dtype: torch.dtype) -> None:
     assert linear_probe(train[0].to(dtype), train[1].int(), test[0].to(dtype), test[1].int()) > 0.97
 
 
+def test_autocast_changes_nothing() -> None:
+    train, test = clusters(200, noise=0.5), clusters(100, noise=0.5, seed=1)
+    wanted = [function(*train, *test) for function in (knn_accuracy, linear_probe)]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = [function(*train, *test) for function in (knn_accuracy, linear_probe)]
+        rounded = linear_probe(train[0].bfloat16(), train[1], test[0].bfloat16(), test[1])
+    assert found == wanted and rounded > 0.9
+
+
 def newton(features: np.ndarray, labels: np.ndarray, penalty: float) -> tuple[np.ndarray, np.ndarray]:
     """Logistic regression by Newton's method with the full Hessian; the bias is a last, unpenalised column."""
     size, classes = len(features), int(labels.max()) + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections.abc import Callable
@@ -85,6 +86,14 @@ def test_ties_are_broken_at_random_not_by_position(name: str, balance: str) -> N
         )
         hits[selection.index.numpy()] += 1
     assert np.abs(hits / trials - 0.3).max() < 4.5 * math.sqrt(0.3 * 0.7 / trials)
+
+
+def test_selectors_of_one_seed_draw_independently_between_equals() -> None:
+    equal = torch.zeros(2000)
+    drawn = [set(select(equal, keep=0.3, seed=0).index.tolist()) for select in (coresets.top, coresets.bottom)]
+    drawn.append(set(coresets.random(2000, keep=0.3, seed=0).index.tolist()))
+    for one, other in itertools.combinations(drawn, 2):
+        assert abs(len(one & other) - 0.3 * 600) < 5 * math.sqrt(600 * 0.3 * 0.7 * 0.7)  # hypergeometric
 
 
 @pytest.mark.parametrize("name", SELECTORS)

@@ -635,9 +635,8 @@ def test_the_command_finds_its_own_folder_again(call: Any, tmp_path: Path) -> No
     assert first.exit_code == 0, first.output
     (out,) = (tmp_path / "runs").iterdir()
     assert out.name.startswith("joint-digits-") and "high − base" in first.stdout and "joint.json" in first.stdout
-    figures = [
-        out / f"{name}{suffix}" for name in ("fine_tuning", "before_and_after", "flops") for suffix in (".svg", ".png")
-    ]
+    names = ("fine_tuning", "before_and_after", "flops", "sparsity")
+    figures = [out / f"{name}{suffix}" for name in names for suffix in (".svg", ".png")]
     assert all(file.exists() for file in figures)
     second = call(*QUICK, "--seeds", 2, "--json")
     assert second.exit_code == 0 and json.loads(second.stdout) == json.loads((out / "joint.json").read_text())
