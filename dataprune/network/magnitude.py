@@ -75,7 +75,7 @@ def prune(
     if isinstance(amount, bool) or not isinstance(amount, Real):
         raise TypeError(f"amount is the share to prune, a number in [0, 1), got {type(amount).__name__}")
     if not 0 <= amount < 1:
-        raise ValueError(f"amount is the share to prune, in [0, 1), got {amount}: 0.8 leaves a fifth")
+        raise ValueError(f"amount is the share to prune, in [0, 1), got {amount}; 0.8 prunes four fifths")
     for value, known, what in (
         (scope, ("layer", "global"), "scope"),
         (granularity, ("weight", "channel"), "granularity"),

@@ -58,6 +58,8 @@ def check(settings: Settings) -> None:
         for name in ("label_noise", "label_smoothing", "shift", "flip", "recalibrate_bn", "statistics", "init"):
             if getattr(settings, name):
                 raise UsageError(f"--{name.replace('_', '-')} is not for contrastive learning: leave it out")
+        if settings.views == "simclr" and importlib.util.find_spec("kornia") is None:
+            raise UsageError("--views simclr changes colours with kornia: pip install 'dataprune[contrastive]'")
     if ":" not in settings.model and settings.model not in models.MODELS:
         raise UsageError(suggest(settings.model, models.MODELS, what="model") + ", or module:function of your own")
     for text in settings.option:

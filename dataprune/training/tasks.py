@@ -227,10 +227,15 @@ def initialize(model: nn.Module, path: Path, data: Data) -> None:
     wrong += [name for name in own.keys() & given.keys() if own[name].shape != given[name].shape]
     if wrong:
         raise DataError(
-            f"--init {file} holds another model's weights ({min(wrong)} and {len(wrong) - 1} more do not fit): give "
+            f"--init {file} holds another model's weights ({_first(wrong)} fit): give "
             "the same --model and images of the same shape"
         )
     model.load_state_dict(given, strict=False)
+
+
+def _first(wrong: list[str]) -> str:
+    more = len(wrong) - 1
+    return f"{min(wrong)} and {more} more do not" if more else f"{wrong[0]} does not"
 
 
 def _last(model: nn.Module, data: Data) -> tuple[str, nn.Module]:

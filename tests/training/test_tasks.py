@@ -163,6 +163,21 @@ def test_what_cannot_be_meant(changes: dict, message: str, tmp_path: Path) -> No
         fit(settings(**changes), tmp_path, data=tiny.data())
 
 
+def test_bfloat16_does_not_spoil_the_linear_classifier(tmp_path: Path) -> None:
+    found = [fit(settings(bf16=on), tmp_path / str(on), data=tiny.data())["accuracy"] for on in (False, True)]
+    assert found[0] > 0.5 and abs(found[0] - found[1]) < 0.15  # of chance 0.25
+
+
+def test_colours_need_kornia_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = setup.importlib.util.find_spec
+    monkeypatch.setattr(
+        setup.importlib.util, "find_spec", lambda name, *rest: None if name == "kornia" else find(name, *rest)
+    )
+    with pytest.raises(UsageError, match=r"pip install 'dataprune\[contrastive\]'"):
+        fit(settings(views="simclr"), tmp_path / "out", data=tiny.data())
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_model_without_features() -> None:
     class Flat(nn.Linear):
         def forward(self, input: torch.Tensor) -> torch.Tensor:
