@@ -190,7 +190,7 @@ class Pruner:
             epoch: 0-based.
             batch_size: samples per batch and rank.
             drop_last: drop a last, smaller batch: it would be an optimizer step on few samples.
-            device: where the indices go, once for the whole epoch; the CPU by default.
+            device: where the indices go, and the weights, once for the whole epoch; the CPU by default.
         Raises:
             ValueError: if an epoch is smaller than one batch, and would be dropped whole.
         """
@@ -204,6 +204,8 @@ class Pruner:
         tail = len(order) % batch_size if drop_last else 0
         order = order[: len(order) - tail]
         self.begin(epoch, tail=tail * ranks)
+        if self._weight is not None and device is not None:
+            self._weight = self._weight.to(device)  # now, when the device has nothing to do, not in the first step
         return iter(order.to(device).split(batch_size) if len(order) else ())
 
     def order(
@@ -255,7 +257,7 @@ class Pruner:
         if self._weight is None:
             return losses.mean()
         if self._weight.device != losses.device:
-            self._weight = self._weight.to(losses.device)
+            self._weight = self._weight.to(losses.device, non_blocking=losses.is_cuda)
         at = index.to(losses.device, torch.int64, non_blocking=True)  # as uint8 it would be taken for a mask
         return (self._weight[at] * losses).mean()
 

@@ -71,6 +71,31 @@ def test_entropy_benchmark(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_fast_path_benchmark(tmp_path: Path) -> None:
+    small = ("--data", "synthetic", "--model", "small_cnn", "--size", "64", "--batch-size", "8", "--rounds", "2")
+    said = run(
+        "fast_path.py",
+        "--device",
+        "cpu",
+        *small,
+        "--out",
+        "found.json",
+        cwd=tmp_path,
+        folder=EXAMPLES.parent / "benchmarks",
+    )
+    rows = {row["method"]: row for row in json.loads((tmp_path / "found.json").read_text())["models"][0]["rows"]}
+    assert list(rows) == ["full, no pruner", "random, no pruner", "rs2", "loss", "emp", "infobatch"]
+    assert all(name in said for name in rows)
+    shares = {name: row["share_trained"] for name, row in rows.items()}
+    assert shares["rs2"] == shares["loss"] == shares["emp"] == shares["random, no pruner"] == 16 / 64
+    assert shares["full, no pruner"] == rows["full, no pruner"]["efficiency"] == 1
+    for name in ("rs2", "loss", "emp", "infobatch"):
+        assert rows[name]["rounds"] == 2
+        assert 0 < rows[name]["calls_share"] < 1
+        assert rows[name]["loss_seconds_per_sample"] > 0
+
+
+@pytest.mark.slow
 def test_the_picture_of_forgotten_digits(tmp_path: Path, data_folder: Path) -> None:
     settings = Settings(
         data="mnist", data_folder=str(data_folder / "mnist"), train_size=300, method="full", model="mlp", epochs=3,

@@ -134,11 +134,11 @@ def normalize(
     channels = images.shape[1]
     if len(mean) != channels or len(std) != channels:
         raise ValueError(f"{channels} channels but {len(mean)} means and {len(std)} deviations")
-    # built on the CPU and sent without waiting: a tensor made on a GPU from Python numbers would stop for it
-    constants = torch.tensor([list(mean), list(std)], dtype=torch.float64)
-    scale, bias = 1 / (255 * constants[1]), -constants[0] / constants[1]
-    affine = torch.stack([scale, bias]).float().to(images.device, non_blocking=True).view(2, 1, -1, 1, 1)
-    return images.to(torch.float32).mul_(affine[0]).add_(affine[1]).to(dtype)
+    made = images.to(torch.float32)
+    # as Python's numbers, which travel with an operation: a tensor of them would be copied to the device in every step
+    for channel, (middle, spread) in enumerate(zip(mean, std, strict=True)):
+        made[:, channel].mul_(1 / (255 * spread)).add_(-middle / spread)
+    return made.to(dtype)
 
 
 def _reflect(position: Int[Tensor, "b n"], size: int) -> Int[Tensor, "b n"]:

@@ -226,7 +226,9 @@ class _Run:
         self.step += 1
         with torch.no_grad():
             right = losses.new_zeros(()) if right is None else right
-            sums = torch.stack([losses.sum().double(), right.double(), right.new_tensor(len(labels)).double()])
+            # filled: a tensor made of a number would be copied to the device, and the copy waits for it
+            samples = losses.new_full((), len(labels), dtype=torch.float64)
+            sums = torch.stack([losses.sum().double(), right.double(), samples])
             self.sums += distributed.world_size() * sums  # the other ranks' are much the same, and as many
 
     def _since(self, started: float) -> float:
