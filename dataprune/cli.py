@@ -119,6 +119,14 @@ PassJobs = Annotated[
     ),
 ]
 
+Candidates = Annotated[
+    str,
+    typer.Option(
+        help="Comma-separated methods that may be advised, beside rs2; infobatch is left out where it cannot reach the "
+        "budget."
+    ),
+]
+
 Ratios = Annotated[str, typer.Option(help="Comma-separated fractions of the data that models are trained on.")]
 Amounts = Annotated[str, typer.Option(help="Comma-separated shares of the weights that are pruned.")]
 DataMethod = Annotated[
@@ -357,6 +365,77 @@ def compare(
     console.print(tables.comparison(result))
     written = [f"results: {out / 'compare.json'}", f"figure: {figures[0]}", *([f"report: {page}"] if page else [])]
     console.print(", ".join(written), soft_wrap=True, highlight=False)
+
+
+@app.command()
+@takes_settings(
+    without=("method", "selection", "keep", "steps", "statistics", "val_fraction", "track", *_OF_TASKS[1:]),
+    defaults={"budget": 0.3},
+)
+def advise(
+    settings: Settings,
+    candidates: Candidates = "infobatch,loss,emp,memory",
+    seeds: Annotated[int, typer.Option(help="Pilots of each method, from --seed on; at least 2.")] = 3,
+    pilot_size: Annotated[int, typer.Option(help="Samples that a pilot trains on, at most.")] = 4000,
+    pilot_epochs: Annotated[
+        int | None, typer.Option(help="Epochs of a pilot; by default those planned, at most 20 or 2 / budget.")
+    ] = None,
+    same_steps: Annotated[
+        bool,
+        typer.Option(
+            "--same-steps", help="Smaller batches in the pilots, so that they take as many steps as the planned run."
+        ),
+    ] = False,
+    jobs: Jobs = None,
+    out: Out = None,
+    json_: AsJson = False,
+) -> None:
+    """Say whether pruning pays for a run that is planned, and which method does, by short pilots.
+
+    The options are those of the planned run; --budget is the fraction of a full run's samples that it may train.
+    Pilots of all candidates train on a part of its training set with the same budget, and are judged by another part:
+    the test set is not read. A method is advised where it is better than `short` (all data for as many steps) and than
+    `rs2` with a probability of 0.95 each; where none is, all data for fewer steps is as good. Writes advice.json and a
+    folder of `compare` for each seed; the same call goes on where it stopped. docs/advise.md says what it cannot know.
+    """
+    from .report import tables
+    from .training.advice import Pilot
+    from .training.advice import advise as carry_out
+    from .training.setup import load_data
+
+    where = _engine("local", None, jobs)
+    pilot = Pilot(
+        settings,
+        candidates=[name.strip() for name in candidates.split(",") if name.strip()],
+        seeds=range(settings.seed, settings.seed + seeds),
+        size=pilot_size,
+        epochs=pilot_epochs,
+        same_steps=same_steps,
+    )
+    pilot.validate()
+    chosen = (pilot.candidates, seeds, pilot_size, pilot_epochs, same_steps)
+    key = hashlib.sha256(repr(chosen).encode()).hexdigest()[:4]
+    out = out or Path("runs") / f"advise-{_plain(settings.data)}-{settings.key()[:8]}{key}"
+    data = load_data(settings)
+    if first_rank():
+        _note(data.note)
+    with _bar(len(pilot.methods(len(data.train))) * seeds * pilot.pilot_epochs(), "epochs") as bar:
+
+        def report(method: str, seed: int, line: dict[str, Any]) -> None:
+            bar.update(1)
+            bar.set_postfix(method=method, seed=seed)
+
+        result = carry_out(pilot, out, data=data, report=report, engine=where)
+    if not first_rank():
+        return
+    if json_:
+        print(json.dumps(result))
+        return
+    console = _console()
+    console.print(tables.advice(result))
+    advice = result["advice"]
+    lines = (tables.pilots(result), "", advice["sentence"], advice["command"], f"results: {out / 'advice.json'}")
+    console.print("\n".join(lines), soft_wrap=True, highlight=False, markup=False)
 
 
 @app.command()

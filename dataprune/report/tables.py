@@ -105,6 +105,38 @@ def joint(result: Mapping[str, Any]) -> Table:
     return table
 
 
+def advice(result: Mapping[str, Any]) -> Table:
+    """What `advice.json` holds, a line for each method tried."""
+    from rich.table import Table
+
+    plan = result["plan"]
+    table = Table(title=f"{plan['data']}, {plan['model']}, budget {plan['budget']:g}: the pilots")
+    table.add_column("method", no_wrap=True)
+    for heading in ("accuracy %", "− short", "better", "− rs2", "better", ""):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for line in result["lines"]:
+        cells = []
+        for found in (line["short"], line["rs2"]):
+            cells += ["", ""] if found is None else _with_error(found)
+        table.add_row(line["method"], f"{100 * line['accuracy']:.2f}", *cells, "sure" if line["sure"] else "")
+    if result["annealed"]:
+        name = f"{result['advice']['method']}, last epochs full − without"
+        table.add_row(name, "", *_with_error(result["annealed"]), "", "", "")
+    return table
+
+
+def pilots(result: Mapping[str, Any]) -> str:
+    """What `advice.json` says of the pilots, in two sentences."""
+    plan, pilot, cost = result["plan"], result["pilot"], result["cost"]
+    return (
+        f"Means of {len(pilot['seeds'])} seeds ± standard errors, in points, and the probability of being better, on "
+        f"{pilot['held_out']:,} samples held out of the training set.\nThe pilots: {pilot['samples']:,} of "
+        f"{pilot['of']:,} samples, {pilot['epochs']} of {plan['epochs']} epochs, {pilot['steps']:,} of "
+        f"{result['advice']['steps']:,} steps each; {cost['samples']:,} samples trained in "
+        f"{cost['seconds']:.1f} s, {cost['relative']:.2g} times those of the planned run."
+    )
+
+
 def methods(rows: Sequence[Mapping[str, Any]]) -> Table:
     """What `dataprune methods` lists."""
     from rich.table import Table
@@ -131,6 +163,10 @@ def percent(mean: float, deviation: float, runs: int, digits: int) -> str:
 
 def _with_spread(mean: float, deviation: float | None, runs: int) -> str:
     return f"{100 * mean:.2f}" if deviation is None else percent(mean, deviation, runs, 2)
+
+
+def _with_error(found: Mapping[str, float]) -> list[str]:
+    return [f"{100 * found['mean']:+.2f} ± {100 * found['error']:.2f}", f"{found['probability']:.2f}"]
 
 
 def _difference(line: Mapping[str, Any], seeds: int) -> str:

@@ -92,7 +92,7 @@ def paired(differences: Sequence[float]) -> float | None:
     mean, deviation = _moments(differences)
     if len(differences) < 2 or deviation <= 1e-12 * max(abs(mean), 1e-300):
         return None
-    return _two_sided(mean / deviation * math.sqrt(len(differences)), len(differences) - 1)
+    return two_sided(mean / deviation * math.sqrt(len(differences)), len(differences) - 1)
 
 
 def detectable(count: int) -> float | None:
@@ -107,11 +107,11 @@ def detectable(count: int) -> float | None:
     low, high = 0.0, 100.0
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if _two_sided(middle * math.sqrt(count), count - 1) > 0.05 else (low, middle)
+        low, high = (middle, high) if two_sided(middle * math.sqrt(count), count - 1) > 0.05 else (low, middle)
     return high
 
 
-def _two_sided(t: float, freedom: int) -> float:
+def two_sided(t: float, freedom: int) -> float:
     """P(|T| >= |t|) of Student's distribution: for whole degrees of freedom it is a finite sum.
 
     Source: Abramowitz and Stegun 1964, 26.7.3 and 26.7.4. Differs: nothing.
