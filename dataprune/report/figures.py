@@ -188,6 +188,7 @@ def joint_sparsity(result: Mapping[str, Any], path: Path) -> list[Path]:
     grid = result["grid"]
     arms, ratio = [arm for _, arm in _arms(grid)], min(grid["ratios"])
     figure, panels = _panels(1, len(arms))
+    names: list[str] = []
     for axes, arm in zip(panels[0], arms, strict=True):
         for number, amount in enumerate(grid["amounts"]):
             cells = [cell["layers"] for cell in _cells(result, arm, ratio, amount)]
