@@ -197,9 +197,11 @@ def joint_sparsity(result: Mapping[str, Any], path: Path) -> list[Path]:
             axes.plot(range(len(names)), means, marker="o", markersize=3, color=f"C{number % 10}",
                       linewidth=1, label=f"{amount:.0%} pruned")  # fmt: skip
         axes.set_title(arm if arm == "base" else f"{arm}, {ratio:.0%} of the data", fontsize=8)
-    _finish(
-        figure, panels, f"{_what(result)}: zeros of each layer, ranked {_RANKED[result['scope']]}", "layer, in order"
-    )
+    title = f"{_what(result)}: zeros of each layer, ranked {_RANKED[result['scope']]}"
+    _finish(figure, panels, title, "layer, in order")
+    if len(names) <= 8:
+        for axes in panels[0]:
+            axes.set_xticks(range(len(names)), names, rotation=45, fontsize=7)
     panels[0, 0].set_ylabel("zeros, %", fontsize=8)
     return write(figure, path)
 
