@@ -11,6 +11,8 @@ from typing import Any
 from ..training import runs
 from .tables import percent
 
+MARKERS = "osD^v<>Ph*Xp"
+
 
 def accuracy_against_samples(result: Mapping[str, Any], path: Path) -> list[Path]:
     """Mean accuracy of each method, with its standard deviation, against the samples it back-propagated.
@@ -39,7 +41,7 @@ def accuracy_against_samples(result: Mapping[str, Any], path: Path) -> list[Path
             line["samples"] + moved,
             100 * line["accuracy_mean"],
             yerr=100 * line["accuracy_std"] if count > 1 else None,
-            fmt="osD^v<>Ph*Xp"[number % 12],
+            fmt=MARKERS[number % 12],
             color=f"C{number % 10}",
             capsize=3,
             label=f"{line['method']}  {value}",
@@ -156,7 +158,7 @@ def joint_flops(result: Mapping[str, Any], path: Path) -> list[Path]:
             [line["flops"] for line in lines],
             [100 * line["accuracy_mean"] for line in lines],
             yerr=[100 * line["accuracy_std"] for line in lines] if len(grid["seeds"]) > 1 else None,
-            fmt="osD^v<>Ph*Xp"[max(number - 1, 0) % len(grid["ratios"]) % 12] + "-",
+            fmt=MARKERS[max(number - 1, 0) % len(grid["ratios"]) % 12] + "-",
             color=colors[label.split(",")[0]],
             linewidth=0.8,
             markersize=4,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .figures import write
+from .figures import MARKERS, write
 from .tables import percent
 
 
@@ -173,4 +173,4 @@ def _colour(number: int) -> str:
 
 
 def _marker(number: int) -> str:
-    return "osD^v<>Ph*Xp"[number % 12]
+    return MARKERS[number % 12]

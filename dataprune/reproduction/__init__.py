@@ -56,13 +56,11 @@ def reproduce(
     title, said = content(name)
     given = {key: value for key, value in (overrides or {}).items() if value is not None}
     if "seeds" in given:
-        said = {
-            **said,
-            "scales": {one: {**(own or {}), "seeds": given["seeds"]} for one, own in said["scales"].items()},
-        }
+        said = _with(said, scale, seeds=given["seeds"])
     kind = said.get("kind", "grid")
     if kind == "script":
-        return [Path(file) for file in other.script(title, said, scale, out) if isinstance(file, Path)] or [out]
+        other.script(title, said, scale, out)
+        return [out]
     if kind == "joint":
         result = other.joint(title, said, scale, out, report or (lambda *_: None))
         tables.joint(result)  # refuses a grid that is not finished
@@ -72,7 +70,8 @@ def reproduce(
     if kind != "grid":
         raise UsageError(f"{name}: kind is grid, joint or script, got {kind!r}")
     if "model" in given:
-        said = {**said, "scales": {one: _with_model(own or {}, given["model"]) for one, own in said["scales"].items()}}
+        settings = ((said.get("scales") or {}).get(scale) or {}).get("settings", {})
+        said = _with(said, scale, settings={**settings, "model": given["model"]})
     planned = experiment.of(title, said, scale)
     first = next(planned.cells(next(iter(planned.panels)))).comparison.settings
     count = jobs or (1 if setup.choose_device(first.device).type == "cuda" else os.cpu_count() or 1)
@@ -82,5 +81,7 @@ def reproduce(
     return [out / "result.json", out / "table.md", *reproductions.figure(result, out / "figure")]
 
 
-def _with_model(own: dict[str, Any], model: str) -> dict[str, Any]:
-    return {**own, "settings": {**own.get("settings", {}), "model": model}}
+def _with(said: dict[str, Any], scale: str, **more: Any) -> dict[str, Any]:
+    """What a file says, with more at one scale; a scale that it does not have stays away."""
+    scales = said.get("scales") or {}
+    return {**said, "scales": {**scales, scale: {**(scales[scale] or {}), **more}}} if scale in scales else said

@@ -167,8 +167,7 @@ def at_scale(name: str, content: Mapping[str, Any], scale: str) -> dict[str, Any
         raise UsageError(f"{name} has no scale {scale!r}, it has {', '.join(scales)}")
     shared = {key.replace("-", "_"): value for key, value in content.items() if key not in ("scales", "kind")}
     own = {key.replace("-", "_"): value for key, value in (scales[scale] or {}).items()}
-    joined = {key: {**shared.get(key, {}), **own[key]} for key in ("settings",) if key in own}
-    return {**shared, **own, **joined}
+    return {**shared, **own, "settings": {**shared.get("settings", {}), **own.get("settings", {})}}
 
 
 def _check(experiment: Experiment) -> None:

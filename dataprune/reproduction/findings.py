@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from ..training import evaluate, runs, setup, tasks
+from ..training.compare import Places
 from ..training.data import Data, choose
 from ..training.settings import Settings
 from .experiment import Cell
@@ -20,15 +21,7 @@ EPSILON = tuple(round(0.05 * step, 2) for step in range(25))  # along the line f
 SAMPLED = 2000  # training samples that give the loss on that line
 
 
-class Runs(Protocol):
-    """Where runs lie."""
-
-    def run(self, method: str, settings: Settings) -> Path:
-        """Folder of a run."""
-        ...
-
-
-def of(show: str, cells: Sequence[Cell], places: Runs, data: Data) -> list[dict[str, Any]]:
+def of(show: str, cells: Sequence[Cell], places: Places, data: Data) -> list[dict[str, Any]]:
     """A line for each arm and keep of a panel, means over seeds.
 
     Args:

@@ -47,8 +47,8 @@ def joint(
     return carry_out(grid, out, report=report)
 
 
-def script(name: str, content: Mapping[str, Any], scale: str, out: Path) -> Any:
-    """What `main(scale, out)` of the file's `script` returns; the script writes its results and figures itself.
+def script(name: str, content: Mapping[str, Any], scale: str, out: Path) -> None:
+    """Call `main(scale, out)` of the file's `script`, which writes its results and figures itself.
 
     Raises:
         UsageError: if the script is not there.
@@ -66,6 +66,6 @@ def script(name: str, content: Mapping[str, Any], scale: str, out: Path) -> Any:
         module = importlib.util.module_from_spec(spec)
         sys.modules[path.stem] = module
         spec.loader.exec_module(module)
-        return module.main(scale, out)
+        module.main(scale, out)
     finally:
         sys.path.remove(str(path.parent))

@@ -21,10 +21,20 @@ from .experiment import Cell, Experiment
 
 
 class Cache(Places):
-    """Where runs lie that several experiments share: by what their settings compute."""
+    """Where runs lie that several experiments share: by what their settings compute, and by what is left of them.
+
+    Args:
+        out: folder of all.
+        kept: what a run leaves beside its record, "" for nothing: a run that has thrown its weights away cannot serve
+            those who need them.
+    """
+
+    def __init__(self, out: Path, kept: str = ""):
+        super().__init__(out)
+        self.kept = kept
 
     def run(self, method: str, settings: Settings) -> Path:
-        return self.out / "runs" / settings.key()
+        return self.out / "runs" / (settings.key() + self.kept)
 
     def scoring(self, settings: Settings) -> Path:
         return self.out / "runs" / settings.key()
@@ -84,7 +94,8 @@ def _carry_out(
     cells = list(experiment.cells(panel))
     settings = cells[0].comparison.settings
     data = setup.load_data(settings)
-    places, weights = Cache(cache), experiment.show == "interpolation"
+    weights, tuned = experiment.show == "interpolation", cells[0].comparison.finetune_epochs
+    places = Cache(cache, "-weights" * weights + f"-finetuned{tuned}" * bool(tuned))
     done: dict[int, dict[str, Any]] = {}
     before = list(result["rows"])
     with engine(settings, data, report) as carry_out:

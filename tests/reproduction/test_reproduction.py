@@ -189,6 +189,12 @@ def test_the_line_begins_untrained_and_ends_trained(tmp_path: Path) -> None:
     assert len(line["loss"]) == len(line["epsilon"]) == 25 and line["loss"][20] < line["loss"][0]
 
 
+def test_weights_are_there_although_a_run_without_them_was_made(tmp_path: Path) -> None:
+    plain = run.reproduce(of(arms=["emp"]), tmp_path / "a", tmp_path / "cache")
+    line = run.reproduce(of(arms=["emp"], show="interpolation"), tmp_path / "b", tmp_path / "cache")
+    assert plain["rows"][0]["accuracy"] == line["rows"][0]["accuracy"] and line["kept"]["digits"]
+
+
 def test_losses_are_those_of_the_history(tmp_path: Path) -> None:
     planned = of(arms=["loss"], show="loss", seeds=2)
     result = run.reproduce(planned, tmp_path / "a", tmp_path / "cache")
