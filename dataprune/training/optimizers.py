@@ -16,6 +16,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from ..errors import UsageError, suggest
 
 NAMES = ("sgd", "adam", "adamw", "lars")
+_FUSED = {"cpu", "cuda", "mps", "xpu"}  # devices for which torch updates all weights in one kernel
 
 
 def build(
@@ -37,16 +38,20 @@ def build(
         weight_decay: added to the gradient (sgd, adam, lars) or decoupled from it (adamw).
         nesterov: for SGD with momentum; the others have no such form and leave it aside.
     Returns:
-        The optimizer.
+        The optimizer; torch's own in the fused form where the device has one, on a CPU several times as fast.
     Raises:
         UsageError: if there is no such optimizer.
     """
+    parameters = [one | {"params": list(one["params"])} if isinstance(one, dict) else one for one in parameters]
+    weights = [weight for one in parameters for weight in (one["params"] if isinstance(one, dict) else [one])]
+    fused = all(weight.is_floating_point() and weight.device.type in _FUSED for weight in weights)
     if name == "sgd":
-        return SGD(parameters, lr, momentum, weight_decay=weight_decay, nesterov=nesterov and momentum > 0)
+        nesterov = nesterov and momentum > 0
+        return SGD(parameters, lr, momentum, weight_decay=weight_decay, nesterov=nesterov, fused=fused)
     if name == "adam":
-        return Adam(parameters, lr, weight_decay=weight_decay)
+        return Adam(parameters, lr, weight_decay=weight_decay, fused=fused)
     if name == "adamw":
-        return AdamW(parameters, lr, weight_decay=weight_decay)
+        return AdamW(parameters, lr, weight_decay=weight_decay, fused=fused)
     if name == "lars":
         return LARS(parameters, lr, momentum=momentum, weight_decay=weight_decay)
     raise UsageError(suggest(name, NAMES, what="optimizer"))

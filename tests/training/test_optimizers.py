@@ -141,3 +141,30 @@ def test_settings_reach_the_optimizer():
     assert (group["trust"], group["limit"], group["scale"]) == (1e-3, 50.0, "gradient")
     with pytest.raises(UsageError, match="unknown optimizer 'adamx'; did you mean 'adam"):
         build("adamx", weight, 0.1)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_the_fused_form_is_the_plain_one(name):
+    values, gradients = tensors(3, 6)
+    weights = [nn.Parameter(value) for value in values]
+    twins = [nn.Parameter(weight.detach().clone()) for weight in weights]
+    groups = [{"params": iter(weights[:2])}, {"params": weights[2:], "lr": 0.01}]
+    optimizer = build(name, groups, 0.1, momentum=0.8, weight_decay=0.01)
+    plain = {
+        "sgd": lambda groups: torch.optim.SGD(groups, 0.1, 0.8, weight_decay=0.01, nesterov=True, foreach=False),
+        "adam": lambda groups: torch.optim.Adam(groups, 0.1, weight_decay=0.01, foreach=False),
+        "adamw": lambda groups: torch.optim.AdamW(groups, 0.1, weight_decay=0.01, foreach=False),
+    }[name]([{"params": twins[:2]}, {"params": twins[2:], "lr": 0.01}])
+    assert optimizer.param_groups[0]["fused"]
+    for step in gradients:
+        for weight, twin, gradient in zip(weights, twins, step, strict=True):
+            weight.grad, twin.grad = gradient.clone(), gradient.clone()
+        optimizer.step()
+        plain.step()
+    for weight, twin in zip(weights, twins, strict=True):
+        assert torch.allclose(weight, twin, atol=1e-6)
+
+
+def test_devices_without_a_fused_kernel_have_the_plain_form():
+    weights = [nn.Parameter(torch.ones(2, device="meta"))]
+    assert not build("adamw", weights, 0.1).param_groups[0]["fused"]
