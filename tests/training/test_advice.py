@@ -334,16 +334,16 @@ def test_the_command_is_the_planned_run(monkeypatch: pytest.MonkeyPatch) -> None
     pytest.importorskip("typer")
     from typer.testing import CliRunner
 
-    from dataprune import cli
+    from dataprune.cli import app, training
 
     meant: list[Settings] = []
-    monkeypatch.setattr(cli, "_fitted", lambda settings, *rest: meant.append(settings))
+    monkeypatch.setattr(training, "_fitted", lambda settings, *rest: meant.append(settings))
     plan = pilot(nesterov=False, option=("memory.balance=true",), lr=0.02)
     for method in ("short", "rs2", "memory"):
         planned = plan.planned(method, 400)
         words = shlex.split(command(planned))
         assert words[:2] == ["dataprune", "train"]
-        result = CliRunner().invoke(cli.app, words[1:])
+        result = CliRunner().invoke(app, words[1:])
         assert result.exit_code == 0, result.output
         assert meant.pop() == planned
         labels = torch.zeros(400, dtype=torch.int64)

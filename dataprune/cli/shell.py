@@ -15,8 +15,8 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from typer.core import TyperGroup
 
-from .errors import UsageError, suggest
-from .training.settings import Settings, defaults_of
+from ..errors import UsageError, suggest
+from ..training.settings import Settings, defaults_of
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 

@@ -1,0 +1,15 @@
+"""The command line. Nothing heavy is imported before a command runs."""
+
+try:
+    import rich  # noqa: F401
+    import typer  # noqa: F401
+except ImportError as error:  # the core installs without the command line's packages
+    raise SystemExit(f"the command line needs {error.name}: pip install 'dataprune[cli]'") from None
+
+from . import training, selecting, comparing, joint, reporting  # noqa: F401, I001  in the order in which --help lists them
+from .app import app
+
+
+def main() -> None:
+    """Entry point: exit codes 0, 1 (failed), 2 (usage)."""
+    app()

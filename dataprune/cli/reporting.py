@@ -1,0 +1,101 @@
+"""reproduce and report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .app import app
+from .options import AsJson
+from .output import progress_bar, require_drawing
+from .shell import Debug, first_rank, reported
+
+
+@app.command()
+def reproduce(
+    name: Annotated[
+        str | None, typer.Argument(help="A table or figure, or a YAML file of your own; without it they are listed.")
+    ] = None,
+    scale: Annotated[
+        str,
+        typer.Option(
+            help="smoke: seconds, shows that it runs; cpu: where two cores show an effect; paper: its setting."
+        ),
+    ] = "cpu",
+    model: Annotated[str | None, typer.Option(help="Folder or hub name of the encoder, for language tasks.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="In place of the file's.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Runs side by side; by default one for each CPU core, one on a GPU.")
+    ] = None,
+    cache: Annotated[
+        Path, typer.Option(help="Folder of the runs; runs of equal settings serve all tables and figures.")
+    ] = Path("runs/reproduce/cache"),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the results; runs/reproduce/NAME-SCALE by default.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Carry out a table or a figure of a paper: result.json, table.md, and a figure, ours beside the paper's.
+
+    Interrupted, it goes on where it was when the command is given again.
+    """
+    with reported(debug):
+        from .. import reproduction
+
+        if name is None:
+            for known in reproduction.available():
+                print(f"{known:26} {reproduction.source(known)}")
+            return
+        out = out or Path("runs") / "reproduce" / f"{Path(name).stem}-{scale}"
+        with progress_bar(0, "epochs") as bar:
+
+            def report(run: str, *rest: Any) -> None:
+                bar.update(1)
+                bar.set_postfix(run=run)
+
+            files = reproduction.reproduce(
+                name, scale, out, cache, overrides={"model": model, "seeds": seeds}, jobs=jobs, report=report
+            )
+        if first_rank():
+            table = out / "table.md"
+            if table.exists():
+                print(table.read_text(encoding="utf-8"))
+            print("results: " + ", ".join(str(file) for file in files))
+
+
+@app.command()
+def report(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="RUNS...", help="Folders of `dataprune compare` and `dataprune train`.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write; by default the folder itself, of several the folder report/.")
+    ] = None,
+    watts: Annotated[
+        float | None,
+        typer.Option(
+            help="What a processor draws, for the estimate of energy; by default 65 for a CPU, 400 for a GPU."
+        ),
+    ] = None,
+    json_: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Write what runs came to as one HTML page that loads nothing.
+
+    Accuracy against full, short and rs2 with the spread over seeds, what was saved, how often samples were selected, by
+    which scores, of which classes, what they look like, and whether the records agree. Writes report.html, report.md
+    and figures/*.png. Runs that differ in nothing but method, seed and what is kept are compared with each other.
+    """
+    with reported(debug):
+        require_drawing()
+        from ..report import page
+
+        out = out or (folders[0] if len(folders) == 1 else Path("report"))
+        files = page.write(folders, out, watts=watts)
+        if json_:
+            print(json.dumps({"page": str(files[0]), "markdown": str(files[1])}))
+        else:
+            print(f"report: {files[0]}, as Markdown: {files[1]}")
