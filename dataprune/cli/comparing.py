@@ -144,11 +144,8 @@ def advise(
         int | None, typer.Option(help="Epochs of a pilot; by default those planned, at most 20 or 2 / budget.")
     ] = None,
     same_steps: Annotated[
-        bool,
-        typer.Option(
-            "--same-steps", help="Smaller batches in the pilots, so that they take as many steps as the planned run."
-        ),
-    ] = False,
+        bool, typer.Option(help="Pilots have smaller batches, so that they take as many steps as the planned run.")
+    ] = True,
     jobs: Jobs = None,
     out: Out = None,
     json_: AsJson = False,
@@ -157,9 +154,10 @@ def advise(
 
     The options are those of the planned run; --budget is the fraction of a full run's samples that it may train.
     Pilots of all candidates train on a part of its training set with the same budget, and are judged by another part:
-    the test set is not read. A method is advised where it is better than `short` (all data for as many steps) and than
-    `rs2` with a probability of 0.95 each; where none is, all data for fewer steps is as good. Writes advice.json and a
-    folder of `compare` for each seed; the same call goes on where it stopped. docs/advise.md says what it cannot know.
+    the test set is not read. The method with the highest mean is advised, or all data for as many steps (`short`) where
+    none is above that, with the probability of being better than `short` and than random choice (`rs2`). Writes
+    advice.json and a folder of `compare` for each seed; the same call goes on where it stopped. docs/advise.md says
+    what it cannot know.
     """
     from ..report import tables
     from ..training.advice import Pilot

@@ -32,8 +32,8 @@ class Pilot:
     """What is planned, and how small a part of it is tried.
 
     Each seed has a part of the training data of its own to train on, and another to be judged by, so that the spread
-    over seeds holds what the choice of both is worth. The budget is the planned fraction of a full run, the learning
-    rate is as planned, and so is the batch size but for `same_steps`.
+    over seeds holds what the choice of both is worth. The budget is the planned fraction of a full run, and the
+    learning rate is as planned.
 
     Attributes:
         settings: of the planned run; its method and `keep` are not read, its `budget` is.
@@ -42,7 +42,8 @@ class Pilot:
         size: samples that a pilot trains on, at most.
         epochs: of a pilot. By default as many as planned up to 20, or to what leaves half of the budget to pruned
             epochs: with fewer the first epoch, which is full, would be most of the run.
-        same_steps: smaller batches, down to `SMALLEST`, so that a pilot takes as many steps as the planned run.
+        same_steps: smaller batches, down to `SMALLEST`, so that a pilot takes as many steps as the planned run; else
+            the planned batch size, and fewer steps.
     """
 
     settings: Settings
@@ -50,7 +51,7 @@ class Pilot:
     seeds: Sequence[int] = (0, 1, 2)
     size: int = 4000
     epochs: int | None = None
-    same_steps: bool = False
+    same_steps: bool = True
 
     def validate(self) -> None:
         """Raise UsageError for what cannot be meant, before any data is read."""
@@ -162,9 +163,8 @@ def advise(
 ) -> dict[str, Any]:
     """Carry pilots out, or go on with them, and say what they advise.
 
-    A method is advised if it is better than `short` and than `rs2` with a probability of `verdict.SURE` each (`rs2`:
-    than `short`), of several the one with the highest mean; else all the data for as many steps. For an advised method
-    full epochs at the end are then tried, and advised on the same terms.
+    The method of the highest mean is advised, or all the data for as many steps where none is above that; how sure
+    that is stands beside it. For an advised method full epochs at the end are then tried, and advised likewise.
 
     Args:
         pilot: what is planned.
@@ -204,7 +204,7 @@ def advise(
         pair = {"with": _by_method(more)[method], "without": accuracies[method]}
         spread = verdict.Spread.of(accuracies, about["held_out"])
         gain = spread.difference(verdict.paired(pair, "with", "without"))
-        annealed, anneal = gain._asdict(), ANNEAL if gain.probability >= verdict.SURE else 0.0
+        annealed, anneal = gain._asdict(), ANNEAL if gain.mean > 0 else 0.0
         rows += more
     planned = pilot.planned(method, total, anneal)
     advice = {
@@ -289,15 +289,24 @@ def _sentence(method: str, anneal: float, lines: Sequence[dict[str, Any]], seeds
 
     def told(reference: str) -> str:
         found = line[reference]
-        return f"{100 * found['mean']:+.1f} ± {100 * found['error']:.1f} points against {reference}"
+        return (
+            f"{100 * found['mean']:+.1f} ± {100 * found['error']:.1f} points against {reference} (better with a "
+            f"probability of {found['probability']:.2f})"
+        )
 
     references = " and ".join(told(one) for one in (SHORT, RS2) if line[one] is not None)
-    if method != SHORT:
-        end = f", the last {anneal:g} of the epochs full" if anneal else ""
+    limit = f"from about {100 * verdict.telling(lines, seeds):.1f} points on they would have been sure"
+    if method == SHORT:
+        return (
+            f"Train on all the data for {steps:,} steps: no method did better in the pilots. The best, "
+            f"{best['method']}, is at {references}; {limit}."
+        )
+    end = f", the last {anneal:g} of the epochs full" if anneal else ""
+    if line["sure"]:
         return f"Prune with {method}{end}: {references} in the pilots."
     return (
-        f"Train on all the data for {steps:,} steps: no method is surely better. The best, {best['method']}, is at "
-        f"{references}; from about {100 * verdict.telling(lines, seeds):.1f} points on the pilots would have told."
+        f"Prune with {method}{end}, but all the data for {steps:,} steps may be as good: {references} in the pilots; "
+        f"{limit}."
     )
 
 

@@ -11,7 +11,7 @@ from .comparison import SHORT
 from .joint_summary import two_sided
 
 RS2 = "rs2"  # what any score has to beat: a random choice
-SURE = 0.95  # probability from which a method is advised
+SURE = 0.95  # probability of being better from which advice is called sure
 FREEDOM = 4  # degrees of freedom that the spread of all methods together counts for in each one's own
 
 Accuracies = Mapping[str, Mapping[int, float]]  # of a method, by seed
@@ -94,9 +94,13 @@ def judge(accuracies: Accuracies, held: int) -> list[dict[str, Any]]:
 
 
 def advised(lines: Sequence[Mapping[str, Any]]) -> str:
-    """The method of the highest mean difference to `short` among those that are sure; where none is, `short`."""
-    sure = [line for line in lines if line["sure"]]
-    return max(sure, key=lambda line: line[SHORT]["mean"])["method"] if sure else SHORT
+    """The method of the highest mean, if that is above `short`'s; else `short`.
+
+    With nothing believed before, that is the choice of the least expected regret: waiting until a method is sure only
+    adds what `short` loses to it.
+    """
+    best = max(lines, key=lambda line: line[SHORT]["mean"])
+    return best["method"] if best[SHORT]["mean"] > 0 else SHORT
 
 
 def telling(lines: Sequence[Mapping[str, Any]], seeds: int) -> float:
