@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..training import runs
-from .tables import percent
+from .tables import percent, setting
 
 MARKERS = "osD^v<>Ph*Xp"
 
@@ -69,7 +69,7 @@ def accuracy_against_samples(result: Mapping[str, Any], path: Path) -> list[Path
     axes.set_ylabel(f"test {result.get('metric', 'accuracy')}, %")
     seeds = len({row["seed"] for row in result["runs"]})
     axes.set_title(
-        f"{result['data']}, {result['model']}: {result['epochs']} epochs, keep {result['keep']:.3g}, "
+        f"{setting(result)}: {result['epochs']} epochs, keep {result['keep']:.3g}, "
         f"{seeds} seed{'s' if seeds != 1 else ''}",
         fontsize=10,
     )
@@ -253,7 +253,7 @@ def _of_arm(lines: Sequence[Mapping[str, Any]], arm: str, ratio: float) -> list[
 
 def _what(result: Mapping[str, Any]) -> str:
     seeds = len(result["grid"]["seeds"])
-    return f"{result['data']}, {result['model']}, {seeds} seed{'s' if seeds != 1 else ''}"
+    return f"{setting(result)}, {seeds} seed{'s' if seeds != 1 else ''}"
 
 
 def write(figure: Any, path: Path) -> list[Path]:

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from ..errors import CheckpointError, UsageError
 from ..training import runs
 from ..training.settings import Settings
+from .tables import setting
 
 # what runs of one group may differ in; all else of the settings is the same for all of them
 VARIED = ("method", "seed", "steps", "epochs", "option", "selected", "keep", "budget", "lr", "statistics")
@@ -93,7 +94,7 @@ class Group:
     @property
     def name(self) -> str:
         """A short title."""
-        return f"{self.result['data']}, {self.result['model']}"
+        return setting(self.result)
 
     @property
     def metric(self) -> str:

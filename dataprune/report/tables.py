@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ def comparison(result: Mapping[str, Any]) -> Table:
     from rich.table import Table
 
     table = Table(
-        title=f"{result['data']}, {result['model']}: {result['epochs']} epochs, keep {keep:.3g} (pruned {1 - keep:.0%})"
+        title=f"{setting(result)}: {result['epochs']} epochs, keep {keep:.3g} (pruned {1 - keep:.0%})"
         f", {seeds} seed{'s' if seeds != 1 else ''}"
     )
     table.add_column("method", no_wrap=True)
@@ -74,7 +75,7 @@ def joint(result: Mapping[str, Any]) -> Table:
     grid, seeds = result["grid"], len(result["grid"]["seeds"])
     at = {(line["arm"], line["ratio"], line["amount"]): line for line in result["summary"]}
     table = Table(
-        title=f"{result['data']}, {result['model']}: {result['epochs']} epochs, pruned, {result['finetune_epochs']} "
+        title=f"{setting(result)}: {result['epochs']} epochs, pruned, {result['finetune_epochs']} "
         f"epochs, {seeds} seed{'s' if seeds != 1 else ''}"
     )
     table.add_column("ratio", no_wrap=True)
@@ -110,7 +111,7 @@ def advice(result: Mapping[str, Any]) -> Table:
     from rich.table import Table
 
     plan = result["plan"]
-    table = Table(title=f"{plan['data']}, {plan['model']}, budget {plan['budget']:g}: the pilots")
+    table = Table(title=f"{setting(plan)}, budget {plan['budget']:g}: the pilots")
     table.add_column("method", no_wrap=True)
     for heading in ("accuracy %", "− short", "better", "− rs2", "better", ""):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -148,6 +149,18 @@ def methods(rows: Sequence[Mapping[str, Any]]) -> Table:
         defaults = ", ".join(f"{key}={value}" for key, value in row["defaults"].items())
         table.add_row(row["method"], row["kind"], row["keeps"], defaults, row["source"])
     return table
+
+
+def setting(result: Mapping[str, Any]) -> str:
+    """What a title calls data and model: of a path the last two parts.
+
+    Example:
+        >>> setting({"data": "glue/rte", "model": "/home/me/models/bert/checkpoint-50"})
+        'glue/rte, bert/checkpoint-50'
+    """
+    return ", ".join(
+        "/".join(re.split(r"[/\\]+", str(result[name]).rstrip("/\\"))[-2:]) for name in ("data", "model")
+    )
 
 
 def percent(mean: float, deviation: float, runs: int, digits: int) -> str:
