@@ -59,34 +59,41 @@ def figure(result: Mapping[str, Any], path: Path) -> list[Path]:
     names: dict[str, Any] = {}
     for axes in every.flat:
         names |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels())}
-    drawn.legend(names.values(), names.keys(), loc="outside right center", frameon=False, fontsize=8)
+    if names:
+        drawn.legend(names.values(), names.keys(), loc="outside right center", frameon=False, fontsize=8)
     drawn.suptitle(f"{result['name']}, {_scale(result)}", fontsize=10)
     return write(drawn, path)
 
 
 class _Accuracy:
-    """Accuracy against the share of the data that is pruned; below it that of the paper."""
+    """Accuracy against the share of the data that is pruned, at a single one arm by arm; below it that of the paper."""
 
     def rows(self, result: Mapping[str, Any]) -> list[str]:
         return ["measured"] + ["published"] * any(result["published"].values())
 
     def __call__(self, result: Mapping[str, Any], panel: str, row: str, axes: Any) -> None:
+        single = len(result["keep"]) == 1
         for number, arm in enumerate(result["arms"]):
             if row == "published":
                 values = result["published"].get(panel, {}).get(arm, [])
-                points = [(100 * (1 - keep), value) for keep, value in zip(result["keep"], values) if value is not None]
-                if points:
-                    axes.plot(*zip(*points), color=_colour(number), marker=_marker(number), label=arm, markersize=4)
+                found = [(keep, value, 0.0) for keep, value in zip(result["keep"], values) if value is not None]
+            else:
+                lines = [line for line in result["summary"] if (line["panel"], line["arm"]) == (panel, arm)]
+                found = [(one["keep"], 100 * one["accuracy_mean"], 100 * one["accuracy_std"]) for one in lines]
+            if not found:
                 continue
-            lines = [line for line in result["summary"] if (line["panel"], line["arm"]) == (panel, arm)]
-            lines.sort(key=lambda line: line["keep"])
+            keeps, means, spread = zip(*sorted(found))
             axes.errorbar(
-                [100 * (1 - line["keep"]) for line in lines],
-                [100 * line["accuracy_mean"] for line in lines],
-                yerr=[100 * line["accuracy_std"] for line in lines] if result["seeds"] > 1 else None,
-                color=_colour(number), marker=_marker(number), markersize=4, capsize=2, linewidth=1, label=arm,
+                [number if single else 100 * (1 - keep) for keep in keeps], means,
+                yerr=spread if row == "measured" and result["seeds"] > 1 else None,
+                color=_colour(number), marker=_marker(number), markersize=4, capsize=2, linewidth=1,
+                label=None if single else arm,
             )  # fmt: skip
-        axes.set_xlabel("pruned, %", fontsize=8)
+        if single:
+            axes.set_xticks(range(len(result["arms"])), result["arms"], rotation=40, ha="right", rotation_mode="anchor")
+            axes.set_xlabel(f"at keep {result['keep'][0]:g}", fontsize=8)
+        else:
+            axes.set_xlabel("pruned, %", fontsize=8)
         axes.set_ylabel("test accuracy, %", fontsize=8)
 
 

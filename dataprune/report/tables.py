@@ -158,9 +158,7 @@ def setting(result: Mapping[str, Any]) -> str:
         >>> setting({"data": "glue/rte", "model": "/home/me/models/bert/checkpoint-50"})
         'glue/rte, bert/checkpoint-50'
     """
-    return ", ".join(
-        "/".join(re.split(r"[/\\]+", str(result[name]).rstrip("/\\"))[-2:]) for name in ("data", "model")
-    )
+    return ", ".join("/".join(re.split(r"[/\\]+", str(result[name]).rstrip("/\\"))[-2:]) for name in ("data", "model"))
 
 
 def percent(mean: float, deviation: float, runs: int, digits: int) -> str:
