@@ -46,6 +46,8 @@ def fit(
 ) -> dict[str, Any]:
     """Train, or go on training, the run whose folder is `out`; a finished run is only read.
 
+    Where another process trains in that folder, this one waits for it.
+
     The record's `seconds` are those of training, of selection and of `recalibrate_bn`: all that a method costs, the
     loading of batches and a first step's compilation included. Evaluation is in `evaluate_seconds`; writing checkpoints
     and noting scores for the report are in neither. What an interruption threw away is counted once.
@@ -79,8 +81,14 @@ def fit(
         setup.use_threads(settings, data)
         run = _Run(settings, out, device, data, prepare)
         try:
-            run.train(report)
-            return run.finish(save_model, test)
+            with runs.claimed(out):
+                distributed.barrier()
+                done = runs.finished(out, settings)  # by a process that this one waited for
+                if done is not None:
+                    return done
+                run.resume()
+                run.train(report)
+                return run.finish(save_model, test)
         finally:
             run.release()
 
@@ -145,7 +153,6 @@ class _Run:
         self.seconds = {"train": 0.0, "select": 0.0, "evaluate": 0.0}
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, right, samples, of the open epoch
         self._saved = time.monotonic()
-        self._resume()
 
     def train(self, report: Report | None) -> None:
         self.forward.train()
@@ -358,7 +365,7 @@ class _Run:
             runs.write_checkpoint(self.out / "checkpoint.pt", state)
         self._saved = time.monotonic()
 
-    def _resume(self) -> None:
+    def resume(self) -> None:
         """Take up the folder's checkpoint, or begin a folder."""
         path = self.out / "checkpoint.pt"
         if path.exists():

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
 import platform
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
-from .. import __version__
+from .. import __version__, distributed
 from ..errors import CheckpointError, UsageError
 from .settings import Settings
 
@@ -96,6 +100,39 @@ def finished(out: Path, settings: Settings) -> dict[str, Any] | None:
     if "scores" in record and not (out / record["scores"]).exists():
         raise CheckpointError(f"{out} has lost its {record['scores']}: delete the folder, and score again")
     return record
+
+
+@contextlib.contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """Hold a run's folder, so that no other process trains in it; the first rank does it for all.
+
+    Whoever comes second waits until the first is done or dead, and says so in a warning. Where the file system has no
+    locks, nothing is held.
+
+    Raises:
+        OSError: if the folder cannot be written.
+    """
+    if distributed.rank() != 0:
+        yield
+        return
+    lock = FileLock(out / ".lock")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        warnings.warn(f"another process trains in {out}: waiting for it to end", stacklevel=3)
+        lock.acquire()
+    except NotImplementedError:
+        pass
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+            raise _unwritten(out, error) from error
+    try:
+        yield
+        # who waited for this lock finds a finished run, and so need not know that its name is gone
+        Path(lock.lock_file).unlink(missing_ok=True)
+    finally:
+        lock.release()
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:

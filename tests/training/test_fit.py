@@ -8,6 +8,8 @@ import math
 import os
 import random
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -146,6 +148,33 @@ def test_a_finished_run_is_only_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     record = fit(tiny.settings(), tmp_path, data=tiny.data())
     monkeypatch.setattr(fitting, "_Run", None)
     assert fit(tiny.settings(workers=2, checkpoint_every=3), tmp_path) == record
+
+
+def test_a_second_process_waits_for_the_first(tmp_path: Path) -> None:
+    """Two would tear each other's files; the second finds the run finished."""
+    settings, data, begun, go_on = tiny.settings(), tiny.data(), threading.Event(), threading.Event()
+
+    def hold(line: dict[str, Any]) -> None:
+        begun.set()
+        assert go_on.wait(60)
+
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(fit, settings, tmp_path, data=data, report=hold)
+        assert begun.wait(60)
+        threading.Timer(0.5, go_on.set).start()
+        with pytest.warns(UserWarning, match="another process trains in .*: waiting"):
+            second = fit(settings, tmp_path, data=data)
+    assert second == first.result()
+    assert [line["epoch"] for line in tiny.history(tmp_path)] == list(range(settings.epochs))
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_a_file_system_without_locks_is_none_the_worse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*rest: Any, **more: Any) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(runs.FileLock, "acquire", refuse)
+    assert fit(tiny.settings(), tmp_path, data=tiny.data())["steps"] > 0
 
 
 def test_the_learning_rate_follows_the_steps_really_taken(tmp_path: Path) -> None:
