@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 import zlib
 from typing import Any
 
@@ -189,6 +190,18 @@ def check_planned(recorded: int, most: int) -> None:
             "framework has replaced the sampler; keep PruneSampler as the loader's sampler (Lightning: "
             "use_distributed_sampler=False; Ray: add_dist_sampler=False). In a loop without a sampler, call "
             "pruner.select(epoch) or iterate pruner.batches(epoch, batch_size)"
+        )
+
+
+def check_scored(epoch: int | None, scores: Tensor) -> None:
+    """Warn where batches were handed out, none was recorded, and there is no score to select by."""
+    if not bool(scores.isfinite().any()):
+        warnings.warn(
+            f"batches of epoch {epoch} were handed out, but none was recorded, and this method selects by scores: all "
+            "are chosen at random. Call pruner.loss(index, losses, outputs, targets) in every step. (Hugging Face: a "
+            "compute_loss of your own belongs into a base class that stands after PrunedTrainerMixin)",
+            UserWarning,
+            stacklevel=3,
         )
 
 

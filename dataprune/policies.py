@@ -2,8 +2,9 @@
 
 Whatever is equal is decided at random, never by position, and only the given generator is read. A policy may carry
 attributes: `variance = True` asks for a book that keeps variances; `exact = False` says that it may return another
-number of samples than `count`; `always = True`, that it is asked also where all samples are kept; and `plan` is a text
-that says what it selects: a saved run is resumed only where it is the same.
+number of samples than `count`; `always = True`, that it is asked also where all samples are kept; `blind = True`, that
+it reads no scores, and may be used in a loop that records none; and `plan` is a text that says what it selects: a saved
+run is resumed only where it is the same.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def uniform() -> Policy:
 
     Source: "random" in Raju et al. 2021, arXiv:2111.12621, section 4.1. Differs: nothing.
     """
-    return lambda book, count, generator: Selection.of(random_subset(book.size, count, generator))
+    return _blind(lambda book, count, generator: Selection.of(random_subset(book.size, count, generator)))
 
 
 def least_drawn() -> Policy:
@@ -43,7 +44,7 @@ def least_drawn() -> Policy:
     Source: RS2 without replacement, Okanovic et al. 2024, arXiv:2305.18424, section 3. Differs: a pass that ends inside
         an epoch is filled up from the next permutation, so that no sample is left out.
     """
-    return lambda book, count, generator: Selection.of(highest(-book.drawn, count, generator))
+    return _blind(lambda book, count, generator: Selection.of(highest(-book.drawn, count, generator)))
 
 
 class replay:
@@ -54,6 +55,7 @@ class replay:
     """
 
     always = True  # all samples may be kept, and weighted
+    blind = True
 
     def __init__(self, selection: Selection):
         self.selection = Selection(selection.index.clone(), selection.weight.clone())
@@ -247,6 +249,11 @@ def quotas(sizes: Tensor, count: int, generator: Generator) -> list[int]:
         places[open_classes] += given
         left -= int(given.sum())
     return places.tolist()
+
+
+def _blind(policy: Policy) -> Policy:
+    policy.blind = True  # type: ignore[attr-defined]
+    return policy
 
 
 def _greedy(values: Tensor, count: int, generator: Generator, balance: Tensor | None) -> Tensor:

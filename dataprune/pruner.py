@@ -83,6 +83,7 @@ class Pruner:
         self._resumed: np.ndarray | None = None  # (size,) trained before the state was loaded, in this epoch
         self._own: np.ndarray | None = None  # (size,) of these, what only this rank knows of: it was not synced
         self._tail: int | None = None  # samples a rank drops at the end of this epoch, where the loader is known
+        self._begun = False  # whether batches of this epoch have been handed out
         self._exhausted = False  # whether a sampler has handed out all of this epoch
         self._unplanned = 0  # samples recorded while no epoch was selected yet
 
@@ -167,11 +168,14 @@ class Pruner:
                 largest=self._ledger.largest,
                 exhausted=self._exhausted,
             )
+        elif self._begun and not getattr(self.policy, "blind", False):
+            audit.check_scored(self.selected, self.book.score)
         if self._due(epoch):
             self._replace(self._choose(epoch))
         self.selected = epoch
         self._ledger.clear()
         self._resumed, self._own, self._tail, self._exhausted = None, None, None, False
+        self._begun = False
         assert self._selection is not None
         return self._selection
 
@@ -409,7 +413,7 @@ class Pruner:
             epoch: that `select` was last called for.
             tail: samples, of all ranks, that the loader drops at the end of it; None where the sampler cannot know.
         """
-        self._tail, self._exhausted = tail, False
+        self._tail, self._exhausted, self._begun = tail, False, True
 
     def end(self, epoch: int) -> None:
         """For samplers: all samples of `epoch` have been handed out."""

@@ -120,9 +120,27 @@ def test_planned_steps_count_every_step(
     assert planned == steps_by_hand(p.epoch_sizes(), batch, world_size, accumulate, drop_last)
 
 
+def test_a_loop_that_records_nothing_is_warned_of() -> None:
+    """It would train on random samples, under the name of a method."""
+
+    def trained(p: Pruner, recorded: bool = False) -> None:
+        for epoch in range(3):
+            for index in p.batches(epoch, 8):
+                if recorded:
+                    p.update(index, torch.rand(len(index)))
+
+    with pytest.warns(UserWarning, match="none was recorded, and this method selects by scores"):
+        trained(pruner())
+    trained(pruner(), recorded=True)
+    for policy in (policies.uniform(), policies.least_drawn()):  # which read none
+        trained(pruner(policy=policy))
+    p = pruner()  # a plan that is looked at hands no batch out
+    assert [len(p.select(epoch).index) for epoch in range(3)] == p.epoch_sizes()[:3]
+
+
 @pytest.mark.parametrize("drop_last", [True, False])
 def test_planned_steps_are_taken(drop_last: bool) -> None:
-    p = pruner(101, epochs=8)
+    p = pruner(101, epochs=8, policy=policies.uniform())
     taken = sum(1 for epoch in range(8) for _ in p.batches(epoch, 7, drop_last=drop_last))
     assert taken == p.planned_steps(7, drop_last=drop_last)
 

@@ -15,6 +15,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +80,15 @@ def label_issues(
         count: how many; all that have a score by default.
         seed: equal scores, of which `forgetting` has many, come in a random order, which this decides.
     Raises:
+        TypeError: if `count` is no whole number.
         ValueError: as for `label_quality`, or if fewer samples than `count` have a score.
     Example:
         >>> import torch
         >>> label_issues({"loss": torch.tensor([0.1, 4.0, 0.2, 2.0])}, "loss", count=2)
         array([1, 3])
     """
+    if count is not None and (isinstance(count, bool) or not isinstance(count, Integral)):
+        raise TypeError(f"count is a number of samples, got {count!r}")
     quality = label_quality(scores, statistic)
     order = np.random.default_rng(seed).permutation(len(quality))
     order = order[np.argsort(quality[order], kind="stable")]  # NaN last
@@ -192,7 +196,14 @@ _QUALITY: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def _columns(scores: Table) -> Mapping[str, Tensor]:
-    return scores.scores if isinstance(scores, Scores) else scores
+    if isinstance(scores, Scores):
+        return scores.scores
+    if not isinstance(scores, Mapping):
+        raise TypeError(
+            f"scores must be a table or tensors by name, got a {type(scores).__name__}: dynamics.load_scores(path) "
+            "reads a file"
+        )
+    return scores
 
 
 def _column(scores: Table, name: str) -> np.ndarray:

@@ -42,9 +42,10 @@ PerSampleLoss = Callable[[Any, Any], Tensor]  # (the model's outputs, labels) ->
 class PrunedTrainerMixin(_Trainer):
     """Makes a Trainer train what a pruner selects: `class Mine(PrunedTrainerMixin, SFTTrainer): pass`.
 
-    It comes first among the bases. What is back-propagated is the loss of the Trainer it is mixed into; the scores come
-    from the outputs of the model, which are read on the way. Where a method weights samples (`infobatch`), or
-    `per_sample_loss` is given, the loss is the weighted one.
+    It comes first among the bases; methods of your own that do not call `super()`, such as `compute_loss`, go into a
+    class after it. What is back-propagated is the loss of the Trainer it is mixed into; the scores come from the
+    outputs of the model, which are read on the way. Where a method weights samples (`infobatch`), or `per_sample_loss`
+    is given, the loss is the weighted one.
 
     Args:
         pruner: new, built with size=len(train_dataset) and epochs=num_train_epochs, alike on every rank.
@@ -53,6 +54,10 @@ class PrunedTrainerMixin(_Trainer):
         ValueError, TypeError: if dataset, arguments and pruner do not fit; the message says what to do.
         ImportError: if transformers is too old.
     """
+
+    def __init_subclass__(cls, **more: Any):
+        super().__init_subclass__(**more)
+        trainer_checks.check_bases(cls, PrunedTrainerMixin)
 
     def __init__(self, *args: Any, pruner: Pruner, per_sample_loss: PerSampleLoss | None = None, **kwargs: Any):
         trainer_checks.check_version(super())
@@ -116,6 +121,7 @@ class PrunedTrainerMixin(_Trainer):
     # -- training ---------------------------------------------------------------------------------------------------
 
     def _run_epoch(self, **loop: Any) -> None:
+        trainer_checks.check_loader(self._sampler)
         epoch = loop["epoch"]
         selection = self.pruner.select(epoch)
         count = len(selection.index)
@@ -131,7 +137,8 @@ class PrunedTrainerMixin(_Trainer):
             self._weight[selection.index] = selection.weight
             self._weight = self._weight.to(self.args.device)
         super()._run_epoch(**loop | {"steps_in_epoch": self._batches(count), "num_update_steps_per_epoch": steps})
-        if self.state.global_step - self._begin == steps and self._sampler is not None:
+        assert self._sampler is not None
+        if self.state.global_step - self._begin == steps:
             self._sampler.finish(epoch)
         if self.control.should_training_stop or epoch + 1 == self.pruner.epochs:
             self.pruner.sync()  # the last scores
@@ -207,6 +214,7 @@ class PrunedTrainerMixin(_Trainer):
         if index is None:
             loss = losses.mean()
         else:
+            trainer_checks.check_attached(losses)
             self._savings.add(len(index) * self.args.world_size, self._kept)
             with torch.no_grad():  # for what the criterion may read
                 each = sample_losses.read(outputs, labels, shift=self._loss_shifts_labels)
@@ -282,7 +290,9 @@ class PrunedTrainerMixin(_Trainer):
         if self._pace is not None and state["pace"] is not None:
             self._pace.load_state_dict(state["pace"])
         epoch, taken = state["pruner"]["epoch"], self.state.global_step - self._begin
-        if taken >= self._steps(len(self.pruner.select(epoch).index)):
+        count = len(self.pruner.select(epoch).index)
+        self._kept = count / self.pruner.size
+        if taken >= self._steps(count):
             return epoch + 1, 0
         return epoch, taken * self.args.gradient_accumulation_steps
 

@@ -59,6 +59,7 @@ class PruneCallback(Callback):
         self._kept = 1.0  # share of the data in this epoch's selection
         self._state: dict[str, Any] | None = None  # of the checkpoint that training resumes from
         self._used = False  # whether the pruner had begun before this fit
+        self._run: dict[str, Any] | None = None  # what the steps of an epoch depend on
 
     # -- hooks ------------------------------------------------------------------------------------------------------
 
@@ -73,11 +74,14 @@ class PruneCallback(Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Take up the state of a checkpoint, and tell Lightning how long the first epoch is."""
         # only now: Lightning has read a length, which must not be 0, and its own loops know where they are
+        saved = None if self._state is None else self._state.get("run")
         resumed = self._resume()
         if not resumed:
             lightning_checks.check_new(trainer, self.pruner, used=self._used)
         done = _batches_done(trainer.fit_loop)
         loader, sampler = lightning_checks.pruned_loader(trainer, self.pruner)
+        self._run = lightning_checks.run_of(trainer, loader)
+        lightning_checks.check_run(self._run, saved)
         lightning_checks.check_plan(trainer, self.pruner, loader, sampler)
         if trainer.current_epoch < self.pruner.epochs:
             self._open(trainer, done, again=resumed)
@@ -115,7 +119,7 @@ class PruneCallback(Callback):
     def state_dict(self) -> dict[str, Any]:
         """Goes into Lightning's checkpoints. Collective, as writing a checkpoint is: all ranks call it."""
         self.pruner.sync()
-        return {"pruner": self.pruner.state_dict(), "savings": self._savings.state_dict()}
+        return {"pruner": self.pruner.state_dict(), "savings": self._savings.state_dict(), "run": self._run}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keeps the state until training starts; testing a checkpoint leaves the pruner as it is."""

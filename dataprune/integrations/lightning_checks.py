@@ -93,15 +93,39 @@ def check_new(trainer: Any, pruner: Pruner, *, used: bool) -> None:
     Args:
         used: whether the pruner had begun to train before the Trainer did.
     """
+    if used:
+        raise ValueError(
+            "the pruner has begun to train already: build a new one for each fit; fit(ckpt_path=...) brings its state "
+            "back"
+        )
     if trainer.current_epoch != pruner.epoch or trainer.fit_loop.restarted_mid_epoch:
         raise CheckpointError(
             f"the Trainer resumes in epoch {trainer.current_epoch}, the pruner is in epoch {pruner.epoch}: the "
             "checkpoint has no state of PruneCallback. It can only resume what was trained with one"
         )
-    if used:
-        raise ValueError(
-            "the pruner has begun to train already: build a new one for each fit; fit(ckpt_path=...) brings its state "
-            "back"
+
+
+def run_of(trainer: Any, loader: DataLoader) -> dict[str, Any]:
+    """What the steps of an epoch depend on."""
+    return {
+        "ranks": trainer.world_size,
+        "batch size": loader.batch_size,
+        "drop_last": loader.drop_last,
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+    }
+
+
+def check_run(found: dict[str, Any], saved: dict[str, Any] | None) -> None:
+    """Raise CheckpointError where a checkpoint is of a run with other steps in an epoch.
+
+    Args:
+        found: `run_of` this run.
+        saved: that of the checkpoint's; None where it was not noted.
+    """
+    changed = [f"{name} {saved[name]} -> {found[name]}" for name in found if saved and saved.get(name) != found[name]]
+    if changed:
+        raise CheckpointError(
+            f"the checkpoint is of a run with other steps per epoch ({', '.join(changed)}): resume it with the same"
         )
 
 

@@ -29,16 +29,20 @@ class SampleLosses:
         count: how much that is; 0 for a sample without a valid token.
         outputs: for the criterion: logits, or a stand-in that carries their entropy.
         targets: for the criterion.
+        by_chance: whether another pass may count something in a sample where this one counts nothing: the masks of a
+            masked language model are drawn anew, while an answer that was cut off stays cut off.
     """
 
     total: Float[Tensor, " b"]
     count: Int[Tensor, " b"]
     outputs: Any
     targets: Any
+    by_chance: bool = False
 
     def mean(self) -> Float[Tensor, " b"]:
-        """The mean of each sample over what counts in it, 0 where nothing does."""
-        return self.total / self.count.clamp(min=1)
+        """The mean of each sample over what counts in it; where nothing does 0, or if by chance that of the others."""
+        means, some = self.total / self.count.clamp(min=1), self.count > 0
+        return means.where(some, means.where(some, 0).sum() / some.sum().clamp(min=1)) if self.by_chance else means
 
 
 def read(
@@ -79,7 +83,9 @@ def read(
     if shift:
         logits, labels = logits[:, :-1], labels[:, 1:]
     each = token_losses(logits, labels, smoothing)
-    return SampleLosses(each.sum(dim=1), (labels != IGNORED).sum(dim=1), logits.detach(), labels)
+    count = (labels != IGNORED).sum(dim=1)
+    targets = labels if shift else labels.where(count[:, None] > 0, 0)  # then the entropy is that of all its tokens
+    return SampleLosses(each.sum(dim=1), count, logits.detach(), targets, by_chance=not shift)
 
 
 def token_losses(

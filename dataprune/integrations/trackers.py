@@ -10,7 +10,7 @@ Each tracker imports its package when it is made, so that none of them is needed
 from __future__ import annotations
 
 import contextlib
-import importlib
+import importlib.util
 import json
 import os
 import sys
@@ -81,13 +81,16 @@ def trackio(project: str, **options: Any) -> Tracker:
     return Tracker(lambda values, step: run.log(values, step=step), package.finish)
 
 
-def mlflow(experiment: str, *, uri: str | None = None, name: str | None = None) -> Tracker:
+def mlflow(
+    experiment: str, *, uri: str | None = None, name: str | None = None, config: dict[str, Any] | None = None
+) -> Tracker:
     """MLflow; a run of this name in the experiment is gone on with.
 
     Args:
         experiment: its name.
         uri: of the tracking server, or sqlite:///FILE; by default what MLflow is set to.
         name: of the run.
+        config: the run's parameters.
     """
     client = _package("mlflow").MlflowClient(tracking_uri=uri)
     found = client.get_experiment_by_name(experiment)
@@ -95,6 +98,10 @@ def mlflow(experiment: str, *, uri: str | None = None, name: str | None = None) 
     quoted = (name or "").replace("'", "")
     runs = client.search_runs([number], f"attributes.run_name = '{quoted}'") if quoted else []
     run = (runs[0] if runs else client.create_run(number, run_name=quoted or None)).info.run_id
+
+    if not runs:
+        for key, value in (config or {}).items():
+            client.log_param(run, key, value)
 
     def log(values: dict[str, float], step: int) -> None:
         for key, value in values.items():
@@ -198,11 +205,16 @@ def _of_run(name: str, out: Path, config: dict[str, Any]) -> Tracker:
             "dataprune", name=out.name, resume="allow", config=config, auto_log_cpu=False, auto_log_gpu=False
         )
     uri = None if os.environ.get("MLFLOW_TRACKING_URI") else f"sqlite:///{out.absolute() / 'mlflow.db'}"
-    return mlflow("dataprune", uri=uri, name=out.name)
+    return mlflow("dataprune", uri=uri, name=out.name, config=config)
 
 
 def _package(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ImportError(f"logging to {name} needs its package: pip install {name} ({error})") from error
+        if importlib.util.find_spec(name) is None:
+            raise ImportError(f"logging to {name} needs its package: pip install {name}") from error
+        raise ImportError(
+            f"{name} is installed but cannot be imported ({error}): its version and those of its packages do not fit, "
+            f"pip install -U {name}"
+        ) from error

@@ -25,13 +25,22 @@ HOOKS = (
 )
 
 
+_FIRST = "put PrunedTrainerMixin first among the bases, before transformers.Trainer or a subclass of it"
+
+
+def check_bases(trainer: type, mixin: type) -> None:
+    """Raise TypeError where a Trainer comes before the mixin among the bases of a class."""
+    before = trainer.__mro__[: trainer.__mro__.index(mixin)]
+    if any("set_initial_training_values" in vars(base) for base in before):
+        raise TypeError(f"{trainer.__name__}: {_FIRST}")
+
+
 def check_version(trainer: Any) -> None:
     """Raise ImportError unless a Trainer has the methods that are overridden."""
     missing = [name for name in HOOKS if not hasattr(trainer, name)]
     if missing:
         raise ImportError(
-            f"the Trainer to mix this into has no {', '.join(missing)}: put PrunedTrainerMixin first among the bases, "
-            "before transformers.Trainer or a subclass of it, and use transformers 5.19 or later"
+            f"the Trainer to mix this into has no {', '.join(missing)}: {_FIRST}, and use transformers 5.19 or later"
         )
 
 
@@ -75,10 +84,14 @@ def check(trainer: Any) -> None:
             "several GPUs in one process (DataParallel) are not supported: start with torchrun or accelerate launch, "
             "or show it one GPU by CUDA_VISIBLE_DEVICES"
         )
-    shared = trainer.get_tp_size() * trainer.get_cp_size() * trainer.get_sp_size()
-    if shared > 1 or args.world_size != distributed.world_size():
+    if trainer.get_tp_size() * trainer.get_cp_size() * trainer.get_sp_size() > 1:
         raise ValueError(
             "ranks that share a sample (tensor, context or sequence parallelism) are not supported: train data-parallel"
+        )
+    if args.world_size != distributed.world_size():
+        raise ValueError(
+            f"there are {distributed.world_size()} processes, but the Trainer sees {args.world_size}: on CPUs set "
+            "TrainingArguments(use_cpu=True), and train data-parallel"
         )
     if args.dataloader_drop_last:
         smallest = -(-min(pruner.counts) // args.world_size)
@@ -90,6 +103,8 @@ def _check_pruner(pruner: Any, dataset: Any) -> None:
         raise TypeError(f"pruner must be a dataprune.Pruner, such as dataprune.emp(...), got {type(pruner).__name__}")
     if dataset is None:
         raise ValueError("a pruner needs the train_dataset that it selects from: pass train_dataset=...")
+    if hasattr(dataset, "keys") and hasattr(dataset, "column_names"):
+        raise TypeError(f'the train_dataset is a {type(dataset).__name__}: give one split, as in splits["train"]')
     if len(Indexed(dataset)) != pruner.size:
         raise ValueError(
             f"the train_dataset has {len(dataset)} samples (as the Trainer prepared it: packing changes their number), "
@@ -104,6 +119,21 @@ def check_new(pruner: Pruner) -> None:
             f"the pruner is in epoch {pruner.epoch} already: build a new one for the Trainer; "
             "train(resume_from_checkpoint=...) brings its state back"
         )
+
+
+def check_loader(sampler: Any) -> None:
+    """Raise TypeError where the batches do not come from the pruner's sampler."""
+    if sampler is None:
+        raise TypeError(
+            "get_train_dataloader was overridden, and its loader trains what the pruner did not select: start from "
+            "super().get_train_dataloader(), or put your class after PrunedTrainerMixin among the bases"
+        )
+
+
+def check_attached(losses: Tensor) -> None:
+    """Raise ValueError where the losses have no gradient."""
+    if not losses.requires_grad:
+        raise ValueError("per_sample_loss returned losses without a gradient: leave out detach() and no_grad()")
 
 
 def check_rows(losses: Tensor, index: Tensor) -> None:

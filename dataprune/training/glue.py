@@ -177,7 +177,10 @@ def _splits(name: str, folder: str | None) -> dict[str, Any]:
     try:
         found = load_dataset(_HUB, name)
     except Exception as error:  # whatever the hub, its cache or the network raise
-        raise DataError(f"cannot fetch glue/{name}: {_first_line(error)}") from error
+        raise DataError(
+            f"cannot fetch glue/{name} ({_first_line(error)}): give its folder with --data-folder, or set "
+            "DATAPRUNE_DATA to the folder that holds glue/"
+        ) from error
     return {str(split): one.data.table for split, one in found.items()}
 
 
@@ -189,7 +192,15 @@ def _columns(splits: dict[str, Any], split: str, task: Glue) -> list[Any]:
     missing = [name for name in columns if name not in splits[split].column_names]
     if missing:
         raise DataError(f"the split {split} has no column {missing[0]}, only {', '.join(splits[split].column_names)}")
-    return [splits[split][name].to_pylist() for name in columns]
+    found = [splits[split][name].to_pylist() for name in columns]
+    for name, values in zip(columns, found):
+        kind, wanted = (str, "text") if name != "label" else ((int, float), "a number: class ids from 0, or scores")
+        row = next((row for row, value in enumerate(values) if not isinstance(value, kind)), None)
+        if row is not None:
+            raise DataError(f"the split {split} has {values[row]!r} as {name} in row {row}: it must be {wanted}")
+    if not found[-1] or (isinstance(found[-1][0], int) and min(found[-1]) < 0):
+        raise DataError(f"the split {split} has no labels (-1 stands for none): give one that has")
+    return found
 
 
 def _class_names(table: Any) -> list[str]:

@@ -73,6 +73,10 @@ def test_issues_come_worst_first_and_equal_scores_in_random_order() -> None:
     for count in (-1, 8):
         with pytest.raises(ValueError, match="7 samples have a score of forgetting, count must be from 0 to that"):
             exports.label_issues(table, "forgetting", count=count)
+    with pytest.raises(TypeError, match=r"count is a number of samples, got 0\.1"):
+        exports.label_issues(table, "forgetting", count=0.1)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"got a str: dynamics.load_scores\(path\) reads a file"):
+        exports.label_issues("scores.parquet", "aum")  # type: ignore[arg-type]
 
 
 def test_a_statistic_that_says_nothing_of_labels_is_refused() -> None:

@@ -17,7 +17,7 @@ from torch.utils.data import IterableDataset
 from transformers import Trainer, default_data_collator
 
 import dataprune
-from dataprune.integrations import huggingface, trainer_loading
+from dataprune.integrations import huggingface, trainer_checks, trainer_loading
 from dataprune.integrations.huggingface import PrunedTrainer, PrunedTrainerMixin
 
 SIZE = 48
@@ -77,6 +77,9 @@ def test_a_stream_of_the_datasets_library() -> None:
     stream = datasets.Dataset.from_dict({"input_ids": [[1, 2]], "label": [0]}).to_iterable_dataset()
     with pytest.raises(TypeError, match="map-style"):
         build(data=stream)
+    splits = datasets.DatasetDict({"train": datasets.Dataset.from_dict({"input_ids": [[1, 2]], "label": [0]})})
+    with pytest.raises(TypeError, match="is a DatasetDict: give one split"):
+        build(data=splits)
 
 
 def test_no_train_dataset() -> None:
@@ -103,17 +106,56 @@ def test_a_pruner_that_has_begun() -> None:
 
 
 def test_the_mixin_comes_first() -> None:
-    class Wrong(Trainer, PrunedTrainerMixin):
-        pass
+    with pytest.raises(TypeError, match="Wrong: put PrunedTrainerMixin first among the bases"):
 
-    with pytest.raises(TypeError, match="pruner"):  # the Trainer does not know the argument
-        build(Wrong)
+        class Wrong(Trainer, PrunedTrainerMixin):
+            pass
 
     class Alone(PrunedTrainerMixin):
         pass
 
     with pytest.raises(ImportError, match=r"put PrunedTrainerMixin first .* transformers 5.19 or later"):
         build(Alone)
+
+
+class Loss:
+    """A Trainer's loss that nobody else hears of."""
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **rest: Any) -> Any:
+        outputs = model(**inputs)
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+
+def test_a_loss_of_ones_own_belongs_below_the_mixin() -> None:
+    class Above(Loss, PrunedTrainerMixin, Trainer):
+        pass
+
+    class Base(Loss, Trainer):
+        pass
+
+    class Below(PrunedTrainerMixin, Base):
+        pass
+
+    with pytest.warns(UserWarning, match="none was recorded, and this method selects by scores.* after PrunedTrainerM"):
+        build(Above).train()
+    trainer = build(Below)
+    trainer.train()
+    assert trainer.pruner.book.score.isfinite().all()
+
+
+def test_a_loader_of_ones_own_is_refused() -> None:
+    class Own(PrunedTrainerMixin, Trainer):
+        def get_train_dataloader(self) -> Any:
+            return torch.utils.data.DataLoader(Items(), batch_size=8)
+
+    with pytest.raises(TypeError, match=r"start from super\(\).get_train_dataloader\(\)"):
+        build(Own).train()
+
+
+def test_processes_that_the_trainer_does_not_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer_checks.distributed, "world_size", lambda: 2)
+    with pytest.raises(ValueError, match=r"there are 2 processes, but the Trainer sees 1: .*use_cpu=True"):
+        build()
 
 
 def test_a_collator_that_makes_no_dictionary() -> None:

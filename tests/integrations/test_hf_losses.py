@@ -268,6 +268,8 @@ def test_per_sample_loss(accumulate: int) -> None:
 def test_per_sample_loss_that_is_reduced() -> None:
     with pytest.raises(ValueError, match="losses is a single number, one per sample is needed"):
         train(pruner=emp(), per_sample_loss=lambda outputs, labels: focal(outputs, labels).mean())
+    with pytest.raises(ValueError, match="losses without a gradient: leave out detach"):
+        train(pruner=emp(), per_sample_loss=lambda outputs, labels: focal(outputs, labels).detach())
 
 
 def test_emp_with_a_loss_of_ones_own_reads_the_logits() -> None:
@@ -313,10 +315,22 @@ def test_token_losses_and_entropies_make_no_second_tensor_of_logits(
     assert each.mean().numpy() == pytest.approx(losses, rel=1e-4)
 
 
-def test_a_sample_without_a_valid_token_has_no_loss() -> None:
-    labels = torch.full((2, 3), -100)
-    each = read({"logits": torch.randn(2, 3, 5)}, labels)
-    assert each is not None and each.mean().tolist() == [0.0, 0.0]
+def test_a_sample_without_a_valid_token_scores_as_the_others_do() -> None:
+    """Masks are drawn anew in each pass: a short text that happens to have none must not sink to the lowest score."""
+    labels = torch.full((3, 3), -100)
+    logits = torch.randn(3, 3, 5)
+    each = read({"logits": logits}, labels)
+    assert each is not None and each.mean().tolist() == [0.0, 0.0, 0.0]
+    labels[0, 1], labels[2] = 4, torch.tensor([1, 2, 3])
+    each = read({"logits": logits}, labels)
+    assert each is not None
+    first, none, last = each.mean().tolist()
+    assert none == pytest.approx((first + last) / 2) and each.total[1] == 0
+    entropies = dataprune.criteria.entropy(each.mean(), each.outputs, each.targets)
+    log_p = logits.log_softmax(dim=2)
+    assert entropies[1] == pytest.approx(float(-(log_p.exp() * log_p)[1].sum(dim=1).mean()))
+    cut = read({"logits": logits}, labels, shift=True)  # an answer that was cut off has nothing to teach in any pass
+    assert cut is not None and cut.mean()[1] == 0
     assert token_losses(torch.randn(2, 0, 5), labels[:, :0]).shape == (2, 0)
 
 

@@ -305,10 +305,16 @@ def test_a_checkpoint_of_another_pruner(tmp_path: Path) -> None:
         PruneCallback(shrinking()).load_state_dict({})
 
 
+def test_a_checkpoint_of_a_run_with_other_steps(tmp_path: Path) -> None:
+    train(shrinking(), callbacks=(every_step(tmp_path),))
+    with pytest.raises(CheckpointError, match=r"other steps per epoch \(accumulate_grad_batches 1 -> 2\)"):
+        train(shrinking(), resume=tmp_path / "7.ckpt", accumulate_grad_batches=2)
+
+
 def test_a_pruner_that_was_used() -> None:
     pruner = shrinking()
     train(pruner, max_epochs=4)
-    with pytest.raises((CheckpointError, ValueError), match="pruner"):
+    with pytest.raises(ValueError, match="has begun to train already: build a new one for each fit"):
         train(pruner)
     half = shrinking()
     half.update(half.order(0, 0, 1)[:8], torch.rand(8), torch.randn(8, 3))

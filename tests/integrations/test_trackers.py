@@ -85,11 +85,20 @@ def test_mlflow_goes_on_with_a_run(tmp_path: Path) -> None:
     pytest.importorskip("sqlalchemy", reason="mlflow is not installed whole: pip install mlflow")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     for step in (3, 7):
-        with trackers.mlflow("mine", uri=uri, name="one") as tracker:
+        with trackers.mlflow("mine", uri=uri, name="one", config={"keep": 0.3}) as tracker:
             tracker.log({"loss": 1 / step}, step)
     client = mlflow.MlflowClient(tracking_uri=uri)
     (run,) = client.search_runs([client.get_experiment_by_name("mine").experiment_id])
     assert [metric.step for metric in client.get_metric_history(run.info.run_id, "loss")] == [3, 7]
+    assert run.data.params == {"keep": "0.3"}
+
+
+def test_a_package_that_is_there_and_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "wandb.py").write_text("import something_that_is_nowhere")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    with pytest.raises(ImportError, match=r"wandb is installed but cannot be imported .*something_that_is_nowhere"):
+        trackers.wandb("mine")
 
 
 @pytest.mark.parametrize("name", trackers.NAMES)

@@ -108,6 +108,16 @@ def test_a_folder_of_ones_own(settings: Settings, tmp_path: Path) -> None:
     assert data.classes == ["0", "1"] and len(data.train) == 30
     with pytest.raises(DataError, match="no column question, only sentence1"):
         setup.load_data(replace(own, task="glue/qnli", data="glue/qnli"))
+    wrong = {
+        "'yes' as label in row 0: it must be a number": {"label": ["yes", "no", "no"] * 10},
+        "None as sentence2 in row 3: it must be text": {"sentence2": ["a dog"] * 3 + [None] + ["a dog"] * 26},
+        "the split train has no labels": {"label": [-1] * 30},
+    }
+    for message, columns in wrong.items():
+        table(tmp_path / "wrong", "train", **two | columns)
+        table(tmp_path / "wrong", "validation", **two)
+        with pytest.raises(DataError, match=message):
+            setup.load_data(replace(own, data_folder=str(tmp_path / "wrong")))
     with pytest.raises(DataError, match="no parquet files"):
         setup.load_data(replace(own, data_folder=str(tmp_path)))
     (tmp_path / "own/validation-00000-of-00001.parquet").rename(tmp_path / "own/dev-00000-of-00001.parquet")
