@@ -326,16 +326,16 @@ class _Run:
             "train_samples": self.pruner.size,
             "test_samples": len(self.data.test),
             "note": self.data.note,
-            "input": {  # what the weights were trained on, for who has them without the data
-                "shape": list(self.data.shape),
-                "mean": list(self.data.mean),
-                "std": list(self.data.std),
-                "classes": len(self.data.classes),
-            },
+            **({} if self.settings.glue else {"input": self._input()}),
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "world_size": distributed.world_size(),
             "machine": runs.machine(self.device),
         }
+
+    def _input(self) -> dict[str, Any]:
+        """What the weights were trained on, for who has them without the data."""
+        data = self.data
+        return {"shape": list(data.shape), "mean": list(data.mean), "std": list(data.std), "classes": len(data.classes)}
 
     def _write_scores(self, scores: dict[str, Tensor]) -> dict[str, str]:
         """What the record says of the table."""
