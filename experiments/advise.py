@@ -1,8 +1,8 @@
 """Advice from pilots, judged by what it costs to follow it.
 
     python experiments/advise.py --out experiments/results/advise
-    python experiments/advise.py --out experiments/results/advise_chosen_on --scale chosen-on
-    python experiments/advise.py --out experiments/results/advise_planned_batches --scale chosen-on --no-same-steps
+    python experiments/advise.py --out runs/advise_chosen_on --scale chosen-on
+    python experiments/advise.py --out runs/advise_planned_batches --scale chosen-on --no-same-steps
 
 Question: `dataprune advise` runs pilots on a part of the training set and names a method, or `short`. How much worse is
 that at the full setting than the best method there, and how does it compare with always taking the same method?
