@@ -168,7 +168,7 @@ class Pruner:
                 largest=self._ledger.largest,
                 exhausted=self._exhausted,
             )
-        elif self._begun and not getattr(self.policy, "blind", False):
+        elif self._selection is not None and self._begun and not getattr(self.policy, "blind", False):
             audit.check_scored(self.selected, self.book.score)
         if self._due(epoch):
             self._replace(self._choose(epoch))
@@ -397,7 +397,7 @@ class Pruner:
             self._hold(Selection(index, torch.ones(len(index)) if weight is None else weight.clone()))
         self.selected = state["epoch"]
         self._overlap = state["overlap"]
-        self._tail, self._exhausted = state["tail"], state["exhausted"]
+        self._tail, self._exhausted, self._begun = state["tail"], state["exhausted"], False
         self._resumed = self._ledger.trained()
         self._own = np.zeros(self.size, dtype=np.bool_)
         self._own[state["pending_index"].numpy()] = True

@@ -134,6 +134,10 @@ def test_a_loop_that_records_nothing_is_warned_of() -> None:
     trained(pruner(), recorded=True)
     for policy in (policies.uniform(), policies.least_drawn()):  # which read none
         trained(pruner(policy=policy))
+    p, fresh = pruner(), pruner().state_dict()
+    list(p.batches(0, 8))
+    p.load_state_dict(fresh)  # begun anew
+    trained(p, recorded=True)
     p = pruner()  # a plan that is looked at hands no batch out
     assert [len(p.select(epoch).index) for epoch in range(3)] == p.epoch_sizes()[:3]
 
