@@ -205,6 +205,20 @@ def check_scored(epoch: int | None, scores: Tensor) -> None:
         )
 
 
+def check_run(found: dict[str, Any], saved: dict[str, Any]) -> None:
+    """Raise CheckpointError where a checkpoint is of a run with other steps in an epoch.
+
+    Args:
+        found: what the steps of an epoch depend on, by name.
+        saved: the same of the checkpoint's run.
+    """
+    changed = [f"{name} {saved[name]} -> {found[name]}" for name in found if saved[name] != found[name]]
+    if changed:
+        raise CheckpointError(
+            f"the checkpoint is of a run with other steps per epoch ({', '.join(changed)}): resume it with the same"
+        )
+
+
 def check_trained(
     epoch: int | None, planned: int, missing: int, foreign: int, *, ranks: int, largest: int, exhausted: bool
 ) -> None:

@@ -26,7 +26,8 @@ from .selection import Selection
 Policy = Callable[[ScoreBook, int, Generator], Selection]
 
 
-def uniform() -> Policy:
+@dataclass(frozen=True)
+class uniform:
     """A uniformly random subset.
 
     Example:
@@ -35,16 +36,25 @@ def uniform() -> Policy:
 
     Source: "random" in Raju et al. 2021, arXiv:2111.12621, section 4.1. Differs: nothing.
     """
-    return _blind(lambda book, count, generator: Selection.of(random_subset(book.size, count, generator)))
+
+    blind: ClassVar[bool] = True
+
+    def __call__(self, book: ScoreBook, count: int, generator: Generator) -> Selection:
+        return Selection.of(random_subset(book.size, count, generator))
 
 
-def least_drawn() -> Policy:
+@dataclass(frozen=True)
+class least_drawn:
     """The samples drawn least often so far, random among equals: chunk after chunk of one permutation after another.
 
     Source: RS2 without replacement, Okanovic et al. 2024, arXiv:2305.18424, section 3. Differs: a pass that ends inside
         an epoch is filled up from the next permutation, so that no sample is left out.
     """
-    return _blind(lambda book, count, generator: Selection.of(highest(-book.drawn, count, generator)))
+
+    blind: ClassVar[bool] = True
+
+    def __call__(self, book: ScoreBook, count: int, generator: Generator) -> Selection:
+        return Selection.of(highest(-book.drawn, count, generator))
 
 
 class replay:
@@ -249,11 +259,6 @@ def quotas(sizes: Tensor, count: int, generator: Generator) -> list[int]:
         places[open_classes] += given
         left -= int(given.sum())
     return places.tolist()
-
-
-def _blind(policy: Policy) -> Policy:
-    policy.blind = True  # type: ignore[attr-defined]
-    return policy
 
 
 def _greedy(values: Tensor, count: int, generator: Generator, balance: Tensor | None) -> Tensor:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -110,12 +112,7 @@ def compare(
     data = load_data(settings)
     if first_rank():
         note(data.note)
-    with progress_bar(comparison.epochs(len(data.train)), "epochs") as bar:
-
-        def report(method: str, seed: int, line: dict[str, Any]) -> None:
-            bar.update(1)
-            bar.set_postfix(method=method, seed=seed)
-
+    with _followed(comparison.epochs(len(data.train))) as report:
         result = carry_out(comparison, out, data=data, report=report, engine=where)
     if not first_rank():
         return
@@ -180,12 +177,7 @@ def advise(
     data = load_data(settings)
     if first_rank():
         note(data.note)
-    with progress_bar(len(pilot.methods(len(data.train))) * seeds * pilot.pilot_epochs(), "epochs") as bar:
-
-        def report(method: str, seed: int, line: dict[str, Any]) -> None:
-            bar.update(1)
-            bar.set_postfix(method=method, seed=seed)
-
+    with _followed(len(pilot.methods(len(data.train))) * seeds * pilot.pilot_epochs()) as report:
         result = carry_out(pilot, out, data=data, report=report, engine=where)
     if not first_rank():
         return
@@ -213,6 +205,18 @@ def _engine(name: str, address: str | None, jobs: int | None) -> Any:
     from ..training import engines
 
     return engines.local if jobs in (None, 1) else engines.processes(jobs)
+
+
+@contextmanager
+def _followed(epochs: int) -> Iterator[Callable[[str, int, dict[str, Any]], None]]:
+    """A bar over the epochs of all runs; gives what is called after each."""
+    with progress_bar(epochs, "epochs") as bar:
+
+        def report(method: str, seed: int, line: dict[str, Any]) -> None:
+            bar.update(1)
+            bar.set_postfix(method=method, seed=seed)
+
+        yield report
 
 
 def _reported(out: Path, data: Any) -> Path | None:

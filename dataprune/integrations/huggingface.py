@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
+from .. import audit
 from ..errors import CheckpointError
 from ..progress import Progress
 from ..pruner import Pruner, epoch_steps
@@ -279,11 +280,7 @@ class PrunedTrainerMixin(_Trainer):
             )
         state = torch.load(path, map_location="cpu", weights_only=True)
         run = {"batch_size": self._train_batch_size, **self._run()}
-        changed = [f"{name} {state['run'][name]} -> {run[name]}" for name in run if state["run"][name] != run[name]]
-        if changed:
-            raise CheckpointError(
-                f"the checkpoint is of a run with other steps per epoch ({', '.join(changed)}): resume it with the same"
-            )
+        audit.check_run(run, state["run"])
         self.pruner.load_state_dict(state["pruner"])
         self._begin = state["begin"]
         self._savings.load_state_dict(state["savings"])

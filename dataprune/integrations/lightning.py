@@ -13,6 +13,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from .. import audit
 from ..errors import CheckpointError
 from ..pruner import Pruner
 from . import lightning_checks
@@ -81,7 +82,8 @@ class PruneCallback(Callback):
         done = _batches_done(trainer.fit_loop)
         loader, sampler = lightning_checks.pruned_loader(trainer, self.pruner)
         self._run = lightning_checks.run_of(trainer, loader)
-        lightning_checks.check_run(self._run, saved)
+        if saved is not None:
+            audit.check_run(self._run, saved)
         lightning_checks.check_plan(trainer, self.pruner, loader, sampler)
         if trainer.current_epoch < self.pruner.epochs:
             self._open(trainer, done, again=resumed)

@@ -115,20 +115,6 @@ def run_of(trainer: Any, loader: DataLoader) -> dict[str, Any]:
     }
 
 
-def check_run(found: dict[str, Any], saved: dict[str, Any] | None) -> None:
-    """Raise CheckpointError where a checkpoint is of a run with other steps in an epoch.
-
-    Args:
-        found: `run_of` this run.
-        saved: that of the checkpoint's; None where it was not noted.
-    """
-    changed = [f"{name} {saved[name]} -> {found[name]}" for name in found if saved and saved.get(name) != found[name]]
-    if changed:
-        raise CheckpointError(
-            f"the checkpoint is of a run with other steps per epoch ({', '.join(changed)}): resume it with the same"
-        )
-
-
 def check_recorded(pruner: Pruner) -> None:
     """Raise PlanError where an epoch has been trained and no score is in the book."""
     if not bool(pruner.book.score.isfinite().any()):

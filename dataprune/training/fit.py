@@ -372,7 +372,6 @@ class _Run:
             self._load(path)
         distributed.barrier()
         if distributed.rank() == 0:
-            self.out.mkdir(parents=True, exist_ok=True)
             runs.write_json(self.out / "config.json", self.settings.as_dict())
             lines = "".join(json.dumps(line) + "\n" for line in self.history)
             runs.write(self.out / "history.jsonl", lines.encode())
