@@ -40,14 +40,16 @@ def reproduce(
 ) -> None:
     """Carry out a table or a figure of a paper: result.json, table.md, and a figure, ours beside the paper's.
 
-    Interrupted, it goes on where it was when the command is given again.
+    Where networks are pruned, too, it writes joint.json, table.md and four figures; what is a script writes its own
+    files. Interrupted, it goes on where it was when the command is given again.
     """
     with reported(debug):
         from .. import reproduction
 
         if name is None:
             for known in reproduction.available():
-                print(f"{known:26} {reproduction.source(known)}")
+                source, claim = reproduction.about(known)
+                print(f"{known}: {source}\n    {claim}")
             return
         out = out or Path("runs") / "reproduce" / f"{Path(name).stem}-{scale}"
         with progress_bar(0, "epochs") as bar:

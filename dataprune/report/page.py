@@ -42,8 +42,7 @@ def write(folders: Sequence[Path], out: Path, *, watts: float | None = None, dat
         CheckpointError: if a record is damaged.
         OSError: if something cannot be written.
     """
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file: choose a folder with --out")
+    runs.check_folder(out)
     if watts is not None and not 0 < watts < float("inf"):
         raise UsageError(f"--watts must be a positive number, got {watts}")
     groups = records.read(folders)
@@ -62,7 +61,7 @@ def write(folders: Sequence[Path], out: Path, *, watts: float | None = None, dat
         page = render(parts, drawn)
         if len(page.encode()) < LIMIT:
             break
-    (out / "figures").mkdir(parents=True, exist_ok=True)
+    runs.folder(out / "figures")
     for part in parts:
         for chart in _charts(part):
             runs.write(out / "figures" / f"{chart.name}{part.mark}.png", charts.png(chart.figure))

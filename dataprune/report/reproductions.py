@@ -5,7 +5,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 from .figures import MARKERS, write
 from .tables import percent
@@ -16,7 +19,13 @@ def table(result: Mapping[str, Any]) -> str:
 
     What the paper prints stands in brackets; a run that has not been made yet is a gap.
     """
-    text = [f"# {result['name']}", "", f"{result['source']}. {result['claim']}", "", f"Measured: {_scale(result)}."]
+    text = [
+        f"# {result['name']}",
+        "",
+        ". ".join(filter(None, (result["source"], result["claim"]))),
+        "",
+        f"Measured: {_scale(result)}.",
+    ]
     if result["note"]:
         text[-1] += f" {result['note']}"
     summary = {(line["panel"], line["keep"], line["arm"]): line for line in result.get("summary", [])}
@@ -33,7 +42,19 @@ def table(result: Mapping[str, Any]) -> str:
             cells = [_cell(line, theirs[place] if place < len(theirs) else None) for place, line in enumerate(lines)]
             steps = ", ".join(f"{line['steps']:,.0f}" for line in lines if line)
             text.append(_row([arm, *cells, steps]))
+    if _uneven(result):
+        text += ["", "Not all arms but `full` take as many steps: such accuracies are not of equal compute."]
     return "\n".join(text) + "\n"
+
+
+def _uneven(result: Mapping[str, Any]) -> bool:
+    """Whether arms but `full` differ in steps by more than what rounds off."""
+    methods = {row["arm"]: row["method"] for row in result.get("rows", [])}
+    steps: dict[tuple[str, float], list[float]] = {}
+    for line in result.get("summary", []):
+        if methods.get(line["arm"]) != "full":
+            steps.setdefault((line["panel"], line["keep"]), []).append(line["steps"])
+    return any(max(every) > 1.02 * min(every) for every in steps.values())
 
 
 def figure(result: Mapping[str, Any], path: Path) -> list[Path]:
@@ -43,6 +64,13 @@ def figure(result: Mapping[str, Any], path: Path) -> list[Path]:
         result: what `result.json` holds.
         path: without suffix; `.svg` and `.png` are written.
     """
+    from matplotlib import rc_context
+
+    with rc_context({"text.parse_math": False}):  # names of panels and arms are text, whatever is in them
+        return write(_drawn(result), path)
+
+
+def _drawn(result: Mapping[str, Any]) -> Figure:
     from matplotlib.figure import Figure
 
     panels, draw = result["panels"], _DRAWN[result["show"]]
@@ -62,11 +90,11 @@ def figure(result: Mapping[str, Any], path: Path) -> list[Path]:
     if names:
         drawn.legend(names.values(), names.keys(), loc="outside right center", frameon=False, fontsize=8)
     drawn.suptitle(f"{result['name']}, {_scale(result)}", fontsize=10)
-    return write(drawn, path)
+    return drawn
 
 
 class _Accuracy:
-    """Accuracy against the share of the data that is pruned, at a single one arm by arm; below it that of the paper."""
+    """Accuracy against the share of the data that is kept, at a single one arm by arm; below it that of the paper."""
 
     def rows(self, result: Mapping[str, Any]) -> list[str]:
         return ["measured"] + ["published"] * any(result["published"].values())
@@ -84,7 +112,7 @@ class _Accuracy:
                 continue
             keeps, means, spread = zip(*sorted(found))
             axes.errorbar(
-                [number if single else 100 * (1 - keep) for keep in keeps], means,
+                [number] if single else _beside(result, keeps, number, len(result["arms"])), means,
                 yerr=spread if row == "measured" and result["seeds"] > 1 else None,
                 color=_colour(number), marker=_marker(number), markersize=4, capsize=2, linewidth=1,
                 label=None if single else arm,
@@ -93,7 +121,7 @@ class _Accuracy:
             axes.set_xticks(range(len(result["arms"])), result["arms"], rotation=40, ha="right", rotation_mode="anchor")
             axes.set_xlabel(f"at keep {result['keep'][0]:g}", fontsize=8)
         else:
-            axes.set_xlabel("pruned, %", fontsize=8)
+            _name_keeps(result, axes)
         axes.set_ylabel("test accuracy, %", fontsize=8)
 
 
@@ -109,19 +137,30 @@ class _Difference:
         others = [arm for arm in result["arms"] if arm not in ("short", "full")]
         for number, arm in enumerate(others):
             points = []
-            for place, keep in enumerate(sorted(result["keep"])):
+            for keep in sorted(result["keep"]):
                 seeds = [seed for k, a, seed in at if (k, a) == (keep, arm) and (keep, "short", seed) in at]
                 values = [100 * (at[keep, arm, seed] - at[keep, "short", seed]) for seed in seeds]
                 if values:
                     spread = statistics.stdev(values) if len(values) > 1 else 0.0
-                    points.append((place + 0.07 * (number - len(others) / 2), statistics.fmean(values), spread))
+                    points.append((keep, statistics.fmean(values), spread))
             if points:
-                x, y, spread = zip(*points)
+                keeps, y, spread = zip(*points)
+                x = _beside(result, keeps, number, len(others))
                 axes.errorbar(x, y, yerr=spread, color=_colour(number), marker=_marker(number), markersize=4,
                               capsize=2, linewidth=1, label=arm)  # fmt: skip
-        axes.set_xticks(range(len(result["keep"])), [f"{keep:g}" for keep in sorted(result["keep"])])
-        axes.set_xlabel("keep", fontsize=8)
+        _name_keeps(result, axes)
         axes.set_ylabel("points above short", fontsize=8)
+
+
+def _beside(result: Mapping[str, Any], keeps: Sequence[float], number: int, arms: int) -> list[float]:
+    """Where an arm's points stand: each keep is a place, and arms stand side by side there."""
+    order = sorted(result["keep"])
+    return [order.index(keep) + 0.5 * ((number + 0.5) / arms - 0.5) for keep in keeps]
+
+
+def _name_keeps(result: Mapping[str, Any], axes: Any) -> None:
+    axes.set_xticks(range(len(result["keep"])), [f"{keep:g}" for keep in sorted(result["keep"])])
+    axes.set_xlabel("keep", fontsize=8)
 
 
 class _Series:
@@ -141,6 +180,8 @@ class _Series:
             along = line[self.along] if self.along else range(len(values))
             style = ("-", "--", ":", "-.")[result["keep"].index(line["keep"]) % 4]
             axes.plot(along, values, linestyle=style, color=_colour(number), linewidth=1.2, label=name)
+        if self.along is None:
+            axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel(self.below, fontsize=8)
         axes.set_ylabel(self.columns[row], fontsize=8)
 
@@ -157,7 +198,11 @@ _DRAWN: dict[str, Any] = {
 
 
 def _scale(result: Mapping[str, Any]) -> str:
-    return f"scale {result['scale']}, {result['seeds']} seed{'s' if result['seeds'] != 1 else ''}"
+    plan = result.get("plan", {})
+    parts = [plan.get("settings", {}), *plan.get("panels", {}).values()]
+    models = dict.fromkeys(Path(part["model"]).name for part in parts if "model" in part)
+    seeds = f"{result['seeds']} seed{'s' if result['seeds'] != 1 else ''}"
+    return ", ".join([f"scale {result['scale']}", seeds, *models])
 
 
 def _cell(line: Mapping[str, Any] | None, published: float | None) -> str:
@@ -172,7 +217,7 @@ def _cell(line: Mapping[str, Any] | None, published: float | None) -> str:
 
 
 def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _colour(number: int) -> str:

@@ -151,6 +151,17 @@ def methods(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def plain(table: Table) -> str:
+    """A table as text, as wide as it is."""
+    import io
+
+    from rich.console import Console
+
+    file = io.StringIO()
+    Console(file=file, width=200).print(table)
+    return "".join(line.rstrip() + "\n" for line in file.getvalue().splitlines())
+
+
 def setting(result: Mapping[str, Any]) -> str:
     """What a title calls data and model: of a path the last two parts.
 

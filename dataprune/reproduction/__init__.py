@@ -16,12 +16,13 @@ from typing import Any
 from ..errors import UsageError
 from .experiment import available, content
 
-__all__ = ["available", "reproduce", "source"]
+__all__ = ["about", "available", "reproduce"]
 
 
-def source(name: str) -> str:
-    """Paper, and number of the table or figure."""
-    return str(content(name)[1].get("source", ""))
+def about(name: str) -> tuple[str, str]:
+    """Paper, and number of the table or figure; and what it claims."""
+    found = content(name)[1]
+    return str(found.get("source", "")), str(found.get("claim", ""))
 
 
 def reproduce(
@@ -41,13 +42,14 @@ def reproduce(
         scale: "smoke", "cpu" or "paper".
         out: folder of the results.
         cache: folder of the runs, which experiments share.
-        overrides: `seeds`, and `model` of the settings, in place of the file's where they are not None.
+        overrides: `seeds`, and of language tasks `model`, in place of the file's where they are not None.
         jobs: runs side by side; by default one for each CPU core, and one on a GPU.
         report: called after every epoch, a run's name first.
     Returns:
         The files written.
     Raises:
-        UsageError: if there is no such experiment or scale, or the file says what cannot be meant; else as `fit`.
+        UsageError: if there is no such experiment or scale, the file says what cannot be meant, it has no model to be
+            given, or `out` holds something else; else as `fit`.
     """
     from ..report import figures, reproductions, tables
     from ..training import engines, runs, setup
@@ -58,21 +60,28 @@ def reproduce(
     if "seeds" in given:
         said = _with(said, scale, seeds=given["seeds"])
     kind = said.get("kind", "grid")
+    if "model" in given and kind != "grid":
+        raise UsageError(f"--model is for language tasks, {title} has others")
     if kind == "script":
         other.script(title, said, scale, out)
         return [out]
     if kind == "joint":
         result = other.joint(title, said, scale, out, report or (lambda *_: None))
-        tables.joint(result)  # refuses a grid that is not finished
+        shown = tables.plain(tables.joint(result))  # refuses a grid that is not finished
+        text = f"# {title}\n\n{said['source']}. {said['claim']}\n\nScale {scale}.\n\n```\n{shown}```\n"
+        runs.write(out / "table.md", text.encode())
         drawn = (figures.joint_fine_tuning, figures.joint_stages, figures.joint_flops, figures.joint_sparsity)
         names = ("fine_tuning", "before_and_after", "flops", "sparsity")
-        return [out / "joint.json", *(file for draw, file_ in zip(drawn, names) for file in draw(result, out / file_))]
+        pictures = [file for draw, file_ in zip(drawn, names) for file in draw(result, out / file_)]
+        return [out / "joint.json", out / "table.md", *pictures]
     if kind != "grid":
         raise UsageError(f"{name}: kind is grid, joint or script, got {kind!r}")
-    if "model" in given:
-        settings = ((said.get("scales") or {}).get(scale) or {}).get("settings", {})
-        said = _with(said, scale, settings={**settings, "model": given["model"]})
     planned = experiment.of(title, said, scale)
+    if "model" in given:
+        if not all(next(planned.cells(panel)).comparison.settings.glue for panel in planned.panels):
+            raise UsageError(f"--model is for language tasks, {title} has others")
+        said = _with(said, scale, settings={**planned.settings, "model": given["model"]})
+        planned = experiment.of(title, said, scale)
     first = next(planned.cells(next(iter(planned.panels)))).comparison.settings
     count = jobs or (1 if setup.choose_device(first.device).type == "cuda" else os.cpu_count() or 1)
     engine = engines.local if count == 1 or int(os.environ.get("WORLD_SIZE", 1)) > 1 else engines.processes(count)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import collections.abc
+import contextlib
 import json
+import types
+import typing
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +20,7 @@ SCALES = ("smoke", "cpu", "paper")
 SHOWN = ("accuracy", "difference", "selections", "loss", "interpolation")
 _OF_DATA = ("data", "data_folder", "train_size", "test_size", "val_fraction", "label_noise", "image_size", "task")
 _OF_COMPARISON = ("anneal", "warmup", "score_epochs", "score_model", "finetune_epochs")
+_PLANNED = ("settings", "panels", "arms", "strategy", "small_batches", *_OF_COMPARISON)
 
 
 @dataclass(frozen=True)
@@ -24,8 +29,8 @@ class Experiment:
 
     Attributes:
         name: of the file.
-        claim: what the paper says of it.
-        source: paper, and number of the table or figure.
+        claim: what the paper says of it; may be left out.
+        source: paper, and number of the table or figure; likewise.
         scale: "smoke", "cpu" or "paper".
         settings: of all runs.
         panels: name of a part of the table, and the settings that are its own: data, model, task.
@@ -66,6 +71,11 @@ class Experiment:
     show: str = "accuracy"
     published: Mapping[str, Mapping[str, Sequence[float | None]]] = field(default_factory=dict)
     note: str = ""
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """What decides each run beside its keep and seed, for JSON."""
+        return json.loads(json.dumps({name: getattr(self, name) for name in _PLANNED}))
 
     def cells(self, panel: str, seeds: Sequence[int] | None = None) -> Iterator[Cell]:
         """All runs of a panel, the seeds outermost."""
@@ -115,10 +125,14 @@ def settings_of(values: Mapping[str, Any], option: tuple[str, ...] = ()) -> Sett
     """Settings from names as a file writes them, over the defaults of the task."""
     plain = {name.replace("-", "_"): value for name, value in values.items() if name != "option"}
     defaults = {name: value for name, value in defaults_of(str(plain.get("task", ""))).items() if name != "methods"}
-    known = {entry.name for entry in fields(Settings)}
-    for name in plain:
+    known = {name: kind for name, kind in typing.get_type_hints(Settings).items() if name != "option"}
+    for name, value in list(plain.items()):
         if name not in known:
             raise UsageError(suggest(name.replace("_", "-"), [one.replace("_", "-") for one in known], what="setting"))
+        if known[name] is float and isinstance(value, str):  # YAML 1.1 reads 1e-4, without a point, as text
+            with contextlib.suppress(ValueError):
+                plain[name] = float(value)
+        _typed(name, plain[name], known[name])
     return Settings(**{**defaults, **plain, "option": option})
 
 
@@ -146,36 +160,52 @@ def read(name: str, scale: str) -> Experiment:
 def of(name: str, content: Mapping[str, Any], scale: str) -> Experiment:
     """An experiment from what its file holds, as for `read`."""
     try:
-        merged = at_scale(name, content, scale)
-        known = {entry.name for entry in fields(Experiment)} - {"name", "scale"}
+        merged = {"source": "", "claim": "", **at_scale(name, content, scale)}
+        merged |= {key: _named(merged[key]) for key in ("arms", "panels") if key in merged}
+        kinds = typing.get_type_hints(Experiment)
         for key in merged:
-            if key not in known:
-                raise UsageError(suggest(key, sorted(known), what="key"))
-        merged["arms"] = {arm: dict(own or {}) for arm, own in _named(merged.get("arms", [])).items()}
-        merged["panels"] = {panel: dict(own or {}) for panel, own in _named(merged.get("panels", [])).items()}
+            if key not in kinds.keys() - {"name", "scale"}:
+                raise UsageError(suggest(key, sorted(kinds), what="key"))
+            _typed(key, merged[key], kinds[key])
+        for key in ("panels", "keep", "arms"):
+            if not merged.get(key):
+                raise UsageError(f"it has no {key}")
         experiment = Experiment(name=name, scale=scale, **merged)
         _check(experiment)
-    except (TypeError, UsageError) as error:
+    except UsageError as error:
         raise UsageError(f"experiment {name}, scale {scale}: {error}") from error
     return experiment
 
 
 def at_scale(name: str, content: Mapping[str, Any], scale: str) -> dict[str, Any]:
     """What a file says of one scale: its `settings` are joined with the shared ones, all else replaces them."""
-    scales = content.get("scales", {})
+    scales = content.get("scales") or {}
     if scale not in scales:
-        raise UsageError(f"{name} has no scale {scale!r}, it has {', '.join(scales)}")
+        raise UsageError(f"{name} has no scale {scale!r}, it has {', '.join(map(str, scales)) or 'no scales at all'}")
     shared = {key.replace("-", "_"): value for key, value in content.items() if key not in ("scales", "kind")}
     own = {key.replace("-", "_"): value for key, value in (scales[scale] or {}).items()}
-    return {**shared, **own, "settings": {**shared.get("settings", {}), **own.get("settings", {})}}
+    both = [part.get("settings") or {} for part in (shared, own)]
+    for settings in both:
+        _typed("settings", settings, Mapping[str, Any])
+    return {**shared, **own, "settings": {**both[0], **both[1]}}
 
 
 def _check(experiment: Experiment) -> None:
     if experiment.show not in SHOWN:
         raise UsageError(suggest(experiment.show, SHOWN, what="kind of figure"))
-    for what in ("panels", "keep", "arms"):
-        if not getattr(experiment, what):
-            raise UsageError(f"it has no {what}")
+    if experiment.show == "difference" and "short" not in experiment.arms:
+        raise UsageError("a difference is that from `short`: give it among the arms")
+    if experiment.seeds < 1:
+        raise UsageError(f"seeds must be at least 1, got {experiment.seeds}")
+    if len(set(experiment.keep)) < len(experiment.keep):
+        raise UsageError(f"keep names a share twice: {list(experiment.keep)}")
+    parts = {"settings": experiment.settings, **experiment.panels, **experiment.arms}
+    for part, own in parts.items():
+        for name in own:
+            if name in ("keep", "seed", "seeds"):
+                raise UsageError(
+                    f"{part!r} sets {name}: all share them, write `keep: [...]` and `seeds:` beside the arms"
+                )
     for arm, own in experiment.arms.items():
         for name in own:
             if name.replace("-", "_") in _OF_DATA:
@@ -204,8 +234,50 @@ def content(name: str) -> tuple[str, dict[str, Any]]:
     return path.stem, content
 
 
-def _named(values: Any) -> dict[str, Any]:
-    return dict.fromkeys(values) if isinstance(values, list) else dict(values)
+def _named(values: Any) -> Any:
+    """By name what is said of each: a list has names alone."""
+    if isinstance(values, list):
+        _typed("a name", values, Sequence[str])
+        return {name: {} for name in values}
+    return {name: own or {} for name, own in values.items()} if isinstance(values, Mapping) else values
+
+
+def _typed(name: str, value: Any, kind: Any) -> None:
+    """Refuse a value that a file has where another kind is meant."""
+    if not _is(value, kind):
+        raise UsageError(f"{name.replace('_', '-')} must be {_spoken(kind)}, got {value!r}")
+
+
+def _is(value: Any, kind: Any) -> bool:
+    inner = typing.get_args(kind)
+    match typing.get_origin(kind) or kind:
+        case typing.Any:
+            return True
+        case types.UnionType:
+            return any(_is(value, one) for one in inner)
+        case collections.abc.Mapping:
+            return isinstance(value, Mapping) and all(
+                _is(key, inner[0]) and _is(own, inner[1]) for key, own in value.items()
+            )
+        case collections.abc.Sequence:
+            return isinstance(value, list | tuple) and all(_is(own, inner[0]) for own in value)
+        case plain if plain in (int, float):
+            return isinstance(value, (int, plain)) and not isinstance(value, bool)
+        case plain:
+            return isinstance(value, plain)
+
+
+def _spoken(kind: Any) -> str:
+    inner = typing.get_args(kind)
+    match typing.get_origin(kind) or kind:
+        case types.UnionType:
+            return " or ".join(_spoken(one) for one in inner)
+        case collections.abc.Mapping:
+            return "lines of name: value" + (f", each {_spoken(inner[1])}" if inner[1] is not Any else "")
+        case collections.abc.Sequence:
+            return f"a list, each {_spoken(inner[0])}"
+        case plain:
+            return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(plain, "nothing")
 
 
 def _text(value: Any) -> str:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import distributed
+from .. import __version__, distributed
+from ..errors import UsageError
 from ..training import engines, runs, setup
 from ..training.compare import Places, one_run
 from ..training.comparison import Comparison
@@ -62,23 +63,46 @@ def reproduce(
         engine: where the runs are carried out, as for `compare`.
         report: called after every epoch.
     Returns:
-        What result.json holds: what was claimed and done, `rows` (a line for each run) and `summary`.
+        What result.json holds: what was claimed and done, `plan`, `rows` (a line for each run) and `summary`.
     Raises:
-        as `compare`.
+        UsageError: if the folder holds the results of something else; else as `compare`.
     """
+    _refuse_other(experiment, out)
     result: dict[str, Any] = {
         **{name: getattr(experiment, name) for name in ("name", "scale", "source", "claim", "note", "show")},
         **{name: list(getattr(experiment, name)) for name in ("panels", "keep", "arms")},
         "seeds": experiment.seeds,
+        "plan": experiment.plan,
+        "version": __version__,
         "published": experiment.published,
         "rows": [],
     }
-    out.mkdir(parents=True, exist_ok=True)
+    runs.folder(out)
     kept = {panel: _carry_out(experiment, panel, out, cache, engine, report, result) for panel in experiment.panels}
     result["kept"] = {panel: found for panel, found in kept.items() if found}
     if distributed.rank() == 0:
         runs.write_json(out / "result.json", result)
     return result
+
+
+def _refuse_other(experiment: Experiment, out: Path) -> None:
+    """A folder is of one experiment at one scale; more seeds, shares, panels and arms may come to it."""
+    if (out / "compare.json").exists():
+        raise UsageError(f"{out} holds a comparison: choose another --out")
+    if not (out / "result.json").exists():
+        return
+    before, own = runs.read_json(out / "result.json"), experiment.plan
+    differs = [name for name in ("name", "scale") if before.get(name) != getattr(experiment, name)]
+    for part, mine in own.items() if "plan" in before else ():
+        theirs = before["plan"].get(part)
+        if part in ("panels", "arms"):
+            differs += [f"{part[:-1]} {name}" for name in mine if theirs.get(name, mine[name]) != mine[name]]
+        elif mine != theirs:
+            differs.append(part)
+    if differs:
+        raise UsageError(
+            f"{out} holds results of something else ({', '.join(differs)}): choose another --out, or delete it"
+        )
 
 
 def _carry_out(

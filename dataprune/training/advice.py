@@ -248,8 +248,7 @@ def _claim(out: Path, what: dict[str, Any]) -> None:
     Raises:
         UsageError: if they are of something else.
     """
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file: choose a folder with --out")
+    runs.check_folder(out)
     path = out / "plan.json"
     if path.exists():
         found = runs.read_json(path)
@@ -258,7 +257,7 @@ def _claim(out: Path, what: dict[str, Any]) -> None:
         if differs:
             raise UsageError(f"{path} is of another plan ({', '.join(differs)}): choose another --out, or delete it")
     elif distributed.rank() == 0:
-        out.mkdir(parents=True, exist_ok=True)
+        runs.folder(out)
         runs.write_json(path, what)
 
 

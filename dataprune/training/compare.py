@@ -44,8 +44,7 @@ def compare(
         as `fit`.
     """
     comparison.validate()
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file: choose a folder with --out")
+    runs.check_folder(out)
     data = setup.load_data(comparison.settings) if data is None else data
     with engine(comparison.settings, data, report) as carry_out:
         return _compare(comparison, out, data, carry_out)

@@ -126,13 +126,14 @@ def _find(name: str, folder: str | os.PathLike[str] | None) -> tuple[str, Splits
         for place in (own and Path(own) / name, debian and Path(debian)):
             if place and place.is_dir():
                 return name, _with_names(name, read_folder(place))
+        elsewhere = f"no {name} here: give its folder, or set DATAPRUNE_DATA to the folder that holds {name}/"
+        elsewhere += ", or install the Debian package dataset-fashion-mnist" if debian else ""
         if importlib.util.find_spec("datasets") is None:
-            raise DataError(
-                f"no {name} here: give its folder, or set DATAPRUNE_DATA to the folder that holds {name}/"
-                + (", or install the Debian package dataset-fashion-mnist" if debian else "")
-                + ", or pip install 'dataprune[hf]' to fetch it"
-            )
-        return name, _with_names(name, read_hub(hub))
+            raise DataError(f"{elsewhere}, or pip install 'dataprune[hf]' to fetch it")
+        try:
+            return name, _with_names(name, read_hub(hub))
+        except DataError as error:
+            raise DataError(f"{error}; {elsewhere}") from error
     path = Path(name).expanduser()
     if path.is_dir() or path.is_absolute() or name.startswith((".", "~")):
         return path.resolve().name, read_folder(path)

@@ -52,8 +52,7 @@ def joint(
         settings, and begins anew for fine-tuning.
     """
     grid.validate()
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file: choose a folder with --out")
+    runs.check_folder(out)
     data = setup.load_data(grid.settings) if data is None else data
     with setup.connected(setup.choose_device(grid.settings.device)):
         grid.check(data)
@@ -112,7 +111,7 @@ class _Joint:
                 self.cells[cell] = runs.read_json(record)
         distributed.barrier()
         if distributed.rank() == 0:
-            self.out.mkdir(parents=True, exist_ok=True)
+            runs.folder(self.out)
         self._write()
 
     def _cell(self, cell: Cell) -> None:

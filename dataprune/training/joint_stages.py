@@ -249,7 +249,7 @@ def _note(pruning: Pruning, trained: Path, out: Path) -> None:
         raise UsageError(f"{out} holds a model that was pruned otherwise: choose another --out, or delete it")
     distributed.barrier()
     if distributed.rank() == 0:
-        out.mkdir(parents=True, exist_ok=True)
+        runs.folder(out)
         runs.write_json(path, wanted)
 
 

@@ -92,7 +92,7 @@ def score(settings: Settings, run: Path, out: Path, *, spread: Spread | None = N
         raise RuntimeError(f"{missing} of {size} samples came back without scores")
     dataset = _Rows(pieces, trained, torch.from_numpy(labels))
     notes = {"settings": {**trained.settings.as_dict(), "data": settings.data}, "fingerprint": fingerprint(dataset)}
-    out.mkdir(parents=True, exist_ok=True)
+    runs.folder(out)
     columns = {name: torch.from_numpy(column) for name, column in scores.items()}
     save_scores(out / "scores.parquet", columns, labels=dataset.labels, notes={**notes, "model": str(run)})
     return {

@@ -26,6 +26,26 @@ RECORDED = {  # what others read in a run's record
 }  # fmt: skip
 
 
+def check_folder(out: Path) -> None:
+    """Raise UsageError where what should be a folder of results is a file."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file: choose a folder with --out")
+
+
+def folder(out: Path) -> None:
+    """Make a folder of results, unless it is there.
+
+    Raises:
+        UsageError: if a file has that name.
+        OSError: if it cannot be made.
+    """
+    check_folder(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot make the folder {out}: {error.strerror}; choose another --out") from error
+
+
 def write(path: Path, content: bytes) -> None:
     """Write a file whole or not at all: a full disk or a kill leaves the former one as it was."""
     part = path.with_name(path.name + ".part")
@@ -82,8 +102,7 @@ def finished(out: Path, settings: Settings) -> dict[str, Any] | None:
         UsageError: if the folder is none, or that of another run.
         CheckpointError: if its files are damaged.
     """
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file: choose a folder with --out")
+    check_folder(out)
     if (out / "config.json").exists():
         other = settings.differs(read_json(out / "config.json"))
         if other:

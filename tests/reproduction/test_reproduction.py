@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -158,12 +159,76 @@ def test_coresets_of_another_model(tmp_path: Path) -> None:
         ({"show": "acuracy"}, "did you mean 'accuracy'"),
         ({"settings": {**SETTINGS, "epoch": 3}}, "did you mean 'epochs'"),
         ({"scales": {"cpu": {}}}, "no scale 'smoke', it has cpu"),
-        ({"source": None, "keep": [2.0]}, "--keep is a fraction"),
+        ({"keep": [2.0]}, "--keep is a fraction"),
+        ({"keep": 0.5}, "keep must be a list, each a number, got 0.5"),
+        ({"keep": ["a"]}, "keep must be a list"),
+        ({"keep": [0.5, 0.5]}, "keep names a share twice"),
+        ({"claim": None}, "claim must be text"),
+        ({"arms": [1, True]}, "a name must be a list, each text"),
+        ({"arms": "rs2"}, "arms must be lines of name: value"),
+        ({"arms": {"rs2": 3}}, "arms must be lines of name: value, each lines of name: value, got"),
+        ({"arms": {"emp": {"seed": 5}}}, "'emp' sets seed: all share them"),
+        ({"arms": {"emp": {"keep": 0.1}}}, "'emp' sets keep: all share them"),
+        ({"settings": {**SETTINGS, "seed": 5}}, "'settings' sets seed"),
+        ({"settings": {**SETTINGS, "label-noise": "abc"}}, "label-noise must be a number, got 'abc'"),
+        ({"settings": [1]}, "settings must be lines of name: value"),
+        ({"seeds": 0}, "seeds must be at least 1"),
+        ({"seeds": "two"}, "seeds must be a whole number, got 'two'"),
+        ({"published": {"digits": {"emp": {0.5: "hello"}}}}, "published must be lines of name: value, each lines"),
+        ({"arms": ["full", "rs2"], "show": "difference"}, "a difference is that from `short`"),
     ],
 )
 def test_what_cannot_be_meant(said: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         of(**said)
+
+
+def test_numbers_that_yaml_takes_for_text() -> None:
+    assert experiment.settings_of({"lr": "1e-4"}).lr == 1e-4
+
+
+def test_a_folder_is_of_one_experiment(tmp_path: Path) -> None:
+    planned = of(arms=["rs2"])
+    first = run.reproduce(planned, tmp_path / "a", tmp_path / "cache")
+    assert first["plan"]["settings"] == SETTINGS and first["version"]
+    grown = run.reproduce(of(arms=["rs2", "full"], keep=[0.5, 0.25], seeds=2), tmp_path / "a", tmp_path / "cache")
+    assert len(grown["rows"]) == 2 * 2 * 2
+    for name, other in [
+        ("scale", replace(planned, scale="cpu")),
+        ("name", replace(planned, name="another")),
+        ("settings", of(settings={**SETTINGS, "lr": 0.5})),
+        ("arm rs2", of(arms={"rs2": {"lr": 0.5}})),
+    ]:
+        with pytest.raises(UsageError, match=rf"results of something else \({name}.*choose another --out"):
+            run.reproduce(other, tmp_path / "a", tmp_path / "cache")
+    runs.write_json(tmp_path / "compare.json", {})
+    with pytest.raises(UsageError, match="holds a comparison"):
+        run.reproduce(planned, tmp_path, tmp_path / "cache")
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="is a file"):
+        run.reproduce(planned, tmp_path / "file", tmp_path / "cache")
+
+
+@pytest.mark.parametrize("name", ["emp_figure9", "drop_figure1"])
+def test_a_model_is_for_language(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--model is for language tasks"):
+        reproduction.reproduce(name, "smoke", tmp_path, tmp_path, overrides={"model": "resnet18"})
+
+
+def test_the_table_tells_of_unequal_steps(tmp_path: Path) -> None:
+    planned = of(arms={"short": {}, "full": {}, "loss": {"epochs": 6}})
+    text = reproductions.table(run.reproduce(planned, tmp_path / "a", tmp_path / "cache"))
+    assert "Not all arms but `full` take as many steps" in text and "scale smoke, 1 seed, mlp." in text
+    even = reproductions.table(run.reproduce(of(arms=["short", "full", "loss"]), tmp_path / "b", tmp_path / "cache"))
+    assert "Not all arms" not in even
+
+
+def test_names_are_text_in_table_and_figure(tmp_path: Path) -> None:
+    planned = of(arms={"π|é $a": {"method": "rs2"}}, panels={"$x^2": {"data": "digits"}})
+    result = run.reproduce(planned, tmp_path / "a", tmp_path / "cache")
+    assert "| π\\|é $a | " in reproductions.table(result)
+    reproductions.figure(result, tmp_path / "figure")
+    assert "$x^2" in (tmp_path / "figure.svg").read_text()
 
 
 def test_selections_count_all_samples(tmp_path: Path) -> None:
