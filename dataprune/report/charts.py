@@ -69,12 +69,11 @@ def accuracy(group: Group) -> Figure:
     columns = 2 if max(len(line["method"]) for line in summary) > 14 else 3
     figure, axes = _axes(2.7 + 0.17 * -(-len(summary) // columns))
     most, color = max(line["samples"] for line in summary), colors(group)
-    places: dict[float, int] = {}
-    for number, line in enumerate(summary):
-        # methods of one budget stand side by side
-        spot = round(line["samples"] / most, 2)
-        x = line["samples"] + 0.025 * most * places.setdefault(spot, 0)
-        places[spot] += 1
+    spots = [round(line["samples"] / most, 2) for line in summary]
+    for number, (line, spot) in enumerate(zip(summary, spots)):
+        # methods of one budget stand side by side around it
+        place = spots[:number].count(spot) - (spots.count(spot) - 1) / 2
+        x = line["samples"] + 0.015 * most * place
         values = [100 * row["accuracy"] for row in group.result["runs"] if row["method"] == line["method"]]
         shade = color[line["method"]]
         axes.plot([x] * len(values), values, ".", color=shade, markersize=3, alpha=0.6)

@@ -38,11 +38,16 @@ class Difference:
 
     @property
     def told(self) -> str:
-        """What may be said: "more" or "less" where chance alone seldom gives as much, else "within the spread"."""
+        """What may be said: "more" or "less" where chance alone seldom gives as much, else "not told apart".
+
+        A difference that is the same in every seed cannot be tested: there is no spread to hold it against.
+        """
         if self.seeds < 2:
             return "one seed"
+        if self.p is None and self.mean:
+            return "not testable"
         chance = self.p is None or self.p >= LEVEL or abs(self.mean) <= self.std
-        return "within the spread" if chance else "more" if self.mean > 0 else "less"
+        return "not told apart" if chance else "more" if self.mean > 0 else "less"
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from ..training.settings import Settings
 from . import charts
 from .content import Cell, Chart, Charts, Section, Table, listed
 from .findings import LEVEL, REFERENCES, Difference, curves, difference, power, saving
 from .integrity import checks
-from .records import VARIED, Group, computed
+from .records import Group, computed
 from .tables import percent
 
 _MARKS = {"more": "good", "less": "bad", "passed": "good", "failed": "bad", "note": "note"}
@@ -30,6 +31,8 @@ def headline(group: Group, watts: float | None) -> Section:
     if missing:
         blocks.append(f"Not compared with {listed(missing)}: no such run is here.")
     tests = sum(one is not None and one.p is not None for one in found.values())
+    if any(one is not None and one.told == "not testable" for one in found.values()):
+        blocks.append("Not testable: the same difference in every seed, so that there is no spread to hold it against.")
     if tests > 1:
         blocks.append(
             f"A difference counts as more or less where a paired t-test over the seeds has p < {LEVEL:g} and its mean "
@@ -47,7 +50,11 @@ def _verdicts(methods: list[str], references: list[str], found: dict[tuple[str, 
             one = found[method, reference]
             if method not in REFERENCES and one is not None and one.steps:
                 said.setdefault(one.told, []).append(method)
-        parts = [f"{told}: {listed(said[told])}" for told in ("more", "within the spread", "less") if told in said]
+        parts = [
+            f"{told}: {listed(said[told])}"
+            for told in ("more", "not told apart", "not testable", "less")
+            if told in said
+        ]
         if parts:
             sentences.append(f"Against {reference} at equal steps — {'; '.join(parts)}.")
     if any(one is not None and one.seeds < 2 for one in found.values()):
@@ -78,7 +85,7 @@ def _accuracies(group: Group, references: list[str], found: dict[tuple[str, str]
 def _told(one: Difference | None) -> str | Cell:
     if one is None:
         return "–"
-    mean = f"{100 * one.mean:+.2f}".replace("-", "−")
+    mean = f"{round(100 * one.mean, 2) + 0.0:+.2f}".replace("-", "−")  # + 0.0: no minus before nothing
     return Cell(f"{mean} ± {100 * one.std:.2f}\n{one.told}", _MARKS.get(one.told, "")) if one.seeds > 1 else mean
 
 
@@ -141,12 +148,12 @@ def per_epoch(group: Group) -> Section:
     for column, heading in (("samples", "samples trained"), ("lr", "learning rate")):
         found = curves(group, column)
         lines = [(_label(methods), color[methods[0]], values) for methods, values in found]
-        said = "; ".join(f"{label}: from {values[0]:,.4g} to {values[-1]:,.4g}" for label, _, values in lines)
+        said = "; ".join(f"{label}: from {_number(values[0])} to {_number(values[-1])}" for label, _, values in lines)
         figure = charts.over_epochs(lines, heading)
         shown.append(Chart(f"{column}_per_epoch", heading.capitalize(), f"{heading} by epoch. {said}", figure))
         most = max(len(values) for _, _, values in lines)
         rows = [
-            [str(epoch), *(f"{values[epoch]:,.4g}" if epoch < len(values) else "–" for _, _, values in lines)]
+            [str(epoch), *(_number(values[epoch]) if epoch < len(values) else "–" for _, _, values in lines)]
             for epoch in range(most)
         ]
         blocks.append(Table(f"Numbers: {heading}", ["epoch", *(label for label, _, _ in lines)], rows, folded=True))
@@ -165,21 +172,27 @@ def configuration(group: Group) -> Section:
     """Checks, settings, and every run."""
     rows = [[check.what, Cell(check.state, _MARKS.get(check.state, "")), check.detail] for check in checks(group)]
     blocks: list[Any] = [Table("Checks of the records", ["check", "state", "what was found"], rows)]
-    stored = next((run.settings for run in group.runs if run.settings), None)
-    if stored is None:
+    stored = [computed(run.settings) for run in group.runs if run.settings]
+    if not stored:
         blocks.append(_unrecorded("the settings"))
     else:
-        usual = computed({})
-        values = {name: value for name, value in computed(stored).items() if name not in (*VARIED, "selection")}
         rows = [
-            [name.replace("_", "-"), _plain(value), "" if value == usual[name] else "set"]
-            for name, value in values.items()
+            [name.replace("_", "-"), _plain(stored[0][name]), "" if stored[0][name] == usual else "set"]
+            for name, usual in computed({}).items()
+            if all(one[name] == stored[0][name] for one in stored) and _meant(name, stored[0]["task"])
         ]
         blocks.append(Table("Settings that all runs share", ["setting", "value", "not the default"], rows, folded=True))
     names = ("seed", "accuracy", "samples", "steps", "seconds", "reached_keep")
     rows = [[row["method"], *(_number(row[name]) for name in names)] for row in group.result["runs"]]
     blocks.append(Table("All runs", ["method", *(name.replace("_", " ") for name in names)], rows, folded=True))
     return Section("configuration", "Configuration and checks", blocks)
+
+
+def _meant(setting: str, task: str) -> bool:
+    """Whether a task has this setting."""
+    entry = Settings.__dataclass_fields__.get(setting)
+    of = {"Language": task.startswith("glue/"), "Contrastive": task == "contrastive"}
+    return entry is not None and of.get(entry.metadata["panel"], True)
 
 
 def _validated(group: Group, method: str) -> bool:
@@ -209,7 +222,7 @@ def _energy(watt_hours: float) -> str:
 
 
 def _number(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _plain(value: Any) -> str:

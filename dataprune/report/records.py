@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -80,7 +82,7 @@ class Group:
     """Runs that are compared with each other.
 
     Attributes:
-        folder: of the comparison, or of the first run.
+        folder: of the comparison, or what the folders of its runs have in common.
         result: what compare.json holds; of single runs what it would hold, without `keep` where they differ in it.
         runs: those whose folders are there.
         compared: whether there is a compare.json.
@@ -132,8 +134,7 @@ def read(folders: Sequence[Path]) -> list[Group]:
         elif (folder / "config.json").exists():
             single.append(_run(folder))
         else:
-            what = "holds no compare.json and no run with its config.json" if folder.is_dir() else "is no folder"
-            raise UsageError(f"{folder} {what}: give folders of `dataprune compare` or `train`")
+            raise UsageError(f"{folder} {_no_record(folder)}")
     for run in single:
         if run.metrics is None:
             raise UsageError(
@@ -149,13 +150,32 @@ def read(folders: Sequence[Path]) -> list[Group]:
     return groups + _grouped(single)
 
 
+def _no_record(folder: Path) -> str:
+    """What to say of a folder that is neither a comparison nor a run."""
+    if not folder.is_dir():
+        return "is no folder: give folders of `dataprune compare` or `train`"
+    below = sorted(path.parent for path in folder.glob("*/compare.json"))
+    below = below or sorted(path.parent for path in folder.glob("*/config.json"))
+    below = below or sorted(path.parent for path in folder.glob("runs/*/config.json"))
+    if below:
+        more = f" and {len(below) - 4} more" if len(below) > 4 else ""
+        return f"holds no compare.json: give what is below it, {', '.join(map(str, below[:4]))}{more}"
+    return "holds no compare.json and no run with its config.json: give folders of `dataprune compare` or `train`"
+
+
 def _comparison(folder: Path) -> Group:
     result = runs.read_json(folder / "compare.json")
     try:
         names = {line["method"] for line in result["summary"] for name in _OF_LINE if line[name] is not None}
         names |= {row["method"] for row in result["runs"] for name in _OF_ROW if row[name] is not None}
+        if not all(
+            math.isfinite(one) for line in result["summary"] for one in (line["accuracy_mean"], line["samples"])
+        ):
+            raise ValueError("an accuracy that is no number")
+        if not all(math.isfinite(row["accuracy"]) for row in result["runs"]):
+            raise ValueError("an accuracy that is no number")
         _ = result["data"], result["model"], result["epochs"]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / 'compare.json'} is damaged ({error!r}): delete it, and run again") from error
     found = []
     for path in sorted((folder / "runs").glob("*-seed*")):
@@ -176,7 +196,10 @@ def _run(folder: Path) -> Run:
         _ = [line[name] for line in history for name in _OF_EPOCH]
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / 'history.jsonl'} is damaged ({error!r}): delete it, and run again") from error
-    return Run(folder, named.get("method", folder.name), int(named.get("seed", 0)), settings, metrics, history)
+    method = named.get("method", folder.name)
+    if method == "full" and (settings or {}).get("steps") is not None:
+        method = "short"  # all the data for fewer steps, as comparisons call it
+    return Run(folder, method, int(named.get("seed", 0)), settings, metrics, history)
 
 
 def _grouped(single: Sequence[Run]) -> list[Group]:
@@ -206,7 +229,11 @@ def _grouped(single: Sequence[Run]) -> list[Group]:
             result["task"] = first.task
         if metric := next((run.metrics["metric"] for run in named if run.metrics and "metric" in run.metrics), None):
             result["metric"] = metric
-        groups.append(Group(mine[0].folder, result, named, False))
+        folders = [run.folder for run in mine]
+        if any(folder.is_absolute() for folder in folders):
+            folders = [folder.absolute() for folder in folders]
+        together = Path(os.path.commonpath(folders))
+        groups.append(Group(together, result, named, False))
     return groups
 
 

@@ -23,7 +23,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("PIL")
 
 from dataprune.errors import CheckpointError, UsageError
-from dataprune.report import findings, integrity, page, records
+from dataprune.report import findings, integrity, outcome, page, records
 from dataprune.training import runs
 from dataprune.training.compare import compare
 from dataprune.training.comparison import Comparison
@@ -94,8 +94,10 @@ def test_differences_are_those_of_a_loop(made: Path) -> None:
     [
         ((0.1, 0.11, 0.12), "more"),
         ((-0.1, -0.11, -0.12), "less"),
-        ((0.1, -0.11, 0.12), "within the spread"),
-        ((0.01, 0.02, 0.03), "within the spread"),  # p = 0.07
+        ((0.1, -0.11, 0.12), "not told apart"),
+        ((0.01, 0.02, 0.03), "not told apart"),  # p = 0.07
+        ((0.125, 0.125, 0.125), "not testable"),
+        ((0.0, 0.0, 0.0), "not told apart"),
         ((0.1,), "one seed"),
     ],
 )
@@ -105,7 +107,7 @@ def test_a_difference_is_told(values: tuple[float, ...], told: str) -> None:
     found = findings.difference({"runs": rows}, "a", "b")
     assert found is not None and found.told == told
     stats = pytest.importorskip("scipy.stats")
-    if len(values) > 1:
+    if len(set(values)) > 1:
         assert found.p == pytest.approx(stats.ttest_rel([0.5 + one for one in values], [0.5] * 3).pvalue)
 
 
@@ -255,6 +257,22 @@ def test_a_page_too_large_gets_smaller_thumbnails(made: Path, tmp_path: Path, mo
     assert len(text_of(tmp_path).encode()) < whole - 2000
 
 
+def test_single_runs_of_a_comparison_are_named_as_in_it(made: Path) -> None:
+    (whole,), (group,) = records.read([made]), records.read(sorted((made / "runs").iterdir()))
+    assert {line["method"] for line in group.result["summary"]} == set(METHODS)
+    assert group.folder == made / "runs" and group.of("short")[0].metrics
+    mine, theirs = (findings.difference(one.result, "emp", "short") for one in (group, whole))
+    assert mine == theirs and mine is not None and mine.steps
+
+
+def test_settings_that_runs_share_are_listed(made: Path) -> None:
+    (group,) = records.read([made])
+    (table,) = [block for block in outcome.configuration(group).blocks if getattr(block, "folded", False)][:1]
+    shown = {row[0] for row in table.rows}
+    assert {"lr", "epochs", "batch-size"} <= shown
+    assert not shown & {"method", "seed", "steps", "views", "temperature", "max-length"}
+
+
 def test_single_runs_are_compared(made: Path, tmp_path: Path) -> None:
     folders = [made / "runs" / f"{method}-seed{seed}" for method in ("full", "emp") for seed in (0, 1)]
     (group,) = records.read(folders)
@@ -309,6 +327,8 @@ def test_folders_that_are_none(made: Path, tmp_path: Path) -> None:
         page.write([tmp_path / "nowhere"], tmp_path)
     with pytest.raises(UsageError, match=r"holds no compare\.json and no run"):
         page.write([tmp_path], tmp_path)
+    with pytest.raises(UsageError, match=r"give what is below it, .*emp-seed0, .* and 8 more"):
+        page.write([made / "runs"], tmp_path)
     unfinished = Path(shutil.copytree(made / "runs/emp-seed0", tmp_path / "run"))
     (unfinished / "metrics.json").unlink()
     with pytest.raises(UsageError, match=r"run is not finished: give the command that began it again"):
@@ -336,6 +356,14 @@ def test_folders_that_are_none(made: Path, tmp_path: Path) -> None:
 def test_damaged_records(file: str, content: str, copied: Path) -> None:
     (copied / file).write_text(content)
     with pytest.raises(CheckpointError, match=re.escape(f"{copied / file} is damaged")):
+        page.write([copied], copied, data=data())
+
+
+def test_an_accuracy_that_is_no_number(copied: Path) -> None:
+    result = runs.read_json(copied / "compare.json")
+    result["runs"][0]["accuracy"] = float("nan")
+    runs.write_json(copied / "compare.json", result)
+    with pytest.raises(CheckpointError, match="no number"):
         page.write([copied], copied, data=data())
 
 
