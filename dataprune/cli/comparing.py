@@ -153,8 +153,8 @@ def advise(
     Pilots of all candidates train on a part of its training set with the same budget, and are judged by another part:
     the test set is not read. The method with the highest mean is advised, or all data for as many steps (`short`) where
     none is above that, with the probability of being better than `short` and than random choice (`rs2`). Writes
-    advice.json and a folder of `compare` for each seed; the same call goes on where it stopped. docs/advise.md says
-    what it cannot know.
+    advice.json and a folder of `compare` for each seed; the same call goes on where it stopped, and with more --seeds
+    adds theirs. docs/advise.md says what it cannot know.
     """
     from ..report import tables
     from ..training.advice import Pilot
@@ -171,7 +171,7 @@ def advise(
         same_steps=same_steps,
     )
     pilot.validate()
-    chosen = (pilot.candidates, seeds, pilot_size, pilot_epochs, same_steps)
+    chosen = (pilot.candidates, pilot_size, pilot_epochs, same_steps)
     key = hashlib.sha256(repr(chosen).encode()).hexdigest()[:4]
     out = out or Path("runs") / f"advise-{plain(settings.data)}-{settings.key()[:8]}{key}"
     data = load_data(settings)

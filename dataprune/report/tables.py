@@ -113,13 +113,15 @@ def advice(result: Mapping[str, Any]) -> Table:
     plan = result["plan"]
     table = Table(title=f"{setting(plan)}, budget {plan['budget']:g}: the pilots")
     table.add_column("method", no_wrap=True)
-    for heading in ("accuracy %", "− short", "better", "− rs2", "better", ""):
+    for heading in ("accuracy %", "− short", "better", "− rs2", "better", "sure"):
         table.add_column(heading, justify="right", no_wrap=True)
+    first = result["lines"][0]
+    table.add_row("short", f"{100 * (first['accuracy'] - first['short']['mean']):.2f}")
     for line in result["lines"]:
         cells = []
         for found in (line["short"], line["rs2"]):
             cells += ["", ""] if found is None else _with_error(found)
-        table.add_row(line["method"], f"{100 * line['accuracy']:.2f}", *cells, "sure" if line["sure"] else "")
+        table.add_row(line["method"], f"{100 * line['accuracy']:.2f}", *cells, "yes" if line["sure"] else "no")
     if result["annealed"]:
         name = f"{result['advice']['method']}, last epochs full − without"
         table.add_row(name, "", *_with_error(result["annealed"]), "", "", "")
@@ -129,12 +131,15 @@ def advice(result: Mapping[str, Any]) -> Table:
 def pilots(result: Mapping[str, Any]) -> str:
     """What `advice.json` says of the pilots, in two sentences."""
     plan, pilot, cost = result["plan"], result["pilot"], result["cost"]
+    untried = result["annealed"] is None and result["advice"]["method"] != "short"
     return (
         f"Means of {len(pilot['seeds'])} seeds ± standard errors, in points, and the probability of being better, on "
         f"{pilot['held_out']:,} samples held out of the training set.\nThe pilots: {pilot['samples']:,} of "
         f"{pilot['of']:,} samples, {pilot['epochs']} of {plan['epochs']} epochs, {pilot['steps']:,} of "
         f"{result['advice']['steps']:,} steps each; {cost['samples']:,} samples trained in "
         f"{cost['seconds']:.1f} s, {cost['relative']:.2g} times those of the planned run."
+        + "\nFull epochs at the end were not tried: there are too few epochs."
+        * untried
     )
 
 

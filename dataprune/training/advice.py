@@ -243,7 +243,7 @@ def command(settings: Settings) -> str:
 
 
 def _claim(out: Path, what: dict[str, Any]) -> None:
-    """Note in the folder what its pilots are of.
+    """Note in the folder what its pilots are of; a call with more seeds goes on there.
 
     Raises:
         UsageError: if they are of something else.
@@ -253,7 +253,8 @@ def _claim(out: Path, what: dict[str, Any]) -> None:
     if path.exists():
         found = runs.read_json(path)
         differs = Settings.of(what["plan"]).differs(found.get("plan", {}))
-        differs += ["pilots"] if found.get("pilot") != what["pilot"] else []
+        before, now = ({**one.get("pilot", {}), "seeds": None} for one in (found, what))
+        differs += ["pilots"] if before != now else []
         if differs:
             raise UsageError(f"{path} is of another plan ({', '.join(differs)}): choose another --out, or delete it")
     elif distributed.rank() == 0:

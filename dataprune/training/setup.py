@@ -181,7 +181,8 @@ def build_pruner(
     pruner = _of_method(settings, size, labels) if selection is None else _of_coreset(settings, size, selection)
     smallest = -(-min(pruner.counts) // distributed.world_size())
     if smallest < settings.batch_size:
-        what, remedy = ("a pruned epoch", "raise --keep") if selection is None else ("the coreset", "select more")
+        more = "raise --keep" if settings.budget is None else "raise --budget"
+        what, remedy = ("a pruned epoch", more) if selection is None else ("the coreset", "select more")
         raise UsageError(
             f"{what} keeps {smallest} of {size} samples per rank, fewer than one batch of {settings.batch_size}: "
             f"{remedy} or lower --batch-size"

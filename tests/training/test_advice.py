@@ -118,6 +118,7 @@ def test_the_rule_is_its_slow_form(counted: list[list[int]], held: int) -> None:
         # one that falls apart under label noise must not hide another
         ({"loss": (-25.0, -31.0, -20.0), "emp": (-3.0, -6.0, -1.0), "memory": (2.5, 2.2, 2.6)}, "memory", True),
         ({"rs2": (2.1, 2.2, 2.1), "emp": (2.3, 1.9, 2.1)}, "rs2", True),  # scores add nothing to chance
+        ({"rs2": (0.9, -0.9, 0.0), "emp": (-2.0, -2.1, -2.2)}, "short", False),  # a tie but for rounding
         ({"rs2": (0.8, 0.4, 0.3), "emp": (1.0, 0.9, 0.8)}, "emp", False),  # above `short`, not surely above `rs2`
     ],
 )
@@ -300,6 +301,14 @@ def test_a_folder_is_of_one_plan(tmp_path: Path) -> None:
         advise(pilot(), tmp_path / "file", data=tiny.data())
 
 
+def test_more_seeds_go_on_in_the_same_folder(tmp_path: Path) -> None:
+    advise(pilot(candidates=("memory",)), tmp_path, data=tiny.data())
+    times = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("metrics.json")}
+    found = advise(pilot(candidates=("memory",), seeds=(0, 1, 2)), tmp_path, data=tiny.data())
+    assert {file: file.stat().st_mtime_ns for file in times} == times
+    assert found["pilot"]["seeds"] == [0, 1, 2] and (tmp_path / "pilot-seed2" / "compare.json").exists()
+
+
 # -- what cannot be meant ---------------------------------------------------------------------------------------------
 
 
@@ -379,6 +388,8 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert shown.exit_code == 0, shown.output
     (folder,) = (tmp_path / "runs").iterdir()
     stored = runs.read_json(folder / "advice.json")
+    short = [line["accuracy"] - line["short"]["mean"] for line in stored["lines"]]
+    assert short[0] == pytest.approx(short[1]) and f"{100 * short[0]:.2f}" in shown.stdout
     assert "± " in shown.stdout and "times those of the planned run" in shown.stdout and "held out" in shown.stdout
     assert stored["advice"]["sentence"] in shown.stdout and stored["advice"]["command"] in shown.stdout
     printed = call("--candidates", "memory", "--json")
