@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import collections.abc
 import contextlib
 import json
-import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +13,7 @@ from typing import Any, NamedTuple
 from ..errors import UsageError, suggest
 from ..training.comparison import Comparison
 from ..training.settings import Settings, defaults_of
+from . import kinds
 
 SCALES = ("smoke", "cpu", "paper")
 SHOWN = ("accuracy", "difference", "selections", "loss", "interpolation")
@@ -132,7 +131,7 @@ def settings_of(values: Mapping[str, Any], option: tuple[str, ...] = ()) -> Sett
         if known[name] is float and isinstance(value, str):  # YAML 1.1 reads 1e-4, without a point, as text
             with contextlib.suppress(ValueError):
                 plain[name] = float(value)
-        _typed(name, plain[name], known[name])
+        kinds.check(name, plain[name], known[name])
     return Settings(**{**defaults, **plain, "option": option})
 
 
@@ -162,11 +161,11 @@ def of(name: str, content: Mapping[str, Any], scale: str) -> Experiment:
     try:
         merged = {"source": "", "claim": "", **at_scale(name, content, scale)}
         merged |= {key: _named(merged[key]) for key in ("arms", "panels") if key in merged}
-        kinds = typing.get_type_hints(Experiment)
+        hints = typing.get_type_hints(Experiment)
         for key in merged:
-            if key not in kinds.keys() - {"name", "scale"}:
-                raise UsageError(suggest(key, sorted(kinds), what="key"))
-            _typed(key, merged[key], kinds[key])
+            if key not in hints.keys() - {"name", "scale"}:
+                raise UsageError(suggest(key, sorted(hints), what="key"))
+            kinds.check(key, merged[key], hints[key])
         for key in ("panels", "keep", "arms"):
             if not merged.get(key):
                 raise UsageError(f"it has no {key}")
@@ -186,7 +185,7 @@ def at_scale(name: str, content: Mapping[str, Any], scale: str) -> dict[str, Any
     own = {key.replace("-", "_"): value for key, value in (scales[scale] or {}).items()}
     both = [part.get("settings") or {} for part in (shared, own)]
     for settings in both:
-        _typed("settings", settings, Mapping[str, Any])
+        kinds.check("settings", settings, Mapping[str, Any])
     return {**shared, **own, "settings": {**both[0], **both[1]}}
 
 
@@ -237,47 +236,9 @@ def content(name: str) -> tuple[str, dict[str, Any]]:
 def _named(values: Any) -> Any:
     """By name what is said of each: a list has names alone."""
     if isinstance(values, list):
-        _typed("a name", values, Sequence[str])
+        kinds.check("a name", values, Sequence[str])
         return {name: {} for name in values}
     return {name: own or {} for name, own in values.items()} if isinstance(values, Mapping) else values
-
-
-def _typed(name: str, value: Any, kind: Any) -> None:
-    """Refuse a value that a file has where another kind is meant."""
-    if not _is(value, kind):
-        raise UsageError(f"{name.replace('_', '-')} must be {_spoken(kind)}, got {value!r}")
-
-
-def _is(value: Any, kind: Any) -> bool:
-    inner = typing.get_args(kind)
-    match typing.get_origin(kind) or kind:
-        case typing.Any:
-            return True
-        case types.UnionType:
-            return any(_is(value, one) for one in inner)
-        case collections.abc.Mapping:
-            return isinstance(value, Mapping) and all(
-                _is(key, inner[0]) and _is(own, inner[1]) for key, own in value.items()
-            )
-        case collections.abc.Sequence:
-            return isinstance(value, list | tuple) and all(_is(own, inner[0]) for own in value)
-        case plain if plain in (int, float):
-            return isinstance(value, (int, plain)) and not isinstance(value, bool)
-        case plain:
-            return isinstance(value, plain)
-
-
-def _spoken(kind: Any) -> str:
-    inner = typing.get_args(kind)
-    match typing.get_origin(kind) or kind:
-        case types.UnionType:
-            return " or ".join(_spoken(one) for one in inner)
-        case collections.abc.Mapping:
-            return "lines of name: value" + (f", each {_spoken(inner[1])}" if inner[1] is not Any else "")
-        case collections.abc.Sequence:
-            return f"a list, each {_spoken(inner[0])}"
-        case plain:
-            return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(plain, "nothing")
 
 
 def _text(value: Any) -> str:
