@@ -73,17 +73,19 @@ def figure(result: Mapping[str, Any], path: Path) -> list[Path]:
 def _drawn(result: Mapping[str, Any]) -> Figure:
     from matplotlib.figure import Figure
 
-    panels, draw = result["panels"], _DRAWN[result["show"]]
+    panels, draw = list(result["panels"]), _DRAWN[result["show"]]
     rows = draw.rows(result)
-    size = (2.2 + 3.6 * len(panels), 0.8 + 2.9 * len(rows))
-    drawn = Figure(figsize=size, layout="constrained")
-    every = drawn.subplots(len(rows), len(panels), squeeze=False)
-    for row, of_row in zip(rows, every):
-        for panel, axes in zip(panels, of_row):
-            draw(result, panel, row, axes)
-            axes.set_title(f"{panel}: {row}" if row else panel, fontsize=9)
-            axes.grid(alpha=0.3)
-            axes.tick_params(labelsize=8)
+    columns = len(panels) if len(rows) > 1 or len(panels) <= 4 else -(-len(panels) // 2)
+    lines = -(-len(rows) * len(panels) // columns)
+    drawn = Figure(figsize=(2.2 + 3.6 * columns, 0.8 + 2.9 * lines), layout="constrained")
+    every = drawn.subplots(lines, columns, squeeze=False)
+    for axes in every.flat[len(rows) * len(panels) :]:
+        axes.set_axis_off()
+    for (row, panel), axes in zip([(row, panel) for row in rows for panel in panels], every.flat):
+        draw(result, panel, row, axes)
+        axes.set_title(f"{panel}: {row}" if row else panel, fontsize=9)
+        axes.grid(alpha=0.3)
+        axes.tick_params(labelsize=8)
     names: dict[str, Any] = {}
     for axes in every.flat:
         names |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels())}

@@ -1,0 +1,47 @@
+"""The question behind the papers in one figure: what dynamic methods are above `short`, over all data sets.
+
+    python experiments/which_budgets.py
+
+It joins what `dataprune reproduce which_budgets` and `which_budgets_language` wrote. Each panel keeps its own seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from dataprune.report import reproductions
+
+NAMES = ("which_budgets", "which_budgets_language")
+
+
+def joined(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """One result with the panels of several that have the same shares and arms."""
+    first = results[0]
+    for other in results[1:]:
+        if (other["keep"], other["arms"]) != (first["keep"], first["arms"]):
+            raise SystemExit(f"{other['name']} and {first['name']} have other shares or arms")
+    seeds = sorted({result["seeds"] for result in results})
+    panels = [panel for result in results for panel in result["panels"]]
+    return {
+        **first,
+        "seeds": " to ".join(map(str, seeds)),
+        "plan": {},
+        "panels": sorted(panels, key=lambda panel: "noise" in panel),
+        "rows": [row for result in results for row in result["rows"]],
+    }
+
+
+def main() -> None:
+    """Draw the figure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "papers")
+    folder = parser.parse_args().results
+    results = [json.loads((folder / name / "result.json").read_text()) for name in NAMES]
+    print(*reproductions.figure(joined(results), folder / "which_budgets" / "all"), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
