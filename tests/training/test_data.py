@@ -389,6 +389,18 @@ def test_a_name_that_is_not_here(tmp_path, monkeypatch):
         load("mnist", folder=tmp_path / "absent")
 
 
+def test_a_known_name_that_the_hub_does_not_give(tmp_path, monkeypatch):
+    pytest.importorskip("datasets", reason="the extra hf is not installed: pip install 'dataprune[hf]'")
+
+    def refuse(name):
+        raise ConnectionError(f"no way to {name}")
+
+    monkeypatch.setattr("datasets.load_dataset", refuse)
+    monkeypatch.setenv("DATAPRUNE_DATA", str(tmp_path))
+    with pytest.raises(DataError, match="no way to uoft-cs/cifar100.*; no cifar100 here: .*set DATAPRUNE_DATA"):
+        load("cifar100")
+
+
 def test_a_name_on_the_hub_goes_through_datasets(tmp_path, monkeypatch):
     images, labels = pictures(6), [0, 1] * 3
     write_parquet(tmp_path / "train.parquet", images, labels, ["cat", "dog"])

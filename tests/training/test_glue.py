@@ -260,6 +260,11 @@ def test_settings_that_cannot_be_meant(changes: dict[str, Any], message: str, se
     assert message in str(caught.value)
 
 
+def test_attention_on_a_cpu_is_not_the_fused_one(settings: Settings) -> None:
+    model: Any = tasks.of(settings, setup.load_data(settings)).model()
+    assert model.config._attn_implementation == "eager"
+
+
 def test_a_model_that_is_none(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is no folder of a model"):
         setup.load_data(replace(settings, model=str(tmp_path)))
