@@ -207,7 +207,7 @@ def test_a_folder_is_of_one_experiment(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="is a file"):
         run.reproduce(planned, tmp_path / "file", tmp_path / "cache")
-    with pytest.raises(OSError, match="cannot make the folder .*choose another --out"):
+    with pytest.raises(OSError, match=r"cannot make the folder .*choose another --out"):
         run.reproduce(planned, tmp_path / "file" / "below", tmp_path / "cache")
 
 

@@ -397,7 +397,7 @@ def test_a_known_name_that_the_hub_does_not_give(tmp_path, monkeypatch):
 
     monkeypatch.setattr("datasets.load_dataset", refuse)
     monkeypatch.setenv("DATAPRUNE_DATA", str(tmp_path))
-    with pytest.raises(DataError, match="no way to uoft-cs/cifar100.*; no cifar100 here: .*set DATAPRUNE_DATA"):
+    with pytest.raises(DataError, match=r"no way to uoft-cs/cifar100.*; no cifar100 here: .*set DATAPRUNE_DATA"):
         load("cifar100")
 
 
