@@ -36,7 +36,7 @@ def joined(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     """Draw the figure."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Draw which budgets pay, over all data sets.")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "papers")
     folder = parser.parse_args().results
     results = [json.loads((folder / name / "result.json").read_text()) for name in NAMES]
