@@ -174,7 +174,12 @@ def setting(result: Mapping[str, Any]) -> str:
         >>> setting({"data": "glue/rte", "model": "/home/me/models/bert/checkpoint-50"})
         'glue/rte, bert/checkpoint-50'
     """
-    return ", ".join("/".join(re.split(r"[/\\]+", str(result[name]).rstrip("/\\"))[-2:]) for name in ("data", "model"))
+    return ", ".join(short(str(result[name])) for name in ("data", "model"))
+
+
+def short(path: str) -> str:
+    """The last two parts of a path or name."""
+    return "/".join(re.split(r"[/\\]+", path.rstrip("/\\"))[-2:])
 
 
 def percent(mean: float, deviation: float, runs: int, digits: int) -> str:
