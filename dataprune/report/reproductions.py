@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 from .figures import MARKERS, write
-from .tables import percent, short
+from .tables import last_parts, percent
 
 
 def table(result: Mapping[str, Any]) -> str:
@@ -202,7 +202,7 @@ _DRAWN: dict[str, Any] = {
 def _scale(result: Mapping[str, Any]) -> str:
     plan = result.get("plan", {})
     parts = [plan.get("settings", {}), *plan.get("panels", {}).values()]
-    models = dict.fromkeys(short(part["model"]) for part in parts if "model" in part)
+    models = dict.fromkeys(last_parts(part["model"]) for part in parts if "model" in part)
     seeds = f"{result['seeds']} seed{'s' if result['seeds'] != 1 else ''}"
     return ", ".join([f"scale {result['scale']}", seeds, *models])
 

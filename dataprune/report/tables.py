@@ -174,10 +174,10 @@ def setting(result: Mapping[str, Any]) -> str:
         >>> setting({"data": "glue/rte", "model": "/home/me/models/bert/checkpoint-50"})
         'glue/rte, bert/checkpoint-50'
     """
-    return ", ".join(short(str(result[name])) for name in ("data", "model"))
+    return ", ".join(last_parts(str(result[name])) for name in ("data", "model"))
 
 
-def short(path: str) -> str:
+def last_parts(path: str) -> str:
     """The last two parts of a path or name."""
     return "/".join(re.split(r"[/\\]+", path.rstrip("/\\"))[-2:])
 

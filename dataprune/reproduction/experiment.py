@@ -198,8 +198,7 @@ def _check(experiment: Experiment) -> None:
         raise UsageError(f"seeds must be at least 1, got {experiment.seeds}")
     if len(set(experiment.keep)) < len(experiment.keep):
         raise UsageError(f"keep names a share twice: {list(experiment.keep)}")
-    parts = {"settings": experiment.settings, **experiment.panels, **experiment.arms}
-    for part, own in parts.items():
+    for part, own in [("settings", experiment.settings), *experiment.panels.items(), *experiment.arms.items()]:
         for name in own:
             if name in ("keep", "seed", "seeds"):
                 raise UsageError(
