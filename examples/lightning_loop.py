@@ -11,6 +11,7 @@ import warnings
 
 import lightning.pytorch as pl
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import ModelCheckpoint
 from sklearn.datasets import load_digits
@@ -80,6 +81,8 @@ def main():
     if trainer.is_global_zero:
         print(f"accuracy {accuracy:.3f} on {samples} samples trained in {trainer.global_step} steps, "
               f"{1 - samples / (1300 * options.epochs):.0%} fewer than in full epochs")  # fmt: skip
+    if dist.is_initialized():
+        dist.destroy_process_group()  # Lightning leaves gloo's threads running, and one that outlives Python aborts.
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import tempfile
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -239,8 +240,17 @@ _held: Data | None = None
 def _begin(path: str, threads: int) -> None:
     global _held
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the process that drives: that one ends this one
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     _held = torch.load(path, mmap=True, weights_only=False)  # pages of one file, which all processes share
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that drives was killed and could not do it; checkpoints are whole at any time."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work(job: Job) -> Record:

@@ -198,6 +198,35 @@ def test_an_interrupted_sweep_loses_nothing_that_was_finished(side: tuple, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.ddp
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads the processes of a session from /proc")
+def test_the_processes_of_a_killed_sweep_end(tmp_path: Path) -> None:
+    def alive() -> set[int]:
+        found = set()
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
+            except OSError:  # ended meanwhile
+                continue
+            if int(session) == running.pid and state != "Z":
+                found.add(int(stat.parent.name))
+        return found
+
+    given = ("--epochs", 2000, "--methods", "short,rs2", "--jobs", 2, "--out", tmp_path / "out")
+    running = call(*given, start_new_session=True)
+    while len(list(tmp_path.glob("out/runs/*/history.jsonl"))) < 2:
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.01)
+    assert len(alive()) >= 3  # the one that drives, and two that train
+    running.kill()
+    running.communicate(timeout=60)  # until the last of them has closed its output
+    until = time.monotonic() + 60
+    while alive():
+        assert time.monotonic() < until, alive()
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.ddp
 def test_a_ray_sweep_equals_the_local_one(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     methods = ("--methods", "full,short,el2n,k_center,emp", "--tune-lr", "0.01,0.05", "--val-fraction", "0.2")
