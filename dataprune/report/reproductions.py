@@ -29,11 +29,10 @@ def table(result: Mapping[str, Any]) -> str:
     if result["note"]:
         text[-1] += f" {result['note']}"
     summary = {(line["panel"], line["keep"], line["arm"]): line for line in result.get("summary", [])}
-    published = any(result["published"].values())
     for panel in result["panels"]:
         head = [f"keep {keep:g}" for keep in result["keep"]]
         told = "mean ± standard deviation" if result["seeds"] > 1 else "one seed"
-        told += "; in brackets the paper's" if published else ""
+        told += "; in brackets the paper's" if result["published"].get(panel) else ""
         text += ["", f"## {panel}", "", f"Accuracy in percent, {told}.", ""]
         text += [_row(["", *head, "steps"]), _row(["---"] * (len(head) + 2))]
         for arm in result["arms"]:
@@ -83,6 +82,9 @@ def _drawn(result: Mapping[str, Any]) -> Figure:
         axes.set_axis_off()
     for (row, panel), axes in zip([(row, panel) for row in rows for panel in panels], every.flat):
         draw(result, panel, row, axes)
+        if not axes.has_data():  # of this panel the paper prints nothing
+            axes.set_axis_off()
+            continue
         axes.set_title(f"{panel}: {row}" if row else panel, fontsize=9)
         axes.grid(alpha=0.3)
         axes.tick_params(labelsize=8)

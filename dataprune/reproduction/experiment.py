@@ -47,7 +47,8 @@ class Experiment:
         show: what the figure draws: "accuracy" against keep, its "difference" from that of `short` seed by seed,
             "selections" per sample, training "loss" per epoch, or "interpolation": loss and accuracy along the line
             from initial to final weights.
-        published: by panel and arm, what the paper prints for each `keep`, in percent.
+        published: by panel and arm, what the paper prints for each `keep`, in percent, or None. A file has a number for
+            each `keep` of the part that it stands in; a scale takes those of its own shares.
         note: what this scale can and cannot show.
     """
 
@@ -169,6 +170,7 @@ def of(name: str, content: Mapping[str, Any], scale: str) -> Experiment:
         for key in ("panels", "keep", "arms"):
             if not merged.get(key):
                 raise UsageError(f"it has no {key}")
+        merged["published"] = _published(content, merged, scale)
         experiment = Experiment(name=name, scale=scale, **merged)
         _check(experiment)
     except UsageError as error:
@@ -187,6 +189,22 @@ def at_scale(name: str, content: Mapping[str, Any], scale: str) -> dict[str, Any
     for settings in both:
         kinds.check("settings", settings, Mapping[str, Any])
     return {**shared, **own, "settings": {**both[0], **both[1]}}
+
+
+def _published(content: Mapping[str, Any], merged: Mapping[str, Any], scale: str) -> Mapping[str, Any]:
+    """What is printed for the panels, arms and shares of a scale; numbers stand beside the `keep` of their own part."""
+    own = (content["scales"][scale] or {}).get("published")
+    keep = content.get("keep") if own is None else merged["keep"]
+    found: dict[str, dict[str, list[float | None]]] = {}
+    for panel, lines in merged.get("published", {}).items():
+        for arm, values in lines.items():
+            if len(values) != len(keep or ()):
+                raise UsageError(f"published, {panel}, {arm}: {len(values)} numbers for the {len(keep or ())} of keep")
+            at = dict(zip(keep or (), values))
+            mine = [at.get(share) for share in merged["keep"]]
+            if panel in merged["panels"] and arm in merged["arms"] and any(one is not None for one in mine):
+                found.setdefault(panel, {})[arm] = mine
+    return found
 
 
 def _check(experiment: Experiment) -> None:

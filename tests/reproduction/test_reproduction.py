@@ -72,12 +72,32 @@ def test_every_scale_is_meant(name: str) -> None:
     scales = experiment.content(name)[1]["scales"]
     assert "smoke" in scales and "paper" in scales and set(scales) <= set(experiment.SCALES)
     for scale in scales:
-        planned = experiment.read(name, scale)
-        for panel, lines in planned.published.items():
-            assert panel in planned.panels or scale == "cpu", (scale, panel)
-            for arm, values in lines.items():
-                assert len(values) == len(planned.keep) or scale == "cpu", (scale, arm)
-                assert arm in planned.arms or scale == "cpu", (scale, arm)
+        experiment.read(name, scale)
+    assert experiment.read(name, "paper").published == experiment.content(name)[1].get("published", {})
+
+
+def test_published_numbers_stand_beside_their_share() -> None:
+    content = {
+        "keep": [0.7, 0.5, 0.3], "arms": ["full", "rs2", "emp"], "panels": {"digits": {"data": "digits"}},
+        "published": {"digits": {"full": [1, 2, 3], "emp": [4, None, 6]}, "CIFAR-10": {"emp": [7, 8, 9]}},
+        "settings": SETTINGS,
+    }  # fmt: skip
+
+    def published(**own: Any) -> Any:
+        return experiment.of("own", {**content, "scales": {"cpu": own}}, "cpu").published
+
+    assert experiment.read("emp_table1", "cpu").published["CIFAR-100"]["emp"] == [78.63]
+    assert published() == {"digits": content["published"]["digits"]}
+    assert published(keep=[0.3, 0.9, 0.7]) == {"digits": {"full": [3, None, 1], "emp": [6, None, 4]}}
+    assert published(keep=[0.5], arms=["rs2", "emp"]) == {}
+    assert published(published={}) == {}
+    assert published(keep=[0.2], published={"digits": {"emp": [5]}}) == {"digits": {"emp": [5]}}
+    with pytest.raises(UsageError, match="published, digits, emp: 1 numbers for the 3 of keep"):
+        published(published={"digits": {"emp": [5]}})
+    with pytest.raises(UsageError, match="published, digits, full: 3 numbers for the 0 of keep"):
+        experiment.of(
+            "own", {**{k: v for k, v in content.items() if k != "keep"}, "scales": {"cpu": {"keep": [0.5]}}}, "cpu"
+        )
 
 
 @pytest.mark.slow
