@@ -43,7 +43,7 @@ class Experiment:
         score_model: of that run, where it is not the panel's.
         finetune_epochs: after contrastive pre-training.
         strategy: "E", or "P": epochs longer by 1 / keep, so that all coresets get the steps of a full run.
-        small_batches: half the batch size where a fifth or less is kept, a quarter at a tenth.
+        small_batches: half the batch size where a fifth or less is kept, a quarter at a tenth; not to score.
         show: what the figure draws: "accuracy" against keep, its "difference" from that of `short` seed by seed,
             "selections" per sample, training "loss" per epoch, or "interpolation": loss and accuracy along the line
             from initial to final weights.
@@ -100,6 +100,7 @@ class Experiment:
         if self.small_batches and method != "full":
             from ..coresets import small_batch
 
+            shared["score_batch_size"] = settings.batch_size  # all the data are trained as they are elsewhere
             settings = replace(settings, batch_size=small_batch(settings.batch_size, keep))
         if settings.task != "contrastive":
             shared["finetune_epochs"] = 0

@@ -44,6 +44,7 @@ class Comparison:
         learning_rates: if there are any, each method takes the one with the best validation accuracy on the first seed.
         score_epochs: epochs of a scoring run; those of the settings by default.
         score_model: model of a scoring run; that of the settings by default. Another shows whether coresets carry over.
+        score_batch_size: batch size of a scoring run; that of the settings by default.
         finetune_epochs: of contrastive learning: every encoder is then trained on all labels too, for so many epochs.
     """
 
@@ -55,6 +56,7 @@ class Comparison:
     learning_rates: Sequence[float] = ()
     score_epochs: int | None = None
     score_model: str | None = None
+    score_batch_size: int | None = None
     finetune_epochs: int = 0
 
     def validate(self) -> None:
@@ -136,6 +138,7 @@ class Comparison:
             method="full",
             seed=seed,
             model=self.score_model or self.settings.model,
+            batch_size=self.score_batch_size or self.settings.batch_size,
             epochs=self.settings.epochs if self.score_epochs is None else self.score_epochs,
             steps=None,
             keep=None,

@@ -76,6 +76,14 @@ def test_every_scale_is_meant(name: str) -> None:
     assert experiment.read(name, "paper").published == experiment.content(name)[1].get("published", {})
 
 
+def test_small_batches_are_for_small_coresets_alone() -> None:
+    planned = of(arms=["full", "aum"], keep=[0.3, 0.2, 0.1], small_batches=True)
+    cells = [planned.comparison("digits", keep, arm, 0) for arm in planned.arms for keep in planned.keep]
+    assert [cell.settings.batch_size for cell in cells] == [16, 16, 16, 16, 8, 4]
+    assert [cell.scoring(0).batch_size for cell in cells] == [16] * 6
+    assert cells[3].scoring(0) == cells[5].scoring(0)  # one run serves all
+
+
 def test_published_numbers_stand_beside_their_share() -> None:
     content = {
         "keep": [0.7, 0.5, 0.3], "arms": ["full", "rs2", "emp"], "panels": {"digits": {"data": "digits"}},
