@@ -159,7 +159,7 @@ class _Difference:
 def _beside(result: Mapping[str, Any], keeps: Sequence[float], number: int, arms: int) -> list[float]:
     """Where an arm's points stand: each keep is a place, and arms stand close beside one another there."""
     order = sorted(result["keep"])
-    return [order.index(keep) + 0.3 * ((number + 0.5) / arms - 0.5) for keep in keeps]
+    return [order.index(keep) + 0.03 * (number - (arms - 1) / 2) for keep in keeps]
 
 
 def _name_keeps(result: Mapping[str, Any], axes: Any) -> None:
