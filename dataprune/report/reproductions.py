@@ -224,8 +224,11 @@ def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
+_COLOURS = (*(f"C{number}" for number in range(10)), "black", "gold", "navy", "lime", "maroon", "cyan", "indigo")
+
+
 def _colour(number: int) -> str:
-    return f"C{number % 10}"
+    return _COLOURS[number % len(_COLOURS)]
 
 
 def _marker(number: int) -> str:
