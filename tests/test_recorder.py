@@ -129,45 +129,45 @@ def test_scores_that_do_not_fit_together_are_refused() -> None:
 # -- bad input -------------------------------------------------------------------------------------------------------
 
 
-Z, Y, I = torch.zeros(3, 4), torch.tensor([0, 1, 2]), torch.arange(3)  # noqa: E741
+Z, Y, AT = torch.zeros(3, 4), torch.tensor([0, 1, 2]), torch.arange(3)
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "match"),
     [
-        ((I, torch.tensor(1.0), Y), ValueError, "not the loss"),
-        ((I, torch.zeros(3), Y), ValueError, "logits"),
-        ((I, torch.zeros(3, 1), Y), ValueError, "two classes"),
-        ((I, torch.zeros(3, 2, 4), Y), ValueError, "logits"),
-        ((I, torch.zeros(3, 4, dtype=torch.int64), Y), TypeError, "floating point"),
-        ((I, [[0.0]], Y), TypeError, "outputs must be a tensor"),
+        ((AT, torch.tensor(1.0), Y), ValueError, "not the loss"),
+        ((AT, torch.zeros(3), Y), ValueError, "logits"),
+        ((AT, torch.zeros(3, 1), Y), ValueError, "two classes"),
+        ((AT, torch.zeros(3, 2, 4), Y), ValueError, "logits"),
+        ((AT, torch.zeros(3, 4, dtype=torch.int64), Y), TypeError, "floating point"),
+        ((AT, [[0.0]], Y), TypeError, "outputs must be a tensor"),
         (([0, 1, 2], Z, Y), TypeError, "index must be a tensor"),
-        ((I.float(), Z, Y), TypeError, "whole numbers"),
-        ((I.bool(), Z, Y), TypeError, "whole numbers"),
-        ((I[None], Z, Y), ValueError, "index"),
+        ((AT.float(), Z, Y), TypeError, "whole numbers"),
+        ((AT.bool(), Z, Y), TypeError, "whole numbers"),
+        ((AT[None], Z, Y), ValueError, "index"),
         ((torch.tensor(0), Z, Y), ValueError, "index"),
-        ((I - 1, Z, Y), IndexError, "-1"),
-        ((I + 8, Z, Y), IndexError, "0 to 9"),
-        ((I, Z, Y + 2), ValueError, "classes 0 to 3"),
-        ((I, Z, Y - 1), ValueError, "classes"),
-        ((I, Z, Y.float()), TypeError, "class ids"),
-        ((I, Z, torch.zeros(3, 4)), ValueError, "mixed"),
-        ((I[:2], Z, Y), ValueError, "same batch"),
-        ((I, Z, Y[:2]), ValueError, "same batch"),
-        ((I, torch.full((3, 4), math.nan), Y), ValueError, "3 of 3"),
-        ((I, torch.tensor([[0.0, 1, 2, math.inf]] * 3), Y), ValueError, "infinite"),
-        ((I, torch.full((3, 4), -math.inf), Y), ValueError, "infinite"),
-        ((I, torch.zeros(3, 5), Y), ValueError, "4"),
-        ((I, Z, Y, torch.zeros(3)), ValueError, "features"),
-        ((I, Z, Y, torch.zeros(2, 5)), ValueError, "features"),
-        ((I, Z, Y, torch.zeros(3, 5, dtype=torch.int64)), TypeError, "features"),
-        ((I, Z, Y, torch.full((3, 5), math.nan)), ValueError, "NaN"),
-        ((I, Z, Y, None), ValueError, "grand"),
+        ((AT - 1, Z, Y), IndexError, "-1"),
+        ((AT + 8, Z, Y), IndexError, "0 to 9"),
+        ((AT, Z, Y + 2), ValueError, "classes 0 to 3"),
+        ((AT, Z, Y - 1), ValueError, "classes"),
+        ((AT, Z, Y.float()), TypeError, "class ids"),
+        ((AT, Z, torch.zeros(3, 4)), ValueError, "mixed"),
+        ((AT[:2], Z, Y), ValueError, "same batch"),
+        ((AT, Z, Y[:2]), ValueError, "same batch"),
+        ((AT, torch.full((3, 4), math.nan), Y), ValueError, "3 of 3"),
+        ((AT, torch.tensor([[0.0, 1, 2, math.inf]] * 3), Y), ValueError, "infinite"),
+        ((AT, torch.full((3, 4), -math.inf), Y), ValueError, "infinite"),
+        ((AT, torch.zeros(3, 5), Y), ValueError, "4"),
+        ((AT, Z, Y, torch.zeros(3)), ValueError, "features"),
+        ((AT, Z, Y, torch.zeros(2, 5)), ValueError, "features"),
+        ((AT, Z, Y, torch.zeros(3, 5, dtype=torch.int64)), TypeError, "features"),
+        ((AT, Z, Y, torch.full((3, 5), math.nan)), ValueError, "NaN"),
+        ((AT, Z, Y, None), ValueError, "grand"),
     ],
 )
 def test_bad_batches_are_refused_and_leave_nothing(arguments: tuple, error: type[Exception], match: str) -> None:
     recorder = Recorder(10, TWO | {"grand": dynamics.grand()})
-    recorder.update(I, Z, Y, torch.zeros(3, 5))
+    recorder.update(AT, Z, Y, torch.zeros(3, 5))
     before = from_file(recorder.state_dict())
     rest = () if len(arguments) == 4 else (torch.zeros(3, 5),)
     with pytest.raises(error, match=match):
@@ -186,14 +186,14 @@ def test_one_wrong_row_anywhere_is_found() -> None:
             z = torch.zeros(3, 20)
             z[1, place] = value
             with pytest.raises(ValueError, match="1 of 3"):
-                Recorder(3, TWO).update(I, z, Y)
+                Recorder(3, TWO).update(AT, z, Y)
 
 
 def test_features_are_not_asked_for_in_vain() -> None:
     recorder = Recorder(3, {"aum": dynamics.aum()})
-    recorder.update(I, Z, Y)
-    recorder.update(I, Z, Y, None)
-    recorder.update(I[:0], Z[:0], Y[:0])
+    recorder.update(AT, Z, Y)
+    recorder.update(AT, Z, Y, None)
+    recorder.update(AT[:0], Z[:0], Y[:0])
     recorder.end_epoch()
     assert recorder.epoch == 1
 
@@ -357,12 +357,12 @@ def test_unseen_values_are_recorded_alike() -> None:
 
 
 WRONG = [
-    (I + 8, Z, Y, IndexError, "dataset"),
-    (I - 1, Z, Y, IndexError, "dataset"),
-    (I, Z, Y + 2, ValueError, "targets"),
-    (I, Z, Y - 1, ValueError, "targets"),
-    (I, Z + math.nan, Y, ValueError, "NaN"),
-    (I, torch.tensor([[-math.inf, 0.0, 0.0, 0.0]] * 3), torch.zeros(3).long(), ValueError, "infinite"),
+    (AT + 8, Z, Y, IndexError, "dataset"),
+    (AT - 1, Z, Y, IndexError, "dataset"),
+    (AT, Z, Y + 2, ValueError, "targets"),
+    (AT, Z, Y - 1, ValueError, "targets"),
+    (AT, Z + math.nan, Y, ValueError, "NaN"),
+    (AT, torch.tensor([[-math.inf, 0.0, 0.0, 0.0]] * 3), torch.zeros(3).long(), ValueError, "infinite"),
 ]
 
 
@@ -381,7 +381,7 @@ def test_unseen_values_are_checked_at_the_end_of_an_epoch(
 @pytest.mark.usefixtures("blind")
 def test_unseen_features_are_checked_too() -> None:
     recorder = Recorder(10, {"grand": dynamics.grand()})
-    recorder.update(I, Z, Y, torch.tensor([[math.nan, 1.0]] * 3))
+    recorder.update(AT, Z, Y, torch.tensor([[math.nan, 1.0]] * 3))
     with pytest.raises(ValueError, match="features"):
         recorder.end_epoch()
 

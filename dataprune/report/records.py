@@ -168,9 +168,10 @@ def _comparison(folder: Path) -> Group:
     try:
         names = {line["method"] for line in result["summary"] for name in _OF_LINE if line[name] is not None}
         names |= {row["method"] for row in result["runs"] for name in _OF_ROW if row[name] is not None}
-        accuracies = [line["accuracy_mean"] for line in result["summary"]] + [row["accuracy"] for row in result["runs"]]
-        if not all(map(math.isfinite, accuracies)):
-            raise ValueError("an accuracy that is no number")
+        numbers = [line[name] for line in result["summary"] for name in ("accuracy_mean", "samples")]
+        numbers += [row["accuracy"] for row in result["runs"]]
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError("an accuracy or a number of samples that is no number")
         _ = result["data"], result["model"], result["epochs"]
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / 'compare.json'} is damaged ({error!r}): delete it, and run again") from error

@@ -195,13 +195,14 @@ def at_scale(name: str, content: Mapping[str, Any], scale: str) -> dict[str, Any
 def _published(content: Mapping[str, Any], merged: Mapping[str, Any], scale: str) -> Mapping[str, Any]:
     """What is printed for the panels, arms and shares of a scale; numbers stand beside the `keep` of their own part."""
     own = (content["scales"][scale] or {}).get("published")
-    keep = content.get("keep") if own is None else merged["keep"]
+    keep = merged["keep"] if own is not None else content.get("keep") or ()
+    kinds.check("keep", keep, Sequence[float])
     found: dict[str, dict[str, list[float | None]]] = {}
     for panel, lines in merged.get("published", {}).items():
         for arm, values in lines.items():
-            if len(values) != len(keep or ()):
-                raise UsageError(f"published, {panel}, {arm}: {len(values)} numbers for the {len(keep or ())} of keep")
-            at = dict(zip(keep or (), values))
+            if len(values) != len(keep):
+                raise UsageError(f"published, {panel}, {arm}: {len(values)} numbers for the {len(keep)} of keep")
+            at = dict(zip(keep, values))
             mine = [at.get(share) for share in merged["keep"]]
             if panel in merged["panels"] and arm in merged["arms"] and any(one is not None for one in mine):
                 found.setdefault(panel, {})[arm] = mine
