@@ -2,7 +2,7 @@
 
     python benchmarks/fast_path.py [--device cuda] [--data cifar100] [--model resnet18] [--keep 0.3] [--out FILE]
 
-Runs of `dataprune.training.fit` take turns in one process, epoch by epoch, so that a slow moment of the machine slows
+Runs of `lab.training.run` take turns in one process, epoch by epoch, so that a slow moment of the machine slows
 them all: one that trains all samples without a pruner, one that trains as many random samples as `keep` leaves, without
 a pruner either, and one for each method. Their first epoch, in which the model is compiled, is not counted.
 
@@ -38,10 +38,11 @@ from typing import Any
 import torch
 
 from dataprune import Pruner, Selection, criteria, methods, policies, schedules
-from dataprune.training import data as datasets
-from dataprune.training import fit, runs, setup
-from dataprune.training.data import Data, Images
-from dataprune.training.settings import Settings
+from dataprune.lab.data import named as datasets
+from dataprune.lab.data.named import Data, Images
+from dataprune.lab.training import run as fit
+from dataprune.lab.training import run_folder, setup
+from dataprune.lab.training.settings import Settings
 
 FULL, RANDOM = "full, no pruner", "random, no pruner"
 METHODS = "rs2,loss,emp,infobatch"
@@ -227,7 +228,7 @@ def main() -> None:
         torch.set_num_threads(1)
     clock = "processor" if device.type == "cpu" else "wall"
     names = [FULL, RANDOM, *arguments.methods.split(",")]
-    result: dict[str, Any] = {"machine": runs.machine(device), "clock": clock, "keep": arguments.keep}
+    result: dict[str, Any] = {"machine": run_folder.machine(device), "clock": clock, "keep": arguments.keep}
     result["load_before"], result["models"] = os.getloadavg(), []
     del result["machine"]["process"]
     for model in arguments.model.split(","):

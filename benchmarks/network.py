@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dataprune import network
-from dataprune.training import models
+from dataprune.lab.models import build
 
 CASES = {"small_cnn": (1, 28, 28), "resnet18": (3, 32, 32)}  # model -> image
 CLASSES = 10
@@ -34,7 +34,7 @@ TURN = 0.2  # seconds
 
 def variants(name: str, amount: float, device: torch.device) -> dict[str, nn.Module]:
     """The same weights three times."""
-    model = models.build(name, CASES[name], CLASSES, seed=0).to(device)
+    model = build.build(name, CASES[name], CLASSES, seed=0).to(device)
     masked, channels = copy.deepcopy(model), copy.deepcopy(model)
     network.prune(masked, amount)
     network.prune(channels, amount, granularity="channel", example_inputs=torch.zeros(2, *CASES[name], device=device))

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 
 import dataprune
-from dataprune.training import models
+from dataprune.lab.models import build
 
 SIZE, BATCH, FEATURES = 50_000, 128, 64
 CLASSES = (10, 100)  # the memory term is computed over them
@@ -71,7 +71,7 @@ def loop(kind: str, classes: int, device: torch.device) -> Callable[[int], float
 
 def resnet_step(device: torch.device, repeats: int) -> float:
     """Median seconds of a bare ResNet-18 training step."""
-    model = models.build("resnet18", (3, 32, 32), 100, seed=0).to(device)
+    model = build.build("resnet18", (3, 32, 32), 100, seed=0).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     inputs, targets = torch.randn(BATCH, 3, 32, 32, device=device), torch.zeros(BATCH, dtype=torch.int64, device=device)
     seconds = []

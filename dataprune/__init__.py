@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import contrastive, coresets, criteria, dynamics, methods, network, policies, progress, schedules
+    from . import contrastive, coresets, criteria, dynamics, learning_rate, methods, network, policies, schedules
     from .errors import CheckpointError, DataError, PlanError, UsageError
     from .loading import Indexed, IndexedCollate, PruneSampler, prune_loader
     from .methods import (
@@ -72,7 +72,7 @@ _MODULES = [
     "methods",
     "network",
     "policies",
-    "progress",
+    "learning_rate",
     "schedules",
 ]
 _FROM = {name: module for module, names in _HOME.items() for name in names}
@@ -101,12 +101,12 @@ __all__ = [
     "fingerprint",
     "full",
     "infobatch",
+    "learning_rate",
     "loss",
     "memory",
     "methods",
     "network",
     "policies",
-    "progress",
     "prune_loader",
     "random",
     "rs2",

@@ -19,7 +19,7 @@ from torch.utils.data import (
 )
 from torch.utils.data.dataloader import default_collate
 
-from . import audit, distributed
+from . import checks, distributed
 from .pruner import Pruner
 
 _CHUNK = 1 << 16  # positions turned into Python numbers at a time: a list of all costs 40 bytes each
@@ -185,7 +185,7 @@ class _Positions(Iterator[int]):
             tail = len(order) % sampler.batch_size * sampler.world_size if sampler.drop_last else 0
             share = -(-len(pruner.select(epoch).index) // sampler.world_size)
             if sampler.drop_last:
-                audit.check_batch_size(f"epoch {epoch}", share, sampler.batch_size)
+                checks.check_batch_size(f"epoch {epoch}", share, sampler.batch_size)
         pruner.begin(epoch, tail=tail)
         for start in range(0, len(order), _CHUNK):
             yield from order[start : start + _CHUNK].tolist()
@@ -261,7 +261,7 @@ def prune_loader(
     sampler.batch_size, sampler.drop_last = batches.batch_size, batches.drop_last
     if batches.drop_last:
         smallest = -(-min(pruner.counts) // sampler.world_size)
-        audit.check_batch_size("a pruned epoch", smallest, batches.batch_size)
+        checks.check_batch_size("a pruned epoch", smallest, batches.batch_size)
     options: dict[str, Any] = {name: getattr(loader, name) for name in _TAKEN_OVER if hasattr(loader, name)}
     own = type(loader)  # torchdata's StatefulDataLoader, say
     pruned = PrunedLoader if own is DataLoader else type(f"Pruned{own.__name__}", (_ToTheEnd, own), {})

@@ -26,7 +26,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from . import audit, criteria, policies, schedules
+from . import checks, criteria, policies, schedules
 from .errors import suggest
 from .pruner import Pruner
 from .selection import Selection
@@ -351,7 +351,7 @@ def fixed(size: int, *, selection: Selection, epochs: int, seed: int = 0, strate
     """
     if not isinstance(selection, Selection):
         raise TypeError(f"selection must be a Selection, got {type(selection).__name__}: Selection.of(index) makes one")
-    audit.check_positions(selection, size, what="the selection")
+    checks.check_positions(selection, size, what="the selection")
     count = len(selection.index)
     if not bool((selection.weight.isfinite() & (selection.weight >= 0)).all()):
         raise ValueError("a selection's weights multiply losses: they must be finite and not negative")

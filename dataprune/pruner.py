@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from . import audit, distributed
+from . import checks, distributed
 from .criteria import Criterion
+from .epoch import Ledger
 from .errors import CheckpointError
-from .ledger import Ledger
 from .policies import Policy
 from .schedules import Schedule, check_fraction
 from .scores import ScoreBook
@@ -159,7 +159,7 @@ class Pruner:
         trained = self._ledger.trained()
         if self._selection is not None and trained.any():
             planned = len(self._selection.index)
-            audit.check_trained(
+            checks.check_trained(
                 self.selected,
                 planned,
                 planned - int(np.count_nonzero(trained[self._selection.index.numpy()])),
@@ -169,7 +169,7 @@ class Pruner:
                 exhausted=self._exhausted,
             )
         elif self._selection is not None and self._begun and not getattr(self.policy, "blind", False):
-            audit.check_scored(self.selected, self.book.score)
+            checks.check_scored(self.selected, self.book.score)
         if self._due(epoch):
             self._replace(self._choose(epoch))
         self.selected = epoch
@@ -203,7 +203,7 @@ class Pruner:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         share = -(-len(self.select(epoch).index) // ranks)
         if drop_last:
-            audit.check_batch_size(f"epoch {epoch}", share, batch_size)
+            checks.check_batch_size(f"epoch {epoch}", share, batch_size)
         order = self.order(epoch, distributed.rank(), ranks)
         tail = len(order) % batch_size if drop_last else 0
         order = order[: len(order) - tail]
@@ -281,13 +281,13 @@ class Pruner:
             IndexError: if an index is outside the dataset.
             PlanError: if more than an epoch is recorded, and `select` was never called, by no sampler either.
         """
-        audit.check_batch(index, losses)
+        checks.check_batch(index, losses)
         if len(index) == 0:
             return
         if self._selection is None:
             self._unplanned += len(index)
             most = -(-self.size // distributed.world_size()) + max(self._ledger.largest, len(index))
-            audit.check_planned(self._unplanned, most)
+            checks.check_planned(self._unplanned, most)
         with torch.no_grad():
             score = self.criterion(losses.detach(), outputs, targets)
         if score.shape != (*index.shape, *self._ledger.values):
@@ -373,7 +373,7 @@ class Pruner:
                 "build this one as that one was"
             )
         state = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in state.items()}
-        audit.check_state(state, self.size, self.epochs, self._ledger.values)
+        checks.check_state(state, self.size, self.epochs, self._ledger.values)
         here = (distributed.rank(), distributed.world_size())
         if len(state["pending_index"]) and (state["rank"], state["world_size"]) != here:
             raise CheckpointError(
@@ -443,7 +443,7 @@ class Pruner:
         # drawn from where the block begins, so that it does not matter in which of its epochs it is first asked for
         start = self._first_pruned + self._block(epoch) * self.every
         selection = self.policy(self.book, count, self._generator("selection", start))
-        audit.check_selection(selection, self.size, count, exact=getattr(self.policy, "exact", True))
+        checks.check_selection(selection, self.size, count, exact=getattr(self.policy, "exact", True))
         return selection
 
     def _replace(self, selection: Selection) -> None:
@@ -469,14 +469,14 @@ class Pruner:
         """Take in what all ranks recorded; `epoch` says what for, -1 for nothing but that."""
         index, score = self._ledger.pending()
         # batches on a GPU are checked only now; the other ranks must hear of it, or they would wait for ever
-        problem = audit.problem(index, score, self.size)
+        problem = checks.problem(index, score, self.size)
         alone = distributed.world_size() == 1
         parts = distributed.exchange([] if alone else [*self._header(epoch), int(problem is not None)], index, score)
         if problem is not None:
             raise problem
         if not alone:
             headers = [part.header for part in parts]
-            audit.check_ranks(headers)
+            checks.check_ranks(headers)
             self._exhausted = any(header[4] for header in headers)
             self._ledger.largest = max(header[5] for header in headers)
         planned = None if self._selection is None else self._selection.index
@@ -484,8 +484,8 @@ class Pruner:
 
     def _header(self, epoch: int) -> list[int]:
         plan = f"{self._plan()} {self.seed}"
-        chosen = 0 if self._selection is None else audit.checksum(self._selection.index)
-        state = [epoch, zlib.crc32(plan.encode()), chosen, audit.checksum(self.book.score, self.book.drawn)]
+        chosen = 0 if self._selection is None else checks.checksum(self._selection.index)
+        state = [epoch, zlib.crc32(plan.encode()), chosen, checks.checksum(self.book.score, self.book.drawn)]
         return [*state, int(self._exhausted), self._ledger.largest]
 
     def _plan(self) -> str:

@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, TensorDataset
 
 import dataprune
-from dataprune import progress
+from dataprune import learning_rate
 
 BATCH = 32
 
@@ -44,7 +44,7 @@ loader = dataprune.prune_loader(loader, pruner)
 
 # 2. A schedule over the steps that will be taken. Prepared, it would go on by one step for each process.
 steps = pruner.planned_steps(BATCH, world_size=accelerator.num_processes, drop_last=True)
-shape = progress.cosine()
+shape = learning_rate.cosine()
 scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: shape(step / steps))
 
 # 3. Model and optimizer are prepared; the loader and the schedule are not.

@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, TensorDataset
 
 import dataprune
-from dataprune import progress
+from dataprune import learning_rate
 from dataprune.integrations.lightning import PruneCallback
 
 BATCH = 32
@@ -45,7 +45,7 @@ class Digits(pl.LightningModule):
         optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
         # Pruned epochs have fewer steps; trainer.estimated_stepping_batches does not know.
         steps = self.pruner.planned_steps(BATCH, world_size=self.trainer.world_size, drop_last=True)
-        shape = progress.cosine()
+        shape = learning_rate.cosine()
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: shape(step / steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

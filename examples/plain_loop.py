@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, TensorDataset
 
 import dataprune
-from dataprune import progress
+from dataprune import learning_rate
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--keep", type=float, default=0.3)
@@ -39,7 +39,7 @@ loader = dataprune.prune_loader(loader, pruner)
 
 # 2. A schedule over the steps that will really be taken: pruned epochs have fewer.
 steps = pruner.planned_steps(32, drop_last=True)
-shape = progress.cosine()
+shape = learning_rate.cosine()
 scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: shape(step / steps))
 
 step = 0

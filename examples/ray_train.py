@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, TensorDataset
 
 import dataprune
-from dataprune import progress
+from dataprune import learning_rate
 from dataprune.integrations.ray import prepare_data_loader
 
 
@@ -40,7 +40,7 @@ def train(config: dict) -> None:
     # 2. A schedule over the steps that will really be taken, by each of the workers.
     context = ray.train.get_context()
     steps = pruner.planned_steps(16, world_size=context.get_world_size(), drop_last=True)
-    shape = progress.cosine()
+    shape = learning_rate.cosine()
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: shape(step / steps))
 
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "pruner": pruner}

@@ -12,7 +12,7 @@ Regret of a choice in a setting: the highest mean test accuracy among all method
 highest of several means is above the best method's true accuracy: "spread" is the median over methods of the standard
 error of a difference to `short`, what regret means little below.
 
-The rule (dataprune/training/verdict.py): the method of the highest mean in the pilots, or `short` where none is above.
+The rule (lab/sweeps/advice_rule.py): the method of the highest mean in the pilots, or `short` where none is above.
 Its first form advised a method only where it was better than `short` and than `rs2` with a probability of 0.95 each,
 and its pilots had the planned batch size, and so fewer steps. The six settings of "chosen-on" showed that to be too
 careful: it said `short` in all of them. Rule and pilots were changed then. The six of "held-out" were written down
@@ -40,11 +40,11 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from dataprune.errors import DataError, UsageError
-from dataprune.training import runs, setup
-from dataprune.training.advice import Pilot, advise
-from dataprune.training.compare import compare
-from dataprune.training.comparison import SHORT, Comparison
-from dataprune.training.settings import Settings
+from dataprune.lab.sweeps.advise import Pilot, advise
+from dataprune.lab.sweeps.compare import compare
+from dataprune.lab.sweeps.comparison import SHORT, Comparison
+from dataprune.lab.training import run_folder, setup
+from dataprune.lab.training.settings import Settings
 
 CANDIDATES = ("loss", "emp", "memory")
 METHODS = (SHORT, "rs2", *CANDIDATES)
@@ -176,15 +176,20 @@ def main(scale: str, out: Path, work: Path, same_steps: bool = True) -> list[dic
         points.append(measure(name, recipe, pilot, SEEDS[scale], work / f"{scale}{number}"))
         print(f"{name}: {points[-1]['chosen']}, regret {points[-1]['regret']}", flush=True)
     out.mkdir(parents=True, exist_ok=True)
-    record = {"scale": scale, "seeds": SEEDS[scale], "machine": runs.machine(torch.device("cpu")), "points": points}
-    runs.write_json(out / "advise.json", record)
-    runs.write(out / "table.md", table(points).encode())
+    record = {
+        "scale": scale,
+        "seeds": SEEDS[scale],
+        "machine": run_folder.machine(torch.device("cpu")),
+        "points": points,
+    }
+    run_folder.write_json(out / "advise.json", record)
+    run_folder.write(out / "table.md", table(points).encode())
     for form in ("svg", "png"):
         buffer = io.BytesIO()
         with rc_context({"svg.hashsalt": "dataprune"}):
             metadata = {"Date": None} if form == "svg" else None
             draw(points).savefig(buffer, format=form, dpi=130, metadata=metadata)
-        runs.write(out / f"advise.{form}", buffer.getvalue())
+        run_folder.write(out / f"advise.{form}", buffer.getvalue())
     return points
 
 

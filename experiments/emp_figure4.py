@@ -41,10 +41,10 @@ from torch import Tensor
 
 from dataprune.contrastive import SimCLR
 from dataprune.errors import DataError, UsageError
-from dataprune.training import optimizers, runs, setup
-from dataprune.training.samples import Images
-from dataprune.training.settings import CONTRASTIVE, Settings
-from dataprune.training.tasks import Contrastive
+from dataprune.lab.data.datasets import Images
+from dataprune.lab.training import optimizers, run_folder, setup
+from dataprune.lab.training.settings import CONTRASTIVE, Settings
+from dataprune.lab.training.tasks import Contrastive
 
 SCALES: dict[str, dict[str, Any]] = {
     "smoke": dict(data="digits", train_size=60, epochs=2, batch_size=20),
@@ -114,15 +114,15 @@ class Ledger:
         text = path.read_text() if path.exists() else ""
         # a line without its end was being written when the run was killed
         lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-        self.head = lines[0] if lines else {"settings": settings, "machine": runs.machine(torch.device("cpu"))}
+        self.head = lines[0] if lines else {"settings": settings, "machine": run_folder.machine(torch.device("cpu"))}
         if self.head["settings"] != settings:
             raise UsageError(f"{path} holds retrainings with other settings: choose another --out, or delete it")
         self.path, self.lines = path, {line["run"]: line for line in lines[1:]}
-        runs.write(path, "".join(json.dumps(line) + "\n" for line in (self.head, *self.lines.values())).encode())
+        run_folder.write(path, "".join(json.dumps(line) + "\n" for line in (self.head, *self.lines.values())).encode())
 
     def add(self, run: str, **found: Any) -> None:
         self.lines[run] = {"run": run, **found}
-        runs.append(self.path, self.lines[run])
+        run_folder.append(self.path, self.lines[run])
 
 
 def without(study: Study, sample: int | None) -> Iterable[tuple[int, Tensor]]:
@@ -244,7 +244,7 @@ def save(figure: Figure, path: Path) -> None:
         buffer = io.BytesIO()
         with rc_context({"svg.hashsalt": "dataprune"}):
             figure.savefig(buffer, format=form, dpi=130, metadata={"Date": None} if form == "svg" else None)
-        runs.write(path.with_suffix(f".{form}"), buffer.getvalue())
+        run_folder.write(path.with_suffix(f".{form}"), buffer.getvalue())
 
 
 def main(scale: str, out: Path) -> dict[str, Any]:
@@ -262,7 +262,7 @@ def main(scale: str, out: Path) -> dict[str, Any]:
         f"distance of two views' features, {len(table)} retrainings, each without one sample"
     )
     save(draw(table, whole, found, title), out / "figure4")
-    runs.write_json(out / "figure4.json", {**ledger.head, "result": found, "points": list(ledger.lines.values())})
+    run_folder.write_json(out / "figure4.json", {**ledger.head, "result": found, "points": list(ledger.lines.values())})
     print(json.dumps(found, indent=2))
     return found
 

@@ -38,7 +38,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 from torch import Tensor
 
-from dataprune.training import runs
+from dataprune.lab.training import run_folder
 
 RATES = {"smoke": (1 / 3, 2 / 3), "cpu": (0.1, 0.3, 0.5, 0.7, 0.8, 0.9)}
 REPEATS = {"smoke": 2, "cpu": 5}
@@ -187,7 +187,7 @@ def main(scale: str, out: Path) -> dict[str, Any]:
         f"{repeats} repetitions, shaded: one standard deviation"
     )
     save(draw(lines, found, title), out / "figure5")
-    runs.write_json(out / "figure5.json", {**ledger.head, "result": found, "points": lines})
+    run_folder.write_json(out / "figure5.json", {**ledger.head, "result": found, "points": lines})
     print(json.dumps(found, indent=2))
     return found
 

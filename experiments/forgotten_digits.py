@@ -18,8 +18,8 @@ import torch
 from matplotlib.figure import Figure
 
 from dataprune import coresets, dynamics
-from dataprune.training import setup
-from dataprune.training.settings import Settings
+from dataprune.lab.training import setup
+from dataprune.lab.training.settings import Settings
 
 SHOWN = 50
 

@@ -39,12 +39,12 @@ from torch import Tensor, nn
 
 from dataprune import dynamics
 from dataprune.errors import DataError, UsageError
-from dataprune.training import data as datasets
-from dataprune.training import runs
-from dataprune.training.fit import fit
-from dataprune.training.samples import Images
-from dataprune.training.settings import Settings
-from dataprune.training.tasks import prepare
+from dataprune.lab.data import named as datasets
+from dataprune.lab.data.datasets import Images
+from dataprune.lab.training import run_folder
+from dataprune.lab.training.run import fit
+from dataprune.lab.training.settings import Settings
+from dataprune.lab.training.tasks import prepare
 
 NOISE, FOLDS = 0.2, 5
 STATISTICS = ("aum", "forgetting", "loss", "el2n", "entropy", "least_confidence", "margin", "dyn_unc", "dual", "tdds")
@@ -148,7 +148,7 @@ def measure(settings: Settings, folder: Path) -> dict[str, Any]:
         "seed": settings.seed,
         "samples": len(wrong),
         "planted": int(wrong.sum()),
-        "accuracy": runs.read_json(folder / "all" / "metrics.json")["accuracy"],
+        "accuracy": run_folder.read_json(folder / "all" / "metrics.json")["accuracy"],
         "wrong_labels": fates(found, wrong, settings.epochs),
         "right_labels": fates(found, ~wrong, settings.epochs),
         "seconds": {"scores": round(scoring, 1)},
@@ -234,7 +234,7 @@ def main(scale: str, out: Path) -> dict[str, Any]:
         with rc_context({"svg.hashsalt": "dataprune"}):
             metadata = {"Date": None} if form == "svg" else None
             draw(lines, found).savefig(buffer, format=form, dpi=130, metadata=metadata)
-        runs.write(out / f"label_errors.{form}", buffer.getvalue())
+        run_folder.write(out / f"label_errors.{form}", buffer.getvalue())
     record = {
         "scale": scale,
         "label_noise": NOISE,
@@ -243,8 +243,8 @@ def main(scale: str, out: Path) -> dict[str, Any]:
         "recipes": SCALES[scale],
         "summary": found,
     }
-    record["machine"] = runs.machine(torch.device("cpu"))
-    runs.write_json(out / "label_errors.json", {**record, "points": lines})
+    record["machine"] = run_folder.machine(torch.device("cpu"))
+    run_folder.write_json(out / "label_errors.json", {**record, "points": lines})
     return found
 
 

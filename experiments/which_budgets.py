@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dataprune.report import reproductions
+from dataprune.lab.report import reproductions
 
 NAMES = ("which_budgets", "which_budgets_language")
 

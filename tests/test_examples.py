@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from dataprune.training.fit import fit
-from dataprune.training.settings import Settings
+from dataprune.lab.training.run import fit
+from dataprune.lab.training.settings import Settings
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"

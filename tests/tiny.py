@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from dataprune.training.data import Data, Images
-from dataprune.training.settings import Settings
+from dataprune.lab.data.named import Data, Images
+from dataprune.lab.training.settings import Settings
 
 SIZE = 400
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UsageError, suggest
-from ..training.settings import Settings
+from ..lab.training.settings import Settings
 from .app import app
 from .options import OF_TASKS, Address, AsJson, Jobs, Out, Seeds
 from .output import console, note, numbers, plain, progress_bar, require_drawing, require_ray
@@ -92,11 +92,11 @@ def compare(
     """
     require_drawing()
     where = _engine(engine, address, jobs)
-    from ..report import tables
-    from ..report.figures import accuracy_against_samples
-    from ..training.compare import Comparison
-    from ..training.compare import compare as carry_out
-    from ..training.setup import load_data
+    from ..lab.report import tables
+    from ..lab.report.figures import accuracy_against_samples
+    from ..lab.sweeps.compare import Comparison
+    from ..lab.sweeps.compare import compare as carry_out
+    from ..lab.training.setup import load_data
 
     comparison = Comparison(
         settings,
@@ -156,10 +156,10 @@ def advise(
     advice.json and a folder of `compare` for each seed; the same call goes on where it stopped, and with more --seeds
     adds theirs. docs/advise.md says what it cannot know.
     """
-    from ..report import tables
-    from ..training.advice import Pilot
-    from ..training.advice import advise as carry_out
-    from ..training.setup import load_data
+    from ..lab.report import tables
+    from ..lab.sweeps.advise import Pilot
+    from ..lab.sweeps.advise import advise as carry_out
+    from ..lab.training.setup import load_data
 
     where = _engine("local", None, jobs)
     pilot = Pilot(
@@ -197,12 +197,12 @@ def _engine(name: str, address: str | None, jobs: int | None) -> Any:
         raise UsageError(suggest(name, ["local", "ray"], what="engine"))
     if name == "ray":
         require_ray()
-        from ..training.ray_engine import on_ray
+        from ..lab.sweeps.engine_ray import on_ray
 
         return on_ray(address, jobs)
     if address is not None:
         raise UsageError("--address is that of a Ray cluster: add --engine ray")
-    from ..training import engines
+    from ..lab.sweeps import engines
 
     return engines.local if jobs in (None, 1) else engines.processes(jobs)
 
@@ -221,7 +221,7 @@ def _followed(epochs: int) -> Iterator[Callable[[str, int, dict[str, Any]], None
 
 def _reported(out: Path, data: Any) -> Path | None:
     """The report of a comparison that is written already: whatever goes wrong here must not lose it."""
-    from ..report import page
+    from ..lab.report import page
 
     try:
         return page.write([out], out, data=data)[0]

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..training.settings import Settings
+from ..lab.training.settings import Settings
 from .app import app
 from .options import OF_TASKS, AsJson, Out
 from .output import console, note, numbers, plain, progress_bar, require_drawing
@@ -67,11 +67,11 @@ def joint(
     weights save neither time nor memory here: FLOPs count them as if zeros were free.
     """
     require_drawing()
-    from ..report import figures, tables
-    from ..training.joint import joint as carry_out
-    from ..training.joint import load
-    from ..training.joint_grid import Grid
-    from ..training.setup import load_data
+    from ..lab.report import figures, tables
+    from ..lab.sweeps.joint.grid import Grid
+    from ..lab.sweeps.joint.run import joint as carry_out
+    from ..lab.sweeps.joint.run import load
+    from ..lab.training.setup import load_data
 
     grid = Grid(
         replace(settings, epochs=epochs),

@@ -44,11 +44,11 @@ def reproduce(
     files. Interrupted, it goes on where it was when the command is given again.
     """
     with reported(debug):
-        from .. import reproduction
+        from ..lab.sweeps import papers
 
         if name is None:
-            for known in reproduction.available():
-                source, claim = reproduction.about(known)
+            for known in papers.available():
+                source, claim = papers.about(known)
                 print(f"{known}: {source}\n    {claim}")
             return
         out = out or Path("runs") / "reproduce" / f"{Path(name).stem}-{scale}"
@@ -58,7 +58,7 @@ def reproduce(
                 bar.update(1)
                 bar.set_postfix(run=run)
 
-            files = reproduction.reproduce(
+            files = papers.reproduce(
                 name, scale, out, cache, overrides={"model": model, "seeds": seeds}, jobs=jobs, report=report
             )
         if first_rank():
@@ -93,7 +93,7 @@ def report(
     """
     with reported(debug):
         require_drawing()
-        from ..report import page
+        from ..lab.report import page
 
         out = out or (folders[0] if len(folders) == 1 else Path("report"))
         files = page.write(folders, out, watts=watts)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UsageError
-from ..training.settings import Settings
+from ..lab.training.settings import Settings
 from .app import app
 from .options import AsJson
 from .output import console, plain_text
@@ -46,8 +46,8 @@ def select(
     `dataprune train --selection FILE` trains on it.
     """
     with reported(debug):
+        from ..lab.training import select as coreset
         from ..selection import Selection
-        from ..training import coreset
 
         options = _options_of(method, option or [], statistic=statistic, weights=weights, balance=balance)
         selection, metadata = coreset.select(method, scores, keep=keep, seed=seed, options=options)
@@ -92,8 +92,8 @@ def list_methods(json_: AsJson = False, debug: Debug = False) -> None:
     """
     with reported(debug):
         from .. import coresets
+        from ..lab.report import tables
         from ..methods import METHODS
-        from ..report import tables
 
         rows = []
         own: dict[str, Any]

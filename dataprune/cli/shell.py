@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import UsageError, suggest
-from ..training.settings import Settings, defaults_of
+from ..lab.training.settings import Settings, defaults_of
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UsageError, suggest
-from ..training.settings import CONTRASTIVE, Settings
+from ..lab.training.settings import CONTRASTIVE, Settings
 from .app import app
 from .options import OF_CONTRASTIVE, OF_TASKS, Address, AsJson, Out
 from .output import note, plain, progress_bar, require_ray
@@ -72,7 +72,7 @@ def train(
     torchrun -m dataprune train. The seconds are those of training and selection, of --recalibrate-bn too; evaluation is
     listed apart, and writing checkpoints counts in neither.
     """
-    from ..training.coreset import adapted
+    from ..lab.training.select import adapted
 
     if settings.task == "contrastive":
         raise UsageError("contrastive learning is `dataprune pretrain`; `train --init FOLDER` goes on from it")
@@ -124,7 +124,7 @@ def score(
             "a run that records training dynamics is one run"
         )
     from ..dynamics import STATISTICS
-    from ..training.setup import recordable
+    from ..lab.training.setup import recordable
 
     names = settings.statistics
     if not names:
@@ -139,7 +139,7 @@ def score(
 def _fitted(settings: Settings, out: Path, data: Any, json_: bool) -> None:
     """Carry a run out, with a bar, and print its record."""
     from ..integrations.trackers import Followed
-    from ..training.fit import fit
+    from ..lab.training.run import fit
 
     done = (out / "metrics.json").exists()
     names = settings.track if first_rank() else ""
@@ -183,12 +183,12 @@ def _pass(
     spread = None
     if engine == "ray":
         require_ray()
-        from ..training.ray_pass import on_ray
+        from ..lab.training.score_pass_ray import on_ray
 
         spread = on_ray(address, jobs)
     elif address is not None or jobs is not None:
         raise UsageError("--address and --jobs are for --engine ray")
-    from ..training.one_pass import score as carry_out
+    from ..lab.training.score_pass import score as carry_out
 
     out = out or Path("runs") / f"score-{plain(settings.data)}-by-{plain(str(run))}"
     record = carry_out(settings, run, out, spread=spread)

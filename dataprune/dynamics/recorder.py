@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .. import audit, distributed
+from .. import checks, distributed
+from ..epoch import claim
 from ..errors import CheckpointError
-from ..ledger import claim
 from ..scores import rounds
 from .batch import Batch, Rows
 from .check import check_batch, check_finite, check_ranks, check_state, check_targets, counted_problem
@@ -121,7 +121,7 @@ class Recorder:
         device = outputs.device
         if device.type == "cpu":  # where a copy that does not block could be read before it is complete
             index, targets = index.cpu(), targets.cpu()
-        problem = audit.problem(index, None, self.size) if _readable(index) else None
+        problem = checks.problem(index, None, self.size) if _readable(index) else None
         if problem is not None:
             raise problem
         if _readable(targets):

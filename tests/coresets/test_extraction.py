@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SubsetRandomSampler, TensorDataset
 
 from dataprune import coresets
-from dataprune.training import models
+from dataprune.lab.models import build
 
 SIZE = 21
 
@@ -73,7 +73,7 @@ class Tokens(Dataset):
 
 
 def test_our_models() -> None:
-    model, dataset = models.build("lenet", (1, 16, 16), 3, seed=0), data(1, 16, 16)
+    model, dataset = build.build("lenet", (1, 16, 16), 3, seed=0), data(1, 16, 16)
     result = coresets.extract(model, DataLoader(dataset, batch_size=4))
     assert result.features.shape == (SIZE, 84) and result.logits.shape == (SIZE, 3)
     assert torch.equal(result.labels, dataset.tensors[1])

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader, TensorDataset
 
 import dataprune
-from dataprune import progress
+from dataprune import learning_rate
 
 SIZE, BATCH = 48, 8
 
@@ -39,7 +39,7 @@ def run(
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     pruner = annealed()
     loader = dataprune.prune_loader(DataLoader(data, batch_size=BATCH, shuffle=True), pruner)
-    steps, shape = pruner.planned_steps(BATCH, world_size=accelerator.num_processes), progress.linear()
+    steps, shape = pruner.planned_steps(BATCH, world_size=accelerator.num_processes), learning_rate.linear()
     scheduler: Any = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: shape(min(1, step / steps)))
     model, optimizer = accelerator.prepare(model, optimizer)
     if prepare_loader:

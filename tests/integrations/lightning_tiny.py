@@ -17,7 +17,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 import dataprune
-from dataprune import criteria, policies, progress, schedules
+from dataprune import criteria, learning_rate, policies, schedules
 from dataprune.integrations.lightning import PruneCallback
 from dataprune.pruner import Pruner
 
@@ -87,7 +87,7 @@ class Tiny(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
-        shape = progress.linear()
+        shape = learning_rate.linear()
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: shape(min(1, step / self.steps)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -44,7 +44,7 @@ def train(mode: str, out: Path) -> None:
     else:
         loader = prepare_data_loader(loader, pruner)
     context = ray.train.get_context()
-    progress = dataprune.progress.Progress(pruner, BATCH, world_size=context.get_world_size(), drop_last=True)
+    progress = dataprune.learning_rate.Progress(pruner, BATCH, world_size=context.get_world_size(), drop_last=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     parts = {"model": model, "optimizer": optimizer, "pruner": pruner, "progress": progress}
     found: dict[str, Any] = {"epochs": [], "selected": [], "error": None, "resumed": None}

@@ -22,11 +22,11 @@ from dataprune import dynamics
 from dataprune.dynamics import STATISTICS, Scores
 from dataprune.errors import DataError
 from dataprune.integrations import exports
+from dataprune.lab.data.datasets import Images
+from dataprune.lab.data.named import Data
+from dataprune.lab.training import select
+from dataprune.lab.training.settings import Settings
 from dataprune.selection import Selection, fingerprint
-from dataprune.training import coreset
-from dataprune.training.data import Data
-from dataprune.training.samples import Images
-from dataprune.training.settings import Settings
 
 TRUSTED = ("aum", "forgetting", "loss", "el2n", "grand")  # a wrong label raises these
 LONGEST = float(np.nextafter(np.float32(math.sqrt(2)), np.float32(2)))  # what rounding makes of an error of length √2
@@ -222,7 +222,7 @@ def test_from_a_table_of_scores_to_a_part_of_the_dataset(tmp_path: Path) -> None
     dataset, path = texts(), tmp_path / "scores.parquet"
     scores, notes = {"loss": torch.tensor([0.5, 3, 1, 2, 0, 4])}, {"fingerprint": fingerprint(dataset)}
     dynamics.save_scores(path, scores, labels=torch.tensor(dataset["label"][:]), notes=notes)
-    coreset.write(tmp_path / "half", *coreset.select("top", path, keep=0.5, options={"statistic": "loss"}))
+    select.write(tmp_path / "half", *select.select("top", path, keep=0.5, options={"statistic": "loss"}))
     part = dataset.select(Selection.load(tmp_path / "half", dataset).index)
     assert sorted(part["text"][:]) == ["b", "d", "f"]
     with pytest.raises(DataError, match="made for another dataset"):

@@ -17,8 +17,8 @@ from torch.utils.data import IterableDataset
 from transformers import Trainer, default_data_collator
 
 import dataprune
-from dataprune.integrations import huggingface, trainer_checks, trainer_loading
-from dataprune.integrations.huggingface import PrunedTrainer, PrunedTrainerMixin
+from dataprune.integrations import huggingface
+from dataprune.integrations.huggingface import PrunedTrainer, PrunedTrainerMixin, loading, trainer_checks
 
 SIZE = 48
 
@@ -292,7 +292,7 @@ def test_our_loader_has_all_that_theirs_has() -> None:
     }  # fmt: skip
     ours, theirs = build(**options), Stock(bert(), arguments(**options), train_dataset=Items())
     mine, stock = ours.get_train_dataloader(), theirs.get_train_dataloader()
-    for name in trainer_loading.TAKEN_OVER:
+    for name in loading.TAKEN_OVER:
         if name != "worker_init_fn":
             assert getattr(mine, name) == getattr(stock, name), name
     assert mine.worker_init_fn.func is stock.worker_init_fn.func

@@ -17,9 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import T5Config, T5ForConditionalGeneration
 
 import dataprune
-from dataprune.integrations import sample_losses
-from dataprune.integrations.huggingface import PrunedTrainerMixin
-from dataprune.integrations.sample_losses import read, token_losses
+from dataprune.integrations.huggingface import PrunedTrainerMixin, sample_losses
+from dataprune.integrations.huggingface.sample_losses import read, token_losses
 
 SIZE = 48
 BETA = 5.0

@@ -33,8 +33,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 import dataprune
 from dataprune import CheckpointError
-from dataprune.integrations import lightning_checks
-from dataprune.integrations.lightning import PruneCallback
+from dataprune.integrations.lightning import PruneCallback, trainer_checks
 from dataprune.pruner import Pruner
 
 PLANS = [(shrinking, [48, 15, 15, 15]), (growing, [12, 24, 36, 48]), (annealed, [48, 15, 15, 48])]
@@ -385,9 +384,9 @@ def test_without_lightning() -> None:
 
 def test_what_is_set_in_lightning_is_still_there() -> None:
     running = trainer(None, [])
-    lightning_checks.check_version(running)
+    trainer_checks.check_version(running)
     assert running._accelerator_connector.use_distributed_sampler is False
     assert {"val_check_batch", "val_check_interval", "distributed_sampler_kwargs"} <= set(dir(running))
     del running.fit_loop.max_batches
     with pytest.raises(ImportError, match="has no max_batches"):
-        lightning_checks.check_version(running)
+        trainer_checks.check_version(running)

@@ -18,7 +18,7 @@ import torch
 import dataprune
 from dataprune.errors import UsageError
 from dataprune.integrations import trackers
-from dataprune.training.fit import fit
+from dataprune.lab.training.run import fit
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:

@@ -14,7 +14,7 @@ from network.tiny_net import small, train
 from torch import nn
 
 from dataprune import network
-from dataprune.training import models
+from dataprune.lab.models import build
 
 needs_torch_pruning = pytest.mark.skipif(
     importlib.util.find_spec("torch_pruning") is None,
@@ -32,7 +32,7 @@ SHAPES = {  # model -> image, small where a model takes time
 
 def built(name: str, seed: int = 0) -> tuple[nn.Module, torch.Tensor]:
     """A model whose batch norm is not the identity, and a batch for it."""
-    model = models.build(name, SHAPES[name], 10, seed)
+    model = build.build(name, SHAPES[name], 10, seed)
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -291,7 +291,7 @@ def test_missing_inputs_are_asked_for() -> None:
 @needs_torch_pruning
 @pytest.mark.slow
 def test_half_the_channels_are_faster() -> None:
-    model, x = models.build("resnet18", (3, 32, 32), 10, 0), torch.randn(8, 3, 32, 32)
+    model, x = build.build("resnet18", (3, 32, 32), 10, 0), torch.randn(8, 3, 32, 32)
     before = network.cost(model, x, repeats=5)
     network.prune(model, 0.5, granularity="channel", example_inputs=x)
     after = network.cost(model, x, repeats=5)

@@ -8,7 +8,7 @@ from network.tiny_net import small, train
 from torch import nn
 
 from dataprune import network
-from dataprune.training import models
+from dataprune.lab.models import build
 
 
 def by_hand(batch: int = 1) -> dict[str, int]:
@@ -25,7 +25,7 @@ def test_flops_and_parameters_are_those_counted_by_hand() -> None:
 
 
 def test_resnet18_has_its_published_multiply_adds() -> None:
-    model = models.build("resnet18", (3, 32, 32), 10, 0)
+    model = build.build("resnet18", (3, 32, 32), 10, 0)
     found = network.cost(model, torch.zeros(1, 3, 32, 32), repeats=1)
     assert found.parameters == 11_173_962
     assert found.flops == 2 * 555_422_720  # 0.56 G multiply-adds

@@ -17,7 +17,7 @@ from torch import nn
 
 from dataprune import network
 from dataprune.errors import UsageError
-from dataprune.training import models
+from dataprune.lab.models import build
 
 AMOUNTS = [0.0, 0.2, 0.4, 0.6, 0.8]  # those of the paper
 
@@ -56,7 +56,7 @@ def test_masks_are_those_of_the_slow_reference(scope: str, amount: float) -> Non
 @pytest.mark.parametrize("name", ["lenet", "mlp", "small_cnn", "resnet18"])
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_sparsity_is_the_amount_to_one_weight(name: str, scope: str) -> None:
-    model = models.build(name, (1, 16, 16), 10, 0)
+    model = build.build(name, (1, 16, 16), 10, 0)
     network.prune(model, 0.8, scope=scope)
     found = network.sparsity(model)
     assert abs(sum(found.zeros.values()) - 0.8 * sum(found.sizes.values())) <= (

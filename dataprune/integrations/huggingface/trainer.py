@@ -1,0 +1,305 @@
+"""Hugging Face's Trainer on what a pruner selects: `PrunedTrainer`, and the mixin for Trainers of your own.
+
+    pruner = dataprune.emp(len(train_set), keep=0.3, epochs=3)
+    trainer = PrunedTrainer(model, TrainingArguments(num_train_epochs=3), train_dataset=train_set, pruner=pruner)
+    trainer.train()
+
+Needs the extra `hf`. The methods that are overridden are not all stable API of transformers; tests pin them.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+
+from ... import checks
+from ...errors import CheckpointError
+from ...learning_rate import Progress
+from ...pruner import Pruner, epoch_steps
+from ..savings import Pace, Savings
+from . import sample_losses, trainer_checks
+from .loading import INDEX, WholeEpochs, rebuilt
+from .sample_losses import SampleLosses
+
+if TYPE_CHECKING:
+    from transformers import Trainer as _Trainer
+else:
+    _Trainer = object  # the mixin meets its Trainer where it is used
+
+STATE = "pruner.pt"  # in a checkpoint's folder, beside trainer_state.json
+
+PerSampleLoss = Callable[[Any, Any], Tensor]  # (the model's outputs, labels) -> (B,)
+
+
+class PrunedTrainerMixin(_Trainer):
+    """Makes a Trainer train what a pruner selects: `class Mine(PrunedTrainerMixin, SFTTrainer): pass`.
+
+    It comes first among the bases; methods of your own that do not call `super()`, such as `compute_loss`, go into a
+    class after it. What is back-propagated is the loss of the Trainer it is mixed into; the scores come from the
+    outputs of the model, which are read on the way. Where a method weights samples (`infobatch`), or `per_sample_loss`
+    is given, the loss is the weighted one.
+
+    Args:
+        pruner: new, built with size=len(train_dataset) and epochs=num_train_epochs, alike on every rank.
+        per_sample_loss: (outputs, labels) -> (B,) losses, attached to the graph; in place of the model's own loss.
+    Raises:
+        ValueError, TypeError: if dataset, arguments and pruner do not fit; the message says what to do.
+        ImportError: if transformers is too old.
+    """
+
+    def __init_subclass__(cls, **more: Any):
+        super().__init_subclass__(**more)
+        trainer_checks.check_bases(cls, PrunedTrainerMixin)
+
+    def __init__(self, *args: Any, pruner: Pruner, per_sample_loss: PerSampleLoss | None = None, **kwargs: Any):
+        trainer_checks.check_version(super())
+        trainer_checks.check_stream(kwargs.get("train_dataset"))
+        super().__init__(*args, **kwargs)
+        self.pruner = pruner
+        self.per_sample_loss = per_sample_loss
+        if per_sample_loss is not None:
+            self.loss_is_scaled_for_ga = False  # a mean over the micro-batch, which the Trainer divides
+        trainer_checks.check(self)
+        trainer_checks.check_new(pruner)
+        self._new_pruner = copy.deepcopy(pruner.state_dict())
+        self._sampler: WholeEpochs | None = None
+        self._savings = Savings()
+        self._pace: Pace | None = None  # where the losses decide how long epochs are
+        self._kept = 1.0  # share of the data in this epoch's selection
+        self._weight: Tensor | None = None  # (N,) of this epoch's selection; None while all are one
+        self._begin = 0  # global step that the epoch began with
+        self._weights_agree = False  # whether weighted and plain loss have been compared
+        self._warned = False
+
+    # -- planning ---------------------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The Trainer's own loader, rebuilt around the pruner's sampler; batches carry their positions under INDEX."""
+        drop, shuffle = self.args.dataloader_drop_last, self.args.train_sampling_strategy != "sequential"
+        self._sampler = WholeEpochs(self.pruner, self._train_batch_size, drop_last=drop, shuffle=shuffle)
+        return rebuilt(super().get_train_dataloader(), self._sampler, self.accelerator)
+
+    def set_initial_training_values(
+        self, args: Any, dataloader: DataLoader
+    ) -> tuple[int, int, int, int, int, int, int]:
+        """The numbers of the run, from the pruner's plan in place of the first epoch's length."""
+        trainer_checks.check(self)
+        total, sizes = self.get_total_train_batch_size(args), self.pruner.epoch_sizes()
+        plan = [self._steps(size) for size in sizes]
+        steps = args.max_steps if args.max_steps > 0 else sum(plan)
+        if steps > sum(plan):
+            raise ValueError(
+                f"max_steps={steps}, but the pruner's {self.pruner.epochs} epochs have {sum(plan)} steps: build it "
+                "with more epochs, or lower max_steps"
+            )
+        samples = steps * total if args.max_steps > 0 else sum(sizes)
+        return self.pruner.epochs, plan[0], self.pruner.size, samples, total, self._batches(sizes[0]), steps
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The Trainer's schedule; over the share of the run that is done where epoch lengths are not known before."""
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        if self._pace is not None and self._created_lr_scheduler and isinstance(scheduler, LambdaLR):
+            pace = self._pace
+            scheduler.lr_lambdas = [pace.over_share(shape, num_training_steps) for shape in scheduler.lr_lambdas]
+        return scheduler
+
+    def _batches(self, samples: int, accumulate: int = 1) -> int:
+        world, drop = self.args.world_size, self.args.dataloader_drop_last
+        return epoch_steps(samples, self._train_batch_size, world_size=world, accumulate=accumulate, drop_last=drop)
+
+    def _steps(self, samples: int) -> int:
+        return self._batches(samples, self.args.gradient_accumulation_steps)
+
+    # -- training ---------------------------------------------------------------------------------------------------
+
+    def _run_epoch(self, **loop: Any) -> None:
+        trainer_checks.check_loader(self._sampler)
+        epoch = loop["epoch"]
+        selection = self.pruner.select(epoch)
+        count = len(selection.index)
+        steps = self._steps(count)
+        if not (epoch == loop["epochs_trained"] and loop["steps_trained_in_current_epoch"]):
+            self._begin = self.state.global_step
+        if self._pace is not None:  # lengths are known up to this epoch
+            self.state.max_steps = self._begin + steps + sum(map(self._steps, self.pruner.epoch_sizes()[epoch + 1 :]))
+        self._kept = count / self.pruner.size
+        self._weight = None
+        if not bool((selection.weight == 1).all()):
+            self._weight = torch.ones(self.pruner.size)
+            self._weight[selection.index] = selection.weight
+            self._weight = self._weight.to(self.args.device)
+        super()._run_epoch(**loop | {"steps_in_epoch": self._batches(count), "num_update_steps_per_epoch": steps})
+        assert self._sampler is not None
+        if self.state.global_step - self._begin == steps:
+            self._sampler.finish(epoch)
+        if self.control.should_training_stop or epoch + 1 == self.pruner.epochs:
+            self.pruner.sync()  # the last scores
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The Trainer's loss; while training, scores are recorded and the method's weights applied."""
+        index = inputs.pop(INDEX, None)
+        if self.per_sample_loss is not None:
+            return self._custom_loss(model, inputs, index, return_outputs)
+        if index is None:  # evaluation
+            return super().compute_loss(
+                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+            )
+        given = dict(inputs)  # the Trainer may take the labels out
+        with _outputs_of(model) as seen:
+            result: Any = super().compute_loss(
+                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+            )
+        loss, outputs = result if return_outputs else (result, None)
+        self._savings.add(len(index) * self.args.world_size, self._kept)
+        with torch.set_grad_enabled(self._weight is not None):
+            each = self._read(seen[0] if seen else None, given)
+        if each is None:  # the batch's loss for all of it; that it has no distribution is said by its shape
+            scaled = self.model_accepts_loss_kwargs and num_items_in_batch is not None
+            batch = loss.detach() * (self.current_gradient_accumulation_steps if scaled else 1)
+            self.pruner.update(index, batch.expand(len(index)), batch.expand(len(index)))
+        else:
+            trainer_checks.check_rows(each.total, index)
+            self.pruner.update(index, each.mean().detach(), each.outputs, each.targets)
+        if self._weight is not None:
+            loss = self._weighted(loss, each, self._weight[index], num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
+
+    def _read(self, outputs: Any, given: dict[str, Any]) -> SampleLosses | None:
+        shifted = given.get("shift_labels")
+        config = getattr(self.model, "config", None)
+        each = sample_losses.read(
+            outputs,
+            given.get("labels") if shifted is None else shifted,
+            shift=shifted is None and self._loss_shifts_labels,
+            smoothing=self.args.label_smoothing_factor,
+            problem=getattr(config, "problem_type", None),
+        )
+        if each is None and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"no losses per sample can be read from {type(outputs).__name__}: every sample of a batch is scored by "
+                "the loss of the batch. Pass per_sample_loss=(outputs, labels) -> (B,) losses to score them one by one",
+                UserWarning,
+                stacklevel=3,
+            )
+        return each
+
+    def _weighted(self, loss: Tensor, each: SampleLosses | None, weight: Tensor, items: Any) -> Tensor:
+        """The Trainer's loss with each sample's share multiplied by its weight, in the Trainer's own normalisation."""
+        if each is None:
+            return weight.mean() * loss
+        if not self._weights_agree:
+            trainer_checks.check_sum(loss, each, items, self.accelerator.num_processes)
+            self._weights_agree = True
+        total = each.total.detach().sum()
+        # how models divide by items, micro-batches and ranks differs: what this one did is in its own loss
+        scale = loss.detach() / total.where(total != 0, 1)
+        return (weight * each.total).sum() * scale
+
+    def _custom_loss(self, model: Any, inputs: Any, index: Tensor | None, return_outputs: bool) -> Any:
+        assert self.per_sample_loss is not None
+        labels = inputs.pop("labels", None)
+        outputs = model(**inputs)
+        losses = self.per_sample_loss(outputs, labels)
+        if index is None:
+            loss = losses.mean()
+        else:
+            trainer_checks.check_attached(losses)
+            self._savings.add(len(index) * self.args.world_size, self._kept)
+            with torch.no_grad():  # for what the criterion may read
+                each = sample_losses.read(outputs, labels, shift=self._loss_shifts_labels)
+            carried = (losses.detach(), None) if each is None else (each.outputs, each.targets)
+            loss = self.pruner.loss(index, losses, *carried)
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The Trainer's logs, and in those of training what pruning does: `kept`, `samples_trained`, `samples_saved`.
+
+        `samples_saved` is the share that full epochs would have trained besides; `seconds_saved` at the end is the
+        training time of as many samples, an estimate.
+        """
+        if self.is_in_train:
+            self._savings.note(logs, self._kept)
+        super().log(logs, start_time)
+
+    # -- resuming ---------------------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if not self.args.save_only_model:
+            self.pruner.sync()  # on every rank; then any rank's state is whole
+            folder = os.path.join(self._get_output_dir(trial), f"checkpoint-{self.state.global_step}")
+            if self.args.should_save:
+                os.makedirs(folder, exist_ok=True)
+                path = os.path.join(folder, STATE)
+                torch.save(self._state(), path + ".new")
+                os.replace(path + ".new", path)
+        super()._save_checkpoint(model, trial)
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        """Where to start, as (epoch, micro-batches trained in it); the Trainer divides by steps per epoch."""
+        super()._init_training_state(*args, **kwargs)
+        checkpoint = kwargs.get("resume_from_checkpoint", args[3] if len(args) > 3 else None)
+        self._begin, self._savings, self._pace, self._weights_agree = 0, Savings(), None, False
+        if self.args.max_steps <= 0 and not getattr(self.pruner.policy, "exact", True):
+            self._pace = Pace(Progress(self.pruner, self._train_batch_size, **self._run()))
+        if checkpoint is None or not os.path.isfile(os.path.join(checkpoint, "trainer_state.json")):
+            self.pruner.load_state_dict(self._new_pruner)  # a second train() starts anew, as the Trainer does
+            return 0, 0
+        return self._resume(os.path.join(checkpoint, STATE))
+
+    def _run(self) -> dict[str, Any]:
+        """What the length of an epoch in steps depends on, beside the batch size."""
+        args = self.args
+        accumulate = args.gradient_accumulation_steps
+        return {"world_size": args.world_size, "accumulate": accumulate, "drop_last": args.dataloader_drop_last}
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "pruner": self.pruner.state_dict(),
+            "run": {"batch_size": self._train_batch_size, **self._run()},
+            "begin": self._begin,
+            "savings": self._savings.state_dict(),
+            "pace": None if self._pace is None else self._pace.state_dict(),
+        }
+
+    def _resume(self, path: str) -> tuple[int, int]:
+        if not os.path.isfile(path):
+            raise CheckpointError(
+                f"no {path}: the checkpoint was not saved by a PrunedTrainer; resume it with the Trainer that saved it"
+            )
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        run = {"batch_size": self._train_batch_size, **self._run()}
+        checks.check_run(run, state["run"])
+        self.pruner.load_state_dict(state["pruner"])
+        self._begin = state["begin"]
+        self._savings.load_state_dict(state["savings"])
+        if self._pace is not None and state["pace"] is not None:
+            self._pace.load_state_dict(state["pace"])
+        epoch, taken = state["pruner"]["epoch"], self.state.global_step - self._begin
+        count = len(self.pruner.select(epoch).index)
+        self._kept = count / self.pruner.size
+        if taken >= self._steps(count):
+            return epoch + 1, 0
+        return epoch, taken * self.args.gradient_accumulation_steps
+
+
+@contextmanager
+def _outputs_of(model: torch.nn.Module) -> Iterator[list[Any]]:
+    """What the model returns while this is open."""
+    seen: list[Any] = []
+    handle = model.register_forward_hook(lambda module, arguments, outputs: seen.append(outputs))
+    try:
+        yield seen
+    finally:
+        handle.remove()

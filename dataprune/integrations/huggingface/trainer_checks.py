@@ -1,0 +1,166 @@
+"""Errors raised where the mistake is made: what dataset, arguments and pruner of a Hugging Face Trainer must be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ... import checks, distributed
+from ...loading import Indexed
+from ...pruner import Pruner
+from .sample_losses import SampleLosses
+
+HOOKS = (
+    "get_train_dataloader",
+    "set_initial_training_values",
+    "create_scheduler",
+    "compute_loss",
+    "log",
+    "loss_is_scaled_for_ga",
+    "_init_training_state",
+    "_run_epoch",
+    "_save_checkpoint",
+    "_get_output_dir",
+)
+
+
+_FIRST = "put PrunedTrainerMixin first among the bases, before transformers.Trainer or a subclass of it"
+
+
+def check_bases(trainer: type, mixin: type) -> None:
+    """Raise TypeError where a Trainer comes before the mixin among the bases of a class."""
+    before = trainer.__mro__[: trainer.__mro__.index(mixin)]
+    if any("set_initial_training_values" in vars(base) for base in before):
+        raise TypeError(f"{trainer.__name__}: {_FIRST}")
+
+
+def check_version(trainer: Any) -> None:
+    """Raise ImportError unless a Trainer has the methods that are overridden."""
+    missing = [name for name in HOOKS if not hasattr(trainer, name)]
+    if missing:
+        raise ImportError(
+            f"the Trainer to mix this into has no {', '.join(missing)}: {_FIRST}, and use transformers 5.19 or later"
+        )
+
+
+def check_stream(dataset: Any) -> None:
+    """Raise TypeError where the dataset is a stream; the Trainer itself would only ask for max_steps."""
+    if dataset is not None:
+        Indexed(dataset)
+
+
+def check(trainer: Any) -> None:
+    """Raise ValueError or TypeError unless pruner, dataset and arguments of a Trainer fit."""
+    pruner, args = trainer.pruner, trainer.args
+    _check_pruner(pruner, trainer.train_dataset)
+    if args.max_steps <= 0 and args.num_train_epochs != pruner.epochs:
+        raise ValueError(
+            f"num_train_epochs={args.num_train_epochs:g}, but the pruner was built for {pruner.epochs} epochs: give "
+            "both the same number (or stop early with max_steps)"
+        )
+    if args.train_sampling_strategy not in ("random", "sequential"):
+        raise ValueError(
+            f"train_sampling_strategy={args.train_sampling_strategy!r} chooses the order of all samples, and the "
+            "pruner chooses which to train: use 'random' (or 'sequential')"
+        )
+    if args.ignore_data_skip:
+        raise ValueError(
+            "ignore_data_skip=True would train the beginning of a resumed epoch twice: leave it False; here skipping "
+            "reads no data"
+        )
+    if args.accelerator_config.split_batches or args.accelerator_config.dispatch_batches:
+        raise ValueError(
+            "accelerator_config asks for split_batches or dispatch_batches, but the pruner shares the samples among "
+            "the ranks: leave both out"
+        )
+    if trainer.compute_loss_func is not None and trainer.per_sample_loss is None:
+        raise ValueError(
+            "compute_loss_func returns one number for a batch, and the pruner needs one per sample: pass "
+            "per_sample_loss=(outputs, labels) -> (B,) in its place"
+        )
+    if args.n_gpu > 1:
+        raise ValueError(
+            "several GPUs in one process (DataParallel) are not supported: start with torchrun or accelerate launch, "
+            "or show it one GPU by CUDA_VISIBLE_DEVICES"
+        )
+    if trainer.get_tp_size() * trainer.get_cp_size() * trainer.get_sp_size() > 1:
+        raise ValueError(
+            "ranks that share a sample (tensor, context or sequence parallelism) are not supported: train data-parallel"
+        )
+    if args.world_size != distributed.world_size():
+        raise ValueError(
+            f"there are {distributed.world_size()} processes, but the Trainer sees {args.world_size}: on CPUs set "
+            "TrainingArguments(use_cpu=True), and train data-parallel"
+        )
+    if args.dataloader_drop_last:
+        smallest = -(-min(pruner.counts) // args.world_size)
+        checks.check_batch_size("a pruned epoch", smallest, trainer._train_batch_size)
+
+
+def _check_pruner(pruner: Any, dataset: Any) -> None:
+    if not isinstance(pruner, Pruner):
+        raise TypeError(f"pruner must be a dataprune.Pruner, such as dataprune.emp(...), got {type(pruner).__name__}")
+    if dataset is None:
+        raise ValueError("a pruner needs the train_dataset that it selects from: pass train_dataset=...")
+    if hasattr(dataset, "keys") and hasattr(dataset, "column_names"):
+        raise TypeError(f'the train_dataset is a {type(dataset).__name__}: give one split, as in splits["train"]')
+    if len(Indexed(dataset)) != pruner.size:
+        raise ValueError(
+            f"the train_dataset has {len(dataset)} samples (as the Trainer prepared it: packing changes their number), "
+            f"the pruner was built for {pruner.size}: build it with size={len(dataset)}"
+        )
+
+
+def check_new(pruner: Pruner) -> None:
+    """Raise ValueError where a pruner has begun to train."""
+    if pruner.selected is not None:
+        raise ValueError(
+            f"the pruner is in epoch {pruner.epoch} already: build a new one for the Trainer; "
+            "train(resume_from_checkpoint=...) brings its state back"
+        )
+
+
+def check_loader(sampler: Any) -> None:
+    """Raise TypeError where the batches do not come from the pruner's sampler."""
+    if sampler is None:
+        raise TypeError(
+            "get_train_dataloader was overridden, and its loader trains what the pruner did not select: start from "
+            "super().get_train_dataloader(), or put your class after PrunedTrainerMixin among the bases"
+        )
+
+
+def check_attached(losses: Tensor) -> None:
+    """Raise ValueError where the losses have no gradient."""
+    if not losses.requires_grad:
+        raise ValueError("per_sample_loss returned losses without a gradient: leave out detach() and no_grad()")
+
+
+def check_rows(losses: Tensor, index: Tensor) -> None:
+    """Raise ValueError unless there are as many losses as samples."""
+    if len(losses) != len(index):
+        raise ValueError(
+            f"the model's outputs have {len(losses)} rows for {len(index)} samples: padding_free and packing (TRL) "
+            "join samples into one row, switch them off"
+        )
+
+
+def check_sum(loss: Tensor, each: SampleLosses, items: Any, ranks: int) -> None:
+    """Raise ValueError unless the losses of the samples add up to the Trainer's own, before they are weighted.
+
+    Args:
+        loss: the Trainer's.
+        each: those of the samples.
+        items: what the Trainer counted in all micro-batches of the step, or None.
+        ranks: that train.
+    """
+    total, counts = each.total.detach().sum(), [each.count.sum().clamp(min=1)]
+    if items is not None:
+        counts.append(items)
+    means = [float(total * factor / count) for count in counts for factor in (1, ranks)]
+    value = float(loss.detach())
+    if not any(abs(mean - value) <= 1e-2 * abs(value) + 1e-4 for mean in means):
+        raise ValueError(
+            f"this method weights samples, but the mean of their losses is {means[0]:.4g} where the Trainer's loss is "
+            f"{value:.4g}: that is not the plain loss of the model. Pass per_sample_loss=(outputs, labels) -> (B,)"
+        )

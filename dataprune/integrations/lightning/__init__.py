@@ -1,0 +1,5 @@
+"""Prune inside Lightning's `Trainer`."""
+
+from .callback import PruneCallback
+
+__all__ = ["PruneCallback"]

@@ -1,0 +1,1 @@
+"""What the command line runs: data, models, training, sweeps over runs, reports. Nothing else imports it."""

@@ -1,0 +1,214 @@
+"""How samples are held: as pixels or tokens in memory, or as images that are decoded on access."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int, Int32, Shaped, UInt8
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ...errors import DataError
+from .decoding import decode, header
+
+SPLITS = {"train": ("train", "training"), "test": ("test", "t10k"), "validation": ("validation", "valid", "val", "dev")}
+
+_log = logging.getLogger(__name__)
+_CHUNK = 64  # images that a thread decodes at a time
+_SMALL = 8192  # bytes of an encoded image below which threads wait for the interpreter more than they decode
+
+
+class Images(Dataset):
+    """All samples in memory.
+
+    Args:
+        images: pixels.
+        labels: class ids.
+    Raises:
+        ValueError: if their lengths differ.
+    """
+
+    def __init__(self, images: UInt8[Tensor, "n c h w"], labels: Int[Tensor, " n"]):
+        if len(images) != len(labels):
+            raise ValueError(f"{len(images)} images but {len(labels)} labels")
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, position: int) -> tuple[UInt8[Tensor, "c h w"], int]:
+        return self.images[position], int(self.labels[position])
+
+    def to(self, device: torch.device | str) -> Images:
+        """The same samples on a device."""
+        return Images(self.images.to(device), self.labels.to(device))
+
+    def take(self, index: Int[Tensor, " b"] | slice) -> tuple[UInt8[Tensor, "b c h w"], Int[Tensor, " b"]]:
+        """Pixels and labels of these positions."""
+        return self.images[index], self.labels[index]
+
+    def subset(self, index: Int[Tensor, " k"]) -> Images:
+        """The samples at these positions, in this order."""
+        index = index.to(self.labels.device)
+        return Images(self.images[index], self.labels[index])
+
+
+class Texts(Dataset):
+    """All samples in memory, as tokens.
+
+    Args:
+        tokens: rows of token ids, of 1 where there is a token, and of which sentence it is of; padded on the right.
+        labels: class ids, or scores.
+    """
+
+    def __init__(self, tokens: Int32[Tensor, "n 3 s"], labels: Shaped[Tensor, " n"]):
+        self.tokens, self.labels = tokens, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, position: int) -> tuple[Int32[Tensor, "3 s"], Shaped[Tensor, ""]]:
+        return self.take(position)
+
+    def to(self, device: torch.device | str) -> Texts:
+        """The same samples on a device."""
+        return Texts(self.tokens.to(device), self.labels.to(device))
+
+    def take(self, index: Any) -> tuple[Tensor, Tensor]:
+        """Tokens and labels of these positions."""
+        return self.tokens[index], self.labels[index]
+
+    def subset(self, index: Int[Tensor, " k"]) -> Texts:
+        """The samples at these positions, in this order."""
+        return Texts(*self.take(index.to(self.labels.device)))
+
+
+class Packed:
+    """Byte strings in one tensor: worker processes share it, where a list would be copied object by object.
+
+    Args:
+        items: the byte strings.
+        name: what an item is called in an error; "{}" in it stands for its position.
+        files: the strings are paths, and an item is what the file holds.
+    """
+
+    def __init__(self, items: Iterable[bytes | memoryview], *, name: str = "image {}", files: bool = False):
+        items = list(items)
+        self.ends = torch.tensor([len(item) for item in items], dtype=torch.int64).cumsum(0)
+        self.buffer = torch.frombuffer(bytearray(b"".join(items) or b"\0"), dtype=torch.uint8)
+        self._name, self._files = name, files
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, position: int) -> bytes:
+        if not self._files:
+            return self._item(position)
+        try:
+            return Path(self.name(position)).read_bytes()
+        except OSError as error:
+            raise DataError(f"cannot read {self.name(position)}: {error.strerror}") from error
+
+    def name(self, position: int) -> str:
+        """What an error calls the item at this position."""
+        return os.fsdecode(self._item(position)) if self._files else self._name.format(position)
+
+    def _item(self, position: int) -> bytes:
+        start = int(self.ends[position - 1]) if position else 0
+        return self.buffer[start : int(self.ends[position])].numpy().tobytes()
+
+
+class Encoded(NamedTuple):
+    """Samples whose images are not decoded yet."""
+
+    items: Packed
+    labels: Int[Tensor, " n"]
+
+
+class Splits(NamedTuple):
+    """What a reader gives; `test` is None where there is only one set of samples."""
+
+    train: Encoded | Images
+    test: Encoded | Images | None
+    classes: list[str]
+
+
+class Streamed(Dataset):
+    """Samples decoded on access, in the workers of a loader.
+
+    Args:
+        items: the encoded images, of this and maybe of other samples.
+        positions: which of them are this set's.
+        labels: class ids, one per position.
+        shape: (C, H, W) of what is returned.
+        resize: bring every image to that shape by its shorter side and a centre crop; otherwise another size raises.
+    """
+
+    def __init__(
+        self,
+        items: Packed,
+        positions: Int[Tensor, " n"],
+        labels: Int[Tensor, " n"],
+        shape: tuple[int, int, int],
+        *,
+        resize: bool = True,
+    ):
+        if len(positions) != len(labels):
+            raise ValueError(f"{len(positions)} images but {len(labels)} labels")
+        self.items, self.positions, self.labels, self.shape, self.resize = items, positions, labels, shape, resize
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, position: int) -> tuple[UInt8[Tensor, "c h w"], int]:
+        pixels = self._decode(int(self.positions[position]))
+        return torch.from_numpy(pixels.copy()), int(self.labels[position])
+
+    def subset(self, index: Int[Tensor, " k"]) -> Streamed:
+        """The samples at these positions, in this order."""
+        return Streamed(self.items, self.positions[index], self.labels[index], self.shape, resize=self.resize)
+
+    def decoded(self) -> Images:
+        """All of them in memory, decoded by as many threads as pay."""
+        start = time.perf_counter()
+        images = np.empty((len(self), *self.shape), dtype=np.uint8)
+        positions = self.positions.tolist()
+
+        def fill(first: int) -> None:
+            for at in range(first, min(first + _CHUNK, len(positions))):
+                images[at] = self._decode(positions[at])
+
+        large = bool(positions) and len(self.items[positions[0]]) > _SMALL
+        with ThreadPoolExecutor((os.cpu_count() or 1) if large else 1) as pool:
+            list(pool.map(fill, range(0, len(positions), _CHUNK)))  # a list, or errors would stay in the pool
+        _log.info("decoded %d images in %.1f s", len(self), time.perf_counter() - start)
+        return Images(torch.from_numpy(images), self.labels)
+
+    def _decode(self, position: int) -> np.ndarray:
+        return decode(self.items[position], self.items.name(position), self.shape, self.resize)
+
+
+def shape_of(items: Packed, size: int | None) -> tuple[int, int, int]:
+    """The shape that images are decoded to.
+
+    Args:
+        items: the encoded images.
+        size: side of the square that they are brought to; the first one's own size if None.
+    Returns:
+        (C, H, W); one channel if all of a spread of images are grey, else three.
+    Raises:
+        DataError: if one cannot be read.
+    """
+    spread = range(0, len(items), max(1, len(items) // 64))
+    headers = [header(items[position], items.name(position)) for position in spread]
+    _, width, height = headers[0]
+    channels = 1 if all(mode in ("1", "L") for mode, _, _ in headers) else 3
+    return (channels, size, size) if size else (channels, height, width)

@@ -1,0 +1,230 @@
+"""Image data by name or folder, ready to train on."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ...errors import DataError, UsageError, suggest
+from .augment import bits
+from .datasets import Encoded, Images, Splits, Streamed, Texts, shape_of
+from .folders import read_folder
+from .tables import read_hub
+
+__all__ = ["KNOWN", "Data", "Images", "Streamed", "Texts", "load"]
+
+# name: (where it is on the hub, folder of its Debian package)
+_SOURCES: dict[str, tuple[str, str | None]] = {
+    "fashion-mnist": ("zalando-datasets/fashion_mnist", "/usr/share/datasets/fashion-mnist"),
+    "mnist": ("ylecun/mnist", None),
+    "cifar10": ("uoft-cs/cifar10", None),
+    "cifar100": ("uoft-cs/cifar100", None),
+}
+KNOWN = ("digits", *_SOURCES)
+_CLOTHES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+_CIFAR100 = (0.5074, 0.4867, 0.4411), (0.2011, 0.1987, 0.2025)
+_SUBSET, _VALIDATION, _NOISY, _NOISE, _HELD, _MEASURED = range(6)  # what random numbers are drawn for
+
+
+class Data(NamedTuple):
+    """A data set. Pixels are bytes; `mean` and `std` are of pixels in [0, 1], per channel; texts have none."""
+
+    name: str
+    train: Images | Streamed | Texts
+    val: Images | Streamed | Texts | None
+    test: Images | Streamed | Texts
+    classes: list[str]
+    shape: tuple[int, ...]  # of a sample: C, H, W
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    note: str = ""  # what a reader of the results should know about the split
+
+
+def load(
+    name: str,
+    *,
+    folder: str | os.PathLike[str] | None = None,
+    train_size: int | None = None,
+    test_size: int | None = None,
+    val_fraction: float = 0.0,
+    label_noise: float = 0.0,
+    split_seed: int = 0,
+    image_size: int | None = None,
+    max_bytes: int = 2 << 30,
+) -> Data:
+    """Load image data; only the samples that are asked for are decoded.
+
+    Args:
+        name: one of `KNOWN`, a folder (parquet files in the Hugging Face layout, idx files, or train/CLASS/*.png with
+            test/ or val/), or a name on the hub. Named data is looked for in `folder`, in the folder of its name under
+            $DATAPRUNE_DATA, in its Debian package, on the hub.
+        folder: where the named data is.
+        train_size: train on a fixed random subset of this many samples.
+        test_size: test on a fixed random subset; for quick trials.
+        val_fraction: share of these training samples that is split off for choices, in [0, 1).
+        label_noise: share of the labels that are left to train on, replaced by classes drawn uniformly, the true one
+            among them; validation and test labels stay as they are.
+        split_seed: of subset, split and noise. Leave it alone within a comparison: it is not the seed of a run, so that
+            all methods and seeds see the same data.
+        image_size: bring images to squares of this side, by the shorter side and a centre crop.
+        max_bytes: data that decodes to more than this is `Streamed`.
+    Returns:
+        The data, in memory if it fits in `max_bytes`.
+    Raises:
+        UsageError: if the name is unknown or an option out of range.
+        DataError: if the data is missing, broken, or smaller than `train_size`.
+    """
+    for option, share in (("val_fraction", val_fraction), ("label_noise", label_noise)):
+        if not 0 <= share <= 1 or (option == "val_fraction" and share == 1):
+            raise UsageError(f"{option} must be a share from 0 to 1, got {share}")
+    if image_size is not None and image_size < 1:
+        raise UsageError(f"image_size must be at least 1, got {image_size}")
+    name, splits = _find(name, folder)
+    (train, held, classes), note = splits, ""
+    index = torch.arange(len(train.labels))
+    if held is None:
+        order = _permutation(len(index), split_seed, _HELD)
+        held, (index, rest) = train, _part(order, round(0.2 * len(order)), name)
+        note = f"{name} has no test split: a fixed random fifth of it, {len(rest)} samples, is the test set"
+    else:
+        rest = torch.arange(len(held.labels))
+    index = index[choose(len(index), train_size, f"training samples of {name}", split_seed)]
+    rest = rest[choose(len(rest), test_size, f"test samples of {name}", split_seed)]
+    index, chosen = hold_out(index, val_fraction, name, split_seed)
+    shape = shape_of(train.items, image_size) if isinstance(train, Encoded) else _square(train, image_size)
+    total = (len(index) + len(rest) + (0 if chosen is None else len(chosen))) * math.prod(shape)
+
+    def take(split: Encoded | Images, at: Int[Tensor, " k"]) -> Images | Streamed:
+        if isinstance(split, Images):
+            return _resize(split.subset(at), shape)
+        streamed = Streamed(split.items, at, split.labels[at], shape, resize=image_size is not None)
+        return streamed.decoded() if total <= max_bytes else streamed
+
+    training = take(train, index)
+    mean, std = _CIFAR100 if (name, shape, len(classes)) == ("cifar100", (3, 32, 32), 100) else _moments(training)
+    training.labels = noisy(training.labels, label_noise, len(classes), split_seed)
+    val = None if chosen is None else take(train, chosen)
+    return Data(name, training, val, take(held, rest), classes, shape, mean, std, note)
+
+
+def _find(name: str, folder: str | os.PathLike[str] | None) -> tuple[str, Splits]:
+    """The name that results are filed under, and the splits."""
+    if folder is not None:
+        return name, _with_names(name, read_folder(Path(folder).expanduser()))
+    if name == "digits":
+        return name, _digits()
+    if name in _SOURCES:
+        hub, debian = _SOURCES[name]
+        own = os.environ.get("DATAPRUNE_DATA")
+        for place in (own and Path(own) / name, debian and Path(debian)):
+            if place and place.is_dir():
+                return name, _with_names(name, read_folder(place))
+        elsewhere = f"no {name} here: give its folder, or set DATAPRUNE_DATA to the folder that holds {name}/"
+        elsewhere += ", or install the Debian package dataset-fashion-mnist" if debian else ""
+        if importlib.util.find_spec("datasets") is None:
+            raise DataError(f"{elsewhere}, or pip install 'dataprune[hf]' to fetch it")
+        try:
+            return name, _with_names(name, read_hub(hub))
+        except DataError as error:
+            raise DataError(f"{error}; {elsewhere}") from error
+    path = Path(name).expanduser()
+    if path.is_dir() or path.is_absolute() or name.startswith((".", "~")):
+        return path.resolve().name, read_folder(path)
+    message = suggest(name, KNOWN, what="data") + "; no folder of that name either"
+    if name.count("/") != 1:  # a name on the hub is owner/name
+        raise UsageError(message)
+    if importlib.util.find_spec("datasets") is None:
+        raise UsageError(f"{message}; for a name on the hub: pip install 'dataprune[hf]'")
+    return name, read_hub(name)
+
+
+def _with_names(name: str, splits: Splits) -> Splits:
+    return splits._replace(classes=_CLOTHES) if (name, len(splits.classes)) == ("fashion-mnist", 10) else splits
+
+
+def _digits() -> Splits:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise DataError("digits come with scikit-learn: pip install 'dataprune[cli]'") from error
+    pixels, labels = load_digits(return_X_y=True)
+    images = torch.from_numpy(pixels).view(-1, 1, 8, 8).mul(255 / 16).round().to(torch.uint8)
+    samples = Images(images, torch.from_numpy(labels).long())
+    # seed 0 whatever `split_seed` says: these 500 are the test set of digits, always
+    train, test = _part(_permutation(len(samples), 0, _HELD), 500, "digits")
+    return Splits(samples.subset(train), samples.subset(test), [str(number) for number in range(10)])
+
+
+def _permutation(size: int, seed: int, draw: int) -> Int[Tensor, " n"]:
+    """A fixed permutation; of the hash, since torch's own may change between versions and devices."""
+    return bits(seed, 0, torch.arange(size), draw).argsort(stable=True)
+
+
+def _part(order: Int[Tensor, " n"], count: int, name: str) -> tuple[Int[Tensor, " m"], Int[Tensor, " k"]]:
+    """All but the first `count`, and those, both in ascending order."""
+    if not 0 < count < len(order):
+        raise DataError(f"{name}: {len(order)} samples are too few to split {count} of them off")
+    return order[count:].sort().values, order[:count].sort().values
+
+
+def choose(size: int, count: int | None, what: str, seed: int = 0) -> Int[Tensor, " k"]:
+    """A fixed random subset of `count` of `size` samples, all of them if None; in ascending order."""
+    if count is None:
+        return torch.arange(size)
+    if count < 1:
+        raise UsageError(f"a subset must have at least 1 of the {what}, got {count}")
+    if count > size:
+        raise DataError(f"there are only {size} {what}, {count} were asked for: ask for fewer, or for all")
+    return _permutation(size, seed, _SUBSET)[:count].sort().values
+
+
+def hold_out(
+    index: Int[Tensor, " n"], share: float, name: str, seed: int = 0
+) -> tuple[Int[Tensor, " m"], Int[Tensor, " v"] | None]:
+    """What is left to train on, and a fixed random share for validation; None where that is 0."""
+    if not share:
+        return index, None
+    order = index[_permutation(len(index), seed, _VALIDATION)]
+    return _part(order, max(1, round(share * len(order))), name)
+
+
+def noisy(labels: Int[Tensor, " n"], share: float, classes: int, seed: int = 0) -> Int[Tensor, " n"]:
+    """The labels, a fixed random share of them replaced by classes drawn uniformly."""
+    which = _permutation(len(labels), seed, _NOISY)[: round(share * len(labels))]
+    return labels.index_put((which,), bits(seed, 0, which, _NOISE) % classes)
+
+
+def _square(images: Images, size: int | None) -> tuple[int, int, int]:
+    channels, height, width = images.images.shape[1:]
+    return (channels, size or height, size or width)
+
+
+def _resize(images: Images, shape: tuple[int, int, int]) -> Images:
+    height, width = images.images.shape[2:]
+    if (height, width) == shape[1:]:
+        return images
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    cut = images.images[:, :, top : top + side, left : left + side]
+    return Images(torch.nn.functional.interpolate(cut, shape[1:], mode="bilinear", antialias=True), images.labels)
+
+
+def _moments(samples: Images | Streamed) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel, from up to 10,000 samples; 1,000 where each must be decoded."""
+    limit = 10_000 if isinstance(samples, Images) else 1_000
+    some = samples.subset(_permutation(len(samples), 0, _MEASURED)[:limit])
+    images = some.images if isinstance(some, Images) else some.decoded().images
+    values = torch.arange(256, dtype=torch.float64) / 255
+    mean, std = [], []
+    for channel in images.unbind(1):  # counts are exact, a sum of floats would depend on the machine's threads
+        share = torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()
+        mean.append(float(share @ values))
+        std.append(float((share @ (values - mean[-1]) ** 2).sqrt()) or 1.0)  # or: one colour only
+    return tuple(mean), tuple(std)

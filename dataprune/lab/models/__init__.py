@@ -1,0 +1,1 @@
+"""Models by name: small networks, ResNets, and those of other libraries."""

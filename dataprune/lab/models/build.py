@@ -1,0 +1,158 @@
+"""The models of the command line; every one ends in a linear layer named `fc`, so its input are the features.
+
+A name alone is the form for small images such as CIFAR's: the first stage of `resnet18` keeps them at their size. With
+`_imagenet` behind it, it is the published form for images of 224 pixels a side: `resnet18_imagenet`. The form never
+follows from the images, so that a name says which model was trained.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...errors import UsageError, suggest
+from .external import mobilenet_v2, shufflenet_v2, swin_t, vgg16
+from .layers import AveragePool, Stages, conv
+from .resnet import BasicBlock, Bottleneck, cifar_resnet, resnet
+
+Shape = Sequence[int]  # channels, height, width
+
+
+def build(name: str, shape: Shape, classes: int, seed: int) -> nn.Module:
+    """A new model, its weights drawn from `seed` alone.
+
+    Args:
+        name: one of `MODELS`, or "module:function" of your own, called with (shape, classes).
+        shape: (C, H, W) of an image.
+        classes: outputs.
+        seed: of the weights; torch's own random state is left as it was.
+    Returns:
+        The model, on the CPU, in training mode.
+    Raises:
+        UsageError: if there is no such model, or it cannot take such images.
+    Example:
+        >>> build("mlp", (1, 8, 8), 10, seed=0)(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 10])
+    """
+    function = _import(name) if ":" in name else MODELS.get(name)
+    if function is None:
+        raise UsageError(suggest(name, MODELS, what="model") + ", or module:function of your own")
+    # torch.manual_seed would reseed the GPUs too, so only the CPU's generator is saved, seeded and restored
+    before = torch.default_generator.get_state()
+    try:
+        torch.default_generator.manual_seed(seed)
+        model = function(tuple(shape), classes)
+    except (TypeError, ValueError, RuntimeError) as error:
+        if name in MODELS:
+            raise
+        raise UsageError(
+            f"model {name!r} is called with (shape, classes) = ({tuple(shape)}, {classes}), shape being (C, H, W), and "
+            f"fails: {error}"
+        ) from error
+    finally:
+        torch.default_generator.set_state(before)
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model {name!r} must return a torch.nn.Module, not {type(model).__name__}")
+    return model
+
+
+def lenet(shape: Shape, classes: int) -> nn.Module:
+    """LeNet-5 with ReLU and max-pooling; images under 16 pixels are framed with zeros, or nothing would be left.
+
+    Args:
+        shape: (C, H, W) of an image.
+        classes: outputs.
+    Returns:
+        The model; 61,706 parameters for MNIST.
+    Source: LeCun et al. 1998. Differs: ReLU, max-pooling, all maps connected; as usual today.
+    """
+    channels, height, width = shape
+    frame = [max(0, 16 - width), max(0, 16 - height)]
+    height, width = ((size // 2 - 4) // 2 for size in (max(16, height), max(16, width)))
+    return Stages(
+        pad=nn.ZeroPad2d((frame[0] // 2, frame[0] - frame[0] // 2, frame[1] // 2, frame[1] - frame[1] // 2)),
+        conv1=nn.Sequential(nn.Conv2d(channels, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
+        conv2=nn.Sequential(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        flat=nn.Flatten(),
+        fc1=nn.Sequential(nn.Linear(16 * height * width, 120), nn.ReLU()),
+        fc2=nn.Sequential(nn.Linear(120, 84), nn.ReLU()),
+        fc=nn.Linear(84, classes),
+    )
+
+
+def mlp(shape: Shape, classes: int, hidden: int = 256) -> nn.Module:
+    """One hidden layer.
+
+    Args:
+        shape: (C, H, W) of an image.
+        classes: outputs.
+        hidden: units.
+    Returns:
+        The model.
+    """
+    channels, height, width = shape
+    return Stages(
+        flat=nn.Flatten(),
+        hidden=nn.Sequential(nn.Linear(channels * height * width, hidden), nn.ReLU()),
+        fc=nn.Linear(hidden, classes),
+    )
+
+
+def small_cnn(shape: Shape, classes: int) -> nn.Module:
+    """Four 3x3 convolutions of 16, 32, 48 and 64 channels, strides 2, 1, 2, 1, batch norm, ReLU; average pool.
+
+    Args:
+        shape: (C, H, W) of an image.
+        classes: outputs.
+    Returns:
+        The model; 47,194 parameters for Fashion-MNIST.
+    """
+    stages: dict[str, nn.Module] = {}
+    channels = shape[0]
+    for number, (width, stride) in enumerate(((16, 2), (32, 1), (48, 2), (64, 1)), start=1):
+        stages[f"conv{number}"] = nn.Sequential(*conv(channels, width, 3, stride), nn.ReLU(inplace=True))
+        channels = width
+    return Stages(**stages, pool=AveragePool(), fc=nn.Linear(channels, classes))
+
+
+def _import(name: str) -> Callable[..., Any]:
+    module, _, function = name.partition(":")
+    try:
+        if "" not in sys.path and os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())  # as `python -m` does: the installed command does not
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, ValueError, AttributeError) as error:
+        raise UsageError(
+            f"cannot import model {name!r}: {error}; it is looked for in this folder and on PYTHONPATH"
+        ) from error
+    if not callable(found):
+        raise UsageError(f"model {name!r} is not a function of (shape, classes)")
+    return found
+
+
+# in two forms: for small images under their own names, as published under theirs and _imagenet
+_FORMS: dict[str, Callable[..., nn.Module]] = {
+    "resnet18": partial(resnet, block=BasicBlock, depths=(2, 2, 2, 2)),
+    "resnet34": partial(resnet, block=BasicBlock, depths=(3, 4, 6, 3)),
+    "resnet50": partial(resnet, block=Bottleneck, depths=(3, 4, 6, 3)),
+    "mobilenet_v2": mobilenet_v2,
+    "swin_t": swin_t,
+    "vgg16": vgg16,
+    "shufflenet_v2": shufflenet_v2,
+}
+
+MODELS: dict[str, Callable[[Shape, int], nn.Module]] = {
+    "lenet": lenet,
+    "mlp": mlp,
+    "small_cnn": small_cnn,
+    **{f"resnet{depth}": partial(cifar_resnet, depth=depth) for depth in (20, 32, 44, 56)},
+    **_FORMS,
+    **{f"{name}_imagenet": partial(make, imagenet=True) for name, make in _FORMS.items()},
+}

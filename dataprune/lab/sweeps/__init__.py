@@ -1,0 +1,1 @@
+"""Many runs: comparisons, advice, joint pruning and the papers' tables."""

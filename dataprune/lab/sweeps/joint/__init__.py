@@ -1,0 +1,1 @@
+"""Coresets joined with network pruning, over a grid of ratios and amounts."""

@@ -1,0 +1,159 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataprune.lab.data.augment import augment, bits, normalize, uniform
+
+MASK = (1 << 64) - 1
+
+
+def mix(state):
+    """SplitMix64's finaliser, on Python's unbounded integers."""
+    state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 & MASK
+    state = (state ^ (state >> 27)) * 0x94D049BB133111EB & MASK
+    return state ^ (state >> 31)
+
+
+def slow_bits(seed, epoch, index, draw):
+    golden = 0x9E3779B97F4A7C15
+    state = mix((seed + golden) & MASK)
+    state = mix((state + epoch + golden) & MASK)
+    state = mix((state + index * golden) & MASK)
+    return mix((state + (draw + 1) * golden) & MASK)
+
+
+def slow_augment(image, index, *, seed, epoch, shift, mode, flip):
+    """Pixel by pixel."""
+    _, height, width = image.shape
+    draws = [uniform(seed, epoch, torch.tensor([index]), draw).item() for draw in range(3)]
+    down, right = (int(draw * (2 * shift + 1)) - shift for draw in draws[:2])
+    result = torch.zeros_like(image)
+    for row in range(height):
+        for column in range(width):
+            y, x = row + down, column + right
+            if mode == "reflect":
+                y, x = (
+                    -at if at < 0 else 2 * (size - 1) - at if at >= size else at
+                    for at, size in ((y, height), (x, width))
+                )
+            if 0 <= y < height and 0 <= x < width:
+                result[:, row, column] = image[:, y, x]
+    return result.flip(2) if flip and draws[2] < 0.5 else result
+
+
+@given(st.integers(-(2**70), 2**70), st.integers(0, 2**40), st.integers(0, 2**63 - 1), st.integers(0, 100))
+def test_bits_are_the_reference(seed, epoch, index, draw):
+    assert bits(seed, epoch, torch.tensor([index]), draw).item() & MASK == slow_bits(seed, epoch, index, draw)
+
+
+def test_bits_differ_in_every_argument():
+    index = torch.arange(1000)
+    values = [bits(seed, epoch, index, draw) for seed in (0, 1) for epoch in (0, 1) for draw in (0, 1)]
+    assert torch.cat(values).unique().numel() == 8000
+
+
+@pytest.mark.parametrize("vary", ["index", "epoch", "seed", "draw"])
+def test_uniform_is_uniform_and_uncorrelated(vary):
+    numbers = range(20_000)
+    if vary == "index":
+        values = uniform(3, 5, torch.arange(len(numbers)))
+    elif vary == "draw":
+        values = uniform(3, 5, torch.tensor([7]), torch.arange(len(numbers)))
+    else:
+        one = torch.tensor([7])
+        values = torch.cat([uniform(**{"seed": 3, "epoch": 5, vary: at}, index=one) for at in numbers[:4000]])
+    assert values.min() >= 0 and values.max() < 1
+    counts = torch.histc(values, 20, 0, 1)
+    expected = len(values) / 20
+    assert ((counts - expected) ** 2 / expected).sum() < 45.3  # chi-squared, 19 degrees of freedom: p = 0.0006
+    for lag in (1, 2, 7):
+        pair = torch.stack([values[:-lag], values[lag:]])
+        assert torch.corrcoef(pair)[0, 1].abs() < 4 / len(values) ** 0.5
+
+
+def test_uniform_times_a_whole_number_stays_below_it():
+    highest = torch.tensor(1 - 2.0**-24)
+    sizes = torch.arange(1, 2**17 + 2).float()
+    assert (highest * sizes < sizes).all()
+
+
+@given(st.lists(st.integers(0, 2**40), min_size=1, max_size=8), st.integers(0, 2**32), st.integers(0, 500))
+def test_uniform_does_not_depend_on_the_batch(index, seed, epoch):
+    together = uniform(seed, epoch, torch.tensor(index))
+    alone = torch.cat(
+        [uniform(seed, epoch, torch.tensor([at], dtype=torch.int32 if at < 2**31 else None)) for at in index]
+    )
+    assert torch.equal(together, alone)
+
+
+@settings(max_examples=30)
+@given(
+    size=st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(4, 7), st.integers(4, 7)),
+    shift=st.integers(0, 3),
+    mode=st.sampled_from(["constant", "reflect"]),
+    flip=st.booleans(),
+    seed=st.integers(0, 100),
+)
+def test_augment_is_the_reference(size, shift, mode, flip, seed):
+    images = torch.randint(0, 256, size, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    index = torch.arange(size[0]) * 11 + 3
+    options = dict(seed=seed, epoch=2, shift=shift, mode=mode, flip=flip)
+    expected = [slow_augment(image, int(at), **options) for image, at in zip(images, index, strict=True)]
+    before = images.clone()
+    assert torch.equal(augment(images, index, **options), torch.stack(expected))
+    assert torch.equal(images, before)
+
+
+def test_augment_draws_every_shift_and_flips_half():
+    images = torch.arange(25, dtype=torch.uint8).view(1, 1, 5, 5).expand(4000, 1, 5, 5)
+    shifted = augment(images, torch.arange(4000), seed=0, epoch=0, shift=2, mode="reflect")
+    assert torch.bincount(shifted[:, 0, 2, 2].long(), minlength=25).min() > 100  # of 160 expected
+    flipped = augment(images, torch.arange(4000), seed=0, epoch=0, flip=True)
+    assert 1850 < int((flipped[:, 0, 0, 0] == 4).sum()) < 2150
+
+
+def test_augment_changes_from_epoch_to_epoch_and_leaves_global_state_alone():
+    images = torch.randint(0, 256, (16, 1, 8, 8), dtype=torch.uint8)
+    before = torch.get_rng_state()
+    first, again, other = (
+        augment(images, torch.arange(16), seed=1, epoch=epoch, shift=2, flip=True) for epoch in (0, 0, 1)
+    )
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_augment_refuses():
+    images, index = torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.arange(2)
+    with pytest.raises(ValueError, match="2 images but 1 indices"):
+        augment(images, index[:1], seed=0, epoch=0, flip=True)
+    with pytest.raises(ValueError, match="mode must be"):
+        augment(images, index, seed=0, epoch=0, shift=1, mode="wrap")  # type: ignore[arg-type]
+    for shift in (-1, 4):
+        with pytest.raises(ValueError, match="cannot shift 4x4 images"):
+            augment(images, index, seed=0, epoch=0, shift=shift, mode="reflect")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_normalize_is_the_reference(dtype):
+    images = torch.randint(0, 256, (3, 2, 4, 5), dtype=torch.uint8)
+    mean, std = (0.1, 0.5), (0.2, 0.3)
+    expected = torch.stack(
+        [(images[:, channel].double() / 255 - mean[channel]) / std[channel] for channel in (0, 1)], dim=1
+    )
+    result = normalize(images, mean, std, dtype)
+    assert result.dtype == dtype
+    torch.testing.assert_close(result, expected.to(dtype))
+    with pytest.raises(ValueError, match="2 channels but 1 means"):
+        normalize(images, mean[:1], std)
+
+
+@pytest.mark.gpu
+def test_a_gpu_augments_alike():
+    images, index = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8), torch.arange(64) * 10**9
+    for mode in ("constant", "reflect"):
+        here, there = (
+            augment(images.to(device), index, seed=5, epoch=1, shift=4, mode=mode, flip=True).cpu()
+            for device in ("cpu", "cuda")
+        )
+        assert torch.equal(here, there)

@@ -1,0 +1,291 @@
+"""Methods side by side: equal steps, one schedule, one look at the test set, and going on where it stopped."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+from dataprune import Selection
+from dataprune.errors import UsageError
+from dataprune.lab.sweeps import compare as comparing
+from dataprune.lab.sweeps.compare import Comparison, compare, summarize
+from dataprune.lab.training import evaluate, run_folder, setup, tasks
+from dataprune.lab.training import run as fitting
+from dataprune.lab.training.settings import Settings
+
+METHODS = ("full", "short", "rs2", "random", "loss", "infobatch", "emp", "memory")
+
+
+def comparison(**changes: Any) -> Comparison:
+    given: dict[str, Any] = {"methods": METHODS, "seeds": (0,), "settings": tiny.settings(model="mlp", epochs=6)}
+    return Comparison(**(given | changes))
+
+
+def timeless(result: dict[str, Any]) -> dict[str, Any]:
+    """Without what no two calls share."""
+    result = json.loads(json.dumps(result))
+    for line in (*result["runs"], *result["summary"]):
+        for name in ("seconds", "select_seconds", "speedup"):
+            line.pop(name, None)
+    return result
+
+
+@pytest.mark.parametrize("anneal", [0.0, 0.2])
+def test_every_run_but_full_takes_equally_many_steps(anneal: float, tmp_path: Path) -> None:
+    result = compare(comparison(anneal=anneal), tmp_path, data=tiny.data())
+    planned = 25 + 7 * (5 if not anneal else 4) + (25 if anneal else 0)
+    steps = {row["method"]: row["steps"] for row in result["runs"]}
+    assert steps.pop("full") == 6 * 25 and set(steps.values()) == {planned}
+    rows = {row["method"]: row for row in result["runs"]}
+    assert rows["infobatch"]["reached_keep"] >= rows["emp"]["reached_keep"] == pytest.approx(0.3)
+    for method in METHODS:  # each plans its learning rate over its own steps
+        line = tiny.history(tmp_path / "runs" / f"{method}-seed0")[-1]
+        assert line["lr"] < 0.05 * 0.01, method
+
+
+def test_the_documented_form(tmp_path: Path) -> None:
+    result = compare(comparison(methods=("full", "emp"), seeds=(3, 4)), tmp_path, data=tiny.data())
+    assert result == run_folder.read_json(tmp_path / "compare.json")
+    assert list(result) == ["data", "model", "keep", "epochs", "runs", "summary"]
+    assert (result["data"], result["model"], result["keep"], result["epochs"]) == ("digits", "mlp", 0.3, 6)
+    for row in result["runs"]:
+        assert list(row) == [
+            "method", "seed", "accuracy", "samples", "steps", "seconds", "select_seconds", "reached_keep",
+        ]  # fmt: skip
+        assert 0 <= row["accuracy"] <= 1 and row["samples"] == 16 * row["steps"]
+    for line in result["summary"]:
+        assert list(line) == [
+            "method", "accuracy_mean", "accuracy_std", "samples", "steps", "seconds", "speedup",
+        ]  # fmt: skip
+    assert [(row["method"], row["seed"]) for row in result["runs"]] == [
+        ("full", 3),
+        ("emp", 3),
+        ("full", 4),
+        ("emp", 4),
+    ]
+    assert result["summary"][0]["speedup"] == 1.0
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {
+        "full-seed3",
+        "full-seed4",
+        "emp-seed3",
+        "emp-seed4",
+    }
+
+
+def test_a_summary_is_mean_and_sample_deviation() -> None:
+    rows = [
+        {"method": "emp", "seed": seed, "accuracy": accuracy, "samples": 100, "steps": 10, "seconds": seconds}
+        for seed, accuracy, seconds in ((0, 0.5, 1.0), (1, 0.7, 2.0), (2, 0.9, 3.0))
+    ]
+    (line,) = summarize(rows, ["full", "emp"])
+    assert line["accuracy_mean"] == pytest.approx(0.7) and line["accuracy_std"] == pytest.approx(0.2)
+    assert line["seconds"] == 2.0 and line["speedup"] is None
+    full = [{**row, "method": "full", "seconds": 8.0} for row in rows[:1]]
+    assert [line["speedup"] for line in summarize(rows + full, ["emp", "full"])] == [4.0, 1.0]
+    assert summarize(full, ["full"])[0]["accuracy_std"] == 0.0
+
+
+def test_an_interrupted_comparison_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = comparison(methods=("full", "infobatch", "emp"), seeds=(0, 1))
+    whole = compare(chosen, tmp_path / "whole", data=tiny.data())
+    out, step, taken = tmp_path / "parts", fitting._Run._train_step, [0]
+
+    def failing(self: Any, *batch: torch.Tensor) -> None:
+        taken[0] += 1
+        if taken[0] == 300:  # in the second seed's first run
+            raise KeyboardInterrupt
+        step(self, *batch)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(fitting._Run, "_train_step", failing)
+        compare(chosen, out, data=tiny.data())
+    finished = {path: path.read_bytes() for path in out.glob("runs/*/metrics.json")}
+    times = {path: path.stat().st_mtime_ns for path in finished}
+    assert len(finished) == 3 == len(run_folder.read_json(out / "compare.json")["runs"])
+    result = compare(chosen, out, data=tiny.data())
+    assert timeless(result) == timeless(whole)
+    for path, content in finished.items():
+        assert path.read_bytes() == content and path.stat().st_mtime_ns == times[path]
+    monkeypatch.setattr(fitting, "_Run", None)  # nothing is left to train
+    assert compare(chosen, out, data=tiny.data()) == result
+
+
+def test_the_test_set_is_read_once_per_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, read = tiny.data(val=80), []
+
+    def watched(model: Any, part: Any, *rest: Any, **more: Any) -> float:
+        read.append(part)
+        return evaluate.accuracy(model, part, *rest, **more)
+
+    monkeypatch.setattr(tasks, "accuracy", watched)
+    compare(comparison(methods=("full", "rs2"), seeds=(0, 1)), tmp_path, data=data)
+    assert sum(part is data.test for part in read) == 4
+    assert all(part is data.test or part is data.val for part in read)
+
+
+def test_learning_rates_are_chosen_without_the_test_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, stage = tiny.data(val=80), []
+
+    def watched(model: Any, part: Any, *rest: Any, **more: Any) -> float:
+        stage.append("test" if part is data.test else "val")
+        return evaluate.accuracy(model, part, *rest, **more)
+
+    monkeypatch.setattr(tasks, "accuracy", watched)
+    settings = tiny.settings(model="mlp", val_fraction=0.2)
+    chosen = comparison(settings=settings, methods=("short", "emp"), seeds=(0, 1), learning_rates=(1e-6, 0.05))
+    result = compare(chosen, tmp_path, data=data)
+    tuning = [path for path in (tmp_path / "tuning").iterdir()]
+    assert {path.name for path in tuning} == {"short-lr1e-06", "short-lr0.05", "emp-lr1e-06", "emp-lr0.05"}
+    assert all(run_folder.read_json(path / "metrics.json")["accuracy"] is None for path in tuning)
+    first = stage.index("test")
+    evaluations = sum(len(tiny.history(path)) + 1 for path in tuning)
+    assert stage.count("test") == 4 and first >= evaluations  # not before every choice was made
+    assert {row["lr"] for row in result["runs"]} == {0.05}
+    assert all(0 <= row["val_accuracy"] <= 1 for row in result["runs"])
+    with pytest.raises(UsageError, match="add --val-fraction"):
+        comparison(learning_rates=(0.1,)).validate()
+
+
+def test_label_noise_touches_training_labels_alone() -> None:
+    pytest.importorskip("sklearn")
+    plain = setup.load_data(Settings(val_fraction=0.2))
+    noisy = setup.load_data(Settings(val_fraction=0.2, label_noise=0.5))
+    assert plain.val is not None and noisy.val is not None
+    assert torch.equal(plain.val.labels, noisy.val.labels) and torch.equal(plain.test.labels, noisy.test.labels)
+    changed = float((plain.train.labels != noisy.train.labels).float().mean())
+    assert 0.4 < changed < 0.5  # a tenth of the random labels are the true ones
+
+
+def test_same_seeds_repeat_and_others_differ(tmp_path: Path) -> None:
+    chosen = comparison(methods=("infobatch",), seeds=(0, 1))
+    one, other = (compare(chosen, tmp_path / name, data=tiny.data()) for name in ("one", "other"))
+    assert timeless(one) == timeless(other)
+    lines = [(tmp_path / "one/runs" / f"infobatch-seed{seed}/history.jsonl").read_text() for seed in (0, 1)]
+    assert lines[0] == (tmp_path / "other/runs/infobatch-seed0/history.jsonl").read_text() != lines[1]
+
+
+def test_a_budget_is_solved_for_keep(tmp_path: Path) -> None:
+    chosen = comparison(settings=replace(tiny.settings(model="mlp", epochs=6), keep=None, budget=0.5))
+    assert chosen.keep(400) == pytest.approx(0.4)
+    assert chosen.steps(400) == 25 + 5 * 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": ()}, "at least one method"),
+        ({"seeds": ()}, "one seed"),
+        ({"methods": ("emp", "shrt")}, "did you mean 'short'"),
+        ({"methods": ("emp", "emp")}, "named twice"),
+        ({"anneal": 1.5}, "--anneal"),
+        ({"option": ("emp.warmup=3",)}, "share one schedule"),
+        ({"option": ("infobatch.prune-probability=0.5",)}, "share one schedule"),
+        ({"option": ("beta=3",)}, "METHOD.beta=3"),
+        ({"learning_rates": (0.1, -1.0), "val_fraction": 0.1}, "positive learning rates"),
+    ],
+)
+def test_what_cannot_be_meant(changes: dict, message: str) -> None:
+    own = {name: changes.pop(name) for name in ("option", "val_fraction") if name in changes}
+    with pytest.raises(UsageError, match=message):
+        comparison(**changes, settings=tiny.settings(**own)).validate()
+
+
+def test_a_wrong_option_does_not_wait_for_its_turn(tmp_path: Path) -> None:
+    chosen = comparison(settings=tiny.settings(option=("memory.betta=3",)))
+    with pytest.raises(UsageError, match="unknown option of memory 'betta'"):
+        compare(chosen, tmp_path / "run", data=tiny.data())
+    with pytest.raises(UsageError, match="fewer than one batch"):
+        compare(comparison(settings=tiny.settings(keep=0.01)), tmp_path / "run", data=tiny.data())
+    assert not (tmp_path / "run").exists()
+
+
+def ranked(rank: int, world_size: int, out: str) -> dict[str, Any]:
+    settings = tiny.settings(model="mlp", batch_size=8)
+    chosen = comparison(methods=("full", "short", "emp"), settings=settings)
+    return comparing.compare(chosen, Path(out), data=tiny.data())
+
+
+@pytest.mark.ddp
+def test_two_ranks_compare(pool: Any, tmp_path: Path) -> None:
+    one, other = pool.run(ranked, str(tmp_path), world_size=2)
+    assert one == other == run_folder.read_json(tmp_path / "compare.json")
+    assert [row["steps"] for row in one["runs"]] == [100, 25 + 3 * 7, 25 + 3 * 7]
+
+
+def test_methods_can_be_added_to_a_folder(tmp_path: Path) -> None:
+    """And nothing that is finished is lost, nor mixed with what was computed otherwise."""
+    data = tiny.data()
+    both = compare(Comparison(tiny.settings(), ["rs2", "short"], [0]), tmp_path, data=data)
+    added = compare(Comparison(tiny.settings(), ["loss"], [0]), tmp_path, data=data)
+    assert [row["method"] for row in added["runs"]] == ["rs2", "short", "loss"]
+    assert added["runs"][:2] == both["runs"] and len(added["summary"]) == 3
+    for other in (Comparison(tiny.settings(lr=0.01), ["loss"], [1]), Comparison(tiny.settings(), ["loss"], [1], 0.5)):
+        with pytest.raises(UsageError, match="another comparison"):
+            compare(other, tmp_path, data=data)
+    assert run_folder.read_json(tmp_path / "compare.json") == added
+    run_folder.write_json(tmp_path / "compare.json", {"mine": 1})
+    with pytest.raises(UsageError, match="another comparison"):
+        compare(Comparison(tiny.settings(), ["loss"], [0]), tmp_path, data=data)
+
+
+STATIC = ("full", "short", "rs2", "el2n", "ccs", "k_center", "tdds", "top")
+OPTIONS = ("ccs.cutoff=0.1", "tdds.window=3", "dual.window=2", "dyn_unc.window=2", "top.statistic=dual")
+
+
+def static(**changes: Any) -> Comparison:
+    methods = changes.get("methods", STATIC)
+    own = tuple(text for text in OPTIONS if text.split(".")[0] in (*methods, "tdds", "dual", "dyn_unc"))
+    settings = tiny.settings(model="mlp", epochs=6, option=own)
+    return comparison(**({"methods": STATIC, "settings": settings, "score_epochs": 4} | changes))
+
+
+def test_static_methods_take_the_same_steps_and_say_what_scoring_costs(tmp_path: Path) -> None:
+    result = compare(static(seeds=(0, 1)), tmp_path, data=tiny.data())
+    rows = {row["method"]: row for row in result["runs"] if row["seed"] == 1}
+    assert {row["steps"] for method, row in rows.items() if method != "full"} == {25 + 7 * 5}
+    for method, row in rows.items():
+        scored = method in ("el2n", "ccs", "k_center", "tdds", "top")
+        assert ("scoring_seconds" in row) == scored
+        if scored:
+            assert row["scoring_samples"] == 4 * 400 and row["scoring_seconds"] > 0
+            assert row["samples"] == 16 * row["steps"] and row["reached_keep"] == pytest.approx(0.3)
+            assert tiny.history(tmp_path / "runs" / f"{method}-seed1")[-1]["lr"] < 0.05 * 0.01
+    summary = {line["method"]: line for line in result["summary"]}
+    full = summary["full"]["seconds"]
+    line = summary["ccs"]
+    assert line["total_speedup"] == pytest.approx(full / (line["seconds"] + line["scoring_seconds"]))
+    assert "total_speedup" not in summary["rs2"]
+    metrics = run_folder.read_json(tmp_path / "scoring" / "seed0" / "metrics.json")
+    assert metrics["accuracy"] is None  # the test set is not looked at
+    notes = Selection.metadata(tmp_path / "coresets" / "ccs-seed0.safetensors")
+    assert notes["method"] == "ccs" and notes["options"] == {"cutoff": 0.1} and notes["keep"] == pytest.approx(0.3)
+    drawn = {
+        method: Selection.load(tmp_path / "coresets" / f"{method}-seed0.safetensors").index.tolist()
+        for method in ("el2n", "ccs", "k_center", "tdds")
+    }
+    assert len({tuple(sorted(index)) for index in drawn.values()}) == 4
+
+
+def test_static_methods_are_found_again_and_added_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = compare(static(methods=("rs2", "el2n")), tmp_path, data=tiny.data())
+    again = compare(static(methods=("k_center",)), tmp_path, data=tiny.data())
+    assert [row["method"] for row in again["runs"]] == ["rs2", "el2n", "k_center"]
+    assert again["runs"][:2] == first["runs"]
+    monkeypatch.setattr(comparing.coreset, "select", lambda *_, **__: pytest.fail("selected again"))
+    assert compare(static(methods=("rs2", "el2n", "k_center")), tmp_path, data=tiny.data()) == again
+    with pytest.raises(UsageError, match="other settings"):
+        compare(static(methods=("el2n",), score_epochs=5), tmp_path, data=tiny.data())
+
+
+def test_options_are_those_of_their_own_method(tmp_path: Path) -> None:
+    settings = tiny.settings(model="mlp", epochs=6, option=("emp.beta=1", "ccs.cutoff=0.1"))
+    both = comparison(methods=("emp", "rs2", "ccs"), settings=settings)
+    assert both.run_settings("emp", 0, 9).option == ("emp.beta=1", "warmup=1", "anneal=0.0")
+    assert both.run_settings("rs2", 0, 9).option == ("warmup=1", "anneal=0.0")
+    assert both.scoring(0).option == ()

@@ -1,0 +1,245 @@
+"""One pass of a trained model over parquet files: the scores of a whole evaluation, a few images at a time."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+pytest.importorskip("pyarrow", reason="parquet needs pyarrow: pip install 'dataprune[cli]'")
+pytest.importorskip("PIL", reason="images need Pillow: pip install 'dataprune[cli]'")
+
+import pyarrow as arrow
+import pyarrow.parquet as parquet
+from PIL import Image
+from typer.testing import CliRunner
+
+import dataprune
+from dataprune import Selection
+from dataprune.cli import app
+from dataprune.dynamics import load_scores
+from dataprune.errors import CheckpointError, DataError, UsageError
+from dataprune.lab.data.named import load
+from dataprune.lab.models import build
+from dataprune.lab.training import score_pass, setup
+from dataprune.lab.training.run import fit
+from dataprune.lab.training.score_pass import score
+from dataprune.lab.training.settings import Settings
+
+ROOT = Path(dataprune.__file__).parents[1]
+SIZES = (70, 50, 33)  # rows of the files; row groups of 24
+NAMES = "el2n,entropy,least_confidence,margin,loss,grand"
+
+
+def png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="png")
+    return buffer.getvalue()
+
+
+def write(path: Path, size: int, generator: np.random.Generator, **options: Any) -> None:
+    labels = generator.integers(0, 3, size)
+    images = [
+        png((generator.integers(0, 120, (10, 10, 3)) + 60 * (np.arange(3) == label)).astype(np.uint8))
+        for label in labels
+    ]
+    table = arrow.table({"image": [{"bytes": one, "path": None} for one in images], "label": labels})
+    parquet.write_table(table, path, **({"row_group_size": 24} | options))
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, generator = tmp_path_factory.mktemp("shards"), np.random.default_rng(0)
+    for number, size in enumerate(SIZES):
+        write(folder / f"train-{number:05}-of-00003.parquet", size, generator)
+    write(folder / "test-00000-of-00001.parquet", 40, generator)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on half of the samples; its data has another mean than the whole."""
+    run = tmp_path_factory.mktemp("run") / "run"
+    settings = Settings(
+        data=str(shards),
+        train_size=64,
+        method="full",
+        epochs=3,
+        batch_size=16,
+        lr=0.02,
+        model="small_cnn",
+        device="cpu",
+    )
+    fit(settings, run)
+    return run
+
+
+def reference(shards: Path, run: Path) -> tuple[dict[str, np.ndarray], torch.Tensor]:
+    """All images in memory, in float64, by formula."""
+    whole, half = load(str(shards)), load(str(shards), train_size=64)
+    model = build.build("small_cnn", whole.shape, 3, 0).double().eval()
+    model.load_state_dict(load_file(run / "model.safetensors"))
+    features: list[torch.Tensor] = []
+    last = [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1]
+    last.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
+    pixels = whole.train.images.double() / 255  # type: ignore[union-attr]
+    mean, std = (torch.tensor(one).view(1, -1, 1, 1) for one in (half.mean, half.std))
+    with torch.no_grad():
+        p = model((pixels - mean) / std).softmax(1).numpy()
+    labels = whole.train.labels.numpy()
+    rows = {name: np.zeros(len(p)) for name in NAMES.split(",")}
+    for i, y in enumerate(labels):
+        error = p[i] - np.eye(3)[y]
+        second, first = np.sort(p[i])[-2:]
+        rows["el2n"][i] = np.sqrt((error**2).sum())
+        rows["entropy"][i] = -(p[i] * np.log(p[i])).sum()
+        rows["least_confidence"][i] = 1 - first
+        rows["margin"][i] = second - first
+        rows["loss"][i] = -np.log(p[i][y])
+        rows["grand"][i] = rows["el2n"][i] * np.sqrt(1 + (features[0][i].numpy() ** 2).sum())
+    return rows, whole.train.labels
+
+
+def check(path: Path, shards: Path, run: Path) -> None:
+    table = load_scores(path)
+    rows, labels = reference(shards, run)
+    assert list(table.scores) == NAMES.split(",") and table.labels is not None and torch.equal(table.labels, labels)
+    for name, column in table.scores.items():
+        np.testing.assert_allclose(column.numpy(), rows[name], rtol=2e-4, atol=2e-5, err_msg=name)
+
+
+def call(*arguments: Any) -> Any:
+    return CliRunner().invoke(app, [str(one) for one in arguments])
+
+
+def test_it_is_a_whole_evaluation_in_dataset_order(
+    shards: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(score_pass, "_BATCH", 10)  # row groups come in several batches
+    record = score(Settings(data=str(shards), statistics=NAMES, device="cpu"), trained, tmp_path / "out")
+    assert record["samples"] == sum(SIZES) and record["statistics"] == NAMES.split(",")
+    check(Path(record["scores"]), shards, trained)
+
+
+def test_select_and_train_take_its_table(shards: Path, trained: Path, tmp_path: Path) -> None:
+    given = ["score", "--init", trained, "--data", shards, "--device", "cpu", "--out", tmp_path / "out"]
+    done = call(*given)
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.startswith("153 samples in ") and "(el2n,entropy,least_confidence,margin,loss)" in done.stdout
+    chosen = call(
+        "select",
+        "--scores",
+        tmp_path / "out/scores.parquet",
+        "--method",
+        "el2n",
+        "--keep",
+        0.4,
+        "--out",
+        tmp_path / "c",
+    )
+    assert chosen.exit_code == 0, chosen.stderr
+    # its fingerprint is that of the data as training loads it
+    selection = Selection.load(tmp_path / "c", setup.load_data(Settings(data=str(shards))).train)
+    assert len(selection.index) == 61
+    scores = load_scores(tmp_path / "out/scores.parquet").scores["el2n"]
+    assert set(selection.index.tolist()) == set(scores.topk(61).indices.tolist())
+
+
+@pytest.mark.slow
+@pytest.mark.ddp
+def test_ray_gives_the_same(shards: Path, trained: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    given = ["score", "--init", trained, "--data", shards, "--statistics", NAMES, "--device", "cpu", "--json"]
+
+    def run(*more: Any) -> tuple[int, str, list[str]]:
+        done = subprocess.run(
+            [sys.executable, "-m", "dataprune", *map(str, (*given, "--engine", "ray", "--jobs", 2, *more))],
+            capture_output=True,
+            text=True,
+            timeout=240,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        )
+        # Ray's core reports as an error, from C++, how Ray Data builds its actor pools
+        return done.returncode, done.stdout, [line for line in done.stderr.splitlines() if "core_worker.cc" not in line]
+
+    code, out, lines = run("--out", "out")
+    assert code == 0 and not lines, lines
+    record = json.loads(out)
+    assert record["samples"] == sum(SIZES) and record["workers"] == 2
+    check(tmp_path / "out/scores.parquet", shards, trained)
+    local = call(*given, "--out", tmp_path / "local")
+    assert local.exit_code == 0, local.stderr
+    one, other = (load_scores(tmp_path / name / "scores.parquet") for name in ("out", "local"))
+    assert one.notes == other.notes
+    for name in NAMES.split(","):
+        np.testing.assert_allclose(one.scores[name].numpy(), other.scores[name].numpy(), rtol=1e-4, atol=1e-6)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    table = arrow.table({"image": [b"no image"] * 4, "label": [0, 1, 2, 0]})
+    parquet.write_table(table, broken / "train.parquet")
+    given[4] = broken
+    code, out, lines = run("--out", "out2")
+    assert code == 1 and out == "" and len(lines) == 1, lines
+    assert lines[0].startswith("error: ") and "it is no image" in lines[0] and "train.parquet" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"statistics": "forgetting"}, "forgetting follows samples through training"),
+        ({"statistics": "el2n,tdds"}, "tdds follows samples"),
+        ({"statistics": "el2m"}, "did you mean 'el2n'"),
+        ({"epochs": 3}, "--epochs is for training"),
+        ({"train_size": 10}, "--train-size is for training"),
+        ({"data": "digits"}, "there are none in digits"),
+    ],
+)
+def test_what_cannot_be_meant(changes: dict, message: str, shards: Path, trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        score(Settings(**({"data": str(shards), "device": "cpu"} | changes)), trained, tmp_path)
+
+
+def test_what_is_broken(shards: Path, trained: Path, tmp_path: Path) -> None:
+    settings = Settings(data=str(shards), device="cpu")
+    with pytest.raises(UsageError, match="no run of `dataprune train`"):
+        score(settings, tmp_path, tmp_path / "out")
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("config.json", "metrics.json"):
+        (run / name).write_bytes((trained / name).read_bytes())
+    with pytest.raises(UsageError, match="no finished run"):
+        score(settings, run, tmp_path / "out")
+    (run / "model.safetensors").write_bytes(b"1")
+    with pytest.raises(CheckpointError, match="train again"):
+        score(settings, run, tmp_path / "out")
+    other = tmp_path / "other"
+    other.mkdir()
+    write(other / "train.parquet", 5, np.random.default_rng(0))
+    table = parquet.read_table(other / "train.parquet")
+    parquet.write_table(table.set_column(1, "label", arrow.array([0, 1, 2, 3, 0])), other / "train.parquet")
+    with pytest.raises(DataError, match="labels from 0 to 3, but the model knows 3 classes"):
+        score(Settings(data=str(other), device="cpu"), trained, tmp_path / "out")
+    (other / "train.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match="cannot read"):
+        score(Settings(data=str(other), device="cpu"), trained, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_of_the_pass_need_a_model(shards: Path, trained: Path) -> None:
+    for given in (["--engine", "ray"], ["--address", "x:1"], ["--jobs", "2"]):
+        done = call("score", *given)
+        assert done.exit_code == 2 and "add --init RUN" in done.stderr
+    done = call("score", "--init", trained, "--data", shards, "--jobs", 2)
+    assert done.exit_code == 2 and "are for --engine ray" in done.stderr
+    done = call("score", "--init", trained, "--engine", "rey")
+    assert done.exit_code == 2 and "did you mean 'ray'" in done.stderr

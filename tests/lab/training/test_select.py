@@ -1,0 +1,202 @@
+"""From a scoring run to a coreset, and training on it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from dataprune import CheckpointError, DataError, Selection, UsageError, coresets, dynamics
+from dataprune.lab.data.augment import normalize
+from dataprune.lab.models import build
+from dataprune.lab.training import run as fit
+from dataprune.lab.training import run_folder, select, setup
+
+SETTINGS = tiny.settings(
+    model="mlp", method="full", keep=None, epochs=4, statistics=",".join(dynamics.STATISTICS), batch_size=24,
+    option=("tdds.window=3", "dual.window=3", "dyn_unc.window=3"), shift=0, flip=False,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("scored")
+    fit.fit(SETTINGS, out, data=tiny.data(val=40))
+    return out
+
+
+def test_every_sample_is_presented_in_every_epoch(scored: Path) -> None:
+    """360 samples are 15 batches of 24; of 350, the last has 14, and is trained too."""
+    assert {line["samples"] for line in tiny.history(scored)} == {360}
+    table = dynamics.load_scores(scored / run_folder.read_json(scored / "metrics.json")["scores"])
+    assert list(table.scores) == list(dynamics.STATISTICS)
+    assert all(bool(column.isfinite().all()) for column in table.scores.values())
+    assert torch.equal(table.labels, tiny.data(val=40).train.labels)  # type: ignore[arg-type]
+
+
+def test_a_last_batch_is_trained_by_its_share(tmp_path: Path) -> None:
+    metrics = fit.fit(replace(SETTINGS, epochs=2, statistics="aum", option=()), tmp_path, data=tiny.data(val=50))
+    assert metrics["steps"] == 2 * 15 and metrics["samples"] == 2 * 350
+
+
+def test_scores_are_those_of_a_plain_loop(scored: Path) -> None:
+    """The first epoch, by hand: the same batches, weights and rates."""
+    data = tiny.data(val=40)
+    model = build.build("mlp", data.shape, 4, SETTINGS.seed)
+    pruner = setup.build_pruner(SETTINGS, 360)
+    optimizer = torch.optim.SGD(model.parameters(), momentum=0.9, nesterov=True, weight_decay=5e-4)
+    rate, step, steps = setup.rate(SETTINGS), 0, 60
+    probabilities = np.zeros((4, 360, 4))
+    for epoch in range(4):
+        for index in pruner.batches(epoch, 24, drop_last=False):
+            logits = model(normalize(data.train.images[index], data.mean, data.std, torch.float32))  # type: ignore[union-attr]
+            probabilities[epoch, index] = logits.detach().double().softmax(1).numpy()
+            for group in optimizer.param_groups:
+                group["lr"] = 0.05 * rate((step + 0.5) / steps)
+            optimizer.zero_grad()
+            F.cross_entropy(logits, data.train.labels[index]).backward()
+            optimizer.step()
+            step += 1
+    labels = data.train.labels.numpy()
+    errors = np.linalg.norm(probabilities - np.eye(4)[labels], axis=2).mean(axis=0)
+    scores = dynamics.load_scores(scored / "scores.parquet").scores
+    np.testing.assert_allclose(scores["el2n"].numpy(), errors, rtol=2e-3, atol=1e-4)
+    last = -np.log(probabilities[3, np.arange(360), labels])
+    np.testing.assert_allclose(scores["loss"].numpy(), last, rtol=2e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", coresets.METHODS)
+def test_every_static_method_selects_from_a_run(name: str, scored: Path) -> None:
+    options = {"statistic": "loss"} if name in ("top", "bottom", "stratified") else {}
+    selection, notes = select.select(name, scored, keep=0.1, options=options, data=tiny.data(val=40))
+    assert len(selection.index) == 36 == len(set(selection.index.tolist()))
+    assert notes["settings"] == json.loads((scored / "config.json").read_text())
+    path = scored / f"{name}.safetensors"
+    select.write(path, selection, notes)
+    again = Selection.load(path, tiny.data(val=40).train)
+    assert torch.equal(again.index, selection.index) and torch.equal(again.weight, selection.weight)
+    assert Selection.metadata(path)["size"] == 360
+    with pytest.raises(DataError, match="another dataset"):
+        Selection.load(path, tiny.data().train)
+
+
+def test_extraction_is_done_once_and_kept(scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, notes = select.select("k_center", scored, keep=0.1, data=tiny.data(val=40))
+    monkeypatch.setattr(coresets, "extract", lambda *_: pytest.fail("extracted again"))
+    second, more = select.select("k_center", scored, keep=0.1)  # nor is the data read
+    assert torch.equal(first.index, second.index) and "labels" in more and notes["size"] == more["size"]
+
+
+def test_a_run_on_a_coreset(scored: Path, tmp_path: Path) -> None:
+    selection, notes = select.select("tdds", scored, keep=0.2, data=tiny.data(val=40))
+    path = tmp_path / "c.safetensors"
+    select.write(path, selection, notes)
+    run = tiny.settings(model="mlp", method="", keep=None, selection=str(path), epochs=5)
+    metrics = fit.fit(run, tmp_path / "run", data=tiny.data(val=40))
+    assert metrics["method"] == "fixed" and metrics["samples"] == 5 * (72 // 16) * 16
+    assert metrics["reached_keep"] == pytest.approx(0.2)
+    assert fit.fit(run, tmp_path / "run", data=tiny.data(val=40)) == metrics
+    path.unlink()
+    with pytest.raises(UsageError, match="cannot read the coreset"):
+        fit.fit(run, tmp_path / "run", data=tiny.data(val=40))
+
+
+def test_another_datas_coreset_is_refused(scored: Path, tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    select.write(path, *select.select("el2n", scored, keep=0.2, data=tiny.data(val=40)))
+    run = tiny.settings(model="mlp", method="", keep=None, selection=str(path))
+    with pytest.raises(DataError, match="another dataset"):
+        fit.fit(run, tmp_path / "run", data=tiny.data())
+    path.write_bytes(b"no coreset")
+    with pytest.raises(DataError, match="not a saved selection"):
+        fit.fit(run, tmp_path / "run2", data=tiny.data(val=40))
+
+
+def test_a_table_and_features_of_ones_own(tmp_path: Path) -> None:
+    draw = torch.Generator().manual_seed(0)
+    features, labels = torch.randn(50, 4, generator=draw), torch.arange(50) % 2
+    dynamics.save_scores(tmp_path / "mine.csv", {"mine": features[:, 0]}, labels=labels)
+    selection, notes = select.select("top", tmp_path / "mine.csv", keep=0.2, options={"statistic": "mine"})
+    assert torch.equal(selection.index, coresets.top(features[:, 0], keep=0.2).index) and notes["size"] == 50
+    file = tmp_path / "f.safetensors"
+    save_file({"features": features, "labels": labels}, file)
+    chosen, _ = select.select("herding", file, keep=0.2)
+    assert torch.equal(chosen.index, coresets.herding(features, keep=0.2, labels=labels).index)
+    with pytest.raises(UsageError, match="craig needs `logits`"):
+        select.select("craig", file, keep=0.2)
+    with pytest.raises(UsageError, match="el2n needs scores"):
+        select.select("el2n", file, keep=0.2)
+    with pytest.raises(UsageError, match="k_center needs features"):
+        select.select("k_center", tmp_path / "mine.csv", keep=0.2)
+    with pytest.raises(UsageError, match="unknown score 'aum'"):
+        select.select("ccs", tmp_path / "mine.csv", keep=0.2)
+    save_file({"labels": labels}, file)
+    with pytest.raises(UsageError, match="holds no `features`"):
+        select.select("k_center", file, keep=0.2)
+    file.write_bytes(b"x")
+    with pytest.raises(DataError, match="no readable safetensors"):
+        select.select("k_center", file, keep=0.2)
+
+
+def test_runs_that_cannot_be_selected_from(scored: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no run of"):
+        select.select("el2n", tmp_path, keep=0.2)
+    run_folder.write_json(tmp_path / "config.json", SETTINGS.as_dict())
+    with pytest.raises(UsageError, match="not finished"):
+        select.select("el2n", tmp_path, keep=0.2)
+    plain = tmp_path / "plain"
+    fit.fit(tiny.settings(model="mlp", epochs=1, keep=1.0), plain, data=tiny.data())
+    with pytest.raises(UsageError, match="a run without scores"):
+        select.select("el2n", plain, keep=0.2)
+    with pytest.raises(DataError, match="no longer what"):
+        other = tmp_path / "other"
+        fit.fit(SETTINGS, other, data=tiny.data())
+        select.select("k_center", other, keep=0.2, data=tiny.data(val=40))
+    with pytest.raises(UsageError, match="needs a validation split"):
+        select.select("glister", other, keep=0.2, data=tiny.data())
+    (other / "extracted.safetensors").unlink()
+    (other / "model.safetensors").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="damaged"):
+        select.select("k_center", other, keep=0.2, data=tiny.data())
+
+
+def test_without_pyarrow_the_table_is_csv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    fit.fit(replace(SETTINGS, statistics="aum", option=()), tmp_path, data=tiny.data(val=40))
+    assert (tmp_path / "scores.csv").exists()
+    selection, notes = select.select("ccs", tmp_path, keep=0.2, data=tiny.data(val=40))
+    assert len(selection.index) == 72 and notes["fingerprint"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_interrupted_scoring_run_goes_on(workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = replace(SETTINGS, epochs=4, checkpoint_every=7, workers=workers)
+    data = tiny.data(val=50)  # with a ragged last batch
+    fit.fit(settings, tmp_path / "whole", data=data)
+    real, left = fit._Run._train_step, [40]
+
+    def stopping(self: Any, *batch: Any) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        real(self, *batch)
+
+    monkeypatch.setattr(fit._Run, "_train_step", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        fit.fit(settings, tmp_path / "cut", data=data)
+    monkeypatch.undo()
+    fit.fit(settings, tmp_path / "cut", data=data)
+    tiny.same_end(tmp_path / "whole", tmp_path / "cut")
+    whole, cut = (dynamics.load_scores(tmp_path / name / "scores.parquet").scores for name in ("whole", "cut"))
+    for name in whole:
+        assert torch.equal(whole[name], cut[name]), name

@@ -1,0 +1,131 @@
+"""What a run is told: names, ranges, options, and the key of runs that compute the same."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from dataprune import Selection
+from dataprune.errors import UsageError
+from dataprune.lab.training import optimizers, setup
+from dataprune.lab.training.settings import OPTIMIZERS, SCHEDULES, Settings
+
+RUNTIME = {
+    "device": "cpu", "threads": 2, "workers": 2, "channels_last": True, "compile": True, "checkpoint_every": 5,
+    "track": "wandb",
+}  # fmt: skip
+
+
+def test_every_field_has_a_help_text_and_a_panel() -> None:
+    for entry in fields(Settings):
+        assert entry.metadata["help"].endswith("."), entry.name
+        panels = ("Data", "Pruning", "Scores", "Training", "Contrastive", "Language", "Machine")
+        assert entry.metadata["panel"] in panels, entry.name
+        assert isinstance(entry.metadata["runtime"], bool)
+
+
+def test_the_key_ignores_how_a_run_is_carried_out_and_nothing_else() -> None:
+    base = Settings()
+    assert Settings.runtime() == set(RUNTIME)
+    assert replace(base, **RUNTIME).key() == base.key() == Settings().key()
+    changed = {
+        "data": "mnist", "data_folder": "x", "train_size": 9, "test_size": 9,
+        "val_fraction": 0.1, "label_noise": 0.1, "image_size": 9,
+        "shift": 1, "shift_mode": "reflect", "flip": True, "method": "rs2", "keep": 0.4, "budget": 0.4,
+        "option": ("beta=5",), "statistics": "aum", "max_length": 9,
+        "model": "mlp", "epochs": 9, "steps": 9, "batch_size": 9, "optimizer": "adam", "lr": 0.2,
+        "momentum": 0.1, "nesterov": False,
+        "weight_decay": 0.1, "label_smoothing": 0.1, "schedule": "step", "lr_warmup": 0.1,
+        "recalibrate_bn": 99, "seed": 1, "bf16": True, "task": "contrastive", "init": "x", "views": "simclr",
+        "temperature": 0.1, "dim": 9, "score_on": "projections", "gather": True,
+    }  # fmt: skip
+    assert set(changed) | set(RUNTIME) | {"selection"} == {entry.name for entry in fields(Settings)}
+    keys = {replace(base, **{name: value}).key() for name, value in changed.items()}
+    assert len(keys | {base.key()}) == len(changed) + 1
+
+
+def test_a_coreset_counts_by_what_is_in_it(tmp_path: Path) -> None:
+    one, other, third = (tmp_path / f"{name}.safetensors" for name in "abc")
+    for path, last, method in ((one, 2, "a"), (other, 2, "b"), (third, 3, "a")):
+        Selection.of(torch.tensor([0, last])).save(path, {"method": method})
+    keys = [Settings(selection=str(path)).key() for path in (one, other, third)]
+    assert keys[0] == keys[1] != keys[2]
+    stored = Settings(selection=str(one)).as_dict()
+    assert Settings.of(stored) == Settings(selection=str(one)) and Settings(selection=str(one)).method == "fixed"
+    assert Settings(selection=str(other)).differs(stored) == []
+    assert Settings(selection=str(third)).differs(stored) == ["selection"]
+    assert Settings(method="fixed").differs(stored) == ["selection"]
+
+
+def test_what_was_stored_before_a_setting_existed_has_its_default() -> None:
+    stored = {name: value for name, value in Settings(lr=0.2).as_dict().items() if name != "test_size"}
+    assert Settings(lr=0.2, threads=2).differs(stored) == []
+    assert Settings(lr=0.1, test_size=9).differs(stored) == ["test_size", "lr"]
+
+
+def test_the_lists_of_names_are_those_of_the_modules() -> None:
+    assert OPTIMIZERS == optimizers.NAMES
+    assert set(SCHEDULES) == set(setup._SHAPES)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"keep": 0.0}, r"--keep is a fraction in \(0, 1\], got 0"),
+        ({"keep": 1.5}, "--keep"),
+        ({"keep": float("nan")}, "--keep"),
+        ({"budget": -0.1}, "--budget"),
+        ({"keep": 0.5, "budget": 0.5}, "not both"),
+        ({"val_fraction": 1.0}, "--val-fraction"),
+        ({"label_noise": -0.1}, "--label-noise"),
+        ({"lr_warmup": 1.0}, "--lr-warmup"),
+        ({"epochs": 0}, "--epochs"),
+        ({"batch_size": 0}, "--batch-size"),
+        ({"steps": 0}, "--steps"),
+        ({"seed": -1}, "--seed"),
+        ({"lr": 0.0}, "--lr"),
+        ({"lr": float("nan")}, "--lr"),
+        ({"optimizer": "adan"}, "did you mean 'adam'"),
+        ({"schedule": "cosin"}, "did you mean 'cosine'"),
+        ({"shift_mode": "reflct"}, "did you mean 'reflect'"),
+        ({"option": ("beta",)}, "name=value"),
+        ({"recalibrate_bn": 10, "batch_size": 32}, "--recalibrate-bn .* at least --batch-size"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(wrong: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Settings(**wrong).validate()
+
+
+def test_options_are_parsed_and_go_to_their_method() -> None:
+    given = ("beta=2", "ucb.c=3", "emp.warmup=0", "emp.every-so=1e-3", "text=plain", "flag=true")
+    assert Settings(method="emp", keep=0.5, option=given).recipe_arguments() == {
+        "keep": 0.5, "beta": 2, "warmup": 0, "every_so": 0.001, "text": "plain", "flag": True,
+    }  # fmt: skip
+    assert Settings(method="emp", budget=0.5).recipe_arguments() == {"budget": 0.5}
+    assert Settings(method="full").recipe_arguments() == {}
+    assert Settings(data="digits").recipe_arguments() == {"keep": 0.05}
+    assert Settings(data="mnist").recipe_arguments() == {"keep": 0.3}
+    assert Settings(method="infobatch", option=("prune_probability=0.5",)).recipe_arguments() == {
+        "prune_probability": 0.5
+    }
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"method": "epm"}, "did you mean 'emp'"),
+        ({"model": "small-cn"}, "did you mean 'small_cnn'"),
+        ({"option": ("epm.beta=5",)}, "did you mean 'emp'"),
+        ({"option": ("betta=5",)}, "did you mean 'beta'"),
+        ({"option": ("balance=5",)}, "balance is true or false"),
+        ({"option": ("anneal=7",)}, "anneal"),
+        ({"keep": 0.01}, "keeps 4 of 400 samples per rank, fewer than one batch of 32"),
+    ],
+)
+def test_a_pruner_that_cannot_be_built(wrong: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        setup.build_pruner(Settings(**({"keep": 0.5} | wrong)), 400)
