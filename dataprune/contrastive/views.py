@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from ..lab.data.augment import uniform
+from ..hashing import uniform
 
 _ATTEMPTS = 10  # boxes drawn until one fits into the image
 _DRAWS = 32  # random numbers of a sample's view: two per box, nine more, and room

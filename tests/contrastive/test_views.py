@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dataprune.contrastive import Views
-from dataprune.lab.data.augment import uniform
+from dataprune.hashing import uniform
 
 STILL = {"crop": (1.0, 1.0), "aspect": (1.0, 1.0), "flip": 0.0, "grey": 0.0}  # nothing changes
 

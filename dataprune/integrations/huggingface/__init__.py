@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .loading import INDEX
 from .trainer import STATE, PrunedTrainerMixin
 
 
@@ -23,4 +24,4 @@ def __getattr__(name: str) -> Any:
     return PrunedTrainer
 
 
-__all__ = ["STATE", "PrunedTrainer", "PrunedTrainerMixin"]
+__all__ = ["INDEX", "STATE", "PrunedTrainer", "PrunedTrainerMixin"]

@@ -13,7 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ...errors import DataError, UsageError, suggest
-from .augment import bits
+from ...hashing import bits
 from .datasets import Encoded, Images, Splits, Streamed, Texts, shape_of
 from .folders import read_folder
 from .tables import read_hub

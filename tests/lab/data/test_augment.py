@@ -3,7 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataprune.lab.data.augment import augment, bits, normalize, uniform
+from dataprune.hashing import bits, uniform
+from dataprune.lab.data.augment import augment, normalize
 
 MASK = (1 << 64) - 1
 
