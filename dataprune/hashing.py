@@ -1,13 +1,45 @@
-"""Random numbers as a hash of (seed, epoch, position, draw): the same on any device, worker, rank, and after a resume."""
+"""Random numbers as a hash of (seed, epoch, position, draw): equal on any device and rank, and after a resume."""
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass
+
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Generator, Tensor
 
 _MASK = (1 << 64) - 1
 _GAMMA = 0x9E3779B97F4A7C15
 _MULTIPLIERS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+
+
+@dataclass(frozen=True)
+class Key:
+    """What the random part of one selection depends on.
+
+    Attributes:
+        seed: of the run.
+        epoch: 0-based, that the selection is made for.
+    """
+
+    seed: int
+    epoch: int
+
+    def hash(self, positions: Int[Tensor, "..."], draw: int = 0) -> Int[Tensor, "..."]:
+        """64 random bits for every position, the same in any order, on any rank and in any part of the dataset.
+
+        Args:
+            positions: in the dataset.
+            draw: which random number of the position, from 0.
+        Returns:
+            int64, uniform over all of its values, of the shape of `positions`.
+        """
+        return bits(self.seed, self.epoch, positions, draw)
+
+    def generator(self) -> Generator:
+        """A new generator on the CPU, for what belongs to no position, such as a rounding or an order of classes."""
+        digest = hashlib.sha256(f"{self.seed}/{self.epoch}".encode()).digest()
+        return Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def bits(seed: int, epoch: int, index: Int[Tensor, "..."], draw: int | Int[Tensor, "..."] = 0) -> Int[Tensor, "..."]:
@@ -21,6 +53,7 @@ def bits(seed: int, epoch: int, index: Int[Tensor, "..."], draw: int | Int[Tenso
     Returns:
         int64, uniform over all of its values, of the broadcast shape.
     Example:
+        >>> import torch
         >>> bool(bits(0, 1, torch.tensor([7, 8]))[1] == bits(0, 1, torch.tensor([8]))[0])
         True
 
