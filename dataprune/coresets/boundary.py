@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from ..modules import device_of, evaluation, logits_of
 from ..selection import Selection
 from . import budget
-from .extraction import device_of, evaluation, logits_of
 
 
 def deepfool(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
+from ..modules import device_of, inference, linear_layers, trace_last_layer
 from .inputs import check_labels
 
 
@@ -73,12 +73,12 @@ def extract(model: nn.Module, loader: Iterable[Any]) -> Extracted:
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     whole: tuple[Tensor, Tensor, Tensor] | None = None
     done = 0
-    layers: Sequence[nn.Module] = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    layers = linear_layers(model)
     # iterating a DataLoader draws from the global generator
-    with torch.random.fork_rng(devices=[]), evaluation(model), torch.no_grad():
+    with inference(model):
         for batch in loader:
             labels, arguments, named = _split(batch, device_of(model))
-            layer, features, logits = _call(model, layers, arguments, named)
+            layer, features, logits = trace_last_layer(model, layers, arguments, named)
             layers = [layer]
             if labels.shape != (len(logits),):
                 raise ValueError(f"labels must be (B,) = ({len(logits)},) class ids, got {tuple(labels.shape)}")
@@ -100,57 +100,6 @@ def extract(model: nn.Module, loader: Iterable[Any]) -> Extracted:
     if done != size:
         raise ValueError(f"the loader yielded {done} of its dataset's {size} samples: all are needed")
     return Extracted(*whole)
-
-
-def last_layer(model: nn.Module, *inputs: Any, **named: Any) -> nn.Module:
-    """The `nn.Linear` whose output a model returns as logits, found by one forward pass in evaluation mode.
-
-    Args:
-        model: ends in a linear layer.
-        inputs: a batch as the model takes it.
-        named: what it takes by name.
-    Raises:
-        ValueError: if no linear layer produces the logits.
-    """
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    with torch.random.fork_rng(devices=[]), evaluation(model), torch.no_grad():
-        return _call(model, layers, inputs, named)[0]
-
-
-def logits_of(output: Any) -> Float[Tensor, "b c"]:
-    """The logits in what a model returned: a tensor, an object or mapping with `logits`, or a tuple's first item.
-
-    Raises:
-        TypeError: if there are none, or they are not (B, C).
-    """
-    logits = output
-    if isinstance(output, Mapping):
-        logits = output.get("logits")
-    elif not isinstance(output, Tensor) and hasattr(output, "logits"):
-        logits = output.logits
-    elif isinstance(output, (tuple, list)) and output:
-        logits = output[0]
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(output).__name__
-        raise TypeError(f"the model must return (B, C) logits, or an output that has them as `logits`, got {found}")
-    return logits
-
-
-@contextmanager
-def evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards every module is in the mode in which it was."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where a model's first parameter is; the CPU if it has none."""
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def check_order(loader: DataLoader) -> int:
@@ -193,31 +142,6 @@ def _split(batch: Any, device: torch.device) -> tuple[Tensor, tuple[Any, ...], d
     if isinstance(batch, (tuple, list)) and len(batch) >= 2:
         return torch.as_tensor(batch[-1]), tuple(_move(value, device) for value in batch[:-1]), {}
     raise TypeError(f"a batch must be (inputs, ..., labels) or a mapping with `labels`, got {type(batch).__name__}")
-
-
-def _call(
-    model: nn.Module, layers: Sequence[nn.Module], arguments: tuple, named: dict
-) -> tuple[nn.Module, Tensor, Tensor]:
-    """Which of `layers` produced the logits, and from what."""
-    calls: list[tuple[nn.Module, Tensor, Tensor]] = []
-
-    def record(module: nn.Module, inputs: tuple, output: Tensor) -> None:
-        calls.append((module, inputs[0], output))
-
-    handles = [layer.register_forward_hook(record) for layer in layers]
-    try:
-        logits = logits_of(model(*arguments, **named))
-    finally:
-        for handle in handles:
-            handle.remove()
-    for layer, entered, output in reversed(calls):
-        same = output is logits or (output.shape == logits.shape and torch.equal(output.to(logits), logits))
-        if same and entered.ndim == 2:
-            return layer, entered, logits
-    raise ValueError(
-        "no nn.Linear of the model takes (B, D) features and produces the logits it returns: extract features "
-        "yourself, and pass them to the selectors as a tensor"
-    )
 
 
 def _move(value: Any, device: torch.device) -> Any:

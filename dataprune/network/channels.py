@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from ..modules import inference
 from . import costs
 from . import layers as _layers
 from .magnitude import count_of, lowest
@@ -80,21 +81,21 @@ def _graph(model: nn.Module, example_inputs: Any) -> Iterator[Any]:
             raise ValueError(
                 f"a mask lies on layer {name!r}: network.finalize(model) makes it final, then channels can go"
             )
-    with costs.quiet(model):
+    with inference(model):
         before = _shapes(costs.call(model, example_inputs))
     # torch-pruning tries model(*example_inputs) first: a bare tensor would be taken apart along the batch
     inputs = example_inputs if isinstance(example_inputs, (dict, tuple, list)) else (example_inputs,)
     trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     model.requires_grad_(True)  # the graph is read off autograd's, and new parameters would all be trained
     try:
-        with costs.quiet(model), torch.enable_grad():
+        with inference(model), torch.enable_grad():
             graph = torch_pruning.DependencyGraph().build_dependency(model, inputs)
         yield graph
     finally:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(trained[name])
     try:
-        with costs.quiet(model):
+        with inference(model):
             after = _shapes(costs.call(model, example_inputs))
     except RuntimeError as error:
         raise RuntimeError(

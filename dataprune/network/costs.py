@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..coresets.extraction import device_of, evaluation
+from ..modules import device_of, inference
 from . import layers as _layers
 from .sparsities import sparsity
 
@@ -47,7 +45,7 @@ def cost(model: nn.Module, example_inputs: Any, *, repeats: int = 20) -> Cost:
         raise ValueError(f"repeats must be at least 1, got {repeats}")
     flops, _ = forward_flops(model, example_inputs)
     device, seconds = device_of(model), []
-    with quiet(model):
+    with inference(model):
         for _ in range(3 + repeats):
             _wait(device)
             started = time.perf_counter()
@@ -115,7 +113,7 @@ def forward_flops(model: nn.Module, example_inputs: Any) -> tuple[int, dict[str,
 
         handles += [layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave)]
     try:
-        with quiet(model), counter:
+        with inference(model), counter:
             call(model, example_inputs)
     finally:
         for handle in handles:
@@ -130,14 +128,6 @@ def call(model: nn.Module, example_inputs: Any) -> Any:
     if isinstance(example_inputs, dict):
         return model(**example_inputs)
     return model(*example_inputs) if isinstance(example_inputs, (tuple, list)) else model(example_inputs)
-
-
-@contextmanager
-def quiet(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; modes, and torch's random state on the CPU, are afterwards as they were."""
-    # not inference_mode: a masked layer keeps its last weight, and an inference tensor could not be trained through
-    with torch.random.fork_rng(devices=[]), evaluation(model), torch.no_grad():
-        yield
 
 
 def _batch_size(example_inputs: Any) -> int:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ...coresets.extraction import evaluation
+from ...modules import evaluation
 from ..data.named import Images, Streamed, Texts
 
 Prepare = Callable[[UInt8[Tensor, "b c h w"]], Float[Tensor, "b c h w"]]

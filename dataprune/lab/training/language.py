@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...coresets.extraction import evaluation
+from ...modules import evaluation
 from ..data import glue
 from ..data.datasets import Images, Streamed, Texts
 from ..data.named import Data

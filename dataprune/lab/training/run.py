@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ... import distributed, learning_rate
-from ...coresets.extraction import last_layer
 from ...dynamics import Recorder, save_scores
 from ...errors import CheckpointError, UsageError
+from ...modules import last_layer
 from ...selection import fingerprint
 from ..data.named import Data
 from . import optimizers, run_folder, setup, tasks

@@ -16,10 +16,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ...coresets.extraction import evaluation, last_layer, logits_of
 from ...dynamics import STATISTICS, save_scores
 from ...dynamics.batch import Batch
 from ...errors import CheckpointError, DataError, UsageError
+from ...modules import evaluation, last_layer, logits_of
 from ...selection import fingerprint
 from ..data.augment import normalize
 from ..data.datasets import Streamed

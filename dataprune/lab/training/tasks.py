@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ...contrastive import SimCLR, Views, knn_accuracy, linear_probe, nt_xent
-from ...coresets.extraction import last_layer
 from ...errors import DataError, UsageError
+from ...modules import last_layer
 from ..data.augment import augment, normalize
 from ..data.named import Data, Images, Streamed, Texts
 from ..models import build

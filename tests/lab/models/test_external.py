@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from dataprune.coresets.extraction import last_layer
 from dataprune.errors import UsageError
 from dataprune.lab.models.build import build
 from dataprune.lab.training.tasks import headless
+from dataprune.modules import last_layer
 
 SMALL, LARGE = (3, 32, 32), (3, 224, 224)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .... import distributed, network
 from ....dynamics import Recorder, forgetting, load_scores, save_scores
 from ....errors import CheckpointError, UsageError
-from ....network.costs import quiet
+from ....modules import inference
 from ....selection import fingerprint
 from ...data.augment import normalize
 from ...data.named import Data
@@ -194,7 +194,7 @@ class _Predictions(_Watch):
         assert self.model is not None
         if distributed.rank() == 0:  # the others record nothing, and join what this one did
             done = 0
-            with quiet(self.model), self.autocast():
+            with inference(self.model), self.autocast():
                 parts = evaluate.batches(self.data.train, 512, self.device, self.settings.workers)
                 for pixels, labels in parts:
                     index = torch.arange(done, done + len(labels), device=labels.device)

@@ -1,0 +1,110 @@
+"""Helpers for any `nn.Module`: its device and mode, the logits that it returns, and its last linear layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Device of the first parameter; the CPU for a model without parameters."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+@contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """Context manager: puts the model into evaluation mode, and restores the mode of every module on exit."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def inference(model: nn.Module) -> Iterator[None]:
+    """Context manager: evaluation mode without gradients; restores modes and torch's CPU random state on exit."""
+    # not inference_mode: a masked layer keeps its last weight, and an inference tensor could not be trained through
+    with torch.random.fork_rng(devices=[]), evaluation(model), torch.no_grad():
+        yield
+
+
+def logits_of(output: Any) -> Float[Tensor, "b c"]:
+    """Read the logits from a model's output: a tensor, an object or mapping with `logits`, or a tuple's first item.
+
+    Raises:
+        TypeError: if there are no logits, or they are not (B, C).
+    """
+    logits = output
+    if isinstance(output, Mapping):
+        logits = output.get("logits")
+    elif not isinstance(output, Tensor) and hasattr(output, "logits"):
+        logits = output.logits
+    elif isinstance(output, (tuple, list)) and output:
+        logits = output[0]
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(output).__name__
+        raise TypeError(f"the model must return (B, C) logits, or an output that has them as `logits`, got {got}")
+    return logits
+
+
+def last_layer(model: nn.Module, *inputs: Any, **named: Any) -> nn.Module:
+    """Find the `nn.Linear` whose output a model returns as logits, by one forward pass in evaluation mode.
+
+    Args:
+        model: ends in a linear layer.
+        inputs: a batch as the model takes it.
+        named: keyword arguments of the model.
+    Raises:
+        ValueError: if no linear layer produces the logits.
+    """
+    with inference(model):
+        return trace_last_layer(model, linear_layers(model), inputs, named)[0]
+
+
+def linear_layers(model: nn.Module) -> list[nn.Module]:
+    """Every `nn.Linear` of a model."""
+    return [module for module in model.modules() if isinstance(module, nn.Linear)]
+
+
+def trace_last_layer(
+    model: nn.Module, layers: Sequence[nn.Module], inputs: Sequence[Any], named: Mapping[str, Any]
+) -> tuple[nn.Module, Float[Tensor, "b d"], Float[Tensor, "b c"]]:
+    """Run a model, and find which of `layers` produced its logits.
+
+    Args:
+        model: called with `inputs` and `named`, in its current mode.
+        layers: candidates.
+        inputs: positional arguments.
+        named: keyword arguments.
+    Returns:
+        The layer, its input and the logits.
+    Raises:
+        ValueError: if none of the layers takes (B, D) features and produces the logits.
+    """
+    calls: list[tuple[nn.Module, Tensor, Tensor]] = []
+
+    def record(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        calls.append((module, inputs[0], output))
+
+    handles = [layer.register_forward_hook(record) for layer in layers]
+    try:
+        logits = logits_of(model(*inputs, **named))
+    finally:
+        for handle in handles:
+            handle.remove()
+    for layer, features, output in reversed(calls):
+        same = output is logits or (output.shape == logits.shape and torch.equal(output.to(logits), logits))
+        if same and features.ndim == 2:
+            return layer, features, logits
+    raise ValueError(
+        "no nn.Linear of the model takes (B, D) features and produces the logits it returns: extract features "
+        "yourself, and pass them to the selectors as a tensor"
+    )
