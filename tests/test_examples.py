@@ -55,7 +55,7 @@ def test_instruction_tuning(tmp_path: Path) -> None:
 
 
 def test_the_page_on_language_runs() -> None:
-    page = EXAMPLES.parent / "docs" / "language.md"
+    page = EXAMPLES.parent / "docs" / "how-to" / "language.md"
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert len(blocks) == 1
     names: dict[str, Any] = {}

@@ -242,7 +242,7 @@ def test_the_module_is_public() -> None:
 
 def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    page = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "statistics.md").read_text()
     names: dict[str, Any] = {}
     for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
         exec(block, names)

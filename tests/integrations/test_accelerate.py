@@ -98,7 +98,7 @@ def test_example_with_two_processes(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_page(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "accelerate.md").read_text()
+    text = (ROOT / "docs" / "how-to" / "accelerate.md").read_text()
     (code,) = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
     checks = "assert scheduler.last_epoch == total\naccelerator.load_state('state')\nassert pruner.epoch == 10\n"
     start("-W", "error", "-c", code + checks, cwd=tmp_path)

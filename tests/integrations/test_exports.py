@@ -233,7 +233,7 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("datasets", reason="datasets is not installed")
     monkeypatch.chdir(tmp_path)
     page: dict[str, Any] = {"__name__": "page"}
-    for block in (EXPERIMENTS.parent / "docs" / "interop.md").read_text().split("```python\n")[1:]:
+    for block in (EXPERIMENTS.parent / "docs" / "how-to" / "label-errors.md").read_text().split("```python\n")[1:]:
         with torch.random.fork_rng():
             exec(block.split("```", 1)[0], page)
     assert (page["suspects"] < 100).mean() > 0.8 and page["part"].num_rows == 800

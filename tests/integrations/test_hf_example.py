@@ -40,7 +40,7 @@ def test_example_resumes(tmp_path: Path) -> None:
 
 def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    text = (ROOT / "docs" / "huggingface.md").read_text()
+    text = (ROOT / "docs" / "how-to" / "hugging-face.md").read_text()
     code = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
     assert len(code) == 3
     with warnings.catch_warnings():

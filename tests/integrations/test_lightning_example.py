@@ -47,7 +47,7 @@ def test_example_with_two_processes(tmp_path: Path) -> None:
 
 def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    text = (ROOT / "docs" / "lightning.md").read_text()
+    text = (ROOT / "docs" / "how-to" / "lightning.md").read_text()
     code = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
     assert len(code) == 2
     namespace: dict = {"__name__": "page"}

@@ -106,7 +106,7 @@ def test_the_example_goes_on(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.ddp
 def test_the_page(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "ray.md").read_text()
+    text = (ROOT / "docs" / "how-to" / "ray.md").read_text()
     (program,) = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
     (tmp_path / "page.py").write_text(program)
     run("page.py", cwd=tmp_path)

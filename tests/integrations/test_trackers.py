@@ -225,7 +225,7 @@ def test_train_with_tensorboard(tmp_path: Path) -> None:
 def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard is not installed: pip install tensorboard")
     monkeypatch.chdir(tmp_path)
-    text = (Path(__file__).parents[2] / "docs" / "trackers.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "how-to" / "trackers.md").read_text()
     code = text.split("```python\n", 1)[1].split("```", 1)[0]
     exec(code, {"__name__": "page"})
     assert len(scalars(tmp_path / "runs" / "mine")["samples_saved"]) == 5
