@@ -8,8 +8,9 @@ import os
 import random
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,16 +25,34 @@ from .errors import DataError
 _PROBES = 16  # samples of a dataset that its fingerprint reads
 
 
-class Selection(NamedTuple):
-    """Samples to train, and what their losses are multiplied by.
+@dataclass(frozen=True, eq=False, repr=False)
+class Selection:
+    """Samples to train, and the multipliers of their losses; its length is the number of samples, K.
 
     Attributes:
         index: (K,) int64 positions in the dataset, unique.
         weight: (K,) float32 loss multipliers; ones unless the method re-weights.
     """
 
-    index: Int[Tensor, " k"]  # type: ignore[assignment]  # hides tuple.index, which a selection has no use for
+    index: Int[Tensor, " k"]
     weight: Float[Tensor, " k"]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, place: int) -> int:
+        """The position at a place, as a Python number: torch's `Subset(dataset, selection)` asks for it."""
+        return int(self.index[place])
+
+    __iter__ = None  # `index, weight = selection` is a TypeError, also where there are two samples
+
+    def __repr__(self) -> str:
+        weighted = "" if bool((self.weight == 1).all()) else ", weighted"
+        return f"Selection({len(self)} samples{weighted})"
+
+    def numpy(self) -> np.ndarray:
+        """(K,) int64 positions."""
+        return self.index.numpy()
 
     @classmethod
     def of(cls, index: Int[Tensor, " k"]) -> Selection:

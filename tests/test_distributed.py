@@ -75,7 +75,8 @@ def train_all(rank: int, world_size: int, label: str, size: int, epochs: int, ba
     pruner = ROW[label].build(size, epochs=epochs, seed=2)
     selected, trained = [], []
     for epoch in range(epochs):
-        index, weight = pruner.select(epoch)
+        selection = pruner.select(epoch)
+        index, weight = selection.index, selection.weight
         selected.append((index.tolist(), weight.tolist()))
         mine = []
         for number, batch in enumerate(pruner.batches(epoch, batch_size, drop_last=False)):

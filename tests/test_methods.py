@@ -198,7 +198,8 @@ def test_works_with_an_empty_book(row: Row) -> None:
     """Nobody records anything: every method still selects."""
     pruner = row.build()
     for epoch in range(EPOCHS):
-        index, weight = pruner.select(epoch)
+        selection = pruner.select(epoch)
+        index, weight = selection.index, selection.weight
         assert index.unique().numel() == len(index) == len(weight)
         assert len(index) == (pruner.counts[epoch] if row.exact else SIZE)  # soft pruning never drops the unseen
         assert torch.equal(weight, torch.ones(len(index)))
@@ -423,7 +424,8 @@ def test_infobatch_prunes_below_the_mean_and_reweights(options: dict) -> None:
     pruner = dataprune.infobatch(SIZE, epochs=EPOCHS, **options)
     scores: dict[int, float] = {}
     for epoch in range(EPOCHS):
-        index, weight = pruner.select(epoch)
+        selection = pruner.select(epoch)
+        index, weight = selection.index, selection.weight
         index = train(pruner, epoch)
         if epoch == 0 or epoch >= 21:
             assert len(index) == SIZE

@@ -48,7 +48,8 @@ def generator(seed: int = 0) -> torch.Generator:
 @fast
 def test_unique_positions_and_exact_counts(name: str, score: list[float], share: float, seed: int) -> None:
     count = round(share * len(score))
-    index, weight = EXACT[name](book_of(score), count, generator(seed))
+    selection = EXACT[name](book_of(score), count, generator(seed))
+    index, weight = selection.index, selection.weight
     assert index.dtype == torch.int64
     assert weight.dtype == torch.float32
     assert len(index) == len(weight) == count
@@ -198,7 +199,8 @@ def test_balance_must_hold_one_class_for_each_sample(balance: Tensor) -> None:
 @given(score=scores, r=st.floats(0, 0.99), seed=seeds)
 @fast
 def test_soft_pruning_drops_only_what_is_below_the_mean(score: list[float], r: float, seed: int) -> None:
-    index, weight = policies.soft_prune(r)(book_of(score), 1, generator(seed))
+    selection = policies.soft_prune(r)(book_of(score), 1, generator(seed))
+    index, weight = selection.index, selection.weight
     values = np.float32(score).astype(np.float64)
     seen = ~np.isnan(values)
     mean = np.float32(values[seen].mean()) if seen.any() else math.nan
@@ -217,7 +219,8 @@ def test_soft_pruning_drops_only_what_is_below_the_mean(score: list[float], r: f
 @fast
 def test_soft_pruning_meets_a_count_that_is_in_reach(score: list[float], share: float, seed: int) -> None:
     count = max(1, round(share * len(score)))
-    index, weight = policies.soft_prune()(book_of(score), count, generator(seed))
+    selection = policies.soft_prune()(book_of(score), count, generator(seed))
+    index, weight = selection.index, selection.weight
     values = np.float32(score).astype(np.float64)
     seen = ~np.isnan(values)
     low = int((values < (np.float32(values[seen].mean()) if seen.any() else math.nan)).sum())
@@ -238,8 +241,8 @@ def test_soft_pruning_is_unbiased(policy: Policy) -> None:
     book, draw = book_of(score), generator(3)
     total = np.zeros(size)
     for _ in range(trials):
-        index, weight = policy(book, 19, draw)
-        total[index.numpy()] += weight.numpy()
+        selection = policy(book, 19, draw)
+        total[selection.numpy()] += selection.weight.numpy()
     expected = total / trials
     assert np.array_equal(expected[15:], np.ones(10))
     assert np.abs(expected[:15] - 1).max() < 5 * math.sqrt(1.0 / trials)
@@ -248,9 +251,9 @@ def test_soft_pruning_is_unbiased(policy: Policy) -> None:
 
 def test_soft_pruning_keeps_all_of_equal_scores() -> None:
     for value in (0.1, 1 / 3, 1e-20, 123456.789):
-        index, weight = policies.soft_prune(0.9)(book_of([value] * 1001), 1, generator())
-        assert len(index) == 1001
-        assert torch.equal(weight, torch.ones(1001))
+        selection = policies.soft_prune(0.9)(book_of([value] * 1001), 1, generator())
+        assert len(selection) == 1001
+        assert torch.equal(selection.weight, torch.ones(1001))
 
 
 @pytest.mark.parametrize("options", [{"prune_probability": 1.0}, {"prune_probability": -0.1}, {"limit": 1.0}])

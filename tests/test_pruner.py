@@ -296,7 +296,8 @@ def test_a_policy_may_say_that_it_decides_how_many() -> None:
 def test_loss_is_the_weighted_mean_and_carries_the_gradient() -> None:
     p = dataprune.infobatch(SIZE, prune_probability=0.5, epochs=8)
     train(p, 0)
-    index, weight = p.select(1)
+    selection = p.select(1)
+    index, weight = selection.index, selection.weight
     assert (weight == 2).any()
     losses = torch.rand(len(index), requires_grad=True)
     shuffled = torch.randperm(len(index), generator=Generator().manual_seed(0))
@@ -310,7 +311,8 @@ def test_loss_is_the_weighted_mean_and_carries_the_gradient() -> None:
 def test_any_whole_numbers_index_the_weights(dtype: torch.dtype) -> None:
     p = dataprune.infobatch(SIZE, prune_probability=0.5, epochs=8)
     train(p, 0)
-    index, weight = p.select(1)
+    selection = p.select(1)
+    index, weight = selection.index, selection.weight
     losses = torch.rand(len(index))
     torch.testing.assert_close(p.loss(index.to(dtype), losses), (weight * losses).mean())
 

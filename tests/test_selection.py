@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from dataprune import DataError, Selection, fingerprint
 from dataprune.selection import pack, unpack
@@ -38,11 +39,31 @@ def selection() -> Selection:
     return Selection(torch.tensor([3, 7, 20, 49]), torch.tensor([1.0, 2.0, 1.0, 0.5]))
 
 
-def test_a_selection_is_a_pair() -> None:
-    index, weight = Selection.of(torch.tensor([4, 2]))
-    assert index.tolist() == [4, 2]
-    assert weight.tolist() == [1.0, 1.0]
-    assert weight.dtype == torch.float32
+def test_a_selection_has_the_length_of_its_samples() -> None:
+    made = Selection.of(torch.tensor([4, 2, 9]))
+    assert len(made) == 3
+    assert made.numpy().tolist() == [4, 2, 9]
+    assert made.weight.tolist() == [1.0, 1.0, 1.0]
+    assert made.weight.dtype == torch.float32
+    assert repr(made) == "Selection(3 samples)"
+    assert repr(selection()) == "Selection(4 samples, weighted)"
+    assert made == made and made != Selection.of(torch.tensor([4, 2, 9]))  # compared as objects, not as tensors
+    with pytest.raises(FrozenInstanceError):
+        made.index = torch.tensor([1])  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_selection_is_not_unpacked(count: int) -> None:
+    with pytest.raises(TypeError, match="not iterable"):
+        list(Selection.of(torch.arange(count)))  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("positions", [[7], [3, 8], [0, 4, 5, 9]])
+def test_a_subset_of_a_selection_has_its_samples(dataset: TensorDataset, positions: list[int]) -> None:
+    subset = Subset(dataset, Selection.of(torch.tensor(positions)))  # type: ignore[arg-type]
+    assert len(subset) == len(positions)
+    loaded = torch.cat([y for _, y in DataLoader(subset, batch_size=2)])
+    assert loaded.tolist() == [position % 4 for position in positions]
 
 
 def test_round_trip(tmp_path: Path, dataset: TensorDataset) -> None:

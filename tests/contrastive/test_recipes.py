@@ -206,7 +206,8 @@ def test_infobatch_weighs_the_losses_of_its_survivors() -> None:
     z_j = z_i + torch.rand(SIZE, 1, generator=generator) * torch.randn(SIZE, 4, generator=generator)
     losses = nt_xent(z_i, z_j, reduction="none")
     pruner.loss(everything, losses)
-    index, weight = pruner.select(1)
+    selection = pruner.select(1)
+    index, weight = selection.index, selection.weight
     assert set(weight.tolist()) == {1.0, 2.0}
     assert torch.equal(weight == 2, losses[index] < losses.mean())
     z = (z_i[index].requires_grad_(), z_j[index].requires_grad_())

@@ -38,7 +38,8 @@ def test_a_linear_classifier_has_a_closed_form(batch_size: int) -> None:
     square, crossed = boundary.distances(layer, x, batch_size=batch_size)
     assert bool(crossed.all())
     torch.testing.assert_close(square, closed_form(layer, x))
-    index, weight = coresets.deepfool(layer, x, keep=0.2, batch_size=batch_size)
+    selection = coresets.deepfool(layer, x, keep=0.2, batch_size=batch_size)
+    index, weight = selection.index, selection.weight
     assert index.tolist() == sorted(closed_form(layer, x).argsort()[:10].tolist())
     assert torch.equal(weight, torch.ones(10))
 

@@ -70,7 +70,8 @@ def test_exact_counts_in_ascending_order_whatever_the_global_seed(name: str, see
     except ValueError:
         keep = 1.0
     before = torch.get_rng_state()
-    index, weight = SELECTORS[name](errors, features, keep=keep, labels=labels)
+    selection = SELECTORS[name](errors, features, keep=keep, labels=labels)
+    index, weight = selection.index, selection.weight
     assert torch.equal(torch.get_rng_state(), before)
     assert len(index) == len(weight) == max(1, int(keep * size + 0.5))
     assert index.dtype == torch.int64 and weight.dtype == torch.float32
@@ -98,7 +99,8 @@ def test_degenerate_data(name: str, kind: str) -> None:
         features.zero_()
     else:
         errors, features = errors.half(), features.bfloat16()
-    index, weight = SELECTORS[name](errors, features, keep=0.5, labels=labels)
+    selection = SELECTORS[name](errors, features, keep=0.5, labels=labels)
+    index, weight = selection.index, selection.weight
     assert len(index.unique()) == len(index) == max(1, int(0.5 * len(labels) + 0.5))
     assert bool(torch.isfinite(weight).all()) and float(weight.min()) >= 0
     if name == "craig":
@@ -229,7 +231,8 @@ def test_grad_match_without_constraint_is_scikit_learns_matching_pursuit(seed: i
 def test_grad_match_weights_are_the_nonnegative_least_squares_of_each_class(seed: int, penalty: float) -> None:
     optimize = pytest.importorskip("scipy.optimize")
     errors, features, labels = problem(seed, 60)
-    index, weight = coresets.grad_match(errors, features, keep=0.3, labels=labels, penalty=penalty)
+    selection = coresets.grad_match(errors, features, keep=0.3, labels=labels, penalty=penalty)
+    index, weight = selection.index, selection.weight
     gradients = stored(errors, features)
     for label in range(3):
         places = (labels[index] == label).numpy()
