@@ -56,7 +56,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The folder of a BERT with two layers of 16 units and random weights, dropout and all."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     transformers = pytest.importorskip(
-        "transformers", reason="the extra hf is not installed: pip install 'dataprune[hf]'"
+        "transformers", reason="the extra hf is not installed: pip install -c constraints.txt -e '.[hf]'"
     )
     folder = tmp_path_factory.mktemp("encoder")
     words = ["the", "a", "cat", "dog", "sat", "ran", "on", "under", "mat", "tree", "and", "is", "not", "good", "bad"]

@@ -48,7 +48,9 @@ def test_tensors(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_instruction_tuning(tmp_path: Path) -> None:
-    pytest.importorskip("transformers", reason="the extra hf is not installed: pip install 'dataprune[hf]'")
+    pytest.importorskip(
+        "transformers", reason="the extra hf is not installed: pip install -c constraints.txt -e '.[hf]'"
+    )
     said = run("instruction_tuning.py", "--samples", "160", "--epochs", "4", cwd=tmp_path).splitlines()[-1]
     before, after = (float(text) for text in said.split(",")[0].split("answers ")[1].split(" -> "))
     assert after < before - 1 and "in 19 steps" in said  # 10 and thrice 3 of 16

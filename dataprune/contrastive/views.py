@@ -209,7 +209,9 @@ def _enhance() -> ModuleType:
     try:
         from kornia import enhance
     except ImportError as error:
-        raise ImportError("changing colours needs kornia: pip install 'dataprune[contrastive]'") from error
+        raise ImportError(
+            "changing colours needs kornia: pip install -c constraints.txt -e '.[contrastive]'"
+        ) from error
     return enhance
 
 

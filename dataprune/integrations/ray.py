@@ -29,7 +29,7 @@ def prepare_data_loader(loader: DataLoader, pruner: Pruner, **options: Any) -> D
     try:
         from ray.train.torch import prepare_data_loader as prepare
     except ImportError as error:
-        raise ImportError("Ray Train needs Ray: pip install 'dataprune[ray]'") from error
+        raise ImportError("Ray Train needs Ray: pip install -c constraints.txt -e '.[ray]'") from error
     if "add_dist_sampler" in options:
         raise TypeError("add_dist_sampler is always False here: Ray's sampler would undo the pruning")
     if type(loader).__module__.partition(".")[0] == "ray":

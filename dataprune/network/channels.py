@@ -75,7 +75,9 @@ def _graph(model: nn.Module, example_inputs: Any) -> Iterator[Any]:
     try:
         import torch_pruning
     except ImportError as error:
-        raise ImportError("removing channels needs torch-pruning: pip install 'dataprune[network]'") from error
+        raise ImportError(
+            "removing channels needs torch-pruning: pip install -c constraints.txt -e '.[network]'"
+        ) from error
     for name, module in model.named_modules():
         if "weight_orig" in module._parameters:
             raise ValueError(

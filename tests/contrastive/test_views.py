@@ -227,7 +227,7 @@ def test_simclrs_set_is_repeatable_and_within_range() -> None:
 
 def test_missing_kornia_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "kornia", None)
-    with pytest.raises(ImportError, match=r"pip install 'dataprune\[contrastive\]'"):
+    with pytest.raises(ImportError, match=r"pip install -c constraints.txt -e '\.\[contrastive\]'"):
         Views.simclr()(batch(), torch.arange(12), seed=0, epoch=0)
     Views()(batch(), torch.arange(12), seed=0, epoch=0)  # the paper's set does without
 

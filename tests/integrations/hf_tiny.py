@@ -12,7 +12,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 
-pytest.importorskip("transformers", reason="the extra hf is not installed: pip install 'dataprune[hf]'")
+pytest.importorskip("transformers", reason="the extra hf is not installed: pip install -c constraints.txt -e '.[hf]'")
 
 from transformers import (
     BertConfig,

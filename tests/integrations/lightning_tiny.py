@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-pytest.importorskip("lightning", reason="the extra lightning is not installed: pip install 'dataprune[lightning]'")
+pytest.importorskip(
+    "lightning", reason="the extra lightning is not installed: pip install -c constraints.txt -e '.[lightning]'"
+)
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint

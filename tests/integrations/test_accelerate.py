@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("accelerate", reason="the extra hf is not installed: pip install 'dataprune[hf]'")
+pytest.importorskip("accelerate", reason="the extra hf is not installed: pip install -c constraints.txt -e '.[hf]'")
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).parent / "accelerate_ranks.py"

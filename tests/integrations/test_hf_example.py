@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("transformers", reason="the extra hf is not installed: pip install 'dataprune[hf]'")
+pytest.importorskip("transformers", reason="the extra hf is not installed: pip install -c constraints.txt -e '.[hf]'")
 
 import warnings
 

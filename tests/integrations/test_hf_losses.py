@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("transformers", reason="the extra hf is not installed: pip install 'dataprune[hf]'")
+pytest.importorskip("transformers", reason="the extra hf is not installed: pip install -c constraints.txt -e '.[hf]'")
 
 from integrations.hf_tiny import Items, Stock, arguments, bert, bert_tokens, llama, train
 from torch.utils._python_dispatch import TorchDispatchMode

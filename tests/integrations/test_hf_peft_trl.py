@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-pytest.importorskip("transformers", reason="the extra hf is not installed: pip install 'dataprune[hf]'")
+pytest.importorskip("transformers", reason="the extra hf is not installed: pip install -c constraints.txt -e '.[hf]'")
 
 import datasets
 from integrations.hf_tiny import VOCABULARY, Items, Noted, arguments, bert, llama, train

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("transformers", reason="the extra hf is not installed: pip install 'dataprune[hf]'")
+pytest.importorskip("transformers", reason="the extra hf is not installed: pip install -c constraints.txt -e '.[hf]'")
 
 pytestmark = [pytest.mark.ddp, pytest.mark.slow]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-pytest.importorskip("transformers", reason="the extra hf is not installed: pip install 'dataprune[hf]'")
+pytest.importorskip("transformers", reason="the extra hf is not installed: pip install -c constraints.txt -e '.[hf]'")
 
 from integrations.hf_tiny import Items, Naive, Stock, bert, train
 

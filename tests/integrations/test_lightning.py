@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch.utils.data import BatchSampler, DataLoader
 
-pytest.importorskip("lightning", reason="the extra lightning is not installed: pip install 'dataprune[lightning]'")
+pytest.importorskip(
+    "lightning", reason="the extra lightning is not installed: pip install -c constraints.txt -e '.[lightning]'"
+)
 
 from integrations.lightning_tiny import (
     BATCH,
@@ -379,7 +381,7 @@ def test_without_lightning() -> None:
         "PruneCallback(dataprune.full(4, epochs=1))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert "ImportError: PruneCallback needs lightning: pip install 'dataprune[lightning]'" in done.stderr
+    assert "ImportError: PruneCallback needs lightning: pip install -c constraints.txt -e '.[lightning]'" in done.stderr
 
 
 def test_what_is_set_in_lightning_is_still_there() -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("lightning", reason="the extra lightning is not installed: pip install 'dataprune[lightning]'")
+pytest.importorskip(
+    "lightning", reason="the extra lightning is not installed: pip install -c constraints.txt -e '.[lightning]'"
+)
 
 from integrations.lightning_tiny import every_step, quiet, trainer
 

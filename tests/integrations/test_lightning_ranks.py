@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("lightning", reason="the extra lightning is not installed: pip install 'dataprune[lightning]'")
+pytest.importorskip(
+    "lightning", reason="the extra lightning is not installed: pip install -c constraints.txt -e '.[lightning]'"
+)
 
 pytestmark = [pytest.mark.ddp, pytest.mark.slow]
 

@@ -137,7 +137,7 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     from dataprune.integrations.ray import prepare_data_loader
 
     monkeypatch.setitem(sys.modules, "ray.train.torch", None)
-    with pytest.raises(ImportError, match=r"pip install 'dataprune\[ray\]'"):
+    with pytest.raises(ImportError, match=r"pip install -c constraints.txt -e '\.\[ray\]'"):
         prepare_data_loader(loader(), dataprune.rs2(48, keep=0.5, epochs=4))
 
 

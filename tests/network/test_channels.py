@@ -18,7 +18,7 @@ from dataprune.lab.models import build
 
 needs_torch_pruning = pytest.mark.skipif(
     importlib.util.find_spec("torch_pruning") is None,
-    reason="torch-pruning is not installed: pip install 'dataprune[network]'",
+    reason="torch-pruning is not installed: pip install -c constraints.txt -e '.[network]'",
 )
 SHAPES = {  # model -> image, small where a model takes time
     "lenet": (1, 28, 28),
@@ -301,5 +301,5 @@ def test_half_the_channels_are_faster() -> None:
 
 def test_a_missing_torch_pruning_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch_pruning", None)
-    with pytest.raises(ImportError, match=r"pip install 'dataprune\[network\]'"):
+    with pytest.raises(ImportError, match=r"pip install -c constraints.txt -e '\.\[network\]'"):
         network.prune(small(), 0.5, granularity="channel", example_inputs=torch.zeros(1, 1, 8, 8))

@@ -11,7 +11,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "network.md"
 
 
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("torch_pruning", reason="torch-pruning is not installed: pip install 'dataprune[network]'")
+    pytest.importorskip(
+        "torch_pruning", reason="torch-pruning is not installed: pip install -c constraints.txt -e '.[network]'"
+    )
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert len(blocks) == 7

@@ -14,7 +14,9 @@ def __getattr__(name: str) -> Any:
     try:
         from transformers import Trainer
     except ImportError as error:
-        raise ImportError(f"PrunedTrainer needs transformers: pip install 'dataprune[hf]' ({error})") from error
+        raise ImportError(
+            f"PrunedTrainer needs transformers: pip install -c constraints.txt -e '.[hf]' ({error})"
+        ) from error
 
     class PrunedTrainer(PrunedTrainerMixin, Trainer):
         __doc__ = f"transformers' Trainer on what a pruner selects.\n\n{PrunedTrainerMixin.__doc__}"

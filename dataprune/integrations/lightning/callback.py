@@ -48,7 +48,7 @@ class PruneCallback(Callback):
     def __init__(self, pruner: Pruner):
         if _missing is not None:
             raise ImportError(
-                f"PruneCallback needs lightning: pip install 'dataprune[lightning]' ({_missing})"
+                f"PruneCallback needs lightning: pip install -c constraints.txt -e '.[lightning]' ({_missing})"
             ) from _missing
         if not isinstance(pruner, Pruner):
             raise TypeError(

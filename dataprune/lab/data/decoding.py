@@ -64,7 +64,7 @@ def _open(content: bytes, name: str) -> Image.Image:
     try:
         from PIL import Image
     except ImportError as error:
-        raise DataError("decoding images needs Pillow: pip install 'dataprune[cli]'") from error
+        raise DataError("decoding images needs Pillow: pip install -c constraints.txt -e '.[cli]'") from error
     try:
         return Image.open(io.BytesIO(content))
     except (OSError, SyntaxError, struct.error, Image.DecompressionBombError) as error:

@@ -170,7 +170,7 @@ def _splits(name: str, folder: str | None) -> dict[str, Any]:
     if importlib.util.find_spec("datasets") is None:
         raise DataError(
             f"no glue/{name} here: give its folder with --data-folder, or set DATAPRUNE_DATA to the folder that holds "
-            "glue/, or pip install 'dataprune[hf]' to fetch it"
+            "glue/, or pip install -c constraints.txt -e '.[hf]' to fetch it"
         )
     from datasets import load_dataset
 

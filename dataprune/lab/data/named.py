@@ -129,7 +129,7 @@ def _find(name: str, folder: str | os.PathLike[str] | None) -> tuple[str, Splits
         elsewhere = f"no {name} here: give its folder, or set DATAPRUNE_DATA to the folder that holds {name}/"
         elsewhere += ", or install the Debian package dataset-fashion-mnist" if debian else ""
         if importlib.util.find_spec("datasets") is None:
-            raise DataError(f"{elsewhere}, or pip install 'dataprune[hf]' to fetch it")
+            raise DataError(f"{elsewhere}, or pip install -c constraints.txt -e '.[hf]' to fetch it")
         try:
             return name, _with_names(name, read_hub(hub))
         except DataError as error:
@@ -141,7 +141,7 @@ def _find(name: str, folder: str | os.PathLike[str] | None) -> tuple[str, Splits
     if name.count("/") != 1:  # a name on the hub is owner/name
         raise UsageError(message)
     if importlib.util.find_spec("datasets") is None:
-        raise UsageError(f"{message}; for a name on the hub: pip install 'dataprune[hf]'")
+        raise UsageError(f"{message}; for a name on the hub: pip install -c constraints.txt -e '.[hf]'")
     return name, read_hub(name)
 
 
@@ -153,7 +153,7 @@ def _digits() -> Splits:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise DataError("digits come with scikit-learn: pip install 'dataprune[cli]'") from error
+        raise DataError("digits come with scikit-learn: pip install -c constraints.txt -e '.[cli]'") from error
     pixels, labels = load_digits(return_X_y=True)
     images = torch.from_numpy(pixels).view(-1, 1, 8, 8).mul(255 / 16).round().to(torch.uint8)
     samples = Images(images, torch.from_numpy(labels).long())

@@ -131,7 +131,7 @@ def _pyarrow() -> tuple[Any, Any]:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise DataError("reading parquet files needs pyarrow: pip install 'dataprune[cli]'") from error
+        raise DataError("reading parquet files needs pyarrow: pip install -c constraints.txt -e '.[cli]'") from error
     return pyarrow, pyarrow.parquet
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...errors import UsageError
 from .layers import AveragePool, Stages
 
-_TRANSFORMERS = "pip install 'dataprune[hf]'"
+_TRANSFORMERS = "pip install -c constraints.txt -e '.[hf]'"
 
 
 def swin_t(shape: Sequence[int], classes: int, imagenet: bool = False) -> nn.Module:

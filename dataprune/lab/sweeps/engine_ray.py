@@ -77,7 +77,7 @@ def connected(address: str | None) -> Iterator[Any]:
     try:
         import ray
     except ImportError:
-        raise UsageError("--engine ray needs Ray: pip install 'dataprune[ray]'") from None
+        raise UsageError("--engine ray needs Ray: pip install -c constraints.txt -e '.[ray]'") from None
     if ray.is_initialized():
         yield ray
         return

@@ -59,7 +59,9 @@ def check(settings: Settings) -> None:
             if getattr(settings, name):
                 raise UsageError(f"--{name.replace('_', '-')} is not for contrastive learning: leave it out")
         if settings.views == "simclr" and importlib.util.find_spec("kornia") is None:
-            raise UsageError("--views simclr changes colours with kornia: pip install 'dataprune[contrastive]'")
+            raise UsageError(
+                "--views simclr changes colours with kornia: pip install -c constraints.txt -e '.[contrastive]'"
+            )
     if ":" not in settings.model and settings.model not in build.MODELS:
         raise UsageError(suggest(settings.model, build.MODELS, what="model") + ", or module:function of your own")
     for text in settings.option:
@@ -78,7 +80,7 @@ def _check_language(settings: Settings) -> None:
     if settings.model == Settings.model:
         raise UsageError(f"{settings.task} needs a pretrained encoder: --model FOLDER, or its name on the hub")
     if importlib.util.find_spec("transformers") is None:
-        raise UsageError(f"{settings.task} needs transformers: pip install 'dataprune[hf]'")
+        raise UsageError(f"{settings.task} needs transformers: pip install -c constraints.txt -e '.[hf]'")
     if settings.glue == "stsb":
         if settings.method == "memory":
             raise UsageError("memory reads class probabilities, and glue/stsb predicts a score: take loss or emp")

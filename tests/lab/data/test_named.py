@@ -377,8 +377,8 @@ def test_a_name_that_is_not_here(tmp_path, monkeypatch):
     for name, error, message in (
         ("digitz", UsageError, "unknown data 'digitz'; did you mean 'digits'"),
         ("Fashion_MNIST", UsageError, "did you mean 'fashion-mnist'"),
-        ("owner/name", UsageError, r"for a name on the hub: pip install 'dataprune\[hf\]'"),
-        ("cifar100", DataError, r"no cifar100 here: .*DATAPRUNE_DATA.*pip install 'dataprune\[hf\]'"),
+        ("owner/name", UsageError, r"for a name on the hub: pip install -c constraints.txt -e '\.\[hf\]'"),
+        ("cifar100", DataError, r"no cifar100 here: .*DATAPRUNE_DATA.*pip install -c constraints.txt -e '\.\[hf\]'"),
         ("./absent", DataError, "no folder absent"),
         (str(tmp_path), DataError, "nothing to train on in"),
     ):
@@ -390,7 +390,7 @@ def test_a_name_that_is_not_here(tmp_path, monkeypatch):
 
 
 def test_a_known_name_that_the_hub_does_not_give(tmp_path, monkeypatch):
-    pytest.importorskip("datasets", reason="the extra hf is not installed: pip install 'dataprune[hf]'")
+    pytest.importorskip("datasets", reason="the extra hf is not installed: pip install -c constraints.txt -e '.[hf]'")
 
     def refuse(name):
         raise ConnectionError(f"no way to {name}")

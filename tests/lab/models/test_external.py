@@ -15,7 +15,9 @@ SMALL, LARGE = (3, 32, 32), (3, 224, 224)
 
 @pytest.fixture
 def transformers():
-    return pytest.importorskip("transformers", reason="the extra hf is not installed: pip install 'dataprune[hf]'")
+    return pytest.importorskip(
+        "transformers", reason="the extra hf is not installed: pip install -c constraints.txt -e '.[hf]'"
+    )
 
 
 def count(model):
@@ -229,8 +231,8 @@ def test_models_of_torchvision_refuse_what_they_cannot_take(torchvision):
 @pytest.mark.parametrize(
     ("name", "module", "remedy"),
     [
-        ("swin_t", "transformers", r"pip install 'dataprune\[hf\]'"),
-        ("mobilenet_v2", "transformers", r"pip install 'dataprune\[hf\]'"),
+        ("swin_t", "transformers", r"pip install -c constraints.txt -e '\.\[hf\]'"),
+        ("mobilenet_v2", "transformers", r"pip install -c constraints.txt -e '\.\[hf\]'"),
         ("vgg16", "torchvision", r"pip install torchvision, in the release that goes with torch \d"),
         ("shufflenet_v2", "torchvision", r"pip install torchvision, in the release that goes with torch \d"),
     ],

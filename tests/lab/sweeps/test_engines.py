@@ -296,7 +296,7 @@ def test_what_cannot_be_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             compare(comparison(), tmp_path, data=tiny.data(val=80), engine=engine)
     monkeypatch.delenv("WORLD_SIZE")
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UsageError, match=r"pip install 'dataprune\[ray\]'"):
+    with pytest.raises(UsageError, match=r"pip install -c constraints.txt -e '\.\[ray\]'"):
         compare(comparison(), tmp_path, data=tiny.data(val=80), engine=on_ray())
 
 

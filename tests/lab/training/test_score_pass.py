@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-pytest.importorskip("pyarrow", reason="parquet needs pyarrow: pip install 'dataprune[cli]'")
-pytest.importorskip("PIL", reason="images need Pillow: pip install 'dataprune[cli]'")
+pytest.importorskip("pyarrow", reason="parquet needs pyarrow: pip install -c constraints.txt -e '.[cli]'")
+pytest.importorskip("PIL", reason="images need Pillow: pip install -c constraints.txt -e '.[cli]'")
 
 import pyarrow as arrow
 import pyarrow.parquet as parquet

@@ -175,7 +175,7 @@ def test_colours_need_kornia_before_anything_is_written(tmp_path: Path, monkeypa
     monkeypatch.setattr(
         setup.importlib.util, "find_spec", lambda name, *rest: None if name == "kornia" else find(name, *rest)
     )
-    with pytest.raises(UsageError, match=r"pip install 'dataprune\[contrastive\]'"):
+    with pytest.raises(UsageError, match=r"pip install -c constraints.txt -e '\.\[contrastive\]'"):
         fit(settings(views="simclr"), tmp_path / "out", data=tiny.data())
     assert not (tmp_path / "out").exists()
 

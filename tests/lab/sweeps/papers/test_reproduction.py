@@ -12,9 +12,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-pytest.importorskip("yaml", reason="the extra cli is not installed: pip install 'dataprune[cli]'")
-pytest.importorskip("matplotlib", reason="the extra cli is not installed: pip install 'dataprune[cli]'")
-pytest.importorskip("sklearn", reason="the extra cli is not installed: pip install 'dataprune[cli]'")
+pytest.importorskip("yaml", reason="the extra cli is not installed: pip install -c constraints.txt -e '.[cli]'")
+pytest.importorskip("matplotlib", reason="the extra cli is not installed: pip install -c constraints.txt -e '.[cli]'")
+pytest.importorskip("sklearn", reason="the extra cli is not installed: pip install -c constraints.txt -e '.[cli]'")
 
 from dataprune.cli import app
 from dataprune.errors import UsageError
