@@ -276,7 +276,7 @@ def test_the_fit_is_scipys_nonnegative_least_squares(seed: int, penalty: float) 
 
 def test_grad_match_of_everything_matches_exactly() -> None:
     errors, features, labels = problem(1, 9, width=6)
-    _, weight = coresets.grad_match(errors, features, keep=1.0, labels=labels, penalty=0.0)
+    weight = coresets.grad_match(errors, features, keep=1.0, labels=labels, penalty=0.0).weight
     torch.testing.assert_close(weight, torch.ones(9))
     with pytest.raises(ValueError, match="penalty"):
         coresets.grad_match(errors, features, keep=1.0, labels=labels, penalty=-1.0)
