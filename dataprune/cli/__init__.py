@@ -6,7 +6,6 @@ try:
 except ImportError as error:  # the core installs without the command line's packages
     raise SystemExit(f"the command line needs {error.name}: pip install 'dataprune[cli]'") from None
 
-from . import training, selecting, comparing, joint, reporting  # noqa: F401, I001  in the order in which --help lists them
 from .app import app
 
 

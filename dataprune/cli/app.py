@@ -1,4 +1,4 @@
-"""What commands register with."""
+"""The application: its commands, in the order in which --help lists them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
+from .advise import advise
+from .compare import compare
+from .joint import joint
+from .methods import list_methods
+from .pretrain import pretrain
+from .report import report
+from .reproduce import reproduce
+from .score import score
+from .select import select
 from .shell import Group
+from .train import train
 
 app = typer.Typer(
     cls=Group,
@@ -34,3 +44,10 @@ def _options(
 ) -> None:
     if ctx.invoked_subcommand is None:
         print(ctx.get_help())
+
+
+for command in (train, pretrain, score, select, compare, advise, joint):
+    app.command()(command)
+app.command("methods")(list_methods)
+app.command()(report)
+app.command()(reproduce)

@@ -1,4 +1,4 @@
-"""joint."""
+"""dataprune joint."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from ..lab.training.settings import Settings
-from .app import app
 from .options import OF_TASKS, AsJson, Out
 from .output import console, note, numbers, plain, progress_bar, require_drawing
 from .shell import first_rank, takes_settings
@@ -31,7 +30,6 @@ FinetuneOn = Annotated[
 ]
 
 
-@app.command()
 @takes_settings(
     without=("method", "selection", "keep", "budget", "steps", "statistics", "epochs", "init", "track", *OF_TASKS)
 )

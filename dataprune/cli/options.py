@@ -13,6 +13,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON o
 
 Seeds = Annotated[int, typer.Option(min=1, help="Runs of each method, from --seed on.")]
 
+Engine = Annotated[
+    str,
+    typer.Option(
+        help="local: the runs one after another, or --jobs side by side; ray: spread over a Ray cluster "
+        "(pip install 'dataprune[ray]').",
+        rich_help_panel="Machine",
+    ),
+]
+
 Address = Annotated[
     str | None,
     typer.Option(

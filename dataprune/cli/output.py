@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +65,15 @@ def progress_bar(total: int, unit: str) -> Any:
 
     # disable=None: off where stderr is no terminal
     return tqdm(total=total, unit=f" {unit}", disable=None if first_rank() else True, leave=False)
+
+
+@contextmanager
+def progress_of_runs(epochs: int) -> Iterator[Callable[[str, int, dict[str, Any]], None]]:
+    """A bar over the epochs of all runs; gives what is called after each."""
+    with progress_bar(epochs, "epochs") as bar:
+
+        def report(method: str, seed: int, line: dict[str, Any]) -> None:
+            bar.update(1)
+            bar.set_postfix(method=method, seed=seed)
+
+        yield report

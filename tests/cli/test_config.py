@@ -1,0 +1,74 @@
+"""Options from a YAML file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from command_line import QUICK, call, fails
+
+from dataprune.lab.training import run_folder
+
+
+def config(**values: Any) -> str:
+    Path("config.yaml").write_text(yaml.safe_dump(values))
+    return "config.yaml"
+
+
+def test_a_file_holds_options_and_the_command_line_overrides_it(tmp_path: Path) -> None:
+    file = config(
+        model="mlp", epochs=4, train_size=320, keep=0.5, **{"weight-decay": 0.0}, flip=True, option=["beta=3"]
+    )
+    assert call("train", "--config", file, "--keep", "0.3", "--no-flip", "--out", tmp_path / "out").exit_code == 0
+    found = run_folder.read_json(tmp_path / "out/config.json")
+    kept = {name: found[name] for name in ("model", "epochs", "train_size", "keep", "weight_decay", "flip", "option")}
+    assert kept == {
+        "model": "mlp", "epochs": 4, "train_size": 320, "keep": 0.3, "weight_decay": 0.0, "flip": False,
+        "option": ["beta=3"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("option", ["emp.beta=3", ["emp.beta=3"], {"emp.beta": 3}])
+def test_lists_in_a_file(option: Any, tmp_path: Path) -> None:
+    file = config(
+        methods=["short", "emp"], seeds=1, option=option, model="mlp", epochs=4, train_size=320, keep=0.4,
+        val_fraction=0.2, tune_lr=[0.01, 0.05],
+    )  # fmt: skip
+    result = call("compare", "--config", file, "--out", tmp_path / "out", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert [row["method"] for row in json.loads(result.stdout)["runs"]] == ["short", "emp"]
+    assert run_folder.read_json(tmp_path / "out/runs/emp-seed0/config.json")["option"][0] == "emp.beta=3"
+
+
+def test_numbers_in_a_file_may_be_lists() -> None:
+    same: dict[str, Any] = {"model": "mlp", "train_size": 320, "seeds": 1}
+    lists = config(ratios=[0.5], amounts=[0, 0.5, 1.5], **same)
+    fails(2, "--amounts are shares of the weights in [0, 1), got 1.5", "joint", "--config", lists)
+    fails(2, "--ratios are fractions of the data in (0, 1), got 2", "joint", "--config", config(ratios=2, **same))
+
+
+def test_a_file_that_names_what_there_is_not() -> None:
+    fails(2, "unknown option 'modle'; did you mean 'model'?", "train", "--config", config(modle="mlp"))
+    result = call("train", "--config", config(modle="mlp"))
+    for internal in ("json", "debug", "config", "help", "_"):
+        assert internal not in result.stderr.partition("(known:")[2].partition(")")[0]
+    fails(2, "give the file to `dataprune compare`", "train", "--config", config(methods=["emp"]))
+    fails(2, "give the file to `dataprune train`", "compare", "--config", config(method="emp"))
+    fails(2, "unknown option 'json'", "train", "--config", config(json=True))
+    fails(2, "lr takes a single value", "train", "--config", config(lr=[0.1, 0.2]))
+    fails(2, "--epochs", "train", "--config", config(epochs="many"))
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    fails(2, "No such file", "train", "--config", "none.yaml")
+    Path("config.yaml").write_text("a: [1")
+    fails(2, "cannot read config.yaml", "train", "--config", "config.yaml")
+    Path("config.yaml").write_text("- a\n- b\n")
+    fails(2, "option: value", "train", "--config", "config.yaml")
+    Path("config.yaml").write_bytes(b"\xff\xfe\x00")
+    fails(2, "cannot read config.yaml", "train", "--config", "config.yaml")
+    Path("config.yaml").write_text("")
+    assert call("train", *QUICK, "--config", "config.yaml").exit_code == 0

@@ -1,0 +1,19 @@
+"""dataprune methods."""
+
+from __future__ import annotations
+
+import json
+
+from command_line import call
+
+import dataprune
+from dataprune import coresets
+
+
+def test_methods_are_listed() -> None:
+    rows = json.loads(call("methods", "--json").stdout)
+    for kind, methods in (("dynamic", dataprune.METHODS), ("static", coresets.METHODS)):
+        assert [row["method"] for row in rows if row["kind"] == kind] == list(methods)
+    assert all(row["keeps"] and row["source"] for row in rows)
+    table = call("methods")
+    assert table.exit_code == 0 and "arXiv:2408.16031" in table.stdout and table.stderr == ""

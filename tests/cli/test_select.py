@@ -1,0 +1,57 @@
+"""dataprune select, from scoring to training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from command_line import QUICK, call, fails
+
+from dataprune import Selection, dynamics
+
+
+def test_score_then_select_then_train(tmp_path: Path) -> None:
+    scored = call("score", *QUICK[:6], "--lr", "0.05", "--statistics", "forgetting,el2n,aum", "--out", "s")
+    assert scored.exit_code == 0 and "scores: s/scores." in scored.stdout, scored.output
+    chosen = call("select", "--scores", "s", "--method", "ccs", "--keep", "0.3", "--option", "cutoff=0.1")
+    assert chosen.exit_code == 0 and "ccs: 96 of 320 samples" in chosen.stdout and "kept per class" in chosen.stdout
+    file = Path("s/ccs-keep0.3-seed0-cutoff0.1.safetensors")
+    again = call("select", "--scores", "s", "--method", "k_center", "--keep", "0.3", "--json")
+    assert json.loads(again.stdout)["samples"] == 96
+    coreset = Selection.metadata(file)
+    assert coreset["method"] == "ccs" and coreset["options"] == {"cutoff": 0.1} and coreset["size"] == 320
+    assert sum(kept for _, kept, _ in coreset["retention"]) == 96
+    trained = call("train", *QUICK[:6], "--selection", file, "--device", "cpu", "--json")
+    assert trained.exit_code == 0, trained.output
+    assert json.loads(trained.stdout)["samples"] == 4 * 96 and json.loads(trained.stdout)["method"] == "fixed"
+    longer = call("train", *QUICK[:6], "--selection", file, "--strategy", "P", "--json")
+    assert json.loads(longer.stdout)["samples"] == 13 * 96  # 4 / 0.3 epochs
+    small = call("train", *QUICK[:6], "--selection", file, "--small-batches", "--json")
+    assert json.loads(small.stdout)["steps"] == json.loads(trained.stdout)["steps"]  # 30 % is not small
+    fails(1, "made for another dataset", "train", *QUICK[:4], "--train-size", "321", "--selection", file)
+    fails(1, "made for another dataset", "train", *QUICK[:6], "--label-noise", "0.01", "--selection", file)
+
+
+def test_a_selectors_options_are_its_own(tmp_path: Path) -> None:
+    dynamics.save_scores("t.csv", {"aum": torch.rand(50)})
+    given = ["select", "--scores", "t.csv", "--method", "ccs", "--keep", "0.2"]
+    assert "t.csv" not in call(*given, "--option", "ccs.cutoff=0.2").stdout
+    assert Selection.metadata("ccs-keep0.2-seed0-cutoff0.2.safetensors")["options"] == {"cutoff": 0.2}
+    fails(2, "--option craig.cutoff is not for ccs", *given, "--option", "craig.cutoff=0.2")
+    fails(2, "a value of the wrong kind", *given, "--option", "cutoff=abc")
+    fails(2, "unknown option of aum 'statistic'", *given[:3], "--method", "aum", "--keep", "0.2", "--statistic", "aum")
+    fails(2, "--method top --statistic loss", *given[:3], "--method", "loss", "--keep", "0.2")
+    fails(2, "is a folder", *given, "--out", tmp_path)
+    fails(2, "ccs is a static method", "train", "--method", "ccs")
+    call(*given)
+    fails(
+        2,
+        "leave it out with --selection",
+        "train",
+        "--selection",
+        "ccs-keep0.2-seed0.safetensors",
+        "--option",
+        "beta=2",
+    )
+    fails(1, "made for 50 samples", "train", *QUICK[:6], "--selection", "ccs-keep0.2-seed0.safetensors")

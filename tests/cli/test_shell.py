@@ -1,0 +1,55 @@
+"""What every command does alike: notes, warnings, errors, interruptions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import QUICK, call, run
+
+from dataprune.lab.data.named import Data
+from dataprune.lab.training import run as fitting
+
+
+def test_what_is_noteworthy_of_the_data_goes_to_stderr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataprune.lab.training import setup
+
+    load = setup.load_data
+
+    def noted(settings: Any) -> Data:
+        return load(settings)._replace(note="digits have no test split")
+
+    monkeypatch.setattr(setup, "load_data", noted)
+    for command in (["train"], ["compare", "--methods", "emp", "--seeds", 1]):
+        result = call(*command, *QUICK, "--json")
+        assert result.stderr == "note: digits have no test split\n"
+        json.loads(result.stdout)
+
+
+@pytest.mark.filterwarnings("default")
+def test_warnings_are_lines_on_stderr() -> None:
+    result = call("train", "--model", "mlp", "--epochs", 2, "--train-size", 320, "--keep", 0.3, "--json")
+    assert result.stderr.startswith("warning: with 2 epochs") and len(result.stderr.splitlines()) == 1
+    json.loads(result.stdout)
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    wrong = ["-m", "dataprune", "train", "--out", tmp_path / "file"]
+    for more, traceback in (([], False), (["--debug"], True)):
+        done = run(*wrong, *more)
+        assert done.returncode == (1 if traceback else 2) and done.stdout == ""
+        assert ("Traceback" in done.stderr) == traceback and "is a file" in done.stderr
+
+
+def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fitting._Run, "_train_step", stop)
+    for command in ("train", "compare"):
+        result = call(command, *QUICK)
+        assert result.exit_code == 1 and result.stdout == ""
+        assert result.stderr == "interrupted: the same command goes on from its last checkpoint, if it has one\n"

@@ -1,0 +1,39 @@
+"""dataprune train."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from command_line import QUICK, call, run
+
+
+def test_train_as_a_module_prints_its_result_on_stdout(tmp_path: Path) -> None:
+    done = run("-m", "dataprune", "train", *QUICK, "--json", "--out", tmp_path / "out")
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert json.loads(done.stdout) == json.loads((tmp_path / "out/metrics.json").read_text())
+    again = call("train", *QUICK, "--out", tmp_path / "out")  # a finished run is only read
+    assert again.exit_code == 0 and again.stderr.startswith("note: this run was finished before")
+    assert again.stdout.startswith("emp: accuracy 0.") and again.stdout.endswith(f"run: {tmp_path / 'out'}\n")
+
+
+def test_train_finds_its_own_folder_again(tmp_path: Path) -> None:
+    first = call("train", *QUICK, "--json")
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("train-digits-emp-seed0-")
+    assert call("train", *QUICK, "--json").stdout == first.stdout
+    assert call("train", *QUICK, "--seed", 1).exit_code == 0
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.ddp
+def test_torchrun_prints_once(tmp_path: Path) -> None:
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "dataprune", "train"]
+    done = run(*launch, *QUICK, "--batch-size", 16, "--json", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["world_size"] == 2
+    wrong = run(*launch, *QUICK, "--keep", 7)
+    assert wrong.returncode != 0 and wrong.stdout == ""
+    assert wrong.stderr.count("error: --keep is a fraction") == 1
