@@ -283,7 +283,7 @@ def cancel(data: Data, count: int) -> Tensor:
     """Influence: stored influences, all looked at before every sample that is left out."""
     import torch
 
-    from dataprune.coresets.influences import influences
+    from dataprune.coresets._influence import influences
 
     rows = influences(data.errors, data.features, data.labels, DAMPING).explicit().flatten(1)
     squares, total = rows.square().sum(1), torch.zeros(rows.shape[1])

@@ -3,35 +3,45 @@
     selection = coresets.k_center(features, keep=0.1)
     selection.save("coreset.safetensors", {"method": "k_center", "keep": 0.1}, dataset=train_set)
 
-They run where their input lies, read it in chunks, and use at most `max_memory` bytes beyond it; what they will use is
-logged (INFO, logger "dataprune.coresets") before they start.
+They run where their input lies, read it in chunks, and use at most `max_memory` bytes beyond it; the memory that they
+will use is logged (INFO, logger "dataprune.coresets") before they start.
 """
 
 from __future__ import annotations
 
-from .boundary import deepfool
-from .budget import MAX_MEMORY
+from ._contextual_diversity import contextual_diversity
+from ._craig import craig
+from ._deepfool import deepfool
+from ._glister import glister
+from ._grad_match import grad_match
+from ._herding import herding
+from ._influence import influence
+from ._k_center import k_center
+from ._moderate import moderate
+from ._stratified import stratified
+from .chunks import MAX_MEMORY
 from .extraction import Extracted, extract
-from .facility_location import craig
-from .geometry import contextual_diversity, herding, k_center, moderate
-from .gradients import glister, grad_match
-from .influences import influence
-from .named import METHODS, Given, Named, choose
+from .methods import METHODS, Inputs, Method, choose, find
+from .ranking import bottom, random, top
 from .replay import mean_one, small_batch, weighted
-from .scores import bottom, random, stratified, top
+
+ccs = stratified
+random_coreset = random
 
 __all__ = [
     "MAX_MEMORY",
     "METHODS",
     "Extracted",
-    "Given",
-    "Named",
+    "Inputs",
+    "Method",
     "bottom",
+    "ccs",
     "choose",
     "contextual_diversity",
     "craig",
     "deepfool",
     "extract",
+    "find",
     "glister",
     "grad_match",
     "herding",
@@ -40,6 +50,7 @@ __all__ = [
     "mean_one",
     "moderate",
     "random",
+    "random_coreset",
     "small_batch",
     "stratified",
     "top",

@@ -1,13 +1,13 @@
-"""How many samples a coreset keeps, how many of each class, and how much memory choosing them may take."""
+"""Input checks of the selectors, the number of samples that each keeps, and the places of each class."""
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
+from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 from .. import policies
@@ -15,16 +15,13 @@ from ..errors import UsageError, suggest
 from ..schedules import check_fraction
 
 Balance = Literal["none", "class"]
+Division = Literal["none", "equal", "proportional"]
 
-MAX_MEMORY = 4 << 30  # bytes a selector may use beyond its input, unless told otherwise
-_CHUNK = 32 << 20  # bytes of a chunk: larger ones are no faster
-_SHOWN = 10  # classes that an error names
-
-_log = logging.getLogger("dataprune.coresets")
+_LISTED = 10  # classes that an error lists
 
 
 def count_of(size: int, keep: float) -> int:
-    """Samples kept: max(1, floor(keep * size + 0.5)).
+    """Count the samples kept: max(1, floor(keep * size + 0.5)).
 
     Args:
         size: samples in the dataset, at least 1.
@@ -41,6 +38,103 @@ def count_of(size: int, keep: float) -> int:
     return max(1, math.floor(keep * size + 0.5))
 
 
+def split(
+    size: int,
+    count: int,
+    labels: Int[Tensor, " n"] | None,
+    division: Division,
+    generator: Generator,
+    *,
+    capacity: Callable[[int], int] = lambda size: size,
+) -> list[tuple[Int[Tensor, " m"], int]]:
+    """Divide the samples into groups that are selected from separately, and the places among the groups.
+
+    Args:
+        size: samples, N.
+        count: places in all.
+        labels: class ids on the CPU; needed unless division is "none".
+        division: "none" for one group of all samples; "equal" for a group per class with equal places, as far as it
+            has samples; "proportional" for a group per class with places in proportion to its size, where the largest
+            fractions are rounded up.
+        generator: draws the classes that get an odd place, and decides between equal fractions.
+        capacity: samples of a class -> how many of them can be selected; for "equal".
+    Returns:
+        Ascending positions and places of each group, classes in ascending order.
+    Raises:
+        ValueError: if a class would get no place.
+    Example:
+        >>> [places for _, places in split(4, 3, torch.tensor([0, 0, 0, 1]), "proportional", torch.Generator())]
+        [2, 1]
+    """
+    if division == "none" or labels is None:
+        return [(torch.arange(size), count)]
+    classes, sizes = torch.unique(labels, return_counts=True)
+    if division == "equal":
+        capacities = [capacity(members) for members in sizes.tolist()]
+        places = policies.quotas(torch.tensor(capacities), count, generator)
+    else:
+        exact = sizes * count
+        rounded = exact // size
+        rounded[policies.highest(exact % size, count - int(rounded.sum()), generator)] += 1
+        places = rounded.tolist()
+    _check_no_class_empty(classes, sizes.tolist(), places, count)
+    return list(zip(torch.argsort(labels, stable=True).split(sizes.tolist()), places))
+
+
+def check_scores(scores: Tensor) -> Float[Tensor, " n"]:
+    """Check scores, and return them on the CPU in a dtype that numpy knows.
+
+    Raises:
+        ValueError: if they are not (N,) floating point, or hold NaN.
+    """
+    _check_floating("scores", scores)
+    if scores.ndim != 1:
+        raise ValueError(f"scores must be (N,), one number per sample, got {tuple(scores.shape)}")
+    scores = scores.detach().cpu()
+    if scores.dtype not in (torch.float32, torch.float64):
+        scores = scores.float()
+    if len(scores) and bool(scores.sum().isnan()) and (bad := int(scores.isnan().sum())):  # ∞ − ∞ is valid
+        raise ValueError(
+            f"{bad} of {len(scores)} scores are NaN, the first at position {int(scores.isnan().int().argmax())}: score "
+            "these samples, or leave them out"
+        )
+    return scores
+
+
+def check_features(name: str, features: Tensor) -> Float[Tensor, "n d"]:
+    """Check a matrix of features, and return it detached.
+
+    Raises:
+        ValueError: if it is not (N, D) floating point with at least one column.
+    """
+    _check_floating(name, features)
+    if features.ndim != 2 or features.shape[1] == 0:
+        raise ValueError(f"{name} must be (N, D), one row per sample, got {tuple(features.shape)}: flatten each sample")
+    return features.detach()
+
+
+def check_labels(labels: Tensor | None, size: int, *, needed_by: str | None = None) -> Int[Tensor, " n"] | None:
+    """Check class ids, and return them as int64 on the CPU, or None.
+
+    Args:
+        labels: class ids, or None.
+        size: samples, N.
+        needed_by: name of the selector that requires labels.
+    Raises:
+        ValueError: if there is not one whole number per sample, or required labels are missing.
+    """
+    if labels is None:
+        if needed_by:
+            raise ValueError(f"{needed_by} needs labels: pass labels=, one class id per sample")
+        return None
+    _check_tensor("labels", labels)
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ValueError(f"labels must be whole numbers (torch.int64), got {labels.dtype}")
+    if labels.shape != (size,):
+        raise ValueError(f"labels must be ({size},), one class id for each sample, got {tuple(labels.shape)}")
+    return labels.detach().cpu().long()
+
+
 def check_balance(balance: str, labels: Tensor | None) -> None:
     """Raise ValueError unless `balance` is "none", or "class" with labels."""
     if balance not in ("none", "class"):
@@ -49,103 +143,22 @@ def check_balance(balance: str, labels: Tensor | None) -> None:
         raise ValueError('balance="class" needs labels: pass labels=, one class id per sample')
 
 
-def members_of(labels: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """The class ids that occur, ascending, and the ascending positions of each one's samples."""
-    classes, sizes = torch.unique(labels, return_counts=True)
-    return classes, list(torch.argsort(labels, stable=True).split(sizes.tolist()))
+def _check_floating(name: str, value: Tensor) -> None:
+    _check_tensor(name, value)
+    if not value.is_floating_point():
+        raise ValueError(f"{name} must be floating point, got {value.dtype}: pass {name}.float()")
 
 
-def equal_places(
-    classes: Tensor, sizes: Sequence[int], count: int, generator: Generator, *, members: Sequence[int] | None = None
-) -> list[int]:
-    """Places per class under balance="class": the same number for each, as far as it has samples.
-
-    Args:
-        classes: (C,) class ids, for the error.
-        sizes: how many samples each class can give.
-        count: places in all.
-        generator: draws the classes that get an odd rest.
-        members: samples of each class where that is more than it can give.
-    Raises:
-        ValueError: if a class would get no place.
-    """
-    places = policies.quotas(torch.tensor(sizes), count, generator)
-    _check_no_class_empty(classes, members or sizes, places, count)
-    return places
-
-
-def proportional_places(classes: Tensor, sizes: Sequence[int], count: int, generator: Generator) -> list[int]:
-    """Places per class in proportion to its size; the largest fractions are rounded up, equal ones at random.
-
-    Args:
-        classes: (C,) class ids, for the error.
-        sizes: samples of each class.
-        count: places in all, at most the sum of sizes.
-        generator: decides between equal fractions.
-    Raises:
-        ValueError: if a class would get no place.
-    Example:
-        >>> proportional_places(torch.arange(2), [30, 10], 4, torch.Generator())
-        [3, 1]
-    """
-    exact = torch.tensor(sizes) * count
-    places = exact // sum(sizes)
-    places[policies.highest(exact % sum(sizes), count - int(places.sum()), generator)] += 1
-    _check_no_class_empty(classes, sizes, places.tolist(), count)
-    return places.tolist()
-
-
-def check_memory(need: int, limit: int, what: str) -> None:
-    """Raise ValueError if `what` needs more bytes beyond its input than `limit`."""
-    if need > limit:
-        raise ValueError(
-            f"{what} needs {_shown(need)} beyond its inputs, max_memory allows {_shown(limit)}: raise max_memory, or "
-            "select from a part of the data or from fewer features"
-        )
+def _check_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} must be a tensor, got {type(value).__name__}: pass torch.as_tensor({name})")
 
 
 def _check_no_class_empty(classes: Tensor, sizes: Sequence[int], places: Sequence[int], count: int) -> None:
-    empty = [f"{name} ({size} samples)" for name, size, got in zip(classes.tolist(), sizes, places) if not got]
+    empty = [f"{label} ({size} samples)" for label, size, place in zip(classes.tolist(), sizes, places) if not place]
     if empty:
-        more = f" and {len(empty) - _SHOWN} more" if len(empty) > _SHOWN else ""
+        more = f" and {len(empty) - _LISTED} more" if len(empty) > _LISTED else ""
         raise ValueError(
             f"keep leaves {count} samples for {len(classes)} classes, and none for class "
-            f"{', '.join(empty[:_SHOWN])}{more}: keep more, or leave these classes out"
+            f"{', '.join(empty[:_LISTED])}{more}: keep more, or leave these classes out"
         )
-
-
-def chunk_rows(name: str, *, fixed: int, row: int, size: int, max_memory: int) -> int:
-    """Rows of a chunk, such that a selector stays within `max_memory`; what it will use at most is logged.
-
-    Args:
-        name: the selector, for the message.
-        fixed: bytes it needs whatever the chunk, beyond its input.
-        row: bytes it needs for each row of a chunk; 0 if it has no chunks.
-        size: rows in all.
-        max_memory: bytes it may use.
-    Returns:
-        How many rows to take at a time, in [1, size].
-    Raises:
-        ValueError: if not even one row at a time fits.
-    """
-    if isinstance(max_memory, bool) or not isinstance(max_memory, int) or max_memory < 1:
-        raise ValueError(f"max_memory is a number of bytes, at least 1, got {max_memory!r}")
-    if fixed + row > max_memory:
-        raise ValueError(
-            f"{name} needs {fixed + row:,} bytes ({_shown(fixed + row)}) beyond its input for {size:,} samples, more "
-            f"than max_memory={max_memory:,} ({_shown(max_memory)}): raise max_memory or pass fewer samples"
-        )
-    if not row:
-        rows = size
-    else:
-        rows = max(1, min(size, (max_memory - fixed) // row, _CHUNK // row))
-    _log.info("%s: at most %s beyond its input, in chunks of %d rows", name, _shown(fixed + row * rows), rows)
-    return rows
-
-
-def _shown(size: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.4g} {unit}"
-        size /= 1024
-    return f"{size:.4g} GiB"

@@ -1,9 +1,10 @@
-"""Features before the last linear layer, logits and labels of a whole dataset, in one pass."""
+"""Extraction of features, logits and labels of a whole dataset in one pass of a model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sized
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -11,11 +12,12 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
 from ..modules import device_of, inference, linear_layers, trace_last_layer
-from .inputs import check_labels
+from .budget import check_labels
 
 
-class Extracted(NamedTuple):
-    """What a model makes of a dataset, in the dataset's order, on the CPU.
+@dataclass(frozen=True, eq=False)
+class Extracted:
+    """Features, logits and labels of a dataset, in its order, on the CPU.
 
     Attributes:
         features: (N, D) input of the last linear layer, float32 or float64.
@@ -28,7 +30,7 @@ class Extracted(NamedTuple):
     labels: Int[Tensor, " n"]
 
     def errors(self) -> Float[Tensor, "n c"]:
-        """softmax(logits) − onehot(labels), which the selection from gradients takes.
+        """Compute softmax(logits) − onehot(labels), the input of selectors that use gradients.
 
         Raises:
             ValueError: if labels are no class ids of these logits.
@@ -46,23 +48,23 @@ class Extracted(NamedTuple):
 
 
 def extract(model: nn.Module, loader: Iterable[Any]) -> Extracted:
-    """Run a model over a dataset and keep what enters its last linear layer, what comes out, and the labels.
+    """Run a model over a dataset, and collect the input and output of its last linear layer, and the labels.
 
     The layer is the `nn.Linear` whose output the model returns as logits, found by forward hooks at the first batch. A
     batch is (inputs, ..., labels), and the model is called with all but the labels, or a mapping with `labels` or
     `label`, and the model is called with the others by name. The model may return a tensor, an object or a mapping with
     `logits`, or a tuple that begins with them.
 
-    The model is in evaluation mode during the pass, on the device on which it is, and every module's mode is restored;
-    no gradient is recorded, and torch's random state is left as it was. It keeps N·(C + D) values.
+    The pass runs in evaluation mode without gradients, on the model's device; modes and torch's random state are
+    restored. The result holds N·(C + D) values.
 
     Args:
         model: ends in a linear layer.
-        loader: a DataLoader that goes through the dataset once and in its order; of any other iterable of batches, the
-            order is that in which they come.
+        loader: a DataLoader that goes through the dataset once and in order; or any iterable of batches, whose order
+            is kept.
     Raises:
-        TypeError: if the loader shuffles, chooses samples or streams, or a batch or an output is of no known form.
-        ValueError: if no linear layer produces the logits, the labels do not fit, or not every sample came.
+        TypeError: if the loader shuffles, chooses samples or streams, or a batch or an output has an unknown form.
+        ValueError: if no linear layer produces the logits, the labels do not fit, or samples are missing.
     Example:
         >>> batches = [(torch.ones(2, 3), torch.tensor([0, 1]))]
         >>> extract(nn.Linear(3, 2), batches).features.shape
@@ -70,11 +72,10 @@ def extract(model: nn.Module, loader: Iterable[Any]) -> Extracted:
     """
     size = check_order(loader) if isinstance(loader, DataLoader) else None
     model = getattr(model, "_orig_mod", model)  # hooks inside a compiled model may not run
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    whole: tuple[Tensor, Tensor, Tensor] | None = None
-    done = 0
     layers = linear_layers(model)
-    # iterating a DataLoader draws from the global generator
+    parts: list[list[Tensor]] = []
+    columns: list[Tensor] = []  # allocated once, if the number of samples is known
+    done = 0
     with inference(model):
         for batch in loader:
             labels, arguments, named = _split(batch, device_of(model))
@@ -82,31 +83,31 @@ def extract(model: nn.Module, loader: Iterable[Any]) -> Extracted:
             layers = [layer]
             if labels.shape != (len(logits),):
                 raise ValueError(f"labels must be (B,) = ({len(logits)},) class ids, got {tuple(labels.shape)}")
-            rows = tuple(value.to("cpu", _dtype(value)) for value in (features, logits, labels))
+            rows = [value.to("cpu", _dtype(value)) for value in (features, logits, labels)]
             if size is None:
-                parts.append(rows)  # type: ignore[arg-type]
+                parts.append(rows)
                 continue
-            if whole is None:
-                whole = tuple(value.new_empty(size, *value.shape[1:]) for value in rows)  # type: ignore[assignment]
+            columns = columns or [value.new_empty(size, *value.shape[1:]) for value in rows]
             if done + len(labels) > size:
                 raise ValueError(f"the loader yields more samples than the {size} of its dataset")
-            for store, value in zip(whole or (), rows):
-                store[done : done + len(labels)] = value
+            for column, value in zip(columns, rows):
+                column[done : done + len(labels)] = value
             done += len(labels)
-    if size is None and parts:
-        return Extracted(*(torch.cat(column) for column in zip(*parts)))
-    if whole is None:
+    if size is None:
+        columns = [torch.cat(values) for values in zip(*parts)]
+    if not columns:
         raise ValueError("the loader yields no batch")
-    if done != size:
+    if size is not None and done != size:
         raise ValueError(f"the loader yielded {done} of its dataset's {size} samples: all are needed")
-    return Extracted(*whole)
+    features, logits, labels = columns
+    return Extracted(features, logits, labels)
 
 
 def check_order(loader: DataLoader) -> int:
-    """The dataset's length, if the loader goes through it once and in order.
+    """Check that a loader goes through its dataset once and in order; returns the dataset's length.
 
     Raises:
-        TypeError: if it does not, or cannot be known to.
+        TypeError: if it does not, or if that is unknown.
     """
     if isinstance(loader.dataset, IterableDataset):
         raise TypeError(
@@ -123,14 +124,14 @@ def check_order(loader: DataLoader) -> int:
             f"the loader ({type(culprit).__name__}) may not go through the dataset in its order, so that results would "
             "belong to other samples: build one with shuffle=False, and without a sampler"
         )
-    size = len(loader.dataset)  # type: ignore[arg-type]
+    size = len(cast(Sized, loader.dataset))
     if loader.drop_last and size % (loader.batch_size or 1):
         raise TypeError(f"the loader drops the last {size % (loader.batch_size or 1)} samples: set drop_last=False")
     return size
 
 
 def _split(batch: Any, device: torch.device) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:
-    """Labels, and the model's positional and named arguments on its device."""
+    """Split a batch into labels, and positional and keyword arguments of the model on its device."""
     if isinstance(batch, Mapping):
         name = next((name for name in ("labels", "label") if name in batch), None)
         if name is None:

@@ -1,4 +1,4 @@
-"""Ridge regression whose columns come one after another, with weights that may have to stay at or above zero."""
+"""Ridge regression with columns added one after another, and optionally nonnegative weights."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Fit:
         self.size = 0
 
     def weight(self) -> Float[Tensor, " k"]:
-        """The weights of the columns so far, in the order in which they came."""
+        """Weights of the columns so far, in the order in which they were added."""
         return self.value[: self.size]
 
     def add(self, products: Float[Tensor, " k"], target: float) -> None:
@@ -51,7 +51,7 @@ class Fit:
 
     def _descend(self) -> None:
         waiting = set(range(self.size)) - set(self.used)
-        for _ in range(3 * self.size):  # ends by itself but for rounding
+        for _ in range(3 * self.size):  # a bound against rounding: it ends before
             use = torch.tensor(sorted(waiting), dtype=torch.int64)
             slope = self.target[use] - self.gram[use, : self.size] @ self.weight()
             tolerance = 1e-12 * self.target[: self.size].abs().max()
@@ -71,15 +71,15 @@ class Fit:
                 moved = before + float(ratio.nan_to_num(0.0).min()) * (solution - before)
                 moved[falling.nonzero().squeeze(1)[ratio.nan_to_num(0.0).argmin()]] = 0
                 self.value[self.used] = moved.clamp_(min=0)
-                gone = [used for used, value in zip(self.used, moved.tolist()) if value <= 0]
-                self._rebuild([used for used in self.used if used not in gone])
-                waiting.update(set(gone) - {column})  # the new one is not tried twice
+                removed = [used for used, value in zip(self.used, moved.tolist()) if value <= 0]
+                self._rebuild([used for used in self.used if used not in removed])
+                waiting.update(set(removed) - {column})  # the new one is not tried twice
                 if not self.used:
                     return
             self.value[self.used] = solution
 
     def _extend(self, column: int) -> bool:
-        """A row for `column` in the factor; False, and none, if it depends on the others."""
+        """Add a row for `column` to the factor; False if the column depends on the others."""
         rank = len(self.used)
         square = self.gram[column, column] + self.penalty
         row = torch.zeros(0, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Training on a coreset: by how much each of its samples counts, and in what batches."""
+"""Training on a coreset: sample weights and batch size."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch import Tensor
 
 from ..selection import Selection
 
-_HEAVY = 20  # times the mean: from here on a weight is warned of
+_HEAVY = 20  # times the mean: larger weights give a warning
 
 
 def weighted(selection: Selection, scores: Float[Tensor, " n"], *, raw: bool = False) -> Selection:
-    """The same samples, each weighted by its score: importance-aware training on a coreset.
+    """Weight each sample of a coreset by its score: importance-aware training.
 
     Args:
-        selection: of any selector.
-        scores: of the whole dataset; those of the selected samples must be finite and not negative.
+        selection: the coreset.
+        scores: scores of the whole dataset; those of the selected samples must be finite and not negative.
         raw: use the scores as they are. By default they are scaled to mean 1, so that the learning rate keeps its
             meaning.
     Raises:
@@ -52,7 +52,7 @@ def weighted(selection: Selection, scores: Float[Tensor, " n"], *, raw: bool = F
 
 
 def mean_one(selection: Selection) -> Selection:
-    """The same samples with their weights scaled to mean 1; CRAIG's own sum to N, 1 / keep times the learning rate.
+    """Scale the weights to mean 1; those of CRAIG sum to N, which multiplies the learning rate by 1 / keep.
 
     Raises:
         ValueError: if all weights are 0.
@@ -64,16 +64,16 @@ def mean_one(selection: Selection) -> Selection:
 
 
 def small_batch(batch_size: int, keep: float) -> int:
-    """TDDS's rule for small coresets: half the batch size where 20 % or less is kept, a quarter at 10 % or less.
+    """Reduce the batch size for small coresets as TDDS does: to a half at 20 % kept or less, a quarter at 10 % or less.
 
     Args:
-        batch_size: of training on all the data.
+        batch_size: batch size on all the data.
         keep: fraction kept.
     Example:
         >>> [small_batch(128, keep) for keep in (0.3, 0.2, 0.1)]
         [128, 64, 32]
 
-    Source: Zhang et al. 2024, arXiv:2311.13613, section 5.1. Differs: the paper names 80 % and 90 % pruned alone; what
-        lies between and beyond is read as above.
+    Source: Zhang et al. 2024, arXiv:2311.13613, section 5.1. Differs: the paper gives 80 % and 90 % pruned only; other
+        fractions follow from these.
     """
     return max(1, batch_size // (4 if keep <= 0.1 + 1e-9 else 2 if keep <= 0.2 + 1e-9 else 1))

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ... import coresets, dynamics
-from ...coresets import Extracted, Given
+from ...coresets import Extracted, Inputs
 from ...errors import CheckpointError, DataError, UsageError, suggest
 from ...methods import fixed
 from ...selection import Selection, fingerprint
@@ -58,8 +58,8 @@ def select(
         UsageError: for an unknown method or option, or one that needs what `path` does not give.
         DataError: if a file is broken.
     """
-    needs = coresets.METHODS[coresets.named.known(name)].needs
-    given, notes = _given(name, Path(path), data)
+    needs = coresets.find(name).needs
+    given, notes = _inputs(name, Path(path), data)
     if needs in ("features", "logits", "gradients", "validation"):
         given.extracted()  # now: what that takes is measured where it is done
     elif needs == "model":
@@ -117,7 +117,7 @@ def adapted(settings: Settings, *, strategy: str = "E", small_batches: bool = Fa
     return replace(settings, epochs=epochs, batch_size=batch_size), data
 
 
-def _given(name: str, path: Path, data: Data | None) -> tuple[Given, dict[str, Any]]:
+def _inputs(name: str, path: Path, data: Data | None) -> tuple[Inputs, dict[str, Any]]:
     """What there is to select from, and what is to be noted of it."""
     if path.is_dir():
         return _of_run(name, path, data)
@@ -127,7 +127,7 @@ def _given(name: str, path: Path, data: Data | None) -> tuple[Given, dict[str, A
         parts = _read(path)
         first = _extracted(parts, path)
         size = len(first.features)
-        given = Given(
+        given = Inputs(
             size,
             first.labels if "labels" in parts else None,
             lambda column: _refuse(name, path, "scores"),
@@ -138,7 +138,7 @@ def _given(name: str, path: Path, data: Data | None) -> tuple[Given, dict[str, A
         return given, {}
     table = dynamics.load_scores(path)
     size = len(next(iter(table.scores.values())))
-    given = Given(
+    given = Inputs(
         size,
         table.labels,
         lambda column: _column(table.scores, column, path),
@@ -149,7 +149,7 @@ def _given(name: str, path: Path, data: Data | None) -> tuple[Given, dict[str, A
     return given, {key: table.notes[key] for key in ("fingerprint", "settings") if key in table.notes}
 
 
-def _of_run(name: str, folder: Path, data: Data | None) -> tuple[Given, dict[str, Any]]:
+def _of_run(name: str, folder: Path, data: Data | None) -> tuple[Inputs, dict[str, Any]]:
     """What a scoring run gives; the passes over its data are made when they are first asked for, and kept."""
     if not (folder / "config.json").exists():
         raise UsageError(f"{folder} holds no run of `dataprune score`")
@@ -192,7 +192,7 @@ def _of_run(name: str, folder: Path, data: Data | None) -> tuple[Given, dict[str
             tensors = {
                 prefix + field: value.contiguous()
                 for prefix, part in sets.items()
-                for field, value in _extract(trained(), part, found, settings.workers)._asdict().items()
+                for field, value in vars(_extract(trained(), part, found, settings.workers)).items()
             }
             seconds = time.perf_counter() - started
             run_folder.write(kept, save(tensors, metadata={"dataprune": json.dumps({"seconds": seconds})}))
@@ -211,7 +211,7 @@ def _of_run(name: str, folder: Path, data: Data | None) -> tuple[Given, dict[str
             raise UsageError(f"{name} needs all images in memory, and these are read from disk: take a --train-size")
         return trained(), normalize(found.train.images, found.mean, found.std, torch.float32)
 
-    given = Given(
+    given = Inputs(
         len(next(iter(table.scores.values()))),
         table.labels,
         lambda column: _column(table.scores, column, folder),

@@ -1,4 +1,4 @@
-"""Dataset pruning by influence: leave out samples whose effects on the last layer cancel."""
+"""Dataset pruning by influence: leave out samples whose effects on the last layer cancel out."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..selection import Selection
-from . import budget
-from .last_layer import CHUNK, check, check_labels, probabilities
+from .budget import count_of
+from .chunks import MAX_MEMORY, chunk_rows
+from .layer_gradients import CHUNK, check_class_ids, check_gradients, probabilities
 
 _BLOCK = 64  # right-hand sides that conjugate gradients solve for at once
-_SHORT = 256  # candidates that are looked at again after every step, at least
-_AHEAD = 16  # steps that are taken before all samples are asked, at most: one product for all of them
-_ROWS = 2048  # samples that are asked at once
+_SHORT = 256  # candidates re-scored after every step, at least
+_AHEAD = 16  # greedy steps before the full candidate set is re-scored, at most
 
 
 def influence(
@@ -29,14 +29,14 @@ def influence(
     epsilon: float | None = None,
     every: int = 1,
     solver: Literal["kronecker", "conjugate"] = "kronecker",
-    max_memory: int = budget.MAX_MEMORY,
+    max_memory: int = MAX_MEMORY,
     seed: int = 0,
 ) -> Selection:
-    """Leave out the samples whose influences on the last layer add up to little.
+    """Leave out the samples whose influences on the last layer nearly cancel out.
 
     The influence of a sample is I_i = −H⁻¹ g_i / N, with g_i its gradient and H the Hessian of the mean loss plus
     `damping` on the diagonal; leaving samples out moves the optimum by −Σ I_i, to first order. Samples are left out one
-    after another, always the one with which ‖Σ I_i‖ is smallest.
+    after another, each time the one that makes ‖Σ I_i‖ smallest.
 
     "kronecker" approximates H by its diagonal in the eigenbasis of a Kronecker factorisation: the second moment of the
     features times the mean of diag(p) − p pᵀ. It needs 3·N·(C + D) values and (C + D)² for the eigenvectors.
@@ -49,16 +49,16 @@ def influence(
         keep: fraction kept, in (0, 1].
         labels: class ids in [0, c).
         damping: above 0; the weight decay that the layer was trained with is a natural choice.
-        epsilon: leave out as many as ‖Σ I_i‖ ≤ epsilon allows, but keep at least the fraction `keep`.
-        every: samples left out between two looks at all samples. With 1 every step takes the best of all, at up to
+        epsilon: leave out samples as long as ‖Σ I_i‖ ≤ epsilon, but keep at least the fraction `keep`.
+        every: samples left out before all samples are scored again. With 1 every step takes the best of all, at up to
             N·C·D multiplications (50,000 samples of ten classes with 512 features: minutes). With more it takes the
-            best of those that were best at the last look (N / 32, at least 256 and four times `every`), which makes
-            more samples feasible.
-        solver: how H⁻¹ g is computed.
-        max_memory: bytes it may use beyond its inputs.
+            best of those that were best at the last scoring (N / 32, at least 256 and four times `every`), for larger
+            datasets.
+        solver: method for H⁻¹ g, "kronecker" or "conjugate".
+        max_memory: bytes that may be used beyond the inputs.
         seed: decides between samples of equal influence.
     Returns:
-        Positions in ascending order, all of weight 1; more of them than `keep` asks for where epsilon says so.
+        Positions in ascending order, all of weight 1; more of them than `keep` asks for if epsilon stops earlier.
     Raises:
         ValueError: if shapes differ, a value is not finite, errors and labels do not make a softmax, damping is not
             above 0, epsilon is negative, or memory is too small.
@@ -66,16 +66,16 @@ def influence(
         set within ε and the best set of a given size. Differs: last layer only; the set is built greedily; damping is
         this library's, as the Hessian of softmax is singular.
     """
-    errors, features = check(errors, features)
-    labels = check_labels(labels, errors)
+    errors, features = check_gradients(errors, features)
+    labels = check_class_ids(labels, errors)
     if epsilon is not None and not epsilon >= 0:
         raise ValueError(f"epsilon is the largest norm of the summed influences, at least 0, got {epsilon}")
     if every < 1:
-        raise ValueError(f"every is how many samples are left out between two looks at all, at least 1, got {every}")
-    least = budget.count_of(len(labels), keep)
+        raise ValueError(f"every is the number of samples left out between two scorings, at least 1, got {every}")
+    least = count_of(len(labels), keep)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)
-    known = influences(errors[order], features[order], labels[order], damping, solver, max_memory)
-    out = _cancel(known, len(labels) - least, epsilon, every)
+    samples = influences(errors[order], features[order], labels[order], damping, solver, max_memory)
+    out = _cancel(samples, len(labels) - least, epsilon, every)
     kept = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
     kept[order[out]] = False
     return Selection.of(kept.nonzero().squeeze(1).cpu())
@@ -107,8 +107,8 @@ class Factored(NamedTuple):
         """Inner products of all influences with each of `totals`."""
         scaled = (totals * self.scale).flatten(0, 1)
         result = totals.new_empty(len(totals), len(self.left))
-        for start in range(0, len(self.left), _ROWS):
-            part = slice(start, start + _ROWS)
+        for start in range(0, len(self.left), CHUNK):
+            part = slice(start, start + CHUNK)
             mapped = (scaled @ self.right[part].T).unflatten(0, totals.shape[:2])
             torch.sum(mapped.mul_(self.left[part].T), 1, out=result[:, part])
         return result
@@ -153,9 +153,9 @@ def influences(
     labels: Int[Tensor, " n"],
     damping: float,
     solver: str = "kronecker",
-    max_memory: int = budget.MAX_MEMORY,
+    max_memory: int = MAX_MEMORY,
 ) -> Factored | Stored:
-    """The influence of every sample on the last layer; arguments as for `influence`."""
+    """Compute the influence of every sample on the last layer; arguments as for `influence`."""
     if not 0 < damping < float("inf"):
         raise ValueError(f"damping must be above 0, or the Hessian of softmax has no inverse, got {damping}")
     if solver not in ("kronecker", "conjugate"):
@@ -163,10 +163,10 @@ def influences(
     (size, classes), width, item = errors.shape, features.shape[1] + 1, errors.element_size()
     chunk = item * min(CHUNK, size) * (classes + width)
     need = item * (3 * size * (classes + width) + 4 * classes * width) + 8 * 4 * (classes**2 + width**2) + 2 * chunk
-    need += item * _AHEAD * (2 * size + classes * (3 * width + min(_ROWS, size)))
+    need += item * _AHEAD * (2 * size + classes * (3 * width + min(CHUNK, size)))
     if solver == "conjugate":
         need += item * (2 * size * classes * width + min(_BLOCK, size) * classes * (6 * width + 4 * size))
-    budget.check_memory(need, max_memory, f"influence with solver={solver!r}")
+    chunk_rows(f"influence with solver={solver!r}", fixed=need, row=0, size=size, max_memory=max_memory)
     p = probabilities(errors, labels, "errors")
     right = torch.cat([features, features.new_ones(size, 1)], dim=1)
     # the basis in float64: its eigenvalues span many orders of magnitude
@@ -226,66 +226,70 @@ def _conjugate(
     return result
 
 
-def _cancel(known: Factored | Stored, count: int, epsilon: float | None, every: int) -> Int[Tensor, " r"]:
-    """Up to `count` positions whose influences add up to little, greedily.
+def _cancel(samples: Factored | Stored, count: int, epsilon: float | None, every: int) -> Int[Tensor, " r"]:
+    """Choose up to `count` positions greedily, so that the norm of the sum of their influences is small.
 
-    Steps are taken among those few that were best at the last look at all samples; then one matrix product tells how
-    every sample would have done at each of these steps, and those at which another one was better are taken back.
+    Steps are taken among the few candidates that were best when all samples were last scored. One matrix product then
+    scores all samples at each of these steps, and the steps at which another sample was better are taken back.
     """
-    squares = known.squares()
+    squares = samples.squares()
     if not bool(squares.isfinite().all()):
         raise ValueError("influences overflow: divide the features by a constant, or raise damping")
     index = torch.arange(len(squares), device=squares.device)
-    total, change = known.of(0) * 0, squares.clone()  # how adding each changes ‖total‖²; ∞ for those left out
+    total, change = samples.of(0) * 0, squares.clone()  # how adding each changes ‖total‖²; ∞ once left out
     out: list[Tensor] = []
     left, ahead = count, 1
     while left:
         alive = change < torch.inf
         size = int(alive.sum())
         if size < 0.75 * len(alive):
-            known, squares, index, change = known.take(alive), squares[alive], index[alive], change[alive]
-        short = change.topk(min(max(_SHORT, 4 * every, size // 32), size), largest=False).indices
-        steps = min(left, len(short), every - 1 + ahead)
-        won, low, totals = _sprint(known.take(short), squares[short], total, steps, epsilon, every)
-        if len(won) == 0:
+            samples, squares, index, change = samples.take(alive), squares[alive], index[alive], change[alive]
+        candidates = change.topk(min(max(_SHORT, 4 * every, size // 32), size), largest=False).indices
+        steps = min(left, len(candidates), every - 1 + ahead)
+        picks, changes, totals = _step(samples.take(candidates), squares[candidates], total, steps, epsilon, every)
+        if len(picks) == 0:
             break
-        later = known.dots(totals).mul_(2).add_(squares)
+        later = samples.dots(totals).mul_(2).add_(squares)
         later[:, change == torch.inf] = torch.inf
-        rivals = later.index_fill(1, short, torch.inf).amin(1)
-        first = min(every, len(won))  # steps at which nobody else is asked
-        wrong = (rivals[:-1] < low[first:]).nonzero()
+        others = later.index_fill(1, candidates, torch.inf).amin(1)
+        unchecked = min(every, len(picks))  # steps taken without scoring the other samples
+        wrong = (others[:-1] < changes[unchecked:]).nonzero()
         right = int(wrong[0]) if len(wrong) else len(totals) - 1
-        won, total, change = short[won[: first + right]], totals[right], later[right]
-        change[won] = torch.inf
-        out.append(index[won])
-        left -= len(won)
+        picks, total, change = candidates[picks[: unchecked + right]], totals[right], later[right]
+        change[picks] = torch.inf
+        out.append(index[picks])
+        left -= len(picks)
         ahead = max(1, ahead // 2) if len(wrong) else min(2 * ahead, _AHEAD)
     return torch.cat(out) if out else index[:0]
 
 
-def _sprint(
-    few: Factored | Stored, squares: Tensor, total: Tensor, steps: int, epsilon: float | None, every: int
+def _step(
+    candidates: Factored | Stored, squares: Tensor, total: Tensor, steps: int, epsilon: float | None, every: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Up to `steps` places of the best in turn, what each changed, and the totals after the first `every` and on."""
+    """Take up to `steps` greedy steps.
+
+    Returns:
+        Places of the picks, the change of ‖total‖² by each, and the totals from `every` picks on.
+    """
     squares, totals = squares.clone(), [total]
-    won: list[int] = []
-    low: list[Tensor] = []
+    picks: list[int] = []
+    changes: list[Tensor] = []
     for _ in range(steps):
-        change = few.dots(total[None])[0].mul_(2).add_(squares)
+        change = candidates.dots(total[None])[0].mul_(2).add_(squares)
         best = int(change.argmin())
-        total = total + few.of(best)
+        total = total + candidates.of(best)
         if epsilon is not None and float(total.double().norm()) > epsilon:
             break
-        won.append(best)
-        low.append(change[best])
-        totals = [*totals, total] if len(won) > every else [total]
+        picks.append(best)
+        changes.append(change[best])
+        totals = [*totals, total] if len(picks) > every else [total]
         squares[best] = torch.inf
-    places = torch.tensor(won, dtype=torch.int64, device=squares.device)
-    return places, torch.stack(low) if low else squares[:0], torch.stack(totals)
+    places = torch.tensor(picks, dtype=torch.int64, device=squares.device)
+    return places, torch.stack(changes) if changes else squares[:0], torch.stack(totals)
 
 
 def _gram(value: Float[Tensor, "n d"]) -> Float[Tensor, "d d"]:
-    """valueᵀ value in float64."""
+    """Compute valueᵀ value in float64."""
     result = value.new_zeros(value.shape[1], value.shape[1], dtype=torch.float64)
     for start in range(0, len(value), CHUNK):
         part = value[start : start + CHUNK].double()

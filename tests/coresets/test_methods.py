@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+import dataprune
 from dataprune import UsageError, coresets, dynamics
-from dataprune.coresets import METHODS, Extracted, Given
+from dataprune.coresets import METHODS, Extracted, Inputs, Method
 
 SIZE, CLASSES, WIDTH, KEEP = 120, 3, 6, 0.25
 
@@ -31,8 +32,8 @@ def parts() -> dict[str, Any]:
 
 
 @pytest.fixture
-def given(parts: dict[str, Any]) -> Given:
-    return Given(
+def inputs(parts: dict[str, Any]) -> Inputs:
+    return Inputs(
         SIZE,
         parts["labels"],
         lambda name: parts["scores"][name],
@@ -47,36 +48,36 @@ def options(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_each_is_its_selector(name: str, given: Given, parts: dict[str, Any]) -> None:
+def test_each_is_its_selector(name: str, inputs: Inputs, parts: dict[str, Any]) -> None:
     method, everything = METHODS[name], parts["all"]
     shared: dict[str, Any] = {"keep": KEEP, "seed": 3}
-    if "labels" in inspect.signature(method.selector).parameters:
+    if "labels" in inspect.signature(method.select).parameters:
         shared["labels"] = parts["labels"]
     statistic = options(name).get("statistic", method.statistic)
     direct = {
-        "nothing": lambda: method.selector(SIZE, **shared),
-        "scores": lambda: method.selector(parts["scores"][statistic], **shared),
-        "features": lambda: method.selector(everything.features, **shared),
-        "logits": lambda: method.selector(everything.logits, **shared),
-        "gradients": lambda: method.selector(everything.errors(), everything.features, **shared),
-        "validation": lambda: method.selector(
+        "nothing": lambda: method.select(SIZE, **shared),
+        "scores": lambda: method.select(parts["scores"][statistic], **shared),
+        "features": lambda: method.select(everything.features, **shared),
+        "logits": lambda: method.select(everything.logits, **shared),
+        "gradients": lambda: method.select(everything.errors(), everything.features, **shared),
+        "validation": lambda: method.select(
             everything.errors(),
             everything.features,
             val_errors=parts["held"].errors(),
             val_features=parts["held"].features,
             **shared,
         ),
-        "model": lambda: method.selector(parts["model"], parts["inputs"], **shared),
+        "model": lambda: method.select(parts["model"], parts["inputs"], **shared),
     }[method.needs]()
-    result = coresets.choose(name, given, keep=KEEP, seed=3, options=options(name))
+    result = coresets.choose(name, inputs, keep=KEEP, seed=3, options=options(name))
     assert torch.equal(result.index, direct.index) and len(result.index) == 30
     if not method.weights:
         assert bool((result.weight == 1).all())
         return
     assert result.weight.mean().item() == pytest.approx(1, rel=1e-5)
-    plain = coresets.choose(name, given, keep=KEEP, seed=3, options={"weights": "none"})
+    plain = coresets.choose(name, inputs, keep=KEEP, seed=3, options={"weights": "none"})
     assert torch.equal(plain.index, result.index) and bool((plain.weight == 1).all())
-    raw = coresets.choose(name, given, keep=KEEP, seed=3, options={"weights": "raw"})
+    raw = coresets.choose(name, inputs, keep=KEEP, seed=3, options={"weights": "raw"})
     torch.testing.assert_close(raw.weight / raw.weight.mean(), result.weight)
     expected = direct.weight if statistic is None else parts["scores"][statistic][direct.index]
     assert torch.equal(raw.weight, expected)
@@ -88,11 +89,26 @@ def test_every_method_says_what_it_keeps_and_where_it_comes_from() -> None:
         assert method.statistic in (None, *dynamics.STATISTICS), name
 
 
-def test_options(given: Given) -> None:
-    balanced = coresets.choose("el2n", given, keep=KEEP, options={"balance": "class"})
-    assert torch.bincount(given.labels[balanced.index]).tolist() == [10, 10, 10]  # type: ignore[index]
-    other = coresets.choose("ccs", given, keep=KEEP, options={"statistic": "loss", "bins": 5, "cutoff": 0.1})
-    same = coresets.stratified(given.scores("loss"), keep=KEEP, bins=5, cutoff=0.1)
+def test_names_are_the_same_in_python_and_unique_across_static_and_dynamic_methods() -> None:
+    """A name means one method wherever methods are named, as in `dataprune compare --methods`."""
+    assert not set(METHODS) & set(dataprune.METHODS)
+    for name, method in METHODS.items():
+        if name != method.statistic:  # not named after the score
+            assert getattr(coresets, name) is method.select
+    assert coresets.ccs is coresets.stratified
+
+
+def test_methods_named_after_a_score_read_it_alone() -> None:
+    assert {name for name, method in METHODS.items() if method.any_statistic} == {"ccs", "top", "bottom", "stratified"}
+    for name, method in METHODS.items():
+        assert isinstance(method, Method) and (method.needs == "scores" or method.statistic is None), name
+
+
+def test_options(inputs: Inputs) -> None:
+    balanced = coresets.choose("el2n", inputs, keep=KEEP, options={"balance": "class"})
+    assert torch.bincount(inputs.labels[balanced.index]).tolist() == [10, 10, 10]  # type: ignore[index]
+    other = coresets.choose("ccs", inputs, keep=KEEP, options={"statistic": "loss", "bins": 5, "cutoff": 0.1})
+    same = coresets.stratified(inputs.scores("loss"), keep=KEEP, bins=5, cutoff=0.1)
     assert torch.equal(other.index, same.index)
 
 
@@ -100,22 +116,26 @@ def test_options(given: Given) -> None:
     ("name", "options", "message"),
     [
         ("el3n", {}, "did you mean 'el2n'"),
+        ("random", {}, "random is a dynamic method.*random_coreset"),
+        ("loss", {}, "loss is a statistic.*--method top --statistic loss"),
         ("ccs", {"cutof": 1}, "did you mean 'cutoff'"),
         ("ccs", {"weights": "men-one"}, "did you mean 'mean-one'"),
         ("top", {}, "--statistic"),
         ("k_center", {"statistic": "aum"}, "unknown option of k_center"),
+        ("el2n", {"statistic": "aum"}, "unknown option of el2n"),
+        ("glister", {"every": "all"}, "glister: an option has a value of the wrong type"),
     ],
 )
-def test_what_cannot_be_meant(name: str, options: dict[str, Any], message: str, given: Given) -> None:
+def test_unknown_names_and_options(name: str, options: dict[str, Any], message: str, inputs: Inputs) -> None:
     with pytest.raises(UsageError, match=message):
-        coresets.choose(name, given, keep=KEEP, options=options)
+        coresets.choose(name, inputs, keep=KEEP, options=options)
 
 
-def test_parts_that_are_not_needed_are_not_asked_for(parts: dict[str, Any]) -> None:
+def test_inputs_are_read_only_by_the_methods_that_need_them(parts: dict[str, Any]) -> None:
     def refuse(*_: Any) -> Any:
-        raise AssertionError("was asked for")
+        raise AssertionError("this input is not needed")
 
     empty = Extracted(parts["all"].features, torch.empty(0), torch.empty(0))
-    only = Given(SIZE, parts["labels"], refuse, lambda: empty, refuse, refuse)
+    only = Inputs(SIZE, parts["labels"], refuse, lambda: empty, refuse, refuse)
     assert len(coresets.choose("herding", only, keep=KEEP).index) == 30
-    assert len(coresets.choose("random", only, keep=KEEP).index) == 30
+    assert len(coresets.choose("random_coreset", only, keep=KEEP).index) == 30

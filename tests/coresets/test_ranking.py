@@ -36,7 +36,7 @@ def count_of(size: int, keep: float) -> int:
 
 
 def check(selection: Selection, size: int, keep: float) -> list[int]:
-    index, weight = selection
+    index, weight = selection.index, selection.weight
     assert index.dtype == torch.int64
     assert weight.dtype == torch.float32
     assert torch.equal(weight, torch.ones(len(index)))

@@ -1,4 +1,4 @@
-"""CRAIG: the samples whose gradients cover the gradients of all."""
+"""CRAIG: samples whose gradients cover the gradients of all."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..selection import Selection
-from . import budget
-from .last_layer import check, check_labels, pair_products
+from .budget import count_of, split
+from .chunks import MAX_MEMORY, chunk_rows
+from .layer_gradients import check_class_ids, check_gradients, pair_products
 
-_ROWS = 512  # distances are computed for that many samples at once, if memory allows
-_FIRST = 16  # candidates that lazy greedy looks at first
+_ROWS = 512  # samples whose distances are computed at once, if memory allows
+_FIRST = 16  # candidates that lazy greedy re-scores first
 
 
 def craig(
@@ -20,25 +21,23 @@ def craig(
     *,
     keep: float,
     labels: Int[Tensor, " n"],
-    max_memory: int = budget.MAX_MEMORY,
+    max_memory: int = MAX_MEMORY,
     seed: int = 0,
 ) -> Selection:
-    """In each class, the samples that minimise the sum of distances from every gradient to the nearest kept one.
+    """Keep, in each class, the samples that minimise the sum of distances from every gradient to the nearest kept one.
 
-    Greedy facility location. A gain can only shrink while samples are added, so that most gains need not be computed
-    again (lazy greedy); the result is that of the plain greedy algorithm. Gradients are those of the last layer and are
-    never stored.
+    Greedy facility location. Gains only shrink while samples are added, so that most need not be computed again (lazy
+    greedy); the result is that of the plain greedy algorithm. Gradients are those of the last layer, and never stored.
 
-    Beyond its inputs it needs n²·4 bytes in float32 for the largest class of n samples (100 MB for 5,000). Where that
-    is above `max_memory`, distances are computed when they are needed: slower, and with a few rows of n values at a
-    time.
+    Beyond its inputs it needs n²·4 bytes in float32 for the largest class of n samples (100 MB for 5,000). Above
+    `max_memory` distances are computed when they are needed: slower, with a few rows of n values at a time.
 
     Args:
         errors: softmax(logits) − onehot(labels).
         features: input of the last linear layer.
         keep: fraction kept, in (0, 1]; classes keep their shares.
         labels: class ids in [0, c).
-        max_memory: bytes it may use beyond its inputs.
+        max_memory: bytes that may be used beyond the inputs.
         seed: decides between equal gains, and which class gets an odd place.
     Returns:
         Positions in ascending order. Weights are the numbers of samples that are nearest to each, itself among them;
@@ -53,36 +52,33 @@ def craig(
     Source: CRAIG, Mirzasoleiman et al. 2020, arXiv:1906.01827, Algorithm 1, per class with last-layer gradients.
         Differs: the auxiliary element is left out, as it decides nothing once every sample has a nearest one.
     """
-    errors, features = check(errors, features)
-    labels = check_labels(labels, errors)
+    errors, features = check_gradients(errors, features)
+    labels = check_class_ids(labels, errors)
     generator = torch.Generator().manual_seed(seed)
-    classes, sizes = torch.unique(labels, return_counts=True)
-    places = budget.proportional_places(classes, sizes.tolist(), budget.count_of(len(labels), keep), generator)
-    order = torch.randperm(len(labels), generator=generator).to(labels.device)
-    shuffled = labels[order]
+    groups = split(len(labels), count_of(len(labels), keep), labels.cpu(), "proportional", generator)
     index, weight = [], []
-    for label, count in zip(classes.tolist(), places):
-        members = order[shuffled == label]
-        if count == len(members):
+    for positions, places in groups:
+        # argmax takes the first of equal gains
+        members = positions[torch.randperm(len(positions), generator=generator)].to(labels.device)
+        if places == len(members):
             index.append(members)
             weight.append(torch.ones_like(members))
             continue
-        distances = _Distances(errors, features, members, max_memory)
-        chosen, sizes = _cover(distances, count)
+        chosen, sizes = _cover(_Distances(errors, features, members, max_memory), places)
         index.append(members[chosen])
         weight.append(sizes)
-    positions, place = torch.cat(index).sort()
-    return Selection(positions.cpu(), torch.cat(weight)[place].float().cpu())
+    positions, order = torch.cat(index).sort()
+    return Selection(positions.cpu(), torch.cat(weight)[order].float().cpu())
 
 
 class _Distances:
-    """Distances between the gradients of some samples, row by row; stored where they fit."""
+    """Distances between the gradients of some samples, row by row; stored if they fit into memory."""
 
     def __init__(self, errors: Tensor, features: Tensor, members: Tensor, limit: int):
         size, item = len(members), errors.element_size()
         base = size * ((errors.shape[1] + features.shape[1]) * item + 64)  # the class's rows, and some vectors
         row = 4 * size * item
-        budget.check_memory(base + row, limit, f"CRAIG in a class of {size:,} samples")
+        chunk_rows("craig", fixed=base, row=row, size=size, max_memory=limit)
         self.errors, self.features = errors[members], features[members]
         self.squares = self.errors.square().sum(1) * (1 + self.features.square().sum(1))
         self.size = size
@@ -106,7 +102,7 @@ class _Distances:
 
 
 def _cover(distances: _Distances, count: int) -> tuple[Int[Tensor, " k"], Int[Tensor, " k"]]:
-    """Samples chosen one after another, and how many are nearest to each."""
+    """Choose samples one after another, and count how many samples are nearest to each."""
     size = distances.size
     everyone = torch.arange(size, device=distances.errors.device)
     parts = everyone.split(distances.rows)
@@ -119,7 +115,7 @@ def _cover(distances: _Distances, count: int) -> tuple[Int[Tensor, " k"], Int[Te
         return torch.cat([(nearest - distances.of(part)).clamp_(min=0).sum(1) for part in index.split(distances.rows)])
 
     bound = gains(everyone) if count > 1 else torch.zeros_like(nearest)
-    computed = torch.ones_like(everyone)  # how many were chosen when a bound was computed
+    computed = torch.ones_like(everyone)  # number of chosen samples when a bound was computed
     bound[first] = -1
     while len(chosen) < count:
         candidates = _FIRST
@@ -138,5 +134,5 @@ def _cover(distances: _Distances, count: int) -> tuple[Int[Tensor, " k"], Int[Te
         bound[best] = -1
         chosen.append(best)
     result = torch.tensor(chosen, device=everyone.device)
-    owner[result] = result  # also where an equal sample was chosen before: no weight is zero
+    owner[result] = result  # even if an equal sample was chosen before: no weight is zero
     return result, torch.bincount(owner, minlength=size)[result]

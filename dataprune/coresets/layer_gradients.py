@@ -11,61 +11,56 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .budget import check_features, check_labels
+from .chunks import check_finite
+
 CHUNK = 2048  # samples whose products are computed at once: larger chunks leave the cache
 
 
-def check(
-    errors: Float[Tensor, "n c"], features: Float[Tensor, "n d"], names: tuple[str, str] = ("errors", "features")
+def check_gradients(
+    errors: Float[Tensor, "n c"], features: Float[Tensor, "n d"], prefix: str = ""
 ) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n d"]]:
-    """Both tensors, detached, on one device and of one dtype, at least float32.
+    """Check both factors, and return them detached, on one device and in one dtype, at least float32.
 
+    Args:
+        errors: softmax(logits) − onehot(labels).
+        features: input of the last linear layer.
+        prefix: of both names, for the message.
     Raises:
-        TypeError: if one is no floating-point tensor.
         ValueError: if the shapes are not (N, C) and (N, D), there is no sample, or a value is not finite.
     """
-    for name, value in zip(names, (errors, features)):
-        if not isinstance(value, Tensor) or not value.is_floating_point():
-            found = value.dtype if isinstance(value, Tensor) else type(value).__name__
-            raise TypeError(f"{name} must be a floating-point tensor, got {found}")
-        if value.ndim != 2 or 0 in value.shape:
-            raise ValueError(f"{name} must be a matrix with a row per sample, got shape {tuple(value.shape)}")
-        if not torch.isfinite(value.sum()) and (bad := int((~torch.isfinite(value)).any(1).sum())):
-            raise ValueError(f"{bad} rows of {name} hold NaN or infinite values")
-    if len(errors) != len(features):
-        raise ValueError(f"{names[0]} has {len(errors)} rows, {names[1]} has {len(features)}: one per sample is needed")
+    errors_name, features_name = f"{prefix}errors", f"{prefix}features"
+    errors, features = check_features(errors_name, errors), check_features(features_name, features)
+    if len(errors) != len(features) or not len(errors):
+        raise ValueError(
+            f"{errors_name} has {len(errors)} rows, {features_name} has {len(features)}: one per sample is needed"
+        )
+    check_finite(errors_name, errors, len(errors))
+    check_finite(features_name, features, len(features))
     dtype = torch.promote_types(torch.promote_types(errors.dtype, features.dtype), torch.float32)
-    return errors.detach().to(dtype), features.detach().to(errors.device, dtype)
+    return errors.to(dtype), features.to(errors.device, dtype)
 
 
-def check_labels(labels: Int[Tensor, " n"], errors: Float[Tensor, "n c"]) -> Int[Tensor, " n"]:
-    """The labels, int64 and where the errors are.
+def check_class_ids(labels: Int[Tensor, " n"], errors: Float[Tensor, "n c"]) -> Int[Tensor, " n"]:
+    """Check labels, and return them as int64 on the device of the errors.
 
     Raises:
-        TypeError: if they are no whole numbers.
-        ValueError: if there is not one in [0, C) for each sample.
+        ValueError: if there is not one class id in [0, C) for each sample.
     """
-    if (
-        not isinstance(labels, Tensor)
-        or labels.is_floating_point()
-        or labels.is_complex()
-        or labels.dtype == torch.bool
-    ):
-        found = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-        raise TypeError(f"labels must be a tensor of class ids, got {found}")
     size, classes = errors.shape
-    if labels.shape != (size,):
-        raise ValueError(f"labels must hold one class id for each of the {size} samples, got {tuple(labels.shape)}")
-    low, high = int(labels.min()), int(labels.max())
+    ids = check_labels(labels, size, needed_by="a selection from gradients")
+    assert ids is not None
+    low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= classes:
         raise ValueError(f"labels hold {low} to {high}, but errors have the {classes} classes 0 to {classes - 1}")
-    return labels.to(errors.device, torch.int64)
+    return ids.to(errors.device)
 
 
 def probabilities(errors: Float[Tensor, "n c"], labels: Int[Tensor, " n"], name: str) -> Float[Tensor, "n c"]:
-    """The softmax that the errors were made of: e + onehot(labels).
+    """Recover the softmax from errors: e + onehot(labels).
 
     Raises:
-        ValueError: if it is none: a value below 0, or a row that does not sum to 1.
+        ValueError: if a value is below 0, or a row does not sum to 1.
     """
     result = errors.clone()
     result[torch.arange(len(errors), device=errors.device), labels] += 1
@@ -77,7 +72,7 @@ def probabilities(errors: Float[Tensor, "n c"], labels: Int[Tensor, " n"], name:
 def pair_products(
     errors: Float[Tensor, "a c"], features: Float[Tensor, "a d"], others: tuple[Tensor, Tensor]
 ) -> Float[Tensor, "a b"]:
-    """Inner products of gradients with those of `others` = ((B, C) errors, (B, D) features)."""
+    """Inner products of gradients with those of `others`, (B, C) errors and (B, D) features."""
     product = features @ others[1].T
     product += 1
     product *= errors @ others[0].T
@@ -87,7 +82,7 @@ def pair_products(
 def weighted_sum(
     errors: Float[Tensor, "n c"], features: Float[Tensor, "n d"], weight: Float[Tensor, " n"] | None = None
 ) -> Float[Tensor, "c d+1"]:
-    """Sum of the gradients, weighted: a row per class, the bias in the last column."""
+    """Weighted sum of the gradients: a row per class, the bias in the last column."""
     if weight is not None:
         errors = errors * weight[:, None]
     return torch.cat([errors.T @ features, errors.sum(0)[:, None]], dim=1)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ..modules import device_of, evaluation, logits_of
 from ..selection import Selection
-from . import budget
+from .budget import count_of
+from .chunks import MAX_MEMORY, chunk_rows
 
 
 def deepfool(
@@ -22,27 +23,27 @@ def deepfool(
     nearest: int = 10,
     batch_size: int = 128,
     overshoot: float = 0.02,
-    max_memory: int = budget.MAX_MEMORY,
+    max_memory: int = MAX_MEMORY,
     seed: int = 0,
 ) -> Selection:
-    """The samples that need the smallest perturbation r to be classified as another class, smallest ‖r‖² first.
+    """Keep the samples that need the smallest perturbation r to be classified as another class, smallest ‖r‖² first.
 
-    A sample that reaches no boundary within `iterations` comes after all that do. The model is in evaluation mode
-    meanwhile, and its modes and gradients are left as they were.
+    Samples that reach no boundary within `iterations` come last. The model runs in evaluation mode; its modes and
+    gradients are restored.
 
-    An iteration costs one forward pass and up to `nearest` + 1 backward passes of those in the batch that have not
-    crossed a boundary. Beyond its inputs it needs (`nearest` + 6)·`batch_size` inputs, and what the model itself takes
-    for a batch, which is not counted.
+    An iteration costs one forward pass and up to `nearest` + 1 backward passes of the samples that have not crossed a
+    boundary. Beyond its inputs it needs (`nearest` + 6)·`batch_size` inputs, and the model's own memory for a batch,
+    which is not counted.
 
     Args:
         model: returns (B, C) logits, or an output that has them as `logits`; differentiable in its input.
-        inputs: samples as the model takes them.
+        inputs: samples, in the form that the model takes.
         keep: fraction kept, in (0, 1].
         iterations: linearisations per sample, at most.
-        nearest: other classes that are considered, those of the highest logits.
+        nearest: number of other classes considered, those of the highest logits.
         batch_size: samples at once.
         overshoot: how far beyond the linearised boundary each point is evaluated; it does not count in ‖r‖².
-        max_memory: bytes it may use beyond its inputs, the model aside.
+        max_memory: bytes that may be used beyond the inputs, without the model.
         seed: decides between equal distances.
     Returns:
         Positions in ascending order, all of weight 1.
@@ -52,7 +53,7 @@ def deepfool(
     Source: DeepFool, Moosavi-Dezfooli et al. 2016, arXiv:1511.04599, Algorithm 2; as a coreset, Ducoffe and Precioso
         2018, arXiv:1802.09841. Differs: the `nearest` classes only, as the original code does.
     """
-    count = budget.count_of(len(inputs) if isinstance(inputs, Tensor) and inputs.ndim else 0, keep)
+    count = count_of(len(inputs) if isinstance(inputs, Tensor) and inputs.ndim else 0, keep)
     square, crossed = distances(
         model,
         inputs,
@@ -76,12 +77,16 @@ def distances(
     nearest: int = 10,
     batch_size: int = 128,
     overshoot: float = 0.02,
-    max_memory: int = budget.MAX_MEMORY,
+    max_memory: int = MAX_MEMORY,
 ) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
-    """Squared length of each sample's perturbation, and whether it crosses a boundary; arguments as for `deepfool`."""
+    """Measure the perturbation of every sample; arguments as for `deepfool`.
+
+    Returns:
+        Squared lengths, and whether each crosses a boundary.
+    """
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
-        found = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
-        raise TypeError(f"inputs must be a floating-point tensor that can be perturbed, got {found}")
+        kind = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise TypeError(f"inputs must be a floating-point tensor that can be perturbed, got {kind}")
     if inputs.ndim < 2 or inputs.numel() == 0:
         raise ValueError(f"inputs must be (N, ...), a sample per row, got {tuple(inputs.shape)}")
     for name, value in (("iterations", iterations), ("nearest", nearest), ("batch_size", batch_size)):
@@ -93,7 +98,7 @@ def distances(
         raise ValueError("inputs hold NaN or infinite values")
     row = inputs[0].numel() * inputs.element_size()
     need = (nearest + 6) * min(batch_size, len(inputs)) * row
-    budget.check_memory(need, max_memory, f"DeepFool with batch_size={batch_size}")
+    chunk_rows(f"deepfool with batch_size={batch_size}", fixed=need, row=0, size=len(inputs), max_memory=max_memory)
     square, crossed = [], []
     with evaluation(model), torch.inference_mode(False), torch.enable_grad():
         for batch in inputs.split(batch_size):
@@ -104,6 +109,7 @@ def distances(
 
 
 def _perturb(model: nn.Module, x: Tensor, iterations: int, nearest: int, reach: float) -> tuple[Tensor, Tensor]:
+    """Perturb a batch until it crosses a boundary; squared lengths, and whether each sample crossed."""
     r = torch.zeros_like(x)
     crossed = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     active = torch.arange(len(x), device=x.device)
@@ -129,7 +135,7 @@ def _perturb(model: nn.Module, x: Tensor, iterations: int, nearest: int, reach: 
         shortest = torch.full_like(rival, torch.inf)
         for other in range(1, candidates.shape[1]):
             gap = values[:, other] - values[:, 0]
-            # samples do not mix in evaluation mode, so that the gradient of the sum holds every sample's own
+            # samples do not mix in evaluation mode, so that the gradient of the sum holds that of every sample
             (slope,) = torch.autograd.grad(gap.sum(), point, retain_graph=other + 1 < candidates.shape[1])
             gap = gap.detach().abs()
             steep = slope.flatten(1).square().sum(1)
@@ -138,7 +144,7 @@ def _perturb(model: nn.Module, x: Tensor, iterations: int, nearest: int, reach: 
             shortest = torch.where(better, distance, shortest)
             scale = torch.where(better, gap / steep, 0.0).view(-1, *[1] * (slope.ndim - 1))
             best = torch.where(better.view_as(scale), scale * slope, best)
-        moves = left & torch.isfinite(shortest)  # a flat model has no boundary to walk to
+        moves = left & torch.isfinite(shortest)  # a flat model has no boundary in reach
         active = active[moves]
         if len(active) == 0:
             break

@@ -1,0 +1,245 @@
+"""Static methods by name, as the command line uses them: the selector, its input and its source."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from .. import methods as dynamic_methods
+from ..dynamics import STATISTICS
+from ..errors import UsageError, suggest
+from ..selection import Selection
+from . import replay
+from ._contextual_diversity import contextual_diversity
+from ._craig import craig
+from ._deepfool import deepfool
+from ._glister import glister
+from ._grad_match import grad_match
+from ._herding import herding
+from ._influence import influence
+from ._k_center import k_center
+from ._moderate import moderate
+from ._stratified import stratified
+from .extraction import Extracted
+from .ranking import bottom, random, top
+
+Needs = Literal["nothing", "scores", "features", "logits", "gradients", "validation", "model"]
+
+_WEIGHTS = ("none", "mean-one", "raw")
+# parameters that `choose` passes itself
+_SHARED = ("keep", "labels", "seed", "val_errors", "val_features")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A static method.
+
+    Attributes:
+        select: the function of `coresets` that carries it out.
+        needs: its input: "nothing" (the size), "scores", "features", "logits", "gradients" (errors and features),
+            "validation" (gradients, and those of a validation set) or "model" (the model and its inputs).
+        keeps: the samples that it keeps, in a line.
+        source: the paper.
+        statistic: the score that it reads by default; None where the user must choose, or where it reads none.
+        any_statistic: whether another score can be chosen.
+        weights: whether its samples are weighted: by the score, or by the selector.
+    """
+
+    select: Callable[..., Selection]
+    needs: Needs
+    keeps: str
+    source: str
+    statistic: str | None = None
+    any_statistic: bool = False
+    weights: bool = False
+
+    def options(self) -> list[str]:
+        """Names of the selector's own parameters, and of those that `choose` adds."""
+        parameters = inspect.signature(self.select).parameters.values()
+        own = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY and each.name not in _SHARED]
+        return [*own, "weights", *(["statistic"] if self.any_statistic else [])]
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """Inputs of static methods; each function is called only for a method that needs it.
+
+    Attributes:
+        size: samples in the dataset, N.
+        labels: class ids; None where they are not known.
+        scores: name of a score -> (N,) scores.
+        extracted: features, logits and labels of the dataset.
+        validation: the same of a validation set.
+        model: the model, and the dataset's samples in the form that it takes.
+    """
+
+    size: int
+    labels: Int[Tensor, " n"] | None
+    scores: Callable[[str], Float[Tensor, " n"]]
+    extracted: Callable[[], Extracted]
+    validation: Callable[[], Extracted]
+    model: Callable[[], tuple[nn.Module, Tensor]]
+
+
+def choose(
+    name: str, inputs: Inputs, *, keep: float, seed: int = 0, options: Mapping[str, Any] | None = None
+) -> Selection:
+    """Select the coreset of a static method.
+
+    Args:
+        name: one of `METHODS`.
+        inputs: scores, features and models to select from.
+        keep: fraction kept, in (0, 1].
+        seed: random seed of the selector.
+        options: the selector's own arguments; `statistic`, the score to read, for methods that read any score;
+            `weights`: "none", "mean-one" (scaled to mean 1, the default of methods with weights) or "raw".
+    Raises:
+        UsageError: for an unknown name or option.
+        ValueError: as the selector.
+    """
+    method = find(name)
+    arguments = dict(options or {})
+    for option in arguments:
+        if option not in method.options():
+            raise UsageError(suggest(option, method.options(), what=f"option of {name}"))
+    weights = arguments.pop("weights", "mean-one" if method.weights else "none")
+    if weights not in _WEIGHTS:
+        raise UsageError(suggest(str(weights), _WEIGHTS, what=f"weights of {name}"))
+    statistic = arguments.pop("statistic", method.statistic)
+    if method.needs == "scores" and statistic is None:
+        raise UsageError(f"{name} selects by a score: choose it with --statistic NAME")
+    if "labels" in inspect.signature(method.select).parameters:
+        arguments["labels"] = inputs.labels
+    scores = inputs.scores(str(statistic)) if method.needs == "scores" else None
+    if method.needs == "validation":
+        validation = inputs.validation()
+        arguments |= {"val_errors": validation.errors(), "val_features": validation.features}
+    try:
+        selection = method.select(*_positional(method, inputs, scores), keep=keep, seed=seed, **arguments)
+    except TypeError as error:
+        if not options:
+            raise
+        raise UsageError(f"{name}: an option has a value of the wrong type ({error})") from error
+    if weights == "none":
+        return Selection.of(selection.index)
+    if scores is not None:
+        return replay.weighted(selection, scores, raw=weights == "raw")
+    return selection if weights == "raw" else replay.mean_one(selection)
+
+
+def find(name: str) -> Method:
+    """Look up a static method.
+
+    Raises:
+        UsageError: if there is no such method.
+    """
+    if name in STATISTICS and name not in METHODS:
+        raise UsageError(f"{name} is a statistic, not a method of this name: --method top --statistic {name}")
+    if name in dynamic_methods.METHODS:
+        raise UsageError(
+            f"{name} is a dynamic method, which selects anew in every epoch: use it in training or in a comparison, or "
+            f"choose a static method ({', '.join(METHODS)})"
+        )
+    if name not in METHODS:
+        raise UsageError(suggest(name, METHODS, what="static method"))
+    return METHODS[name]
+
+
+def _positional(method: Method, inputs: Inputs, scores: Tensor | None) -> tuple[Any, ...]:
+    match method.needs:
+        case "nothing":
+            return (inputs.size,)
+        case "scores":
+            return (scores,)
+        case "features":
+            return (inputs.extracted().features,)
+        case "logits":
+            return (inputs.extracted().logits,)
+        case "model":
+            return inputs.model()
+        case _:
+            extracted = inputs.extracted()
+            return extracted.errors(), extracted.features
+
+
+def _highest(statistic: str, keeps: str, source: str, *, weights: bool = False) -> Method:
+    return Method(top, "scores", keeps, source, statistic, weights=weights)
+
+
+_COLEMAN = "Coleman et al. 2020, arXiv:1906.11829"
+_PAUL = "Paul et al. 2021, arXiv:2107.07075"
+_ZHENG = "Zheng et al. 2023, arXiv:2210.15809"
+
+METHODS: dict[str, Method] = {
+    "forgetting": _highest("forgetting", "most often forgotten", "Toneva et al. 2019, arXiv:1812.05159"),
+    "el2n": _highest("el2n", "largest error vectors early in training", _PAUL),
+    "grand": _highest("grand", "largest gradients of the last layer", _PAUL),
+    "aum": _highest("aum", "smallest area under the margin", "Pleiss et al. 2020, arXiv:2001.10528"),
+    "entropy": _highest("entropy", "highest entropy of the last prediction", _COLEMAN),
+    "least_confidence": _highest("least_confidence", "lowest confidence of the last prediction", _COLEMAN),
+    "margin": _highest("margin", "smallest margin of the last prediction", "Scheffer et al. 2001"),
+    "dyn_unc": _highest("dyn_unc", "most uncertain over windows", "He et al. 2023, arXiv:2306.05175"),
+    "dual": _highest("dual", "most uncertain and difficult early", "Cho et al. 2025, arXiv:2502.06905"),
+    "tdds": _highest(
+        "tdds",
+        "contributions that vary most over windows, weighted by their score",
+        "Zhang et al. 2024, arXiv:2311.13613",
+        weights=True,
+    ),
+    "ccs": Method(
+        stratified, "scores", "evenly over the difficulty, without the hardest (option cutoff)", _ZHENG, "aum", True
+    ),
+    "moderate": Method(moderate, "features", "at the median distance from their class", "Xia et al. 2023"),
+    "herding": Method(herding, "features", "samples with the mean of their class", "Welling 2009"),
+    "k_center": Method(
+        k_center, "features", "samples that cover the features", "Sener and Savarese 2018, arXiv:1708.00489"
+    ),
+    "contextual_diversity": Method(
+        contextual_diversity,
+        "logits",
+        "samples that cover the predictions",
+        "Agarwal et al. 2020, arXiv:2008.05723",
+    ),
+    "craig": Method(
+        craig,
+        "gradients",
+        "samples that represent all gradients, weighted by how many",
+        "Mirzasoleiman et al. 2020, arXiv:1906.01827",
+        weights=True,
+    ),
+    "grad_match": Method(
+        grad_match,
+        "gradients",
+        "weighted samples that add up to the full gradient",
+        "Killamsetty et al. 2021, arXiv:2103.00123",
+        weights=True,
+    ),
+    "glister": Method(
+        glister, "validation", "samples that lower the validation loss", "Killamsetty et al. 2021, arXiv:2012.10630"
+    ),
+    "influence": Method(
+        influence,
+        "gradients",
+        "all but those that change the last layer least",
+        "Yang et al. 2023, arXiv:2205.09329",
+    ),
+    "deepfool": Method(
+        deepfool, "model", "closest to a decision boundary", "Ducoffe and Precioso 2018, arXiv:1802.09841"
+    ),
+    # "random" is the dynamic method, which draws a new subset every epoch
+    "random_coreset": Method(random, "nothing", "a random subset", _COLEMAN),
+    "top": Method(top, "scores", "the highest of a score of your choice", _COLEMAN, any_statistic=True),
+    "bottom": Method(
+        bottom,
+        "scores",
+        "the lowest of a score of your choice",
+        "Sorscher et al. 2022, arXiv:2206.14486",
+        any_statistic=True,
+    ),
+    "stratified": Method(stratified, "scores", "`ccs` of a score of your choice", _ZHENG, any_statistic=True),
+}

@@ -1,0 +1,165 @@
+"""Coresets of the highest or lowest scores, and random ones; positions ascend, equal scores are drawn at random."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Generator, Tensor
+
+from .. import policies
+from ..selection import Selection
+from .budget import Balance, check_balance, check_labels, check_scores, count_of, split
+from .chunks import MAX_MEMORY, chunk_rows
+
+Choose = Callable[[Tensor, int, Generator], Tensor]  # ((n,) values, count, generator) -> (count,) ascending positions
+
+
+def top(
+    scores: Float[Tensor, " n"],
+    *,
+    keep: float,
+    labels: Int[Tensor, " n"] | None = None,
+    balance: Balance = "none",
+    seed: int = 0,
+    max_memory: int = MAX_MEMORY,
+) -> Selection:
+    """Keep the highest scores.
+
+    Args:
+        scores: one number per sample; infinities are allowed.
+        keep: fraction kept, in (0, 1].
+        labels: class ids; needed where balance is "class".
+        balance: "none", or "class": the same number of places for every class, as far as it has samples.
+        seed: decides between equal scores.
+        max_memory: bytes that may be used beyond the input.
+    Returns:
+        max(1, floor(keep * N + 0.5)) ascending positions with weight one.
+    Raises:
+        ValueError: if scores hold NaN or are not (N,) floating point, keep is outside (0, 1], labels are missing or do
+            not fit, a class would stay empty under balance="class", or the memory needed is above max_memory.
+    Example:
+        >>> top(torch.tensor([0.1, 0.9, 0.5, 0.7]), keep=0.5).index
+        tensor([1, 3])
+
+    Source: Coleman et al. 2020, arXiv:1906.11829, section 3.2, and Paul et al. 2021, arXiv:2107.07075, section 2.
+        Differs: the per-class places are not in the papers.
+    """
+    return choose("top", check_scores(scores), policies.highest, keep, labels, balance, seed, max_memory)
+
+
+def bottom(
+    scores: Float[Tensor, " n"],
+    *,
+    keep: float,
+    labels: Int[Tensor, " n"] | None = None,
+    balance: Balance = "none",
+    seed: int = 0,
+    max_memory: int = MAX_MEMORY,
+) -> Selection:
+    """Keep the lowest scores; arguments, result and errors as for `top`.
+
+    Example:
+        >>> bottom(torch.tensor([0.1, 0.9, 0.5, 0.7]), keep=0.5).index
+        tensor([0, 2])
+
+    Source: the easy samples of Sorscher et al. 2022, arXiv:2206.14486, section 3. Differs: as for `top`.
+    """
+
+    def lowest(values: Tensor, count: int, generator: Generator) -> Tensor:
+        return policies.highest(-values, count, generator)
+
+    return choose("bottom", check_scores(scores), lowest, keep, labels, balance, seed, max_memory)
+
+
+def random(
+    size: int | Shaped[Tensor, "n *shape"],
+    *,
+    keep: float,
+    labels: Int[Tensor, " n"] | None = None,
+    balance: Balance = "none",
+    seed: int = 0,
+    max_memory: int = MAX_MEMORY,
+) -> Selection:
+    """Keep a uniformly random subset, the baseline of every other coreset.
+
+    Args:
+        size: samples in the dataset, N; or a tensor with a row per sample, so that this replaces any other selector.
+        keep: as for `top`.
+        labels: as for `top`.
+        balance: as for `top`.
+        seed: decides the subset.
+        max_memory: as for `top`.
+    Returns:
+        max(1, floor(keep * N + 0.5)) ascending positions with weight one.
+    Raises:
+        ValueError: as for `top`, or if size is not a whole number above 0.
+    Example:
+        >>> len(random(100, keep=0.1).index)
+        10
+
+    Source: Coleman et al. 2020, arXiv:1906.11829, section 3. Differs: nothing.
+    """
+    samples = len(size) if isinstance(size, Tensor) and size.ndim else size
+    if isinstance(samples, bool) or not isinstance(samples, int):
+        raise ValueError(f"size is the number of samples, got {samples!r}")
+
+    def subset(values: Tensor, count: int, generator: Generator) -> Tensor:
+        return policies.random_subset(len(values), count, generator)
+
+    no_values = torch.empty(1, dtype=torch.uint8).expand(max(samples, 0))
+    return choose("random", no_values, subset, keep, labels, balance, seed, max_memory)
+
+
+def choose(
+    name: str,
+    values: Shaped[Tensor, " n"],
+    rule: Choose,
+    keep: float,
+    labels: Tensor | None,
+    balance: Balance,
+    seed: int,
+    max_memory: int,
+    *,
+    capacity: Callable[[int], int] = lambda size: size,
+    memory: int | None = None,
+) -> Selection:
+    """Apply a rule to the values of all samples, or class by class.
+
+    Args:
+        name: the selector.
+        values: one per sample.
+        rule: chooses positions from values.
+        keep: as for `top`.
+        labels: as for `top`.
+        balance: as for `top`.
+        seed: as for `top`.
+        max_memory: as for `top`.
+        capacity: samples of a group -> how many of them the rule can choose.
+        memory: bytes that the rule needs for all samples.
+    """
+    size = len(values)
+    count = count_of(size, keep)
+    labels = check_labels(labels, size)
+    check_balance(balance, labels)
+    by_class = balance == "class"
+    if memory is None:  # numpy's partition copies the values; ties draw int32 keys and partition these
+        memory = size * (values.element_size() * 2 + 12)
+    chunk_rows(name, fixed=memory + 32 * size * by_class + 12 * count, row=0, size=size, max_memory=max_memory)
+    sizes = torch.unique(labels, return_counts=True)[1].tolist() if by_class and labels is not None else [size]
+    if (able := sum(map(capacity, sizes))) < count:
+        raise ValueError(
+            f"the cutoff leaves {able} of {size} samples, but keep asks for {count}: lower cutoff or keep (their sum "
+            "is at most 1)"
+        )
+    # a stream for each selector: with one seed `random` must not draw what `top` and `bottom` draw between equals
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{name} {seed}".encode()))
+    if not by_class:
+        return Selection.of(rule(values, count, generator))
+    chosen = np.zeros(size, dtype=np.bool_)
+    for positions, places in split(size, count, labels, "equal", generator, capacity=capacity):
+        chosen[positions[rule(values[positions], places, generator)].numpy()] = True
+    return Selection.of(torch.from_numpy(np.flatnonzero(chosen)))
