@@ -1,4 +1,4 @@
-"""The record files of comparisons and runs, read for a report."""
+"""Records of comparisons and runs, read from their folders or from packed files, for a report."""
 
 from __future__ import annotations
 
@@ -13,32 +13,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from ...errors import CheckpointError, UsageError
 from ..training import run_folder
 from ..training.settings import Settings
+from . import pack
 from .tables import setting
 
-# what runs of one group may differ in; all else of the settings is the same for all of them
+# settings in which runs of one group may differ
 VARIED = ("method", "seed", "steps", "epochs", "option", "selected", "keep", "budget", "lr", "statistics")
 
-_OF_LINE = ("method", "accuracy_mean", "accuracy_std", "samples", "steps", "seconds")  # which every line must have
-_OF_ROW = ("method", "seed", "accuracy", "samples", "steps", "seconds", "reached_keep")
-_OF_EPOCH = ("epoch", "samples", "steps", "lr", "selected")
+_LINE_FIELDS = ("method", "accuracy_mean", "accuracy_std", "samples", "steps", "seconds")
+_ROW_FIELDS = ("method", "seed", "accuracy", "samples", "steps", "seconds", "reached_keep")
+_EPOCH_FIELDS = ("epoch", "samples", "steps", "lr", "selected")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run's folder.
+    """One run.
 
     Attributes:
-        folder: of the run.
+        folder: its folder; of a packed run what its folder was called below the packed file.
         method: as the tables name it.
         seed: of the run.
         settings: what config.json holds, None where there is none.
-        metrics: what metrics.json holds, None of a run that is not finished.
+        metrics: what metrics.json holds, None for a run that is not finished.
         history: its epochs.
     """
 
@@ -51,13 +50,13 @@ class Run:
 
     @cached_property
     def counts(self) -> dict[str, np.ndarray]:
-        """By name (N,): `selected`, `drawn` and, of runs that recorded it, `switches`; empty where there is no file."""
-        return _tensors(self.folder / "selection_counts.safetensors")
+        """Arrays (N,) `selected`, `drawn` and, of runs that recorded it, `switches`; empty where there is no file."""
+        return pack.tensors(self.folder / "selection_counts.safetensors")
 
     @cached_property
     def trajectories(self) -> dict[str, np.ndarray]:
         """Tables of `Trajectories`; empty where there is no file."""
-        return _tensors(self.folder / "trajectories.safetensors")
+        return pack.tensors(self.folder / "trajectories.safetensors")
 
     @property
     def size(self) -> int:
@@ -71,7 +70,7 @@ class Run:
 
     @property
     def kept(self) -> np.ndarray | None:
-        """(N,) how many of the pruned epochs a sample was selected for; None where that is not recorded."""
+        """(N,) number of pruned epochs in which a sample was selected; None where that is not recorded."""
         if "selected" not in self.counts or not self.history:
             return None
         return self.counts["selected"].astype(np.int64) - (len(self.history) - len(self.pruned))
@@ -82,9 +81,10 @@ class Group:
     """Runs that are compared with each other.
 
     Attributes:
-        folder: of the comparison, or what the folders of its runs have in common.
-        result: what compare.json holds; of single runs what it would hold, without `keep` where they differ in it.
-        runs: those whose folders are there.
+        folder: of the comparison, or the common parent of its runs' folders; of a packed one the file, followed by the
+            entry's name where the file has several.
+        result: what compare.json holds; for single runs the same, without `keep` where they differ in it.
+        runs: those whose records are there.
         compared: whether there is a compare.json.
     """
 
@@ -108,66 +108,108 @@ class Group:
         return sorted((run for run in self.runs if run.method == method and run.metrics), key=lambda run: run.seed)
 
     def settings(self) -> Settings | None:
-        """Those of the first run, which all share but for what is `VARIED`; None where no run has kept them."""
+        """Settings of the first run, None where no run has recorded them; all runs agree except in `VARIED`."""
         stored = next((run.settings for run in self.runs if run.settings), None)
         return None if stored is None else Settings.of(dict(stored))
 
 
 def computed(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that decide the result, out of a config.json of this or an older version; a coreset by its content."""
+    """Settings that decide the result, from a config.json of this or an older version."""
     return {name: stored.get(name, default) for name, default in Settings().computed().items()}
 
 
-def read(folders: Sequence[Path]) -> list[Group]:
-    """Comparisons, and single runs in groups that differ in nothing but method, seed and what is kept.
+def read(paths: Sequence[Path]) -> list[Group]:
+    """Read comparisons, and single runs in groups that differ in nothing but method, seed and share kept.
 
     Args:
-        folders: of `dataprune compare` and of `dataprune train` or `pretrain`.
+        paths: folders of `dataprune compare`, `train` or `pretrain`, folders with such folders below them, and files of
+            `dataprune pack`.
     Raises:
-        UsageError: if a folder is none of these, or nothing in it is finished.
+        UsageError: if a path is none of these, or nothing in it is finished.
         CheckpointError: if a file is damaged.
     """
-    groups, single = [], []
-    for folder in dict.fromkeys(folders):
-        if (folder / "compare.json").exists():
-            groups.append(_comparison(folder))
-        elif (folder / "config.json").exists():
-            single.append(_run(folder))
-        else:
-            raise UsageError(f"{folder} {_no_record(folder)}")
+    groups: list[Group] = []
+    single: list[Run] = []
+    for path in dict.fromkeys(paths):
+        if path.suffix == ".json":
+            _read_packed(path, groups, single)
+            continue
+        for folder in _folders(path):
+            if (folder / "compare.json").exists():
+                groups.append(_comparison(folder))
+            else:
+                single.append(_run(folder))
     for run in single:
         if run.metrics is None:
-            raise UsageError(
-                f"{run.folder} is not finished: give the command that began it again, it goes on from there"
-            )
+            raise UsageError(f"{run.folder} is not finished: repeat the command that began it, it resumes there")
         if run.metrics["accuracy"] is None:
             raise UsageError(
                 f"{run.folder} scored samples and was not tested: a report is of runs of `dataprune train`"
             )
     for group in groups:
         if not group.result["summary"]:
-            raise UsageError(f"{group.folder} has no finished run: give the command that began it again, it goes on")
+            raise UsageError(f"{group.folder} has no finished run: repeat the command that began it, it resumes there")
     return groups + _grouped(single)
 
 
-def _no_record(folder: Path) -> str:
-    """What to say of a folder that is neither a comparison nor a run."""
-    if not folder.is_dir():
-        return "is no folder: give folders of `dataprune compare` or `train`"
-    below = sorted(path.parent for path in folder.glob("*/compare.json"))
-    below = below or sorted(path.parent for path in folder.glob("*/config.json"))
-    below = below or sorted(path.parent for path in folder.glob("runs/*/config.json"))
-    if below:
-        more = f" and {len(below) - 4} more" if len(below) > 4 else ""
-        return f"holds no compare.json: give what is below it, {', '.join(map(str, below[:4]))}{more}"
-    return "holds no compare.json and no run with its config.json: give folders of `dataprune compare` or `train`"
+def _folders(path: Path) -> list[Path]:
+    """The folder itself if it is a comparison or a run, else those below it; runs of a comparison belong to it."""
+    if (path / "compare.json").exists() or (path / "config.json").exists():
+        return [path]
+    if not path.is_dir():
+        raise UsageError(
+            f"{path} is no folder: give folders of `dataprune compare` or `train`, or a file of `dataprune pack`"
+        )
+    comparisons = {file.parent for file in path.rglob("compare.json")}
+    owners = comparisons | {file.parent for name in pack.COMMANDS for file in path.rglob(name)}
+    runs = {file.parent for file in path.rglob("config.json")}
+    runs -= {run for run in runs if not (owners | runs).isdisjoint(run.parents)}
+    if not comparisons | runs:
+        raise UsageError(
+            f"{path} holds no compare.json and no run with its config.json: give folders of `dataprune compare` or "
+            "`train`, or a file of `dataprune pack`"
+        )
+    return sorted(comparisons | runs)
+
+
+def _read_packed(path: Path, groups: list[Group], single: list[Run]) -> None:
+    """Add what a packed file holds."""
+    entries = pack.read(path)
+    before = len(groups) + len(single)
+    for entry in entries:
+        folder = path if len(entries) == 1 else path / entry.name
+        runs = {record.path: _packed_run(folder, record) for record in entry.runs}
+        if entry.command == "compare":
+            groups.append(_group(folder, entry.result or {}, runs))
+        elif entry.command == "train":
+            single += [run for name, run in runs.items() if not _nested(name, runs)]
+    if len(groups) + len(single) == before:
+        commands = ", ".join(sorted({entry.command for entry in entries}))
+        raise UsageError(f"{path} holds no comparison and no run, but results of {commands}: its tables are beside it")
+
+
+def _nested(name: str, runs: Mapping[str, Run]) -> bool:
+    """Whether a run lies below another, whose second stage it is."""
+    return any(parent.as_posix() in runs for parent in Path(name).parents if parent.as_posix() != name)
+
+
+def _packed_run(folder: Path, record: pack.RunRecord) -> Run:
+    run = _named_run(folder / record.path, record.settings, record.metrics, record.history)
+    _check_metrics(folder / record.path, record.metrics)
+    return run
 
 
 def _comparison(folder: Path) -> Group:
     result = run_folder.read_json(folder / "compare.json")
+    runs = {path.relative_to(folder).as_posix(): path for path in sorted((folder / "runs").glob("*-seed*"))}
+    return _group(folder, result, {name: _run(path) for name, path in runs.items()})
+
+
+def _group(folder: Path, result: Mapping[str, Any], runs: Mapping[str, Run]) -> Group:
+    """A comparison of what compare.json holds and its runs by path."""
     try:
-        names = {line["method"] for line in result["summary"] for name in _OF_LINE if line[name] is not None}
-        names |= {row["method"] for row in result["runs"] for name in _OF_ROW if row[name] is not None}
+        names = {line["method"] for line in result["summary"] for name in _LINE_FIELDS if line[name] is not None}
+        names |= {row["method"] for row in result["runs"] for name in _ROW_FIELDS if row[name] is not None}
         numbers = [line[name] for line in result["summary"] for name in ("accuracy_mean", "samples")]
         numbers += [row["accuracy"] for row in result["runs"]]
         if not all(map(math.isfinite, numbers)):
@@ -175,42 +217,55 @@ def _comparison(folder: Path) -> Group:
         _ = result["data"], result["model"], result["epochs"]
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / 'compare.json'} is damaged ({error!r}): delete it, and run again") from error
-    found = []
-    for path in sorted((folder / "runs").glob("*-seed*")):
-        method, _, seed = path.name.rpartition("-seed")
+    own = []
+    for path, run in runs.items():
+        method, _, seed = path.removeprefix("runs/").rpartition("-seed")
         if method in names and seed.isdigit():  # others: "untrained", which is no method
-            found.append(replace(_run(path), method=method, seed=int(seed)))
-    return Group(folder, result, found, True)
+            own.append(replace(run, method=method, seed=int(seed)))
+    return Group(folder, result, own, True)
 
 
 def _run(folder: Path) -> Run:
     settings = run_folder.read_json(folder / "config.json") if (folder / "config.json").exists() else None
     metrics = run_folder.read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else None
-    if metrics is not None and (missing := run_folder.RECORDED - metrics.keys()):
-        raise CheckpointError(f"{folder / 'metrics.json'} is damaged (no {min(missing)}): delete it, and run again")
-    named = metrics or settings or {}
+    _check_metrics(folder, metrics)
     try:
         history = run_folder.read_lines(folder / "history.jsonl") if (folder / "history.jsonl").exists() else []
-        _ = [line[name] for line in history for name in _OF_EPOCH]
+        _ = [line[name] for line in history for name in _EPOCH_FIELDS]
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / 'history.jsonl'} is damaged ({error!r}): delete it, and run again") from error
-    method = named.get("method", folder.name)
+    return _named_run(folder, settings, metrics, history)
+
+
+def _check_metrics(folder: Path, metrics: Mapping[str, Any] | None) -> None:
+    if metrics is not None and (missing := run_folder.RECORDED - metrics.keys()):
+        raise CheckpointError(f"{folder / 'metrics.json'} is damaged (no {min(missing)}): delete it, and run again")
+
+
+def _named_run(
+    folder: Path,
+    settings: Mapping[str, Any] | None,
+    metrics: Mapping[str, Any] | None,
+    history: Sequence[Mapping[str, Any]],
+) -> Run:
+    record = metrics or settings or {}
+    method = record.get("method", folder.name)
     if method == "full" and (settings or {}).get("steps") is not None:
         method = "short"  # all the data for fewer steps, as comparisons call it
-    return Run(folder, method, int(named.get("seed", 0)), settings, metrics, history)
+    return Run(folder, method, int(record.get("seed", 0)), settings, metrics, history)
 
 
-def _grouped(single: Sequence[Run]) -> list[Group]:
-    """Runs without a comparison, by what they share."""
+def _grouped(runs: Sequence[Run]) -> list[Group]:
+    """Groups of runs without a comparison, by the settings they share."""
     from ..sweeps.compare import summarize
 
     shared: dict[str, list[Run]] = defaultdict(list)
-    for run in single:
+    for run in runs:
         key = {name: value for name, value in computed(run.settings or {}).items() if name not in VARIED}
         shared[json.dumps(key, sort_keys=True)].append(run)
     groups = []
-    for mine in shared.values():
-        named, first = _named(mine), Settings.of(dict(mine[0].settings or {}))
+    for alike in shared.values():
+        named, first = _with_differences(alike), Settings.of(dict(alike[0].settings or {}))
         rows = [
             {
                 "method": run.method,
@@ -230,25 +285,24 @@ def _grouped(single: Sequence[Run]) -> list[Group]:
             result["task"] = first.task
         if metric := next((run.metrics["metric"] for run in named if run.metrics and "metric" in run.metrics), None):
             result["metric"] = metric
-        folders = [run.folder for run in mine]
+        folders = [run.folder for run in alike]
         if any(folder.is_absolute() for folder in folders):
             folders = [folder.absolute() for folder in folders]
-        together = Path(os.path.commonpath(folders))
-        groups.append(Group(together, result, named, False))
+        groups.append(Group(Path(os.path.commonpath(folders)), result, named, False))
     return groups
 
 
-def _named(mine: Sequence[Run]) -> list[Run]:
-    """With what runs of one method differ in, seeds apart, beside the method's name."""
+def _with_differences(runs: Sequence[Run]) -> list[Run]:
+    """Runs whose method's name is followed by the settings, apart from the seed, in which runs of that method differ."""
     named = []
-    for run in mine:
-        alike = [other for other in mine if other.method == run.method]
-        told = [
+    for run in runs:
+        alike = [other for other in runs if other.method == run.method]
+        differences = [
             f"{name.replace('_', '-')} {_short(_value(run, name))}"
             for name in VARIED
             if name not in ("method", "seed") and len({str(_value(other, name)) for other in alike}) > 1
         ]
-        named.append(replace(run, method=", ".join([run.method, *told])))
+        named.append(replace(run, method=", ".join([run.method, *differences])))
     return named
 
 
@@ -258,12 +312,3 @@ def _value(run: Run, name: str) -> Any:
 
 def _short(value: Any) -> str:
     return " ".join(value) or "none" if isinstance(value, list | tuple) else str(value)
-
-
-def _tensors(path: Path) -> dict[str, np.ndarray]:
-    if not path.exists():
-        return {}
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}): delete its folder, and run again") from error
