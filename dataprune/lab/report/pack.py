@@ -178,14 +178,14 @@ def _record(owner: Path, run: Path) -> RunRecord:
         raise CheckpointError(f"{history} is damaged ({error!r}): delete it, and run again") from error
     return RunRecord(
         run.relative_to(owner).as_posix(),
-        None if settings is None else _with_schedule(settings),
+        None if settings is None else with_schedule(settings),
         None if metrics is None else _without_process(metrics),
         epochs,
         _selected(run / "selection_counts.safetensors"),
     )
 
 
-def _with_schedule(settings: dict[str, Any]) -> dict[str, Any]:
+def with_schedule(settings: dict[str, Any]) -> dict[str, Any]:
     """Older runs named warm-up and annealing among the options of their method."""
     own = dict(text.split("=", 1) for text in settings.get("option", ()) if text.startswith(("warmup=", "anneal=")))
     if not own:

@@ -18,6 +18,7 @@ from ...errors import CheckpointError, UsageError
 from ..training import run_folder
 from ..training.settings import Settings
 from . import pack
+from .summary import summarize_methods
 from .tables import setting
 
 # settings in which runs of one group may differ
@@ -257,8 +258,6 @@ def _named_run(
 
 def _grouped(runs: Sequence[Run]) -> list[Group]:
     """Groups of runs without a comparison, by the settings they share."""
-    from ..sweeps.compare import summarize
-
     shared: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         key = {name: value for name, value in computed(run.settings or {}).items() if name not in VARIED}
@@ -279,7 +278,7 @@ def _grouped(runs: Sequence[Run]) -> list[Group]:
             "model": first.model,
             "epochs": max(Settings.of(dict(run.settings or {})).epochs for run in named),
             "runs": rows,
-            "summary": summarize(rows, list(dict.fromkeys(run.method for run in named))),
+            "summary": summarize_methods(rows, list(dict.fromkeys(run.method for run in named))),
         }
         if first.task != "classification":
             result["task"] = first.task
