@@ -1,6 +1,7 @@
 """Advice from pilots, judged by what it costs to follow it.
 
-    python experiments/advise.py --out experiments/results/advise
+    python experiments/advise.py --out runs/advise
+    dataprune pack runs/advise --out experiments/results/advise.json
     python experiments/advise.py --out runs/advise_chosen_on --scale chosen-on
     python experiments/advise.py --out runs/advise_planned_batches --scale chosen-on --no-same-steps
 

@@ -1,6 +1,7 @@
 """How far apart a sample's two views are for a model that never saw the sample: EMP's Figure 4, with 50 retrainings.
 
-    python experiments/emp_figure4.py --out experiments/results/emp_figure4
+    python experiments/emp_figure4.py --out runs/emp_figure4
+    dataprune pack runs/emp_figure4 --out experiments/results/emp_figure4.json
 
 Given again, it does what is missing and draws anew.
 

@@ -1,6 +1,7 @@
 """How far apart two views are, of samples that were pruned, against the share that was: EMP's Figure 5, 61 trainings.
 
-    python experiments/emp_figure5.py --out experiments/results/emp_figure5
+    python experiments/emp_figure5.py --out runs/emp_figure5
+    dataprune pack runs/emp_figure5 --out experiments/results/emp_figure5.json
 
 Given again, it does what is missing and draws anew.
 

@@ -1,7 +1,8 @@
 """The images that a model forgets most often while it learns, beside those that it never forgets.
 
     dataprune score --data mnist --model lenet --epochs 10 --batch-size 128 --lr 0.05 --statistics forgetting --out RUN
-    python experiments/forgotten_digits.py RUN experiments/results/forgotten_mnist
+    python experiments/forgotten_digits.py RUN runs/forgotten_mnist
+    dataprune pack runs/forgotten_mnist --out experiments/results/forgotten_mnist.json
 
 Claim: forgetting scores separate ambiguous digits from plain ones (Toneva et al. 2019, Figure 2, arXiv:1812.05159).
 Writes a picture, 50 images of each kind with their labels, and a JSON file with the distribution of the scores. Samples

@@ -1,6 +1,7 @@
 """Planted label errors, found by what training dynamics say and by cleanlab.
 
-    python experiments/label_errors.py --out experiments/results/label_errors
+    python experiments/label_errors.py --out runs/label_errors
+    dataprune pack runs/label_errors --out experiments/results/label_errors.json
 
 Claim: scores that one ordinary training run records find wrong labels (Pleiss et al. 2020, arXiv:2001.10528, for the
 area under the margin; Toneva et al. 2019, arXiv:1812.05159, for forgetting), beside confident learning (Northcutt et

@@ -2,17 +2,17 @@
 
     python experiments/which_budgets.py
 
-It joins what `dataprune reproduce which_budgets` and `which_budgets_language` wrote. Each panel keeps its own seeds.
+It joins the packed results of `dataprune reproduce which_budgets` and `which_budgets_language`, whose numbers of seeds
+differ.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-from dataprune.lab.report import reproductions
+from dataprune.lab.report import pack, reproductions
 
 NAMES = ("which_budgets", "which_budgets_language")
 
@@ -37,10 +37,14 @@ def joined(results: list[dict[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     """Draw the figure."""
     parser = argparse.ArgumentParser(description="Draw which budgets pay, over all data sets.")
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "papers")
-    folder = parser.parse_args().results
-    results = [json.loads((folder / name / "result.json").read_text()) for name in NAMES]
-    print(*reproductions.figure(joined(results), folder / "which_budgets" / "all"), sep="\n")
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/which_budgets/all"), help="Of the figure, without suffix."
+    )
+    given = parser.parse_args()
+    results = [pack.read(given.results / f"{name}.json")[0].result or {} for name in NAMES]
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    print(*reproductions.figure(joined(results), given.out), sep="\n")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,9 @@ except ImportError as error:  # the core installs without the command line's pac
     raise SystemExit(f"the command line needs {error.name}: pip install 'dataprune[cli]'") from None
 
 from .app import app
+from .pack import pack
+
+app.command()(pack)
 
 
 def main() -> None:

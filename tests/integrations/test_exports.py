@@ -24,6 +24,7 @@ from dataprune.errors import DataError
 from dataprune.integrations import exports
 from dataprune.lab.data.datasets import Images
 from dataprune.lab.data.named import Data
+from dataprune.lab.report import pack
 from dataprune.lab.training import select
 from dataprune.lab.training.settings import Settings
 from dataprune.selection import Selection, fingerprint
@@ -328,7 +329,8 @@ def test_the_experiment_at_a_scale_of_seconds(experiment: ModuleType, tmp_path: 
 
 
 def test_the_committed_figure_is_of_the_committed_numbers(experiment: ModuleType) -> None:
-    record = json.loads((EXPERIMENTS / "results" / "label_errors" / "label_errors.json").read_text())
+    record = pack.read(EXPERIMENTS / "results/label_errors.json")[0].result
+    assert record is not None
     assert experiment.summary(record["points"]) == record["summary"]
     assert record["recipes"] == experiment.SCALES["cpu"] and record["label_noise"] == experiment.NOISE
     assert len(record["points"]) == experiment.SEEDS["cpu"] * len(record["recipes"])

@@ -8,9 +8,9 @@ were measured have six significant digits.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,9 @@ def pack(folders: Sequence[Path], out: Path) -> list[Path]:
     entries = [entry for folder in folders for entry in collect(folder)]
     repeated = {entry.name for entry in entries if sum(other.name == entry.name for other in entries) > 1}
     if repeated:
-        raise UsageError(f"two folders have the name {min(repeated)}: rename one, the entries of a file have unique names")
+        raise UsageError(
+            f"two folders have the name {min(repeated)}: rename one, the entries of a file have unique names"
+        )
     write(entries, out)
     return [out, out.with_suffix(".md")]
 
@@ -235,7 +237,8 @@ def _encoded(entry: Entry) -> dict[str, Any]:
     lines.sort(key=lambda line: order.get(_path(line["row"]), len(order)) if "row" in line else len(order))
     packed: dict[str, Any] = {"file": entry.file}
     if entry.result is not None:
-        packed["result"] = _rounded(result)
+        # a mean over seeds that is cut off could be printed as another: 0.86395 of 0.8639499999
+        packed["result"] = {name: value if name == "summary" else _rounded(value) for name, value in result.items()}
     if lines:
         packed["settings"] = shared_settings  # not rounded: they decide the result
         packed["metrics"] = _rounded(shared_metrics)
@@ -251,7 +254,7 @@ def _decoded(name: str, packed: Mapping[str, Any]) -> Entry:
     result = packed.get("result")
     rows = [line["row"] for line in lines if "row" in line]
     if rows:
-        result = {**result, "runs": rows}
+        result = {**packed["result"], "runs": rows}
     runs = []
     for line in (line for line in lines if "path" in line):
         settings = _merged(packed["settings"], line["settings"]) if "settings" in line else None
@@ -342,4 +345,6 @@ def _text(value: Any) -> str:
 
 def name_of(folders: Sequence[Path]) -> str:
     """What a packed file is called: the folder's name, for several what their names begin with."""
-    return os.path.commonprefix([folder.resolve().name for folder in folders]).rstrip("_-") or "experiments"
+    names = [folder.resolve().name for folder in folders]
+    common = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    return "".join(letters[0] for letters in common).rstrip("_-") or "experiments"

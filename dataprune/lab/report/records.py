@@ -292,7 +292,7 @@ def _grouped(runs: Sequence[Run]) -> list[Group]:
 
 
 def _with_differences(runs: Sequence[Run]) -> list[Run]:
-    """Runs whose method's name is followed by the settings, apart from the seed, in which runs of that method differ."""
+    """Runs with the settings in which runs of one method differ, the seed apart, behind the method's name."""
     named = []
     for run in runs:
         alike = [other for other in runs if other.method == run.method]

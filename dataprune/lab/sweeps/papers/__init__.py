@@ -38,7 +38,8 @@ def reproduce(
     """Carry an experiment out, or go on with it, and write its table and figure.
 
     Args:
-        name: of one that is `available`, or the path of a file of one's own.
+        name: of one that is `available`, the path of a file of one's own, or a file of `dataprune pack`, whose results
+            are drawn again without any run.
         scale: "smoke", "cpu" or "paper".
         out: folder of the results.
         cache: folder of the runs, which experiments share.
@@ -51,11 +52,13 @@ def reproduce(
         UsageError: if there is no such experiment or scale, the file says what cannot be meant, it has no model to be
             given, or `out` holds something else; else as `fit`.
     """
-    from ...report import figures, reproductions, tables
+    from ...report import figures, tables
     from ...training import run_folder, setup
     from .. import engines
     from . import experiment, other, run
 
+    if Path(name).suffix == ".json":
+        return _redraw(Path(name), out)
     title, said = content(name)
     given = {key: value for key, value in (overrides or {}).items() if value is not None}
     if "seeds" in given:
@@ -87,8 +90,27 @@ def reproduce(
     count = jobs or (1 if setup.choose_device(first.device).type == "cuda" else os.cpu_count() or 1)
     engine = engines.local if count == 1 or int(os.environ.get("WORLD_SIZE", 1)) > 1 else engines.processes(count)
     result = run.reproduce(planned, out, cache, engine=engine, report=report)
+    return [out / "result.json", *_write_table_and_figure(result, out)]
+
+
+def _redraw(packed: Path, out: Path) -> list[Path]:
+    """Write the table and figure of results that `dataprune pack` wrote."""
+    from ...report import pack
+    from ...training import run_folder
+
+    results = [entry.result for entry in pack.read(packed) if entry.command == "reproduce" and entry.result]
+    if len(results) != 1:
+        raise UsageError(f"{packed} holds {len(results)} results of `dataprune reproduce`, not 1")
+    run_folder.folder(out)
+    return _write_table_and_figure(results[0], out)
+
+
+def _write_table_and_figure(result: Mapping[str, Any], out: Path) -> list[Path]:
+    from ...report import reproductions
+    from ...training import run_folder
+
     run_folder.write(out / "table.md", reproductions.table(result).encode())
-    return [out / "result.json", out / "table.md", *reproductions.figure(result, out / "figure")]
+    return [out / "table.md", *reproductions.figure(result, out / "figure")]
 
 
 def _with(said: dict[str, Any], scale: str, **more: Any) -> dict[str, Any]:
