@@ -9,7 +9,6 @@ import random
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from . import __version__
+from . import __version__, files
 from .errors import DataError
 
 _PROBES = 16  # samples of a dataset that its fingerprint reads
@@ -107,9 +106,7 @@ class Selection:
             {"index": self.index.contiguous(), "weight": self.weight.contiguous()},
             metadata={"dataprune": json.dumps(notes)},
         )
-        part = Path(f"{os.fspath(path)}.part")
-        part.write_bytes(payload)
-        os.replace(part, path)
+        files.write_bytes(path, payload)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], dataset: Any = None) -> Selection:

@@ -33,6 +33,7 @@ import io
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def measure(
     chosen = advice["method"]
     if advice["anneal"]:
         chosen = f"{chosen}, anneal {advice['anneal']:g}"
-        annealed = Comparison(settings, [advice["method"]], seeds, anneal=advice["anneal"])
+        annealed = Comparison(replace(settings, anneal=advice["anneal"]), [advice["method"]], seeds)
         accuracy[chosen] = [row["accuracy"] for row in compare(annealed, folder / "annealed", data=data)["runs"]]
     errors = [
         statistics.stdev(mine - short for mine, short in zip(values, accuracy[SHORT])) / len(seeds) ** 0.5

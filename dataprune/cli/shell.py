@@ -84,7 +84,7 @@ def takes_settings(
         hints = get_type_hints(Settings)
         shared = []
         for entry in dataclasses.fields(Settings):
-            if entry.name in without:
+            if entry.name in without or not entry.metadata["panel"]:
                 continue
             annotation: Any = list[str] if entry.name == "option" else hints[entry.name]
             default: Any = [] if entry.name == "option" else (defaults or {}).get(entry.name, entry.default)

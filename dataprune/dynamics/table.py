@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .. import files
 from ..errors import DataError
 
 _KEY = b"dataprune"  # of the notes in a parquet file
@@ -69,9 +70,7 @@ def save_scores(
         content = _csv(columns)
     else:
         raise ValueError(f"a table of scores ends in .parquet or .csv, not {path.suffix or 'in nothing'!r}")
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    os.replace(part, path)
+    files.write_bytes(path, content)
 
 
 def load_scores(path: str | os.PathLike[str]) -> Scores:

@@ -23,6 +23,8 @@ import numpy as np
 from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
+from .. import files
+
 from ..dynamics import STATISTICS, Scores
 from ..errors import suggest
 
@@ -224,6 +226,4 @@ def _names(labels: Tensor | np.ndarray | Sequence[str], classes: Sequence[str] |
 
 
 def _write(path: Path, content: object) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
-    os.replace(part, path)
+    files.write_text(path, json.dumps(content, allow_nan=False))

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .. import files
 from ..errors import UsageError, suggest
 from ..pruner import Pruner
 
@@ -185,9 +186,7 @@ class Followed:
                 for line in new:
                     self._open[name].log(line, line["steps"])
             written[name] = len(lines)
-            part = path.with_name(path.name + ".part")
-            part.write_text(json.dumps(written))
-            os.replace(part, path)
+            files.write_text(path, json.dumps(written))
 
 
 def _off_stdout() -> contextlib.AbstractContextManager[Any]:

@@ -151,7 +151,7 @@ class Pilot:
         }
 
     def _of(self, settings: Settings, methods: Sequence[str], seeds: Sequence[int], anneal: float = 0.0) -> Comparison:
-        return Comparison(replace(settings, method=RS2), methods, seeds, anneal=anneal)
+        return Comparison(replace(settings, method=RS2, anneal=anneal), methods, seeds)
 
 
 def advise(
@@ -233,6 +233,8 @@ def command(settings: Settings) -> str:
     default, words = Settings(), ["dataprune", "train"]
     for entry in fields(Settings):
         value, flag = getattr(settings, entry.name), "--" + entry.name.replace("_", "-")
+        if not entry.metadata["panel"]:
+            continue
         if entry.name == "option":
             words += [word for text in value for word in ("--option", text)]
         elif entry.name in ("data", "method") or value != getattr(default, entry.name):
@@ -276,7 +278,7 @@ def _can_anneal(pilot: Pilot, total: int) -> bool:
     try:
         for epochs, size in ((pilot.settings.epochs, total), (pilot.pilot_epochs(), train)):
             settings = replace(pilot.settings, epochs=epochs, method=RS2)
-            setup.build_pruner(replace(settings, option=("warmup=1", f"anneal={ANNEAL}")), size)
+            setup.build_pruner(replace(settings, option=(), anneal=ANNEAL), size)
             if schedules.full_from(epochs, ANNEAL) == epochs:
                 return False  # too few epochs for a single full one
     except UsageError:

@@ -175,8 +175,6 @@ def _kept(comparison: Comparison, steps: int, size: int, out: Path, result: dict
         made = _settings(comparison, method, seed, steps, size, places, static=static)
         made = replace(made, lr=row.get("lr", comparison.settings.lr))
         other = [name for name in made.differs(stored) if name != "option"]  # which may name the method's own
-        if tuple(stored["option"][-2:]) != tuple(made.option[-2:]):
-            other.append("anneal")
         if other:
             raise UsageError(
                 f"{folder} is of another comparison ({', '.join(other)}): choose another --out, or delete it"
@@ -228,7 +226,7 @@ def _settings(
     comparison: Comparison, method: str, seed: int, steps: int, size: int, places: Places, *, static: bool
 ) -> Settings:
     if static:
-        return comparison.coreset_settings(seed, steps, size, places.coreset(comparison, method, seed))
+        return comparison.coreset_settings(method, seed, steps, size, places.coreset(comparison, method, seed))
     return comparison.run_settings(method, seed, steps)
 
 

@@ -27,9 +27,9 @@ SHORT = "short"  # all data, for as many steps as the pruned runs
 class Comparison:
     """Methods, seeds and the settings they share.
 
-    All pruned methods run one schedule: `warmup` epochs full, then `keep`, then `anneal` of the epochs full. Every run
-    but `full` trains equally many optimizer steps, those of that schedule: `short` on all data, a static method on its
-    coreset of `keep`, a method that decides itself how much it keeps on what it keeps; each with its learning rate
+    All pruned methods run the settings' schedule: `warmup` epochs full, then `keep`, then `anneal` of the epochs full.
+    Every run but `full` trains equally many optimizer steps, those of that schedule: `short` on all data, a static
+    method on its coreset of `keep`, a method that decides itself how much it keeps on what it keeps; each with its learning rate
     planned over its own steps.
 
     Static methods need a model first: one scoring run per seed, on all the data, serves all of them. What it costs, and
@@ -39,8 +39,6 @@ class Comparison:
         settings: of every run; its method, seed and steps are set run by run.
         methods: names from METHODS, from `coresets.METHODS` where that has no such name, and "short".
         seeds: one run of each method per seed.
-        anneal: share of full epochs at the end.
-        warmup: full epochs at the beginning.
         learning_rates: if there are any, each method takes the one with the best validation accuracy on the first seed.
         score_epochs: epochs of a scoring run; those of the settings by default.
         score_model: model of a scoring run; that of the settings by default. Another shows whether coresets carry over.
@@ -51,8 +49,6 @@ class Comparison:
     settings: Settings
     methods: Sequence[str]
     seeds: Sequence[int]
-    anneal: float = 0.0
-    warmup: int = 1
     learning_rates: Sequence[float] = ()
     score_epochs: int | None = None
     score_model: str | None = None
@@ -64,8 +60,6 @@ class Comparison:
         setup.check(self.settings)
         if not self.methods or not self.seeds:
             raise UsageError("a comparison needs at least one method and one seed")
-        if not 0 <= self.anneal <= 1:
-            raise UsageError(f"--anneal is a share in [0, 1], got {self.anneal}")
         if self.score_epochs is not None and self.score_epochs < 1:
             raise UsageError(f"--score-epochs must be at least 1, got {self.score_epochs}")
         if self.finetune_epochs < 0:
@@ -80,7 +74,7 @@ class Comparison:
                 raise UsageError(f"method {method} is named twice")
         for text in self.settings.option:
             method, _, name = text.split("=", 1)[0].rpartition(".")
-            if name.replace("-", "_") in ("warmup", "anneal", "keep", "budget", "prune_probability"):
+            if name.replace("-", "_") == "prune_probability":
                 raise UsageError(
                     f"all methods of a comparison share one schedule: --option {text} would change it for one"
                 )
@@ -119,12 +113,21 @@ class Comparison:
 
     def run_settings(self, method: str, seed: int, steps: int) -> Settings:
         """What one run is given."""
+        settings = replace(self.settings, arm=method, seed=seed, steps=None if method == "full" else steps)
         if method in ("full", SHORT):
-            return replace(
-                self.settings, method="full", seed=seed, steps=None if method == "full" else steps, option=()
-            )
+            return replace(settings, method="full", option=())
         own = tuple(text for text in self.settings.option if text.split("=", 1)[0].rpartition(".")[0] == method)
-        return replace(self.settings, method=method, seed=seed, steps=steps, option=(*own, *self._schedule))
+        return replace(settings, method=method, option=own)
+
+    def schedule(self, size: int) -> str:
+        """The schedule of all pruned runs in words."""
+        settings, full = self.settings, [count == size for count in self._pruner(size).counts]
+        start = full.index(False) if False in full else len(full)
+        end = len(full) - start - full.count(False)
+        return (
+            f"{settings.epochs} epochs: {start} full at the start (--warmup), {full.count(False)} with "
+            f"{self.keep(size):.3g} of the data (--keep), {end} full at the end (--anneal); {self.steps(size):,} steps"
+        )
 
     @property
     def static(self) -> list[str]:
@@ -159,26 +162,31 @@ class Comparison:
         keep = self.keep(len(data.train))
         return select.select(method, run, keep=keep, seed=seed, options=self.selector_options(method), data=data)
 
-    def coreset_settings(self, seed: int, steps: int, size: int, selection: Path) -> Settings:
+    def coreset_settings(self, method: str, seed: int, steps: int, size: int, selection: Path) -> Settings:
         """What a run on a coreset is given: as many epochs as the steps need."""
         count = count_of(size, self.keep(size))
         batches = max(count // distributed.world_size() // self.settings.batch_size, 1)
         return replace(
             self.settings,
             method="fixed",
+            arm=method,
             selection=str(selection),
             seed=seed,
             steps=steps,
             epochs=-(-steps // batches),
             keep=None,
             budget=None,
+            warmup=Settings.warmup,
+            anneal=Settings.anneal,
             option=(),
         )
 
     def epochs(self, size: int) -> int:
         """Epochs of all runs together, those for scoring and tuning included: what a progress bar counts."""
         dynamic = (len(self.methods) - len(self.static)) * self.settings.epochs
-        static = len(self.static) and len(self.static) * self.coreset_settings(0, self.steps(size), size, Path()).epochs
+        static = (
+            len(self.static) and len(self.static) * self.coreset_settings("", 0, self.steps(size), size, Path()).epochs
+        )
         scored = self.scoring(0).epochs if self.static else 0
         tuned = (len(self.methods) + 1) * self.finetune_epochs  # the methods' encoders, and an untrained one
         return (len(self.seeds) + len(self.learning_rates)) * (dynamic + static) + len(self.seeds) * (scored + tuned)
@@ -192,12 +200,8 @@ class Comparison:
         own = self.settings.options().get(method, {})
         return {name: value for name, value in own.items() if not _of_statistic(method, name)}
 
-    @property
-    def _schedule(self) -> tuple[str, ...]:
-        return (f"warmup={self.warmup}", f"anneal={self.anneal}")
-
     def _pruner(self, size: int) -> Pruner:
-        return setup.build_pruner(replace(self.settings, method="rs2", option=self._schedule), size)
+        return setup.build_pruner(replace(self.settings, method="rs2", option=()), size)
 
 
 def _of_statistic(name: str, parameter: str) -> bool:

@@ -21,7 +21,7 @@ from ... import distributed, learning_rate
 from ...dynamics import Recorder, save_scores
 from ...errors import CheckpointError, UsageError
 from ...modules import last_layer
-from ...selection import fingerprint
+from ...selection import Selection, fingerprint
 from ..data.named import Data
 from . import optimizers, run_folder, setup, tasks
 from .batches import Feed
@@ -107,6 +107,9 @@ class _Run:
         self.settings, self.out, self.device, self.data = settings, out, device, data
         size, ranks = len(data.train), distributed.world_size()
         selection = setup.load_selection(settings, data.train)
+        self.method = settings.method  # in the record; a coreset's run is called by the method that selected it
+        if settings.selection is not None:
+            self.method = Selection.metadata(settings.selection).get("method", settings.method)
         self.pruner = setup.build_pruner(settings, size, data.train.labels, selection)
         statistics = setup.statistics(settings)
         self.recorder = Recorder(size, statistics) if statistics else None
@@ -310,7 +313,7 @@ class _Run:
         reached = sum(line["reached_keep"] for line in pruned) / len(pruned) if pruned else 1.0
         val = None if self.data.val is None else self._accuracy(self.data.val)
         return {
-            "method": self.settings.method,
+            "method": self.method,
             "seed": self.settings.seed,
             **(self._test() if test else {"accuracy": None}),
             "val_accuracy": val,

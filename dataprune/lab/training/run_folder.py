@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
-import json
 import os
 import platform
 import warnings
@@ -16,8 +15,12 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from ... import __version__, distributed
+from ... import __version__, distributed, files
 from ...errors import CheckpointError, UsageError
+from ...files import append_json as append
+from ...files import read_json, write_json
+from ...files import read_json_lines as read_lines
+from ...files import write_bytes as write
 from .settings import Settings
 
 SCHEMA = 2  # of a run's checkpoint
@@ -44,55 +47,6 @@ def folder(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(error.errno, f"cannot make the folder {out}: {error.strerror}; choose another --out") from error
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: a full disk or a kill leaves the former one as it was."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with open(part, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise _unwritten(path, error) from error
-
-
-def append(path: Path, line: dict[str, Any]) -> None:
-    """Add a line of JSON to a file."""
-    try:
-        with open(path, "a") as file:
-            file.write(json.dumps(line) + "\n")
-    except OSError as error:
-        raise _unwritten(path, error) from error
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON, as `write`."""
-    write(path, (json.dumps(value, indent=2) + "\n").encode())
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read an object that `write_json` wrote.
-
-    Raises:
-        CheckpointError: if the file is damaged.
-    """
-    try:
-        value = json.loads(path.read_text())
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged ({error}): delete it, and run again") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} is damaged (it holds a {type(value).__name__}): delete it, and run again")
-    return value
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read the lines that `append` wrote."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def finished(out: Path, settings: Settings) -> dict[str, Any] | None:
@@ -145,7 +99,7 @@ def claimed(out: Path) -> Iterator[None]:
         pass
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
-            raise _unwritten(out, error) from error
+            raise files.unwritable(out, error) from error
     try:
         yield
         # who waited for this lock finds a finished run, and so need not know that its name is gone
@@ -196,7 +150,3 @@ def machine(device: torch.device) -> dict[str, Any]:
         "dataprune": __version__,
         "system": f"{platform.system()} {platform.release()}",
     }
-
-
-def _unwritten(path: Path, error: OSError) -> OSError:
-    return OSError(error.errno, f"cannot write {path}: {error.strerror}; what was written before is intact")

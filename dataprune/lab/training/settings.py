@@ -52,16 +52,15 @@ def defaults_of(task: str) -> dict[str, Any]:
     return LANGUAGE | ({"methods": "full,short,rs2,random,loss,infobatch,emp"} if task == "glue/stsb" else {})
 
 
-_DEFAULT = {  # method, by whether the task is contrastive and whether there is a coreset
-    (False, False): "emp",
-    (True, False): "emp_contrastive",
-    (False, True): "fixed",
-    (True, True): "fixed",
-}
+_ADVISED = {"contrastive": "emp_contrastive", "glue/stsb": "loss"}  # the default method of a task; else `memory`
+_SCHEDULE = {"keep", "budget", "warmup", "anneal"}  # arguments of a recipe that have a field of their own
 
 
 def setting(default: Any, help: str, panel: str, *, runtime: bool = False) -> Any:
-    """A field with its help text; a runtime option changes how a run is carried out, not what it computes."""
+    """A field with its help text and panel of the command line; without a panel it has no option.
+
+    A runtime option changes how a run is carried out, not what it computes.
+    """
     return field(default=default, metadata={"help": help, "panel": panel, "runtime": runtime})
 
 
@@ -93,7 +92,8 @@ class Settings:
 
     method: str = setting(
         "",
-        "Pruning method; `dataprune methods` lists them. emp by default; with --selection, none but that.",
+        "Pruning method; `dataprune methods` lists them. By default memory, for glue/stsb loss, in pre-training "
+        "emp_contrastive; with --selection the coreset decides.",
         "Pruning",
     )
     selection: str | None = setting(
@@ -111,6 +111,8 @@ class Settings:
         "Pruning",
     )
     budget: float | None = setting(None, "In place of --keep: fraction of a full run's samples.", "Pruning")
+    warmup: int = setting(1, "Full epochs at the start of a pruned run.", "Pruning")
+    anneal: float = setting(0.0, "Share of full epochs at the end of a pruned run.", "Pruning")
     option: tuple[str, ...] = setting(
         (),
         "A method's own parameter, as name=value or method.name=value (beta=5, ucb.c=2, balance=true); repeatable.",
@@ -178,6 +180,7 @@ class Settings:
         0, "Checkpoint every so many steps; 0: at the end of an epoch, half a minute apart.", "Machine", runtime=True
     )
 
+    arm: str = setting("", "Name of the run in a comparison.", "", runtime=True)
     track: str = setting(
         "", "Log every epoch to tensorboard, wandb, trackio or mlflow; comma-separated.", "Machine", runtime=True
     )
@@ -186,7 +189,8 @@ class Settings:
         if self.glue and self.data == Settings.data:
             object.__setattr__(self, "data", self.task)
         if not self.method:
-            object.__setattr__(self, "method", _DEFAULT[self.task == "contrastive", self.selection is not None])
+            method = "fixed" if self.selection is not None else _ADVISED.get(self.task, "memory")
+            object.__setattr__(self, "method", method)
 
     @property
     def glue(self) -> str:
@@ -209,6 +213,11 @@ class Settings:
             self.selection is None or (self.keep is None and self.budget is None),
             "--selection says what is kept: leave --keep and --budget out",
         )
+        _require(
+            self.selection is None or (self.warmup, self.anneal) == (Settings.warmup, Settings.anneal),
+            "a coreset is the same in every epoch: leave --warmup and --anneal out with --selection",
+        )
+        _require(0 <= self.anneal <= 1, f"--anneal is a share in [0, 1], got {self.anneal}")
         _require(
             self.selection is None or not self.option,
             "--option is for the methods that prune while training: leave it out with --selection",
@@ -234,6 +243,7 @@ class Settings:
             _require(value is None or value >= 1, f"{_flag(name)} must be at least 1, got {value}")
         for name in (
             "shift",
+            "warmup",
             "threads",
             "workers",
             "recalibrate_bn",
@@ -252,16 +262,15 @@ class Settings:
         _require(self.lr > 0, f"--lr must be positive, got {self.lr}")
         for text in self.option:
             _require("=" in text, f"--option is name=value, got {text!r}")
+            name = text.split("=", 1)[0].rpartition(".")[2]
+            _require(name not in _SCHEDULE, f"--option {text}: the schedule has options of its own, give --{name}")
 
     def recipe_arguments(self) -> dict[str, Any]:
-        """What `--keep`, `--budget` and `--option` say to the method's recipe.
-
-        An option without a method's name is meant for this run's method, one with another method's name is not.
-        """
-        arguments: dict[str, Any] = {}
+        """Arguments of the method's recipe: the schedule, and the options that name this method or none."""
+        arguments: dict[str, Any] = {"warmup": self.warmup, "anneal": self.anneal}
         if self.budget is not None:
             arguments["budget"] = self.budget
-        elif self.method not in ("full", "fixed"):
+        elif self.method != "full":
             arguments["keep"] = KEEP.get(self.data, 0.3) if self.keep is None else self.keep
         options = self.options()
         arguments |= options.get("", {}) | options.get(self.method, {})
@@ -297,7 +306,7 @@ class Settings:
 
     def computed(self) -> dict[str, Any]:
         """What decides the result: all but the runtime options, and of a coreset's file what is in it."""
-        without = self.runtime() | {"selection"} | ({"keep", "budget"} if self.method == "full" else set())
+        without = self.runtime() | {"selection"} | (_SCHEDULE if self.method == "full" else set())
         return {"selected": None, **{name: value for name, value in self.as_dict().items() if name not in without}}
 
     def differs(self, stored: dict[str, Any]) -> list[str]:

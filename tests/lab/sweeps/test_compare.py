@@ -38,7 +38,8 @@ def timeless(result: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("anneal", [0.0, 0.2])
 def test_every_run_but_full_takes_equally_many_steps(anneal: float, tmp_path: Path) -> None:
-    result = compare(comparison(anneal=anneal), tmp_path, data=tiny.data())
+    settings = tiny.settings(model="mlp", epochs=6, anneal=anneal)
+    result = compare(comparison(settings=settings), tmp_path, data=tiny.data())
     planned = 25 + 7 * (5 if not anneal else 4) + (25 if anneal else 0)
     steps = {row["method"]: row["steps"] for row in result["runs"]}
     assert steps.pop("full") == 6 * 25 and set(steps.values()) == {planned}
@@ -47,6 +48,24 @@ def test_every_run_but_full_takes_equally_many_steps(anneal: float, tmp_path: Pa
     for method in METHODS:  # each plans its learning rate over its own steps
         line = tiny.history(tmp_path / "runs" / f"{method}-seed0")[-1]
         assert line["lr"] < 0.05 * 0.01, method
+
+
+def test_a_method_trains_the_same_samples_alone_and_in_a_comparison(tmp_path: Path) -> None:
+    """One schedule: `train` and `compare` with the same settings differ in nothing but the folder."""
+    methods = ("rs2", "random", "loss", "emp", "memory")
+    for schedule in ({}, {"warmup": 2, "anneal": 0.2}):
+        settings = tiny.settings(model="mlp", epochs=6, **schedule)
+        place = tmp_path / f"{len(schedule)}"
+        chosen = comparison(methods=methods, settings=settings)
+        rows = {row["method"]: row for row in compare(chosen, place, data=tiny.data())["runs"]}
+        for method in methods:
+            alone = fitting.fit(replace(settings, method=method), place / method, data=tiny.data())
+            for name in ("samples", "steps", "accuracy"):
+                assert alone[name] == rows[method][name], (method, name)
+            config = run_folder.read_json(place / "runs" / f"{method}-seed0" / "config.json")
+            assert (config["arm"], config["warmup"], config["anneal"]) == (method, settings.warmup, settings.anneal)
+    assert "6 epochs: 2 full at the start (--warmup), 2 with 0.3 of the data" in chosen.schedule(400)
+    assert "2 full at the end (--anneal)" in chosen.schedule(400)
 
 
 def test_the_documented_form(tmp_path: Path) -> None:
@@ -184,14 +203,14 @@ def test_a_budget_is_solved_for_keep(tmp_path: Path) -> None:
         ({"methods": ("emp", "shrt")}, "did you mean 'short'"),
         ({"methods": ("emp", "emp")}, "named twice"),
         ({"anneal": 1.5}, "--anneal"),
-        ({"option": ("emp.warmup=3",)}, "share one schedule"),
+        ({"option": ("emp.warmup=3",)}, "give --warmup"),
         ({"option": ("infobatch.prune-probability=0.5",)}, "share one schedule"),
         ({"option": ("beta=3",)}, "METHOD.beta=3"),
         ({"learning_rates": (0.1, -1.0), "val_fraction": 0.1}, "positive learning rates"),
     ],
 )
 def test_what_cannot_be_meant(changes: dict, message: str) -> None:
-    own = {name: changes.pop(name) for name in ("option", "val_fraction") if name in changes}
+    own = {name: changes.pop(name) for name in ("option", "val_fraction", "anneal") if name in changes}
     with pytest.raises(UsageError, match=message):
         comparison(**changes, settings=tiny.settings(**own)).validate()
 
@@ -225,7 +244,7 @@ def test_methods_can_be_added_to_a_folder(tmp_path: Path) -> None:
     added = compare(Comparison(tiny.settings(), ["loss"], [0]), tmp_path, data=data)
     assert [row["method"] for row in added["runs"]] == ["rs2", "short", "loss"]
     assert added["runs"][:2] == both["runs"] and len(added["summary"]) == 3
-    for other in (Comparison(tiny.settings(lr=0.01), ["loss"], [1]), Comparison(tiny.settings(), ["loss"], [1], 0.5)):
+    for other in (Comparison(tiny.settings(lr=0.01), ["loss"], [1]), Comparison(tiny.settings(anneal=0.5), ["loss"], [1])):
         with pytest.raises(UsageError, match="another comparison"):
             compare(other, tmp_path, data=data)
     assert run_folder.read_json(tmp_path / "compare.json") == added
@@ -286,6 +305,6 @@ def test_static_methods_are_found_again_and_added_to(tmp_path: Path, monkeypatch
 def test_options_are_those_of_their_own_method(tmp_path: Path) -> None:
     settings = tiny.settings(model="mlp", epochs=6, option=("emp.beta=1", "ccs.cutoff=0.1"))
     both = comparison(methods=("emp", "rs2", "ccs"), settings=settings)
-    assert both.run_settings("emp", 0, 9).option == ("emp.beta=1", "warmup=1", "anneal=0.0")
-    assert both.run_settings("rs2", 0, 9).option == ("warmup=1", "anneal=0.0")
+    assert both.run_settings("emp", 0, 9).option == ("emp.beta=1",)
+    assert both.run_settings("rs2", 0, 9).option == ()
     assert both.scoring(0).option == ()

@@ -147,15 +147,15 @@ def pictures(size: int = 96) -> Data:
 CASES: dict[str, dict[str, Any]] = {
     "full": {"method": "full"},
     "rs2": {"method": "rs2", "optimizer": "adam"},
-    "loss": {"method": "loss", "optimizer": "lars", "option": ("warmup=0",)},
-    "emp": {"method": "emp", "optimizer": "adamw", "option": ("warmup=0",), "shift_mode": "reflect"},
-    "memory": {"method": "memory", "option": ("warmup=0",), "label_smoothing": 0.1},
-    "ucb": {"method": "ucb", "option": ("warmup=0",), "schedule": "one-cycle"},
-    "infobatch": {"method": "infobatch", "option": ("warmup=0",)},
+    "loss": {"method": "loss", "optimizer": "lars", "warmup": 0},
+    "emp": {"method": "emp", "optimizer": "adamw", "warmup": 0, "shift_mode": "reflect"},
+    "memory": {"method": "memory", "warmup": 0, "label_smoothing": 0.1},
+    "ucb": {"method": "ucb", "warmup": 0, "schedule": "one-cycle"},
+    "infobatch": {"method": "infobatch", "warmup": 0},
     "statistics": {"method": "full", "statistics": "forgetting,el2n,grand,aum,entropy,margin,loss,dual,tdds",
                    "option": ("dual.window=3", "tdds.window=3")},
     "contrastive": {"method": "emp_contrastive", "task": "contrastive", "shift": 0, "flip": False,
-                    "option": ("warmup=0",)},
+                    "warmup": 0},
 }  # fmt: skip
 
 
@@ -180,9 +180,8 @@ def test_an_epochs_steps_wait_for_nothing(case: str, tmp_path: Path, monkeypatch
 @pytest.mark.parametrize("method", ["full", "rs2", "loss", "emp", "infobatch"])
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_an_epochs_steps_wait_for_nothing_on_a_gpu(method: str, compiled: bool, tmp_path: Path) -> None:
-    option = ("warmup=0",)
     settings = tiny.settings(
-        model="resnet18", method=method, bf16=True, channels_last=True, compile=compiled, option=option, epochs=3
+        model="resnet18", method=method, bf16=True, channels_last=True, compile=compiled, warmup=0, epochs=3
     )
     device = torch.device("cuda", torch.cuda.current_device())
     run = begun(settings, tmp_path / "run", device, pictures(400))

@@ -85,7 +85,7 @@ def interrupted(settings: Settings, out: Path, data: Data, dice: random.Random, 
         {"method": "emp", "schedule": "one-cycle"},
         {"method": "infobatch", "optimizer": "adamw", "lr": 1e-3},
         {"method": "ucb", "optimizer": "lars", "option": ("every=2",), "recalibrate_bn": 64},
-        {"method": "rs2", "steps": 30, "optimizer": "adam", "lr": 1e-3, "option": ("warmup=1",)},
+        {"method": "rs2", "steps": 30, "optimizer": "adam", "lr": 1e-3},
     ],
 )
 def test_resumed_equals_uninterrupted(
@@ -179,7 +179,7 @@ def test_a_file_system_without_locks_is_none_the_worse(tmp_path: Path, monkeypat
 
 
 def test_the_learning_rate_follows_the_steps_really_taken(tmp_path: Path) -> None:
-    settings = tiny.settings(method="rs2", epochs=8, lr=0.1, option=("warmup=2",))
+    settings = tiny.settings(method="rs2", epochs=8, lr=0.1, warmup=2)
     fit(settings, tmp_path, data=tiny.data())
     history = tiny.history(tmp_path)
     steps = history[-1]["steps"]

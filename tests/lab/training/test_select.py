@@ -102,7 +102,7 @@ def test_a_run_on_a_coreset(scored: Path, tmp_path: Path) -> None:
     select.write(path, selection, notes)
     run = tiny.settings(model="mlp", method="", keep=None, selection=str(path), epochs=5)
     metrics = fit.fit(run, tmp_path / "run", data=tiny.data(val=40))
-    assert metrics["method"] == "fixed" and metrics["samples"] == 5 * (72 // 16) * 16
+    assert metrics["method"] == "tdds" and metrics["samples"] == 5 * (72 // 16) * 16
     assert metrics["reached_keep"] == pytest.approx(0.2)
     assert fit.fit(run, tmp_path / "run", data=tiny.data(val=40)) == metrics
     path.unlink()

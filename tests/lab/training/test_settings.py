@@ -15,14 +15,14 @@ from dataprune.lab.training.settings import OPTIMIZERS, SCHEDULES, Settings
 
 RUNTIME = {
     "device": "cpu", "threads": 2, "workers": 2, "channels_last": True, "compile": True, "checkpoint_every": 5,
-    "track": "wandb",
+    "track": "wandb", "arm": "short",
 }  # fmt: skip
 
 
 def test_every_field_has_a_help_text_and_a_panel() -> None:
     for entry in fields(Settings):
         assert entry.metadata["help"].endswith("."), entry.name
-        panels = ("Data", "Pruning", "Scores", "Training", "Contrastive", "Language", "Machine")
+        panels = (*[""] * (entry.name == "arm"), "Data", "Pruning", "Scores", "Training", "Contrastive", "Language", "Machine")
         assert entry.metadata["panel"] in panels, entry.name
         assert isinstance(entry.metadata["runtime"], bool)
 
@@ -35,7 +35,7 @@ def test_the_key_ignores_how_a_run_is_carried_out_and_nothing_else() -> None:
         "data": "mnist", "data_folder": "x", "train_size": 9, "test_size": 9,
         "val_fraction": 0.1, "label_noise": 0.1, "image_size": 9,
         "shift": 1, "shift_mode": "reflect", "flip": True, "method": "rs2", "keep": 0.4, "budget": 0.4,
-        "option": ("beta=5",), "statistics": "aum", "max_length": 9,
+        "option": ("beta=5",), "warmup": 2, "anneal": 0.1, "statistics": "aum", "max_length": 9,
         "model": "mlp", "epochs": 9, "steps": 9, "batch_size": 9, "optimizer": "adam", "lr": 0.2,
         "momentum": 0.1, "nesterov": False,
         "weight_decay": 0.1, "label_smoothing": 0.1, "schedule": "step", "lr_warmup": 0.1,
@@ -92,6 +92,11 @@ def test_the_lists_of_names_are_those_of_the_modules() -> None:
         ({"schedule": "cosin"}, "did you mean 'cosine'"),
         ({"shift_mode": "reflct"}, "did you mean 'reflect'"),
         ({"option": ("beta",)}, "name=value"),
+        ({"option": ("warmup=2",)}, "give --warmup"),
+        ({"option": ("emp.anneal=0.1",)}, "give --anneal"),
+        ({"warmup": -1}, "--warmup"),
+        ({"anneal": 1.5}, "--anneal"),
+        ({"selection": "coreset", "warmup": 2}, "leave --warmup and --anneal out"),
         ({"recalibrate_bn": 10, "batch_size": 32}, "--recalibrate-bn .* at least --batch-size"),
     ],
 )
@@ -101,17 +106,25 @@ def test_what_cannot_be_meant_is_refused(wrong: dict, message: str) -> None:
 
 
 def test_options_are_parsed_and_go_to_their_method() -> None:
-    given = ("beta=2", "ucb.c=3", "emp.warmup=0", "emp.every-so=1e-3", "text=plain", "flag=true")
-    assert Settings(method="emp", keep=0.5, option=given).recipe_arguments() == {
-        "keep": 0.5, "beta": 2, "warmup": 0, "every_so": 0.001, "text": "plain", "flag": True,
+    given = ("beta=2", "ucb.c=3", "emp.every-so=1e-3", "text=plain", "flag=true")
+    schedule = {"warmup": 1, "anneal": 0.0}
+    assert Settings(method="emp", keep=0.5, warmup=0, anneal=0.1, option=given).recipe_arguments() == {
+        "keep": 0.5, "warmup": 0, "anneal": 0.1, "beta": 2, "every_so": 0.001, "text": "plain", "flag": True,
     }  # fmt: skip
-    assert Settings(method="emp", budget=0.5).recipe_arguments() == {"budget": 0.5}
-    assert Settings(method="full").recipe_arguments() == {}
-    assert Settings(data="digits").recipe_arguments() == {"keep": 0.05}
-    assert Settings(data="mnist").recipe_arguments() == {"keep": 0.3}
+    assert Settings(method="emp", budget=0.5).recipe_arguments() == {"budget": 0.5, **schedule}
+    assert Settings(method="full").recipe_arguments() == schedule
+    assert Settings(data="digits").recipe_arguments() == {"keep": 0.05, **schedule}
+    assert Settings(data="mnist").recipe_arguments() == {"keep": 0.3, **schedule}
     assert Settings(method="infobatch", option=("prune_probability=0.5",)).recipe_arguments() == {
-        "prune_probability": 0.5
-    }
+        "prune_probability": 0.5, **schedule,
+    }  # fmt: skip
+
+
+def test_the_default_method_follows_the_task() -> None:
+    assert Settings().method == "memory"
+    assert Settings(task="glue/stsb").method == "loss" and Settings(task="glue/rte").method == "memory"
+    assert Settings(task="contrastive").method == "emp_contrastive"
+    assert Settings(selection="coreset").method == "fixed"
 
 
 @pytest.mark.parametrize(
@@ -120,9 +133,8 @@ def test_options_are_parsed_and_go_to_their_method() -> None:
         ({"method": "epm"}, "did you mean 'emp'"),
         ({"model": "small-cn"}, "did you mean 'small_cnn'"),
         ({"option": ("epm.beta=5",)}, "did you mean 'emp'"),
-        ({"option": ("betta=5",)}, "did you mean 'beta'"),
+        ({"method": "emp", "option": ("betta=5",)}, "did you mean 'beta'"),
         ({"option": ("balance=5",)}, "balance is true or false"),
-        ({"option": ("anneal=7",)}, "anneal"),
         ({"keep": 0.01}, "keeps 4 of 400 samples per rank, fewer than one batch of 32"),
     ],
 )

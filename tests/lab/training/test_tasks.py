@@ -218,7 +218,7 @@ def test_compare_says_what_untrained_features_are_worth(tmp_path: Path) -> None:
 def test_compare_fine_tunes_every_encoder_by_one_recipe(tmp_path: Path) -> None:
     comparison = Comparison(settings(), methods=("short", "rs2"), seeds=(0,), finetune_epochs=2)
     result = comparing.compare(comparison, tmp_path / "one", data=tiny.data())
-    fit(settings(method="rs2", steps=46, option=("warmup=1", "anneal=0.0")), tmp_path / "pre", data=tiny.data())
+    fit(settings(method="rs2", steps=46, warmup=1), tmp_path / "pre", data=tiny.data())
     recipe = {"optimizer": "adam", "lr": 1e-3, "weight_decay": 1e-6, "batch_size": 32, "epochs": 2}
     whole = tiny.settings(**NONE, **recipe, method="full", schedule="cosine", lr_warmup=0.05)
     wanted = {

@@ -176,12 +176,15 @@ class Grid:
         return hashlib.sha256(json.dumps(self.describe(), sort_keys=True).encode()).hexdigest()[:8]
 
     def _settings(self, arm: str, ratio: float | None, seed: int, coreset: Path | None) -> Settings:
-        plain = replace(self.settings, seed=seed, selection=None, keep=None, budget=None, steps=None, statistics="")
+        plain = replace(
+            self.settings, arm=arm, seed=seed, selection=None, keep=None, budget=None, steps=None, statistics=""
+        )
         if arm == BASE:
             return replace(plain, method="full", option=())
         if arm in self.data_methods:
             return replace(plain, method=arm, keep=ratio)
-        return replace(plain, method="fixed", selection=str(coreset), option=())
+        schedule: dict[str, Any] = {"warmup": Settings.warmup, "anneal": Settings.anneal}
+        return replace(plain, method="fixed", selection=str(coreset), option=(), **schedule)
 
 
 def _require(condition: bool, message: str) -> None:

@@ -18,8 +18,9 @@ from . import kinds
 SCALES = ("smoke", "cpu", "paper")
 SHOWN = ("accuracy", "difference", "selections", "loss", "interpolation")
 _OF_DATA = ("data", "data_folder", "train_size", "test_size", "val_fraction", "label_noise", "image_size", "task")
-_OF_COMPARISON = ("anneal", "warmup", "score_epochs", "score_model", "finetune_epochs")
-_PLANNED = ("settings", "panels", "arms", "strategy", "small_batches", *_OF_COMPARISON)
+_OF_SCHEDULE = ("anneal", "warmup")
+_OF_COMPARISON = ("score_epochs", "score_model", "finetune_epochs")
+_PLANNED = ("settings", "panels", "arms", "strategy", "small_batches", *_OF_SCHEDULE, *_OF_COMPARISON)
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ class Experiment:
         named = {name: value for part in parts for name, value in part.get("option", {}).items()}
         option = tuple(f"{name if '.' in name else f'{method}.{name}'}={_text(value)}" for name, value in named.items())
         shared = {name: values.pop(name, getattr(self, name)) for name in _OF_COMPARISON}
-        settings = settings_of({**values, "keep": keep, "seed": seed}, option)
+        schedule = {name: getattr(self, name) for name in _OF_SCHEDULE}
+        settings = settings_of({**schedule, **values, "keep": keep, "seed": seed}, option)
         if self.strategy == "P" and method != "full":
             shared["score_epochs"] = shared["score_epochs"] or settings.epochs
             settings = replace(settings, epochs=round(settings.epochs / keep))

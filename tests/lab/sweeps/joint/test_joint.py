@@ -225,8 +225,8 @@ def test_reinitialized_models_keep_the_masks_alone(tmp_path: Path, monkeypatch: 
 
 
 def test_dynamic_methods_take_the_place_of_coresets(tmp_path: Path) -> None:
-    options = ("emp.beta=2", "warmup=0")
-    chosen = grid(data_methods=("emp", "rs2"), ratios=(0.3,), finetune_on="coreset", option=options, epochs=4)
+    options = ("emp.beta=2",)
+    chosen = grid(data_methods=("emp", "rs2"), ratios=(0.3,), finetune_on="coreset", option=options, warmup=0, epochs=4)
     result = joint(chosen, tmp_path, data=tiny.data())
     assert result["grid"]["arms"] == ["emp", "rs2"] and result["scoring"] == []
     assert not (tmp_path / "scoring").exists() and not (tmp_path / "coresets").exists()

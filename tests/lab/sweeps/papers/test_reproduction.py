@@ -158,7 +158,7 @@ def test_an_arm_says_what_is_its_own() -> None:
     at = {cell.keep: cell.comparison for cell in planned.cells("digits")}
     assert at[0.75].settings.option == ("tdds.window=3",)
     assert at[0.5].settings.option == ("tdds.window=3", "tdds.until=4")
-    assert at[0.5].settings.lr == 0.5 and at[0.5].anneal == 0.25 and at[0.5].methods == ["tdds"]
+    assert at[0.5].settings.lr == 0.5 and at[0.5].settings.anneal == 0.25 and at[0.5].methods == ["tdds"]
 
 
 def test_strategy_p_has_the_steps_of_full_training() -> None:
