@@ -144,10 +144,10 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     path = tmp_path / "core.safetensors"
     selection().save(path)
 
-    def full_disk(self: Path, data: bytes) -> int:
+    def full_disk(file: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="space"):
         Selection.of(torch.tensor([1])).save(path)
     assert torch.equal(Selection.load(path).index, selection().index)

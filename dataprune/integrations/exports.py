@@ -24,7 +24,6 @@ from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
 from .. import files
-
 from ..dynamics import STATISTICS, Scores
 from ..errors import suggest
 

@@ -29,8 +29,8 @@ class Comparison:
 
     All pruned methods run the settings' schedule: `warmup` epochs full, then `keep`, then `anneal` of the epochs full.
     Every run but `full` trains equally many optimizer steps, those of that schedule: `short` on all data, a static
-    method on its coreset of `keep`, a method that decides itself how much it keeps on what it keeps; each with its learning rate
-    planned over its own steps.
+    method on its coreset of `keep`, a method that decides itself how much it keeps on what it keeps; each with its
+    learning rate planned over its own steps.
 
     Static methods need a model first: one scoring run per seed, on all the data, serves all of them. What it costs, and
     what selecting costs, is in each one's row.

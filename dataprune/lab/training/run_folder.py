@@ -17,11 +17,10 @@ from filelock import FileLock, Timeout
 
 from ... import __version__, distributed, files
 from ...errors import CheckpointError, UsageError
-from ...files import append_json as append
-from ...files import read_json, write_json
-from ...files import read_json_lines as read_lines
-from ...files import write_bytes as write
 from .settings import Settings
+
+append, read_json, read_lines = files.append_json, files.read_json, files.read_json_lines
+write, write_json = files.write_bytes, files.write_json
 
 SCHEMA = 2  # of a run's checkpoint
 RECORDED = {  # what others read in a run's record

@@ -64,8 +64,8 @@ def test_a_method_trains_the_same_samples_alone_and_in_a_comparison(tmp_path: Pa
                 assert alone[name] == rows[method][name], (method, name)
             config = run_folder.read_json(place / "runs" / f"{method}-seed0" / "config.json")
             assert (config["arm"], config["warmup"], config["anneal"]) == (method, settings.warmup, settings.anneal)
-    assert "6 epochs: 2 full at the start (--warmup), 2 with 0.3 of the data" in chosen.schedule(400)
-    assert "2 full at the end (--anneal)" in chosen.schedule(400)
+    assert "6 epochs: 2 full at the start (--warmup), 3 with 0.3 of the data" in chosen.schedule(400)
+    assert "1 full at the end (--anneal)" in chosen.schedule(400)
 
 
 def test_the_documented_form(tmp_path: Path) -> None:
@@ -244,7 +244,10 @@ def test_methods_can_be_added_to_a_folder(tmp_path: Path) -> None:
     added = compare(Comparison(tiny.settings(), ["loss"], [0]), tmp_path, data=data)
     assert [row["method"] for row in added["runs"]] == ["rs2", "short", "loss"]
     assert added["runs"][:2] == both["runs"] and len(added["summary"]) == 3
-    for other in (Comparison(tiny.settings(lr=0.01), ["loss"], [1]), Comparison(tiny.settings(anneal=0.5), ["loss"], [1])):
+    for other in (
+        Comparison(tiny.settings(lr=0.01), ["loss"], [1]),
+        Comparison(tiny.settings(anneal=0.5), ["loss"], [1]),
+    ):
         with pytest.raises(UsageError, match="another comparison"):
             compare(other, tmp_path, data=data)
     assert run_folder.read_json(tmp_path / "compare.json") == added
@@ -296,7 +299,7 @@ def test_static_methods_are_found_again_and_added_to(tmp_path: Path, monkeypatch
     again = compare(static(methods=("k_center",)), tmp_path, data=tiny.data())
     assert [row["method"] for row in again["runs"]] == ["rs2", "el2n", "k_center"]
     assert again["runs"][:2] == first["runs"]
-    monkeypatch.setattr(comparing.coreset, "select", lambda *_, **__: pytest.fail("selected again"))
+    monkeypatch.setattr(comparing.select, "select", lambda *_, **__: pytest.fail("selected again"))
     assert compare(static(methods=("rs2", "el2n", "k_center")), tmp_path, data=tiny.data()) == again
     with pytest.raises(UsageError, match="other settings"):
         compare(static(methods=("el2n",), score_epochs=5), tmp_path, data=tiny.data())

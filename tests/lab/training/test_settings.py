@@ -22,7 +22,16 @@ RUNTIME = {
 def test_every_field_has_a_help_text_and_a_panel() -> None:
     for entry in fields(Settings):
         assert entry.metadata["help"].endswith("."), entry.name
-        panels = (*[""] * (entry.name == "arm"), "Data", "Pruning", "Scores", "Training", "Contrastive", "Language", "Machine")
+        panels = (
+            *[""] * (entry.name == "arm"),
+            "Data",
+            "Pruning",
+            "Scores",
+            "Training",
+            "Contrastive",
+            "Language",
+            "Machine",
+        )
         assert entry.metadata["panel"] in panels, entry.name
         assert isinstance(entry.metadata["runtime"], bool)
 

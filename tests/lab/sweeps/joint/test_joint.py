@@ -34,7 +34,7 @@ from dataprune.lab.training import run_folder, setup
 
 def grid(**changes: Any) -> Grid:
     own = {name: changes.pop(name) for name in list(changes) if name not in Grid.__dataclass_fields__}
-    settings = tiny.settings(**{"model": "mlp", "epochs": 2, "method": "", "keep": None, **own})
+    settings = tiny.settings(**{"model": "mlp", "epochs": 2, "warmup": 0, "method": "", "keep": None, **own})
     given: dict[str, Any] = {
         "ratios": (0.2, 0.5), "amounts": (0.0, 0.6), "seeds": (0,), "score_epochs": 3, "finetune_epochs": 2,
     }  # fmt: skip
@@ -226,7 +226,7 @@ def test_reinitialized_models_keep_the_masks_alone(tmp_path: Path, monkeypatch: 
 
 def test_dynamic_methods_take_the_place_of_coresets(tmp_path: Path) -> None:
     options = ("emp.beta=2",)
-    chosen = grid(data_methods=("emp", "rs2"), ratios=(0.3,), finetune_on="coreset", option=options, warmup=0, epochs=4)
+    chosen = grid(data_methods=("emp", "rs2"), ratios=(0.3,), finetune_on="coreset", option=options, epochs=4)
     result = joint(chosen, tmp_path, data=tiny.data())
     assert result["grid"]["arms"] == ["emp", "rs2"] and result["scoring"] == []
     assert not (tmp_path / "scoring").exists() and not (tmp_path / "coresets").exists()
@@ -651,7 +651,7 @@ def test_the_command_finds_its_own_folder_again(call: Any, tmp_path: Path) -> No
 def test_the_command_reads_a_file(call: Any, tmp_path: Path) -> None:
     (tmp_path / "grid.yaml").write_text(
         "model: mlp\ntrain-size: 320\nepochs: 1\nscore-epochs: 2\nfinetune-epochs: 1\nratios: 0.5\namounts: 0,0.5\n"
-        "data-method: emp\nseeds: 1\nreinitialize: true\nfinetune-on: coreset\noption: {emp.warmup: 0}\n"
+        "data-method: emp\nseeds: 1\nreinitialize: true\nfinetune-on: coreset\nwarmup: 0\n"
     )
     done = call("--config", tmp_path / "grid.yaml", "--out", tmp_path / "out", "--json", "--lr", 0.05)
     assert done.exit_code == 0, done.output
