@@ -25,7 +25,7 @@ Candidates = Annotated[
 
 
 @takes_settings(
-    without=("method", "selection", "keep", "steps", "statistics", "val_fraction", "track", *OF_TASKS[1:]),
+    without=("method", "selection", "keep", "steps", "statistics", "val_fraction", "anneal", "track", *OF_TASKS[1:]),
     defaults={"budget": 0.3},
 )
 def advise(

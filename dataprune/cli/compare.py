@@ -21,10 +21,6 @@ Methods = Annotated[
     str, typer.Option(help="Comma-separated; `short` is all data for as many steps as the pruned runs.")
 ]
 
-Anneal = Annotated[
-    float, typer.Option(min=0.0, max=1.0, help="Share of full epochs at the end, for all pruned methods.")
-]
-
 TuneLr = Annotated[
     str | None,
     typer.Option(help="Comma-separated learning rates: each method takes the best on the validation split."),
@@ -47,7 +43,6 @@ def compare(
     settings: Settings,
     methods: Methods = MAIN_METHODS,
     seeds: Seeds = 3,
-    anneal: Anneal = 0.0,
     tune_lr: TuneLr = None,
     score_epochs: ScoreEpochs = None,
     finetune_epochs: FinetuneAfter = 0,
@@ -59,8 +54,8 @@ def compare(
 ) -> None:
     """Compare methods at equal compute, over several seeds.
 
-    All pruned methods run one schedule: the first epoch full, then --keep. Every run but `full` trains the same number
-    of optimizer steps. Static methods (`dataprune methods`) are scored in one run on all the data per seed; its cost
+    All pruned methods run one schedule (--warmup, --keep, --anneal). Every run but `full` trains the same number of
+    optimizer steps. Static methods (`dataprune methods`) are scored in one run on all the data per seed; its cost
     stands beside theirs. Writes compare.json, the figure accuracy.svg and accuracy.png, the report (report.html,
     report.md and figures/), and a folder for each run. The seconds are those of training and selection, of
     --recalibrate-bn too, without evaluation.
@@ -81,7 +76,6 @@ def compare(
         settings,
         methods=[name.strip() for name in methods.split(",") if name.strip()],
         seeds=range(settings.seed, settings.seed + seeds),
-        anneal=anneal,
         learning_rates=numbers("--tune-lr", tune_lr),
         score_epochs=score_epochs,
         finetune_epochs=finetune_epochs,
@@ -101,6 +95,8 @@ def compare(
         print(json.dumps(result))
         return
     terminal = console()
+    schedule = comparison.schedule(len(data.train))
+    terminal.print(f"schedule of all pruned runs: {schedule}", soft_wrap=True, highlight=False)
     terminal.print(tables.comparison(result))
     written = [f"results: {out / 'compare.json'}", f"figure: {figures[0]}", *([f"report: {page}"] if page else [])]
     terminal.print(", ".join(written), soft_wrap=True, highlight=False)
@@ -122,7 +118,6 @@ def _comparison_key(comparison: Any) -> str:
         comparison.settings.key(),
         *comparison.methods,
         len(comparison.seeds),
-        comparison.anneal,
         *comparison.learning_rates,
         *([] if comparison.score_epochs is None else ["scoring", comparison.score_epochs]),
         *(["fine-tuning", comparison.finetune_epochs] if comparison.finetune_epochs else []),

@@ -39,7 +39,9 @@ PassJobs = Annotated[
 ]
 
 
-@takes_settings(without=("method", "selection", "keep", "budget", "steps", "init", "track", *OF_TASKS))
+@takes_settings(
+    without=("method", "selection", "keep", "budget", "warmup", "anneal", "steps", "init", "track", *OF_TASKS)
+)
 def score(
     settings: Settings,
     init: Init = None,

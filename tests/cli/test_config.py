@@ -20,8 +20,9 @@ def config(**values: Any) -> str:
 
 def test_a_file_holds_options_and_the_command_line_overrides_it(tmp_path: Path) -> None:
     file = config(
-        model="mlp", epochs=4, train_size=320, keep=0.5, **{"weight-decay": 0.0}, flip=True, option=["beta=3"]
-    )
+        method="emp", model="mlp", epochs=4, train_size=320, keep=0.5, **{"weight-decay": 0.0}, flip=True,
+        option=["beta=3"],
+    )  # fmt: skip
     assert call("train", "--config", file, "--keep", "0.3", "--no-flip", "--out", tmp_path / "out").exit_code == 0
     found = run_folder.read_json(tmp_path / "out/config.json")
     kept = {name: found[name] for name in ("model", "epochs", "train_size", "keep", "weight_decay", "flip", "option")}

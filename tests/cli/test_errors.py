@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from command_line import QUICK, call, fails, run
 
+from dataprune import files
 from dataprune.lab.training import run_folder
 
 
@@ -26,7 +27,7 @@ from dataprune.lab.training import run_folder
         (["train", "--data", "digts"], "did you mean 'digits'?"),
         (["train", "--model", "lenett"], "did you mean 'lenet'?"),
         (["train", "--model", "no_such_module:f"], "no_such_module"),
-        (["train", "--option", "betta=1"], "did you mean 'beta'?"),
+        (["train", "--method", "emp", "--option", "betta=1"], "did you mean 'beta'?"),
         (["train", "--optimizer", "sdg"], "did you mean 'sgd'?"),
         (["train", "--device", "tpu"], "no device 'tpu'"),
         (["train", "--keep", "0.01"], "fewer than one batch of 32"),
@@ -98,9 +99,9 @@ def test_a_run_that_diverges(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, content: bytes, write: Any = run_folder.write) -> None:
+    def full(path: Path, content: bytes, write: Any = files.write_bytes) -> None:
         if path.name == "selection_counts.safetensors":
-            raise run_folder._unwritten(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+            raise files.unwritable(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
         write(path, content)
 
     compare = ["compare", *QUICK, "--methods", "full,emp", "--seeds", 1, "--out", tmp_path / "out"]

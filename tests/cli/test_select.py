@@ -24,7 +24,7 @@ def test_score_then_select_then_train(tmp_path: Path) -> None:
     assert sum(kept for _, kept, _ in coreset["retention"]) == 96
     trained = call("train", *QUICK[:6], "--selection", file, "--device", "cpu", "--json")
     assert trained.exit_code == 0, trained.output
-    assert json.loads(trained.stdout)["samples"] == 4 * 96 and json.loads(trained.stdout)["method"] == "fixed"
+    assert json.loads(trained.stdout)["samples"] == 4 * 96 and json.loads(trained.stdout)["method"] == "ccs"
     longer = call("train", *QUICK[:6], "--selection", file, "--strategy", "P", "--json")
     assert json.loads(longer.stdout)["samples"] == 13 * 96  # 4 / 0.3 epochs
     small = call("train", *QUICK[:6], "--selection", file, "--small-batches", "--json")

@@ -15,13 +15,13 @@ def test_train_as_a_module_prints_its_result_on_stdout(tmp_path: Path) -> None:
     assert json.loads(done.stdout) == json.loads((tmp_path / "out/metrics.json").read_text())
     again = call("train", *QUICK, "--out", tmp_path / "out")  # a finished run is only read
     assert again.exit_code == 0 and again.stderr.startswith("note: this run was finished before")
-    assert again.stdout.startswith("emp: accuracy 0.") and again.stdout.endswith(f"run: {tmp_path / 'out'}\n")
+    assert again.stdout.startswith("memory: accuracy 0.") and again.stdout.endswith(f"run: {tmp_path / 'out'}\n")
 
 
 def test_train_finds_its_own_folder_again(tmp_path: Path) -> None:
     first = call("train", *QUICK, "--json")
     (folder,) = (tmp_path / "runs").iterdir()
-    assert folder.name.startswith("train-digits-emp-seed0-")
+    assert folder.name.startswith("train-digits-memory-seed0-")
     assert call("train", *QUICK, "--json").stdout == first.stdout
     assert call("train", *QUICK, "--seed", 1).exit_code == 0
     assert len(list((tmp_path / "runs").iterdir())) == 2
