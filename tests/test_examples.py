@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -54,15 +52,6 @@ def test_instruction_tuning(tmp_path: Path) -> None:
     said = run("instruction_tuning.py", "--samples", "160", "--epochs", "4", cwd=tmp_path).splitlines()[-1]
     before, after = (float(text) for text in said.split(",")[0].split("answers ")[1].split(" -> "))
     assert after < before - 1 and "in 19 steps" in said  # 10 and thrice 3 of 16
-
-
-def test_the_page_on_language_runs() -> None:
-    page = EXAMPLES.parent / "docs" / "how-to" / "language.md"
-    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert len(blocks) == 1
-    names: dict[str, Any] = {}
-    exec(compile(blocks[0], str(page), "exec"), names)
-    assert names["loss"].requires_grad
 
 
 @pytest.mark.slow

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -238,16 +236,6 @@ def test_the_module_is_public() -> None:
         thing = getattr(dynamics, name)
         if name in dynamics.STATISTICS:
             assert "Source:" in (thing.__doc__ or "") and "Differs" in (thing.__doc__ or ""), name
-
-
-def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    page = (Path(__file__).parents[2] / "docs" / "how-to" / "statistics.md").read_text()
-    names: dict[str, Any] = {}
-    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
-        exec(block, names)
-    assert names["scores"].keys() == {"forgetting", "aum", "grand", "tdds"}
-    assert all(score.isfinite().all() for score in names["scores"].values())
 
 
 # -- several ranks ---------------------------------------------------------------------------------------------------

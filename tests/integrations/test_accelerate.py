@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -94,11 +93,3 @@ def test_example_with_two_processes(tmp_path: Path) -> None:
     example = ROOT / "examples" / "accelerate_loop.py"
     found = start(*TORCHRUN, example, "--epochs", "7", cwd=tmp_path)
     assert "56 of 56 planned steps, 39% of a full run's samples" in found.splitlines()[-1]
-
-
-@pytest.mark.slow
-def test_the_page(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "how-to" / "accelerate.md").read_text()
-    (code,) = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-    checks = "assert scheduler.last_epoch == total\naccelerator.load_state('state')\nassert pruner.epoch == 10\n"
-    start("-W", "error", "-c", code + checks, cwd=tmp_path)

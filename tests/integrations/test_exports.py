@@ -230,18 +230,6 @@ def test_from_a_table_of_scores_to_a_part_of_the_dataset(tmp_path: Path) -> None
         Selection.load(tmp_path / "half", dataset.select(range(5, -1, -1)))
 
 
-def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("datasets", reason="datasets is not installed")
-    monkeypatch.chdir(tmp_path)
-    page: dict[str, Any] = {"__name__": "page"}
-    for block in (EXPERIMENTS.parent / "docs" / "how-to" / "label-errors.md").read_text().split("```python\n")[1:]:
-        with torch.random.fork_rng():
-            exec(block.split("```", 1)[0], page)
-    assert (page["suspects"] < 100).mean() > 0.8 and page["part"].num_rows == 800
-    assert 50 < len(page["doubtful"]) < 300 and len(page["train_set"]["label"]) == 1000
-    assert {path.name for path in (tmp_path / "look").iterdir()} == {"metadata.json", "samples.json"}
-
-
 @pytest.fixture(scope="module")
 def experiment() -> Iterator[ModuleType]:
     """The experiment as a module; torch's number of threads is afterwards what it was."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,6 @@ import pytest
 
 pytest.importorskip("transformers", reason="the extra hf is not installed: pip install -c constraints.txt -e '.[hf]'")
 
-import warnings
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,14 +34,3 @@ def test_example_resumes(tmp_path: Path) -> None:
     assert "on 2470 samples trained in 80 steps, 52% fewer than in full epochs" in first
     assert sorted(path.name for path in (tmp_path / "runs/hf_trainer").iterdir()) == ["checkpoint-67", "checkpoint-80"]
     assert run("--epochs", "4", "--resume", cwd=tmp_path) == first
-
-
-def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    text = (ROOT / "docs" / "how-to" / "hugging-face.md").read_text()
-    code = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-    assert len(code) == 3
-    with warnings.catch_warnings():
-        # transformers says that there is no GPU to pin memory for
-        warnings.filterwarnings("ignore", "'pin_memory' argument is set as true but no accelerator", UserWarning)
-        exec("\n".join([*code, "trainer.train()"]), {"__name__": "page"})

@@ -47,7 +47,7 @@ def test_example_with_two_processes(tmp_path: Path) -> None:
     assert "on 3200 samples trained in 50 steps" in run("--epochs", "6", "--devices", "2", cwd=tmp_path)
 
 
-def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_programs_of_the_page_end_and_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "docs" / "how-to" / "lightning.md").read_text()
     code = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)

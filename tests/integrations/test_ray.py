@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -100,16 +99,6 @@ def test_the_example_goes_on(tmp_path: Path) -> None:
     line = next(line for line in first if line.startswith("test accuracy"))
     assert line.endswith("after 88 of 88 planned steps, 192 samples per worker in epoch 4")
     assert line in run(ROOT / "examples" / "ray_train.py", "--epochs", "5", cwd=tmp_path).splitlines()
-
-
-@needs_ray
-@pytest.mark.slow
-@pytest.mark.ddp
-def test_the_page(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "how-to" / "ray.md").read_text()
-    (program,) = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-    (tmp_path / "page.py").write_text(program)
-    run("page.py", cwd=tmp_path)
 
 
 def loader(size: int = 48) -> DataLoader:

@@ -220,12 +220,3 @@ def test_train_with_tensorboard(tmp_path: Path) -> None:
     assert [step for step, _ in found["loss"]] == [line["steps"] for line in history] and len(history) == 4
     assert found["reached_keep"] == [(line["steps"], pytest.approx(line["reached_keep"])) for line in history]
     assert json.loads(done.stdout)["samples"] == sum(line["samples"] for line in history)
-
-
-def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("tensorboard", reason="tensorboard is not installed: pip install tensorboard")
-    monkeypatch.chdir(tmp_path)
-    text = (Path(__file__).parents[2] / "docs" / "how-to" / "trackers.md").read_text()
-    code = text.split("```python\n", 1)[1].split("```", 1)[0]
-    exec(code, {"__name__": "page"})
-    assert len(scalars(tmp_path / "runs" / "mine")["samples_saved"]) == 5
