@@ -3,8 +3,8 @@
     python examples/accelerate_loop.py [--keep 0.3] [--epochs 20] [--checkpoint FOLDER]
     torchrun --nproc-per-node 2 examples/accelerate_loop.py
 
-The pruner shares the samples among the processes, so its loader is not given to accelerator.prepare. Stop it at any
-time and start it again with the same --checkpoint: it goes on in the middle of the epoch it was in.
+The pruner shards the samples itself, so its loader is not given to accelerator.prepare. Stop it at any time; the same
+--checkpoint continues in the middle of the epoch.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 loader = DataLoader(train_set, batch_size=BATCH, shuffle=True, drop_last=True)
 
 # 1. A pruner, alike on every process, and your loader rebuilt around it: each process gets its share.
-pruner = dataprune.emp(len(train_set), keep=arguments.keep, epochs=arguments.epochs)
+pruner = dataprune.memory(len(train_set), keep=arguments.keep, epochs=arguments.epochs)
 loader = dataprune.prune_loader(loader, pruner)
 
-# 2. A schedule over the steps that will be taken. Prepared, it would go on by one step for each process.
+# 2. A schedule over the steps really taken. Prepared, it would advance one step for each process.
 steps = pruner.planned_steps(BATCH, world_size=accelerator.num_processes, drop_last=True)
 shape = learning_rate.cosine()
 scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: shape(step / steps))
@@ -55,11 +55,11 @@ if arguments.checkpoint and os.path.isdir(arguments.checkpoint):
     accelerator.print(f"resumed at step {scheduler.last_epoch}, in epoch {pruner.epoch}")
 
 for _ in range(pruner.epoch, arguments.epochs):
-    for index, (x, y) in loader:  # 4. The position of each sample comes with the batch.
+    for index, (x, y) in loader:  # 4. The positions of the samples come with the batch.
         x, y = x.to(accelerator.device), y.to(accelerator.device)
         logits = model(x)
         losses = F.cross_entropy(logits, y, reduction="none")
-        loss = pruner.loss(index, losses, logits, y)  # 5. Scores are recorded, the mean comes back.
+        loss = pruner.loss(index, losses, logits, y)  # 5. Records scores, returns the mean.
         optimizer.zero_grad()
         accelerator.backward(loss)
         optimizer.step()

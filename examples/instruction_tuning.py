@@ -1,10 +1,10 @@
 """Instruction tuning of a small causal language model on 30 % of the samples, prompts masked.
 
-    python examples/instruction_tuning.py [--method emp] [--keep 0.3] [--epochs 6]
+    python examples/instruction_tuning.py [--method memory] [--keep 0.3] [--epochs 6]
 
-Prompts are the names of topics of the Python reference, answers pieces of what it says of them: text that ships with
-Python, as bytes, so that no tokenizer is needed. A Llama with random weights learns them; scores are the means over the
-tokens of the answer, of the loss and, for `emp`, of the entropy.
+Prompts are names of topics of the Python reference, answers are pieces of their text, which ships with Python; bytes are
+tokens, so no tokenizer is needed. A Llama with random weights learns them. Scores are means over the tokens of the answer:
+of the loss for `loss`, of the entropy for `memory`, of both for `emp`.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from dataprune.integrations.huggingface import PrunedTrainer
 PIECE, ENDS = 120, 256  # bytes of an answer; the token after it
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--method", default="emp", choices=["emp", "loss", "memory", "rs2"])
+parser.add_argument("--method", default="memory", choices=["emp", "loss", "memory", "rs2"])
 parser.add_argument("--keep", type=float, default=0.3)
 parser.add_argument("--epochs", type=int, default=6)
 parser.add_argument("--samples", type=int, default=1000)

@@ -3,7 +3,7 @@
     python examples/lightning_loop.py [--keep 0.3] [--epochs 20] [--devices 1] [--resume]
 
 Trains a small perceptron on scikit-learn's digits. A checkpoint is written after every tenth step; stop the program at
-any time, and --resume goes on in the middle of the epoch it was in.
+any time, and --resume continues in the middle of the epoch.
 """
 
 import argparse
@@ -31,10 +31,10 @@ class Digits(pl.LightningModule):
         self.layers = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 10))
 
     def training_step(self, batch, batch_idx):
-        index, (x, y) = batch  # The position of each sample comes with the batch.
+        index, (x, y) = batch  # The positions of the samples come with the batch.
         logits = self.layers(x)
         losses = F.cross_entropy(logits, y, reduction="none")
-        return self.pruner.loss(index, losses, logits, y)  # Scores are recorded, the mean comes back.
+        return self.pruner.loss(index, losses, logits, y)  # Records scores, returns the mean.
 
     def validation_step(self, batch, batch_idx):
         x, y = batch
@@ -43,7 +43,7 @@ class Digits(pl.LightningModule):
 
     def configure_optimizers(self):
         optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
-        # Pruned epochs have fewer steps; trainer.estimated_stepping_batches does not know.
+        # Pruned epochs have fewer steps than trainer.estimated_stepping_batches assumes.
         steps = self.pruner.planned_steps(BATCH, world_size=self.trainer.world_size, drop_last=True)
         shape = learning_rate.cosine()
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: shape(step / steps))
@@ -66,7 +66,7 @@ def main():
     train_loader = DataLoader(TensorDataset(x[:1300], y[:1300]), batch_size=BATCH, shuffle=True, drop_last=True)
     test_loader = DataLoader(TensorDataset(x[1300:], y[1300:]), batch_size=497)
 
-    pruner = dataprune.emp(1300, keep=options.keep, epochs=options.epochs)
+    pruner = dataprune.memory(1300, keep=options.keep, epochs=options.epochs)
     saves = ModelCheckpoint("runs/lightning_loop", every_n_train_steps=10, save_last=True, enable_version_counter=False)
     trainer = pl.Trainer(
         max_epochs=pruner.epochs, callbacks=[PruneCallback(pruner), saves], use_distributed_sampler=False,
@@ -82,7 +82,7 @@ def main():
         print(f"accuracy {accuracy:.3f} on {samples} samples trained in {trainer.global_step} steps, "
               f"{1 - samples / (1300 * options.epochs):.0%} fewer than in full epochs")  # fmt: skip
     if dist.is_initialized():
-        dist.destroy_process_group()  # Lightning leaves gloo's threads running, and one that outlives Python aborts.
+        dist.destroy_process_group()  # Lightning leaves gloo's threads running, which abort when Python ends.
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python examples/plain_loop.py [--keep 0.3] [--epochs 20] [--checkpoint FILE]
 
-Stop it at any time and start it again with the same --checkpoint: it goes on in the middle of the epoch it was in.
+Stop it at any time; the same --checkpoint continues in the middle of the epoch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ parser.add_argument("--epochs", type=int, default=20)
 parser.add_argument("--checkpoint", help="file to resume from, and to save to after every tenth step")
 arguments = parser.parse_args()
 
-# Your data, model and optimizer, as ever.
+# Your data, model and optimizer.
 torch.manual_seed(0)
 pixels, labels = load_digits(return_X_y=True)
 inputs, targets = torch.tensor(pixels, dtype=torch.float32) / 16, torch.tensor(labels)
@@ -34,10 +34,10 @@ optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 loader = DataLoader(train_set, batch_size=32, shuffle=True, drop_last=True)
 
 # 1. A pruner, and your loader rebuilt around it.
-pruner = dataprune.emp(len(train_set), keep=arguments.keep, epochs=arguments.epochs)
+pruner = dataprune.memory(len(train_set), keep=arguments.keep, epochs=arguments.epochs)
 loader = dataprune.prune_loader(loader, pruner)
 
-# 2. A schedule over the steps that will really be taken: pruned epochs have fewer.
+# 2. A learning-rate schedule over the steps really taken: pruned epochs have fewer.
 steps = pruner.planned_steps(32, drop_last=True)
 shape = learning_rate.cosine()
 scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: shape(step / steps))
@@ -52,18 +52,19 @@ if arguments.checkpoint and os.path.exists(arguments.checkpoint):
     print(f"resumed at step {step}, in epoch {pruner.epoch}")
 
 for _ in range(pruner.epoch, arguments.epochs):
-    for index, (x, y) in loader:  # 3. The position of each sample comes with the batch.
+    for index, (x, y) in loader:  # 3. The positions of the samples come with the batch.
         logits = model(x)
         losses = F.cross_entropy(logits, y, reduction="none")
-        loss = pruner.loss(index, losses, logits, y)  # 4. Scores are recorded, the mean comes back.
+        loss = pruner.loss(index, losses, logits, y)  # 4. Records scores, returns the mean.
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         scheduler.step()
         step += 1
         if arguments.checkpoint and step % 10 == 0:
-            torch.save({**{name: part.state_dict() for name, part in parts.items()}, "step": step}, "new.pt")
-            os.replace("new.pt", arguments.checkpoint)  # whole or not at all
+            new = f"{arguments.checkpoint}.new"  # beside it: a rename within a folder replaces the file at once
+            torch.save({**{name: part.state_dict() for name, part in parts.items()}, "step": step}, new)
+            os.replace(new, arguments.checkpoint)
 
 with torch.inference_mode():
     right = (model(test_set.tensors[0]).argmax(dim=1) == test_set.tensors[1]).float().mean().item()

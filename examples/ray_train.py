@@ -1,8 +1,8 @@
-"""Pruning under Ray Train: workers that share each epoch's selection, and go on from a checkpoint when one fails.
+"""Pruning under Ray Train: workers share each epoch's selection, and continue from a checkpoint when one fails.
 
     python examples/ray_train.py [--workers 2] [--keep 0.3] [--epochs 20] [--storage FOLDER --name NAME]
 
-The same --storage and --name go on from the last checkpoint there.
+The same --storage and --name continue from the last checkpoint there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dataprune.integrations.ray import prepare_data_loader
 
 
 def train(config: dict) -> None:
-    # Your data, model and optimizer, as ever.
+    # Your data, model and optimizer.
     torch.manual_seed(0)
     pixels, labels = load_digits(return_X_y=True)
     inputs, targets = torch.tensor(pixels, dtype=torch.float32) / 16, torch.tensor(labels)
@@ -34,10 +34,10 @@ def train(config: dict) -> None:
     loader = DataLoader(train_set, batch_size=16, shuffle=True, drop_last=True)
 
     # 1. A pruner, alike in all workers, and your loader: pruned, and prepared by Ray.
-    pruner = dataprune.emp(len(train_set), keep=config["keep"], epochs=config["epochs"])
+    pruner = dataprune.memory(len(train_set), keep=config["keep"], epochs=config["epochs"])
     loader = prepare_data_loader(loader, pruner)
 
-    # 2. A schedule over the steps that will really be taken, by each of the workers.
+    # 2. A schedule over the steps that each worker really takes.
     context = ray.train.get_context()
     steps = pruner.planned_steps(16, world_size=context.get_world_size(), drop_last=True)
     shape = learning_rate.cosine()
@@ -52,16 +52,16 @@ def train(config: dict) -> None:
 
     for _ in range(pruner.epoch, config["epochs"]):
         trained = 0
-        for index, (x, y) in loader:  # 3. The position of each sample comes with the batch.
+        for index, (x, y) in loader:  # 3. The positions of the samples come with the batch.
             logits = model(x)
             losses = F.cross_entropy(logits, y, reduction="none")
-            loss = pruner.loss(index, losses, logits, y)  # 4. Scores are recorded, the mean comes back.
+            loss = pruner.loss(index, losses, logits, y)  # 4. Records scores, returns the mean.
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             scheduler.step()
             trained += len(index)
-        pruner.sync()  # 5. On all workers: then the state of any one of them holds what all have recorded.
+        pruner.sync()  # 5. On all workers: then the state of any one of them is complete.
         with torch.inference_mode():
             right = (model(inputs[1300:]).argmax(dim=1) == targets[1300:]).float().mean().item()
         metrics = {

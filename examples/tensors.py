@@ -1,4 +1,4 @@
-"""Data held as tensors, on the device: no loader at all, and a pruner of your own making.
+"""Data held as tensors on the device, without a loader, and a pruner composed by hand.
 
 python examples/tensors.py
 """
