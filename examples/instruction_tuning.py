@@ -2,9 +2,9 @@
 
     python examples/instruction_tuning.py [--method memory] [--keep 0.3] [--epochs 6]
 
-Prompts are names of topics of the Python reference, answers are pieces of their text, which ships with Python; bytes are
-tokens, so no tokenizer is needed. A Llama with random weights learns them. Scores are means over the tokens of the answer:
-of the loss for `loss`, of the entropy for `memory`, of both for `emp`.
+Prompts are names of topics of the Python reference, answers are pieces of their text, which ships with Python; bytes
+are tokens, so no tokenizer is needed. A Llama with random weights learns them. Scores are means over the tokens of the
+answer: of the loss for `loss`, of the entropy for `memory`, of both for `emp`.
 """
 
 import argparse
