@@ -66,8 +66,7 @@ def compare(
     """
     require_drawing()
     where = choose_engine(engine, address, jobs)
-    from ..lab.report import tables
-    from ..lab.report.figures import accuracy_against_samples
+    from ..lab.report import plots, tables
     from ..lab.sweeps.compare import Comparison
     from ..lab.sweeps.compare import compare as carry_out
     from ..lab.training.setup import load_data
@@ -89,7 +88,7 @@ def compare(
         result = carry_out(comparison, out, data=data, report=report, engine=where)
     if not first_rank():
         return
-    figures = accuracy_against_samples(result, out / "accuracy")
+    figures = plots.write(plots.accuracy(result), out / "accuracy")
     page = _reported(out, data)
     if json_:
         print(json.dumps(result))

@@ -65,7 +65,7 @@ def joint(
     weights save neither time nor memory here: FLOPs count them as if zeros were free.
     """
     require_drawing()
-    from ..lab.report import figures, tables
+    from ..lab.report import joint_plots, tables
     from ..lab.sweeps.joint.grid import Grid
     from ..lab.sweeps.joint.run import joint as carry_out
     from ..lab.sweeps.joint.run import load
@@ -102,15 +102,10 @@ def joint(
     if not first_rank():
         return
     shown = tables.joint(result)  # refuses a grid that is not finished
-    drawn = [
-        figures.joint_fine_tuning(result, out / "fine_tuning")[0],
-        figures.joint_stages(result, out / "before_and_after")[0],
-        figures.joint_flops(result, out / "flops")[0],
-        figures.joint_sparsity(result, out / "sparsity")[0],
-    ]
+    drawn = joint_plots.draw(result, out)
     if json_:
         print(json.dumps(result))
         return
     console().print(shown)
-    where = ", ".join(str(path) for path in drawn)
+    where = ", ".join(str(path) for path in drawn if path.suffix == ".svg")
     print(f"results: {out / 'joint.json'}, figures: {where}")

@@ -19,7 +19,7 @@ _WIDTH = 160  # of tables where the output is no terminal
 
 def require_drawing() -> None:
     """Refuse a call that cannot draw before it trains."""
-    for name in ("matplotlib", "jinja2"):
+    for name in ("matplotlib", "markdown_it"):
         if importlib.util.find_spec(name) is None:
             raise UsageError(f"figures and report need {name}: pip install 'dataprune[cli]'")
 

@@ -1,8 +1,7 @@
-"""The table and the figure of an experiment, ours beside the paper's."""
+"""The table and the figure of a paper's experiment, measured beside published."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-from .figures import MARKERS, write
+from .plots import MARKERS, write
+from .significance import moments
 from .tables import last_parts, percent
 
 
@@ -145,8 +145,7 @@ class _Difference:
                 seeds = [seed for k, a, seed in at if (k, a) == (keep, arm) and (keep, "short", seed) in at]
                 values = [100 * (at[keep, arm, seed] - at[keep, "short", seed]) for seed in seeds]
                 if values:
-                    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-                    points.append((keep, statistics.fmean(values), spread))
+                    points.append((keep, *moments(values)))
             if points:
                 keeps, y, spread = zip(*points)
                 x = _beside(result, keeps, number, len(others))

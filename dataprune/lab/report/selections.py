@@ -1,12 +1,9 @@
-"""Sections that say which samples were kept: how often, by what score, of which class, and what they look like."""
+"""Sections on which samples were selected: how often, by what score, of which class, and what they look like."""
 
 from __future__ import annotations
 
-import base64
-import io
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,29 +11,32 @@ import torch
 from ..data.datasets import Texts
 from ..data.named import Data
 from ..training import setup
-from . import charts
-from .content import Cell, Chart, Charts, Gallery, Sample, Section, Table, counted, listed
-from .findings import STARVED, histogram, kinds, pruning, retention, starved
+from . import plots
+from .document import Block, Chart, Section, Table, counted, listed
 from .records import Group, Run
 
+STARVED = 0.5  # of the classes' mean share
 _CLASSES = 20  # rows of the table of classes
-_TEXT = 240  # letters of a text
-_UNREAD = ("full", "rs2", "random", "fixed")  # methods that select without reading the scores
-_PLACES = 320  # samples in all galleries
+_LETTERS = 240  # of a text
+_SAMPLES = 12  # of a kind
+_PLACES = 320  # samples in all galleries of a group
+_UNSCORED = ("full", "rs2", "random", "fixed", "static_random", "elfl")  # methods that select without scores
 
 
 def load(group: Group) -> Data | str:
-    """The training data of a group's runs, or why it cannot be had."""
+    """The training data of a group's runs, or why it cannot be loaded."""
+    if not pruning(group):
+        return "no section needs it"
     settings = group.settings()
     if settings is None:
-        return "the runs have not kept their settings, which say what the data is"
+        return "the runs have not recorded their settings, which name the data"
     try:
         return setup.load_data(settings)
     except Exception as error:  # whatever readers, tokenizers, a hub or its network raise: the report goes on without
         return " ".join(str(error).split()) or type(error).__name__
 
 
-def fitting(group: Group, data: Data | str) -> Data | str:
+def matching(group: Group, data: Data | str) -> Data | str:
     """The data, if it is what the runs were trained on."""
     sizes = sorted({run.size for run in group.runs if run.metrics} - {0})
     if isinstance(data, str) or sizes in ([], [len(data.train)]):
@@ -45,164 +45,209 @@ def fitting(group: Group, data: Data | str) -> Data | str:
     return f"it has {counted(len(data.train), 'training sample')} now, and the runs had {had}"
 
 
+def pruning(group: Group) -> list[str]:
+    """Methods whose runs left samples out, and recorded how often each was selected."""
+    names = [line["method"] for line in group.result["summary"]]
+    return [name for name in names if any(run.pruned and run.kept is not None for run in group.of(name))]
+
+
+def histogram(runs: Sequence[Run]) -> tuple[np.ndarray, int]:
+    """Samples by the number of pruned epochs that selected them, and the most pruned epochs E of a run.
+
+    Args:
+        runs: of one method.
+    Returns:
+        (E + 1,) mean over runs of how many samples were selected in 0, 1 ... E pruned epochs; and E.
+    """
+    most = max(len(run.pruned) for run in runs)
+    counts = [np.bincount(run.kept, minlength=most + 1) for run in runs if run.kept is not None]
+    return np.mean(counts, axis=0), most
+
+
+def retention(runs: Sequence[Run], labels: np.ndarray, classes: int) -> np.ndarray:
+    """(C,) share of a class's samples that a pruned epoch selects, mean over runs; NaN of a class without samples."""
+    sizes = np.bincount(labels, minlength=classes).astype(float)
+    sizes[sizes == 0] = np.nan
+    selected = [(run.kept, len(run.pruned)) for run in runs]
+    shares = [
+        np.bincount(labels, weights=kept, minlength=classes) / sizes / epochs
+        for kept, epochs in selected
+        if kept is not None
+    ]
+    return np.mean(shares, axis=0)
+
+
+def starved(shares: np.ndarray) -> list[int]:
+    """Classes of which less than half the classes' mean share is kept."""
+    return np.flatnonzero(shares < STARVED * np.nanmean(shares)).tolist()
+
+
+def kinds(run: Run, count: int) -> dict[str, list[int]]:
+    """Positions of samples always kept, never kept and, where that is recorded, changing most often.
+
+    Among equals a fixed random order decides, so that a gallery is not the beginning of the file.
+    """
+    kept, epochs = run.kept, len(run.pruned)
+    assert kept is not None
+    order = np.random.default_rng(0).permutation(len(kept))
+    positions = {
+        "always kept": order[kept[order] == epochs][:count].tolist(),
+        "always pruned": order[kept[order] == 0][:count].tolist(),
+    }
+    if "switches" in run.counts:
+        switches = run.counts["switches"].astype(np.int64)
+        most = order[np.argsort(-switches[order], kind="stable")][:count]
+        positions["most oscillating"] = most[switches[most] > 0].tolist()
+    return positions
+
+
 def counts(group: Group) -> Section:
     """How many samples were selected in none, one ... all pruned epochs."""
     title, methods = "How often samples were selected", pruning(group)
     if not methods:
-        return Section("counts", title, [_uncounted(group)])
-    shown, rows, color = [], [], charts.colors(group)
+        return Section(title, [_uncounted(group)])
+    charts, rows, color = [], [], plots.colors(group.result)
     for method in methods:
-        mine = group.of(method)
-        values, most = histogram(mine)
+        runs = group.of(method)
+        values, most = histogram(runs)
         size = values.sum()
-        unseen = np.mean([np.count_nonzero(run.counts["selected"] == 0) for run in mine if run.counts])
+        unseen = np.mean([np.count_nonzero(run.counts["selected"] == 0) for run in runs if run.counts])
         cells = [values[0], values[most], unseen]
         rows.append([method, str(most), *(f"{cell:,.0f} ({100 * cell / size:.1f} %)" for cell in cells)])
-        told = (
+        described = (
             f"{method}: of {size:,.0f} samples {values[0]:,.0f} were selected in no pruned epoch and "
             f"{values[most]:,.0f} in all {most}; the mean is {values @ np.arange(most + 1) / size:.2f} epochs"
         )
-        shown.append(Chart(f"selected_{_plain(method)}", method, told, charts.histogram(values, color[method])))
+        figure = plots.histogram(method, values, color[method])
+        charts.append(Chart(f"selected_{_file_name(method)}", described, figure))
     head = ["method", "pruned epochs", "in no pruned epoch", "in every pruned epoch", "never trained on at all"]
-    return Section(
-        "counts",
-        title,
-        [
-            "Pruned epochs only: full epochs, as the first is in a comparison, train everything. The hatched bar is "
-            "those that no pruned epoch selected.",
-            Charts(shown),
-            Table("Samples by how often they were selected, mean over seeds", head, rows),
-        ],
+    note = (
+        "Pruned epochs only: full epochs, such as the first one of a comparison, train everything. The hatched bar is "
+        "samples that no pruned epoch selected."
     )
+    return Section(title, [note, charts, Table("Samples by how often they were selected, mean over seeds", head, rows)])
 
 
 def trajectories(group: Group) -> Section:
     """Score and loss quantiles over the epochs, and the scores of single samples; of each method's first run."""
-    title, color = "Scores and losses over time", charts.colors(group)
-    shown, without = [], []
+    title, color = "Scores and losses over epochs", plots.colors(group.result)
+    charts, without = [], []
     for method in (line["method"] for line in group.result["summary"]):
-        run = next((one for one in group.of(method) if one.trajectories), None)
+        run = next((run for run in group.of(method) if run.trajectories), None)
         if run is None:
             without.append(method)
             continue
-        tables = run.trajectories
-        losses, scores, single = tables["losses"], tables["scores"], tables["single"]
-        if (run.metrics or {})["method"] not in _UNREAD and _changes(scores):
-            told = f"{method}, seed {run.seed}: {_ends('scores', scores)}"
-            figure = charts.bands(scores, color[method], "score")
-            shown.append(Chart(f"scores_{_plain(method)}", f"{method}: scores of all samples", told, figure))
-            told = (
-                f"{method}, seed {run.seed}: scores of {single.shape[1]} samples, chosen at random, after every epoch"
-            )
-            figure = charts.singles(single, color[method], "score")
-            shown.append(Chart(f"single_{_plain(method)}", f"{method}: scores of single samples", told, figure))
+        name, first = _file_name(method), f"{method}, seed {run.seed}"
+        losses, scores, single = (run.trajectories[key] for key in ("losses", "scores", "single"))
+        if _selects_by_scores(run) and _varies(scores):
+            heading = f"{method}: scores of all samples"
+            figure = plots.bands(heading, scores, color[method], "score")
+            charts.append(Chart(f"scores_{name}", f"{first}: {_ends('scores', scores)}", figure))
+            heading = f"{method}: scores of single samples"
+            described = f"{first}: scores of {single.shape[1]} samples, chosen at random, after every epoch"
+            charts.append(Chart(f"single_{name}", described, plots.singles(heading, single, color[method], "score")))
         if np.isfinite(losses).any():
-            told = f"{method}, seed {run.seed}: {_ends('losses of trained samples', losses)}"
-            figure = charts.bands(losses, color[method], "loss")
-            shown.append(Chart(f"losses_{_plain(method)}", f"{method}: losses of trained samples", told, figure))
-    blocks: list[Any] = []
-    if shown:
-        blocks.append(
-            "The line is the median, the dark band half of the samples around it, the light band nine tenths; of each "
-            "method's first seed. Scores as they are after each epoch, of the samples that have one; losses are of "
-            "what the epoch trained, so that they rise where hard samples are chosen. Methods that select without "
-            "reading scores have losses alone."
+            heading = f"{method}: losses of trained samples"
+            figure = plots.bands(heading, losses, color[method], "loss")
+            charts.append(Chart(f"losses_{name}", f"{first}: {_ends('losses of trained samples', losses)}", figure))
+    blocks: list[Block] = []
+    if charts:
+        note = (
+            "The line is the median, the dark band half of the samples around it, the light band nine tenths; each "
+            "method's first seed. Scores are those after each epoch, of samples that have one. Losses are of the "
+            "samples that the epoch trained: they rise where hard samples are selected. Methods that do not select by "
+            "scores have losses only."
         )
-        blocks.append(Charts(shown))
+        blocks += [note, charts]
     if without:
-        blocks.append(
-            f"Not recorded by this run: scores and losses of {listed(without)} (no trajectories.safetensors)."
-        )
-    return Section("trajectories", title, blocks)
+        blocks.append(f"Scores and losses of {listed(without)} were not recorded (no trajectories.safetensors).")
+    return Section(title, blocks)
 
 
 def classes(group: Group, data: Data | str) -> Section:
     """Share of each class that a pruned epoch selects."""
     title, methods = "Retention by class", pruning(group)
     if not methods:
-        return Section("classes", title, [_uncounted(group)])
+        return Section(title, [_uncounted(group)])
     if isinstance(data, str):
-        return Section("classes", title, [f"The data could not be loaded again: {data}."])
+        return Section(title, [f"The data could not be loaded again: {data}."])
     if not data.classes:
-        return Section("classes", title, ["Its labels are scores, not classes."])
+        return Section(title, ["The labels are scores, not classes."])
     labels, names = data.train.labels.numpy(), data.classes
     shares = {method: retention(group.of(method), labels, len(names)) for method in methods}
     few = {method: starved(values) for method, values in shares.items()}
-    worst = np.nanmin(np.where(np.isnan(list(shares.values())), np.inf, list(shares.values())), axis=0)
-    shown = sorted(np.argsort(worst, kind="stable")[:_CLASSES]) if len(names) > _CLASSES else range(len(names))
+    least = np.nanmin(np.where(np.isnan(list(shares.values())), np.inf, list(shares.values())), axis=0)
+    shown = sorted(np.argsort(least, kind="stable")[:_CLASSES]) if len(names) > _CLASSES else range(len(names))
     sizes = np.bincount(labels, minlength=len(names))
     rows = [
-        [names[at], f"{sizes[at]:,}", *(_kept(values[at], at in few[method]) for method, values in shares.items())]
+        [names[at], f"{sizes[at]:,}", *(_share(values[at], at in few[method]) for method, values in shares.items())]
         for at in shown
     ]
     flagged = [f"{method} ({listed([names[at] for at in few[method][:8]])})" for method in methods if few[method]]
     limit = f"less than {100 * STARVED:.0f} % of the classes' mean share"
-    blocks: list[Any] = [f"Starved, with {limit}: {'; '.join(flagged)}." if flagged else f"No class has {limit}."]
+    blocks: list[Block] = [f"Starved, with {limit}: {'; '.join(flagged)}." if flagged else f"No class has {limit}."]
     if len(names) > _CLASSES:
         blocks.append(f"Of {len(names)} classes the {_CLASSES} are shown of which a method keeps least.")
     head = ["class", "samples", *methods]
-    return Section(
-        "classes", title, [*blocks, Table("Share of a class in a pruned epoch, mean over seeds", head, rows)]
-    )
+    return Section(title, [*blocks, Table("Share of a class in a pruned epoch, mean over seeds", head, rows)])
 
 
-def gallery(group: Group, data: Data | str, side: int, count: int) -> Section:
-    """Samples that were always kept, always pruned, and that came and went most, of each method's first run.
-
-    Args:
-        group: whose runs.
-        data: theirs, or why it is not there.
-        side: pixels of a thumbnail, at most.
-        count: samples of a kind, at most.
-    """
+def gallery(group: Group, data: Data | str) -> Section:
+    """Samples that were always kept, always pruned, and that changed most often, of each method's first run."""
     title, methods = "Samples kept and pruned", pruning(group)
     if not methods:
-        return Section("gallery", title, [_uncounted(group)])
+        return Section(title, [_uncounted(group)])
     if isinstance(data, str):
-        return Section("gallery", title, [f"The data could not be loaded again: {data}."])
-    count = min(count, max(3, _PLACES // (3 * len(methods))))
-    blocks: list[Any] = [
-        "Of each method's first seed. Below a sample: its class, and in how many pruned epochs it was kept."
-    ]
-    settings = group.settings()
+        return Section(title, [f"The data could not be loaded again: {data}."])
+    count = min(_SAMPLES, max(3, _PLACES // (3 * len(methods))))
+    side = 64 if 3 * count * len(methods) <= 100 else 32  # pixels: the page stays below a few megabytes
+    blocks: list[Block] = ["Each method's first seed, with a sample's class and in how many pruned epochs it was kept."]
+    charts: list[Chart] = []
+    empty: dict[str, list[str]] = {}
     for method in methods:
-        run = next(one for one in group.of(method) if one.kept is not None)
-        for kind, places in kinds(run, count).items():
-            made = _samples(run, data, places, side, settings.model if settings else "")
-            if made:
-                blocks.append(Gallery(f"{method}: {kind}", made))
+        run = next(run for run in group.of(method) if run.kept is not None)
+        for kind, positions in kinds(run, count).items():
+            heading, captions = f"{method}: {kind}", [_caption(run, data, position) for position in positions]
+            if not positions:
+                empty.setdefault(f"No sample was {kind}", []).append(method)
+            elif isinstance(data.train, Texts):
+                settings = group.settings()
+                texts = [
+                    _text(data.train.tokens[position], settings.model if settings else "") for position in positions
+                ]
+                rows = [[*caption, text] for caption, text in zip(captions, texts)]
+                blocks.append(Table(heading, ["class", "kept", "text"], rows))
             else:
-                blocks.append(f"{method}: no sample was {kind}.")
+                images = [_thumbnail(data.train[position][0], side) for position in positions]
+                described = f"{heading}: samples of {listed(list(dict.fromkeys(label for label, _ in captions)))}"
+                figure = plots.gallery(heading, images, ["\n".join(caption) for caption in captions])
+                charts.append(Chart(f"{_file_name(kind)}_{_file_name(method)}", described, figure))
         if "switches" not in run.counts:
-            blocks.append(f"{method}: which samples oscillated was not recorded by this run.")
-    return Section("gallery", title, blocks)
+            empty.setdefault("Which samples oscillated was not recorded", []).append(method)
+    blocks += [charts] if charts else []
+    return Section(title, [*blocks, *(f"{text}: {listed(names)}." for text, names in empty.items())])
 
 
-def _samples(run: Run, data: Data, places: Sequence[int], side: int, model: str) -> list[Sample]:
-    kept, switches, made = run.kept, run.counts.get("switches"), []
+def _caption(run: Run, data: Data, position: int) -> tuple[str, str]:
+    """A sample's class, and how often it was kept."""
+    label = data.train.labels[position].item()
+    name = data.classes[int(label)] if data.classes else f"{label:.2f}"
+    kept, switches = run.kept, run.counts.get("switches")
     assert kept is not None
-    for place in places:
-        label = data.train.labels[place].item()
-        name = data.classes[int(label)] if data.classes else f"{label:.2f}"
-        told = f"{kept[place]} of {len(run.pruned)}"
-        told += f", {counted(int(switches[place]), 'change')}" if switches is not None and switches[place] else ""
-        if isinstance(data.train, Texts):
-            made.append(Sample(None, _text(data.train.tokens[place], model), name, told))
-        else:
-            made.append(Sample(_thumbnail(data.train[place][0], side), None, name, told))
-    return made
+    text = f"{kept[position]} of {len(run.pruned)}"
+    if switches is not None and switches[position]:
+        text += f", {counted(int(switches[position]), 'change')}"
+    return name, text
 
 
-def _thumbnail(pixels: torch.Tensor, side: int) -> bytes:
+def _thumbnail(pixels: torch.Tensor, side: int) -> np.ndarray:
+    """(C, H, W) bytes as (H, W) or (H, W, 3), no side longer than `side`."""
     from PIL import Image
 
-    shown = pixels if len(pixels) == 3 else pixels[:1]
-    array = shown.permute(1, 2, 0).squeeze(2).numpy() if len(shown) == 1 else shown.permute(1, 2, 0).numpy()
+    array = pixels.permute(1, 2, 0).numpy() if len(pixels) == 3 else pixels[0].numpy()
     image = Image.fromarray(np.ascontiguousarray(array))
     image.thumbnail((side, side))
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
+    return np.asarray(image)
 
 
 def _text(tokens: torch.Tensor, model: str) -> str:
@@ -210,28 +255,24 @@ def _text(tokens: torch.Tensor, model: str) -> str:
 
     ids, mask, _ = tokens
     text = glue.tokenizer(model).decode(ids[mask.bool()].tolist(), skip_special_tokens=True)
-    return text if len(text) <= _TEXT else text[: _TEXT - 1] + "…"
-
-
-def embedded(image: bytes) -> str:
-    """PNG bytes as the address of an image."""
-    return "data:image/png;base64," + base64.b64encode(image).decode()
+    return text if len(text) <= _LETTERS else text[: _LETTERS - 1] + "…"
 
 
 def _uncounted(group: Group) -> str:
     if any("selected" in run.counts for run in group.runs):
         return "No run left samples out."
-    return "Not recorded by this run: how often each sample was selected (no selection_counts.safetensors)."
+    return "How often each sample was selected was not recorded (no selection_counts.safetensors)."
 
 
-def _kept(share: float, few: bool) -> str | Cell:
-    if np.isnan(share):
-        return "–"
-    return Cell(f"{100 * share:.1f} %, starved", "bad") if few else f"{100 * share:.1f} %"
+def _share(share: float, few: bool) -> str:
+    return "–" if np.isnan(share) else f"{100 * share:.1f} %" + ("\nstarved" if few else "")
 
 
-def _changes(table: np.ndarray) -> bool:
-    """Whether there are scores at all."""
+def _selects_by_scores(run: Run) -> bool:
+    return (run.metrics or {})["method"] not in _UNSCORED and not (run.settings or {}).get("selection")
+
+
+def _varies(table: np.ndarray) -> bool:
     numbers = table[np.isfinite(table)]
     return bool(len(numbers)) and float(np.ptp(numbers)) > 0
 
@@ -247,6 +288,6 @@ def _ends(what: str, table: np.ndarray) -> str:
     )
 
 
-def _plain(name: str) -> str:
-    """A method's name in a file's."""
-    return re.sub(r"[^\w.-]+", "-", name)
+def _file_name(text: str) -> str:
+    """Text as part of a file's name."""
+    return re.sub(r"[^\w.-]+", "-", text)

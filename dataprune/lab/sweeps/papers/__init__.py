@@ -52,7 +52,7 @@ def reproduce(
         UsageError: if there is no such experiment or scale, the file says what cannot be meant, it has no model to be
             given, or `out` holds something else; else as `fit`.
     """
-    from ...report import figures, tables
+    from ...report import joint_plots, tables
     from ...training import run_folder, setup
     from .. import engines
     from . import experiment, other, run
@@ -74,10 +74,7 @@ def reproduce(
         shown = tables.plain(tables.joint(result))  # refuses a grid that is not finished
         text = f"# {title}\n\n{said['source']}. {said['claim']}\n\nScale {scale}.\n\n```\n{shown}```\n"
         run_folder.write(out / "table.md", text.encode())
-        drawn = (figures.joint_fine_tuning, figures.joint_stages, figures.joint_flops, figures.joint_sparsity)
-        names = ("fine_tuning", "before_and_after", "flops", "sparsity")
-        pictures = [file for draw, file_ in zip(drawn, names) for file in draw(result, out / file_)]
-        return [out / "joint.json", out / "table.md", *pictures]
+        return [out / "joint.json", out / "table.md", *joint_plots.draw(result, out)]
     if kind != "grid":
         raise UsageError(f"{name}: kind is grid, joint or script, got {kind!r}")
     planned = experiment.of(title, said, scale)

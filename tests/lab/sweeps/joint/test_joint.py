@@ -601,13 +601,13 @@ def test_the_table_says_what_the_summary_says() -> None:
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_figures_are_written_and_repeat(seeds: int, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from dataprune.lab.report import figures
+    from dataprune.lab.report import joint_plots, plots
 
-    for draw in (figures.joint_fine_tuning, figures.joint_stages, figures.joint_flops):
-        files = draw(made_up(seeds), tmp_path / "one")
+    for draw in (joint_plots.fine_tuning, joint_plots.before_and_after, joint_plots.flops):
+        files = plots.write(draw(made_up(seeds)), tmp_path / "one")
         assert [file.suffix for file in files] == [".svg", ".png"]
         assert b"<svg" in files[0].read_bytes() and files[1].read_bytes().startswith(b"\x89PNG")
-        again = draw(made_up(seeds), tmp_path / "two")
+        again = plots.write(draw(made_up(seeds)), tmp_path / "two")
         assert [file.read_bytes() for file in files] == [file.read_bytes() for file in again]
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib")
 
-from dataprune.lab.report.figures import _spread, accuracy_against_samples
+from dataprune.lab.report import plots
 from dataprune.lab.report.tables import comparison
 
 
@@ -29,10 +31,10 @@ def result(seeds: int = 3, methods: tuple[str, ...] = ("full", "short", "rs2", "
 
 
 def test_svg_and_png_are_written_and_repeat(tmp_path: Path) -> None:
-    files = accuracy_against_samples(result(), tmp_path / "accuracy")
+    files = plots.write(plots.accuracy(result()), tmp_path / "accuracy")
     assert files == [tmp_path / "accuracy.svg", tmp_path / "accuracy.png"]
     assert b"<svg" in files[0].read_bytes() and files[1].read_bytes().startswith(b"\x89PNG")
-    again = accuracy_against_samples(result(), tmp_path / "again")
+    again = plots.write(plots.accuracy(result()), tmp_path / "again")
     assert [file.read_bytes() for file in files] == [file.read_bytes() for file in again]
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "accuracy.png", "accuracy.svg", "again.png", "again.svg",
@@ -40,14 +42,14 @@ def test_svg_and_png_are_written_and_repeat(tmp_path: Path) -> None:
 
 
 def test_one_run_of_one_method_has_no_deviation(tmp_path: Path) -> None:
-    accuracy_against_samples(result(1, ("emp",)), tmp_path / "accuracy")
+    plots.write(plots.accuracy(result(1, ("emp",))), tmp_path / "accuracy")
     cells = list(comparison(result(1, ("emp",))).columns[1].cells)
     assert cells == ["90.00"]
     assert list(comparison(result(3, ("emp",))).columns[1].cells) == ["90.00 ± 1.00"]
 
 
 def test_a_full_disk_leaves_the_former_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    svg, _ = accuracy_against_samples(result(), tmp_path / "accuracy")
+    svg, _ = plots.write(plots.accuracy(result()), tmp_path / "accuracy")
     former = svg.read_bytes()
 
     def full(file: int) -> None:
@@ -55,11 +57,34 @@ def test_a_full_disk_leaves_the_former_figure(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match=r"cannot write .*accuracy.svg: No space left"):
-        accuracy_against_samples(result(1), tmp_path / "accuracy")
+        plots.write(plots.accuracy(result(1)), tmp_path / "accuracy")
     assert svg.read_bytes() == former and not list(tmp_path.glob("*.part"))
 
 
-def test_equal_samples_stand_side_by_side() -> None:
-    shifts = _spread([100.0, 20.0, 20.2, 20.1], 100.0)
-    assert shifts[0] == 0
-    assert len(set(shifts[1:])) == 3 and sum(shifts[1:]) == pytest.approx(0, abs=1e-9)
+def test_points_stand_at_their_samples_and_accuracies() -> None:
+    made = result()
+    figure = plots.accuracy(made)
+    (axes,) = figure.axes
+    lines = [np.stack([line.get_xdata(orig=False), line.get_ydata(orig=False)], 1).tolist() for line in axes.lines]
+    points = {tuple(line[0]) for line in lines if len(line) == 1}
+    assert {(line["samples"], 100 * line["accuracy_mean"]) for line in made["summary"]} <= points  # others are caps
+    assert [line for line in lines if [x for x, _ in line] == [0, 1]] == [[[0, 90], [1, 90]]]  # full
+    assert axes.get_title(loc="left") == "tiny, mlp: 5 epochs, keep 0.2, 3 seeds"
+    assert {text.get_text().split()[0] for text in axes.texts} == {"full", "short", "rs2", "emp"}
+
+
+def test_a_method_far_below_does_not_flatten_the_others() -> None:
+    made = result()
+    made["summary"][3]["accuracy_mean"] = 0.1
+    (axes,) = plots.accuracy(made).axes
+    low, _ = axes.get_ylim()
+    assert low > 80 and "emp  10.0 ± 1.0 (below the axis)" in {text.get_text() for text in axes.texts}
+
+
+def test_labels_of_equal_methods_do_not_overlap() -> None:
+    made = result(methods=tuple(f"m{place}" for place in range(12)))
+    for line in made["summary"]:
+        line["accuracy_mean"] = 0.9
+    (axes,) = plots.accuracy(made).axes
+    places = sorted(text.get_position()[1] for text in axes.texts)
+    assert min(after - before for before, after in itertools.pairwise(places)) > 0

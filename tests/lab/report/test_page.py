@@ -18,20 +18,26 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-pytest.importorskip("jinja2")
+pytest.importorskip("markdown_it")
 pytest.importorskip("matplotlib")
 pytest.importorskip("PIL")
 
 from dataprune.errors import CheckpointError, UsageError
+from dataprune.lab.data.datasets import Images
 from dataprune.lab.data.named import Data
-from dataprune.lab.report import findings, integrity, outcome, page, records
+from dataprune.lab.report import differences, integrity, page, plots, records, sections, selections
+from dataprune.lab.report.document import Table
 from dataprune.lab.sweeps.compare import compare
 from dataprune.lab.sweeps.comparison import Comparison
 from dataprune.lab.training import run_folder
 from dataprune.lab.training.run import fit
 
 METHODS = ("full", "short", "rs2", "emp")
-SECTIONS = ("headline", "budget", "epochs", "counts", "trajectories", "classes", "gallery", "configuration")
+SECTIONS = (
+    "accuracy-and-differences", "saved-against-full", "samples-and-learning-rate-per-epoch",
+    "how-often-samples-were-selected", "scores-and-losses-over-epochs", "retention-by-class", "samples-kept-and-pruned",
+    "configuration-and-checks",
+)  # fmt: skip
 HOSTILE = ["<script>alert(1)</script>", 'b" onload="alert(2)', "c & $d$", "`|_"]
 ROOT = Path(__file__).parents[3]
 
@@ -80,32 +86,33 @@ def test_differences_are_those_of_a_loop(made: Path) -> None:
     result = json.loads((made / "compare.json").read_text())
     at = {(row["method"], row["seed"]): row for row in result["runs"]}
     for method in METHODS:
-        assert findings.difference(result, method, method) is None
+        assert differences.difference(result, method, method) is None
         for reference in set(METHODS) - {method}:
-            found = findings.difference(result, method, reference)
+            found = differences.difference(result, method, reference)
             values = [at[method, seed]["accuracy"] - at[reference, seed]["accuracy"] for seed in range(3)]
             assert found is not None and found.mean == pytest.approx(sum(values) / 3) and found.seeds == 3
             assert found.std == pytest.approx(math.sqrt(sum((one - sum(values) / 3) ** 2 for one in values) / 2))
-            assert found.steps == ("full" not in (method, reference))
+            assert found.equal_steps == ("full" not in (method, reference))
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "verdict"),
     [
-        ((0.1, 0.11, 0.12), "more"),
-        ((-0.1, -0.11, -0.12), "less"),
-        ((0.1, -0.11, 0.12), "not told apart"),
-        ((0.01, 0.02, 0.03), "not told apart"),  # p = 0.07
-        ((0.125, 0.125, 0.125), "not testable"),
-        ((0.0, 0.0, 0.0), "not told apart"),
+        ((0.1, 0.11, 0.12), "higher"),
+        ((-0.1, -0.11, -0.12), "lower"),
+        ((0.1, -0.11, 0.12), "no difference detected"),
+        ((0.01, 0.02, 0.03), "no difference detected"),  # p = 0.07
+        ((0.125, 0.125, 0.125), "higher"),  # the same in every seed,
+        ((0.0, 0.0, 0.0), "no difference detected"),
+        ((0.1, 0.1), "too few seeds"),
         ((0.1,), "one seed"),
     ],
 )
-def test_a_difference_is_told(values: tuple[float, ...], told: str) -> None:
+def test_a_difference_has_a_verdict(values: tuple[float, ...], verdict: str) -> None:
     rows = [{"method": "a", "seed": seed, "accuracy": 0.5 + one, "steps": 1} for seed, one in enumerate(values)]
     rows += [{"method": "b", "seed": seed, "accuracy": 0.5, "steps": 1} for seed in (0, 1, 2)]
-    found = findings.difference({"runs": rows}, "a", "b")
-    assert found is not None and found.told == told
+    found = differences.difference({"runs": rows}, "a", "b")
+    assert found is not None and found.verdict == verdict
     stats = pytest.importorskip("scipy.stats")
     if len(set(values)) > 1:
         assert found.p == pytest.approx(stats.ttest_rel([0.5 + one for one in values], [0.5] * 3).pvalue)
@@ -118,13 +125,13 @@ def test_savings_count_scoring_and_energy_follows_the_watts() -> None:
         {"method": "el2n", "samples": 300, "seconds": 20.0, "scoring_samples": 900, "scoring_seconds": 95.0},
     ]
     group = records.Group(Path("x"), {"summary": lines, "runs": []}, [], True)
-    emp, el2n = findings.saving(group, "emp", 360.0), findings.saving(group, "el2n", 360.0)
-    assert emp is not None and el2n is not None and findings.saving(group, "full") is None
+    emp, el2n = differences.saving(group, "emp", 360.0), differences.saving(group, "el2n", 360.0)
+    assert emp is not None and el2n is not None and differences.saving(group, "full") is None
     assert (emp.samples, emp.time, emp.seconds, emp.scored) == (pytest.approx(0.7), pytest.approx(0.6), 60.0, False)
     assert emp.watt_hours == pytest.approx(60.0 * 360 / 3600)
     assert (el2n.samples, el2n.seconds, el2n.scored) == (pytest.approx(-0.2), pytest.approx(-15.0), True)
-    assert findings.power(group) == (65.0, "65 W (an assumption about a CPU)")
-    assert findings.power(group, 5)[1] == "5 W (given with --watts)"
+    assert differences.power(group) == (65.0, "65 W (an assumption about a CPU)")
+    assert differences.power(group, 5)[1] == "5 W (given with --watts)"
 
 
 def test_counts_retention_and_kinds_are_those_of_a_loop(made: Path) -> None:
@@ -136,16 +143,16 @@ def test_counts_retention_and_kinds_are_those_of_a_loop(made: Path) -> None:
         for position, count in enumerate(one):
             wanted[count - 1] += 1 / 3  # the first epoch was full
             share[labels[position]] += (count - 1) / 3 / 3
-    histogram, most = findings.histogram(mine)
+    histogram, most = selections.histogram(mine)
     assert most == 3 and histogram == pytest.approx(wanted) and histogram.sum() == pytest.approx(tiny.SIZE)
-    assert findings.retention(mine, labels, 4) == pytest.approx(share / np.bincount(labels))
-    assert np.isnan(findings.retention(mine, labels, 5)[4])  # a class without samples
-    kinds = findings.kinds(mine[0], 1000)
+    assert selections.retention(mine, labels, 4) == pytest.approx(share / np.bincount(labels))
+    assert np.isnan(selections.retention(mine, labels, 5)[4])  # a class without samples
+    kinds = selections.kinds(mine[0], 1000)
     assert sorted(kinds["always kept"]) == [place for place, count in enumerate(counted[0]) if count == 4]
     assert sorted(kinds["always pruned"]) == [place for place, count in enumerate(counted[0]) if count == 1]
     switches = mine[0].counts["switches"]
     assert [switches[one] for one in kinds["most oscillating"]] == sorted(switches[switches > 0], reverse=True)
-    assert findings.pruning(group) == ["rs2", "emp"]
+    assert selections.pruning(group) == ["rs2", "emp"]
 
 
 def test_switches_and_quantiles_are_those_of_every_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +197,7 @@ def test_switches_and_quantiles_are_those_of_every_epoch(tmp_path: Path, monkeyp
 
 def test_the_page_loads_nothing_and_is_well_formed(made: Path) -> None:
     text = text_of(made)
-    assert len(text.encode()) < page.LIMIT and "http://" not in text and "https://" not in text
+    assert len(text.encode()) < 3_000_000 and "http://" not in text and "https://" not in text
     found = Page(text)
     for tag, attributes in found.found:
         assert tag not in ("script", "iframe", "object", "embed", "base", "form")
@@ -214,7 +221,7 @@ def test_the_page_can_be_read_without_seeing_it(made: Path) -> None:
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
     assert len(found.all("table")) == len(found.all("caption")) >= 5
     assert found.all("th") and all(one["scope"] in ("row", "col") for one in found.all("th"))
-    assert found.all("img") and all(one["alt"] for one in found.all("img"))
+    assert not found.all("img") and found.all("image")
     drawn = found.all("svg")
     assert len(drawn) >= 8 and all(one["role"] == "img" and len(one["aria-label"]) > 40 for one in drawn)
     assert len(found.all("title")) == 1 + len(drawn)
@@ -250,24 +257,26 @@ def test_markdown_shows_the_figures(made: Path) -> None:
     assert statistics.stdev(rows) == pytest.approx(result["summary"][3]["accuracy_std"])
 
 
-def test_a_page_too_large_gets_smaller_thumbnails(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = len(text_of(made).encode())
-    monkeypatch.setattr(page, "LIMIT", whole - 2000)
-    page.write([made], tmp_path, data=data())
-    assert len(text_of(tmp_path).encode()) < whole - 2000
+def test_a_page_of_many_methods_stays_small(made: Path) -> None:
+    (group,) = records.read([made])
+    noise = torch.randint(0, 256, (400, 3, 96, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = data()._replace(train=Images(noise, data().train.labels))
+    charts = [chart for block in selections.gallery(group, images).blocks if isinstance(block, list) for chart in block]
+    assert sum(len(plots.svg(chart.figure, chart.name, "x")) for chart in charts) < 2_000_000
 
 
 def test_single_runs_of_a_comparison_are_named_as_in_it(made: Path) -> None:
     (whole,), (group,) = records.read([made]), records.read(sorted((made / "runs").iterdir()))
     assert {line["method"] for line in group.result["summary"]} == set(METHODS)
     assert group.folder == made / "runs" and group.of("short")[0].metrics
-    mine, theirs = (findings.difference(one.result, "emp", "short") for one in (group, whole))
-    assert mine == theirs and mine is not None and mine.steps
+    mine, theirs = (differences.difference(one.result, "emp", "short") for one in (group, whole))
+    assert mine == theirs and mine is not None and mine.equal_steps
 
 
 def test_settings_that_runs_share_are_listed(made: Path) -> None:
     (group,) = records.read([made])
-    (table,) = [block for block in outcome.configuration(group).blocks if getattr(block, "folded", False)][:1]
+    tables = [block for block in sections.configuration(group).blocks if isinstance(block, Table)]
+    table = next(table for table in tables if table.folded)
     shown = {row[0] for row in table.rows}
     assert {"lr", "epochs", "batch-size"} <= shown
     assert not shown & {"method", "seed", "steps", "views", "temperature", "max-length"}
@@ -283,7 +292,7 @@ def test_single_runs_are_compared(made: Path, tmp_path: Path) -> None:
     assert full == "full" and len(emp) == 2 and ["keep 0.3" in emp[0], "keep 0.5" in emp[1]] == [True, True]
     page.write([made, tmp_path / "other"], tmp_path / "out", data=data())
     ids = {one["id"] for _, one in Page(text_of(tmp_path / "out")).found if "id" in one}
-    assert {f"{name}-{part}" for name in SECTIONS for part in (1, 2)} <= ids
+    assert {f"{name}{part}" for name in SECTIONS for part in ("", "-2")} <= ids
 
 
 # -- what is missing or broken ----------------------------------------------------------------------------------------
@@ -296,11 +305,11 @@ def test_missing_records_are_named(copied: Path) -> None:
         save_file({name: one for name, one in load_file(file).items() if name != "switches"}, file)
     page.write([copied], copied, data=data())
     text = text_of(copied)
-    assert "(no trajectories.safetensors)" in text and "which samples oscillated was not recorded by this run" in text
+    assert "(no trajectories.safetensors)" in text and "Which samples oscillated was not recorded: rs2 and emp." in text
     shutil.rmtree(copied / "runs")
     page.write([copied], copied, data=data())
     text = text_of(copied)
-    assert "(no selection_counts.safetensors)" in text and "the epochs&#39; history" in text and "not checked" in text
+    assert "(no selection_counts.safetensors)" in text and "history was not recorded" in text and "not checked" in text
 
 
 def test_data_that_is_not_there_is_named(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,348 @@
+"""The report's figures: readable on a phone, with colours that a page can exchange for a dark theme's."""
+
+from __future__ import annotations
+
+import io
+import re
+import statistics
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec
+from xml.sax.saxutils import escape
+
+import numpy as np
+
+from ...files import write_bytes
+from .tables import percent, setting
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+P = ParamSpec("P")
+
+# of methods, in this order and then again; each at least 3:1 against white. page.css has the same for both themes
+COLORS = ("#0067a5", "#c75000", "#00755a", "#a03a7e", "#7a6200", "#4d5a66", "#c2185b", "#5e35b2")
+MARKERS = "osD^v<>Ph*Xp"
+_INK, _GRID = "#101418", "#d5d9de"
+_WIDTH = 4.4  # inches: a phone shows it at its size
+STYLE: Any = {
+    "axes.edgecolor": _INK,
+    "axes.grid": True,
+    "axes.labelcolor": _INK,
+    "axes.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 9,
+    "axes.titleweight": "bold",
+    "font.size": 8.5,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.5,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "text.color": _INK,
+    "text.parse_math": False,  # a $ in a name is a $
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+}
+
+Curve = tuple[str, str, Sequence[float]]  # label, colour, values
+
+
+def colors(result: Mapping[str, Any]) -> dict[str, str]:
+    """A colour for each method, the same in all figures of a comparison."""
+    return {line["method"]: COLORS[place % len(COLORS)] for place, line in enumerate(result["summary"])}
+
+
+def heading(result: Mapping[str, Any]) -> str:
+    """Data and model, epochs, keep and seeds.
+
+    Example:
+        >>> heading({"data": "digits", "model": "mlp", "epochs": 20, "keep": 0.05, "runs": [{"seed": 0}]})
+        'digits, mlp: 20 epochs, keep 0.05, 1 seed'
+    """
+    seeds = len({row["seed"] for row in result["runs"]})
+    keep = f", keep {result['keep']:.3g}" if "keep" in result else ""
+    return f"{setting(result)}: {result['epochs']} epochs{keep}, {seeds} seed{'s' if seeds != 1 else ''}"
+
+
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draw in the report's style."""
+
+    @wraps(draw)
+    def in_style(*args: P.args, **more: P.kwargs) -> Figure:
+        from matplotlib import rc_context
+
+        with rc_context(STYLE):
+            return draw(*args, **more)
+
+    return in_style
+
+
+@styled
+def accuracy(result: Mapping[str, Any], title: str | None = None) -> Figure:
+    """Mean accuracy against samples trained, with standard deviations; `full` as a line across.
+
+    Every point stands at its own number of samples; labels beside them are joined to them. A method far below the
+    others is drawn at the lower edge, so that it does not flatten the rest.
+
+    Args:
+        result: what `compare.json` holds.
+        title: by default the `heading`.
+    """
+    summary = sorted(result["summary"], key=lambda line: -line["accuracy_mean"])
+    counts = {line["method"]: sum(row["method"] == line["method"] for row in result["runs"]) for line in summary}
+    color, points = colors(result), [line for line in summary if line["method"] != "full"]
+    full = next((line for line in summary if line["method"] == "full"), None)
+    height = max(3.4, 0.16 * len(summary) + 1.2)
+    longest = max(len(line["method"]) for line in summary)
+    figure, axes = _axes(height, 5.2 + 0.07 * max(longest - 20, 0))
+    most = max(line["samples"] + line.get("scoring_samples", 0) for line in summary)
+    low, high = _limits(summary, counts)
+    axes.set_ylim(low, high)
+    axes.set_xlim(0, 1.05 * most)
+    if full is not None:
+        value, spread = 100 * full["accuracy_mean"], 100 * full["accuracy_std"]
+        axes.axhline(value, color=_INK, linewidth=1)
+        axes.axhspan(value - spread, value + spread, color=_INK, alpha=0.08, linewidth=0)
+        axes.plot(full["samples"], value, "o", color=_INK, markersize=5)
+        shown = f"full  {percent(full['accuracy_mean'], full['accuracy_std'], counts['full'], 1)}"
+        axes.annotate(shown, (1.05 * most, value), (0, 3), textcoords="offset points", ha="right", va="bottom")
+    if untrained := [row["accuracy"] for row in result.get("untrained", [])]:
+        value = 100 * statistics.fmean(untrained)
+        if value >= low:
+            axes.axhline(value, color=_INK, linestyle="--", linewidth=0.8)
+            axes.annotate(f"untrained  {value:.1f}", (1.05 * most, value), ha="right", va="bottom")
+    labels = []
+    for number, line in enumerate(points):
+        value, shade = 100 * line["accuracy_mean"], color[line["method"]]
+        shown, below = max(value, low), value < low
+        axes.errorbar(
+            line["samples"],
+            shown,
+            yerr=100 * line["accuracy_std"] if counts[line["method"]] > 1 and not below else None,
+            fmt="v" if below else MARKERS[number % 12],
+            color=shade,
+            markersize=5,
+            capsize=3,
+            linewidth=1,
+            clip_on=not below,
+        )
+        if scoring := line.get("scoring_samples"):
+            axes.plot([line["samples"], line["samples"] + scoring], [shown] * 2, ":|", color=shade, linewidth=0.8)
+        text = f"{line['method']}  {percent(line['accuracy_mean'], line['accuracy_std'], counts[line['method']], 1)}"
+        labels.append((line["samples"], shown, text + (" (below the axis)" if below else ""), shade))
+    inside = full is not None and not any("scoring_samples" in line for line in points)
+    inside = inside and all(line["samples"] < 0.6 * most for line in points)
+    _label(axes, labels, height, inside=inside)
+    axes.set_title(title or heading(result))
+    axes.set_xlabel("samples trained, in all epochs together")
+    axes.set_ylabel(f"test {metric(result)}, %")
+    _thousands(axes.xaxis)
+    return figure
+
+
+@styled
+def over_epochs(title: str, curves: Sequence[Curve], ylabel: str, x: Sequence[Sequence[float]] | None = None) -> Figure:
+    """A line for each curve; against the epoch, or against the samples that `x` gives."""
+    labels = [textwrap.fill(label, 56) for label, _, _ in curves]
+    columns = 1 if max(map(len, labels)) > 14 else 4
+    figure, axes = _axes(2.5 + 0.17 * sum(1 + label.count("\n") for label in labels) / columns)
+    for place, (label, (_, color, values)) in enumerate(zip(labels, curves)):
+        across = range(len(values)) if x is None else x[place]
+        every = max(1, len(values) // 8)
+        axes.plot(
+            across,
+            values,
+            color=color,
+            linewidth=1.3,
+            marker=MARKERS[place % 12],
+            markersize=3.5,
+            markevery=every,
+            label=label,
+        )
+    if max((abs(value) for _, _, values in curves for value in values), default=0) >= 1000:
+        _thousands(axes.yaxis)
+    figure.legend(loc="outside lower center", ncols=columns, handletextpad=0.4, columnspacing=1)
+    return _finished(figure, axes, title, "epoch" if x is None else "samples trained", ylabel)
+
+
+@styled
+def histogram(title: str, counts: np.ndarray, color: str) -> Figure:
+    """Samples by the number of pruned epochs that selected them; the bar of samples never selected is hatched."""
+    figure, axes = _axes(2.1)
+    bars = axes.bar(range(len(counts)), counts, width=0.85 if len(counts) < 60 else 1.0, color=color)
+    bars[0].set(hatch="////", facecolor="none", edgecolor=color)
+    axes.grid(axis="x", visible=False)
+    _thousands(axes.yaxis)
+    return _finished(figure, axes, title, "pruned epochs that selected a sample", "samples")
+
+
+@styled
+def bands(title: str, quantiles: np.ndarray, color: str, ylabel: str) -> Figure:
+    """Quantiles (T, 5) of every epoch: the median, half of the samples around it, and nine tenths."""
+    figure, axes = _axes(2.3)
+    epochs = np.arange(len(quantiles))
+    for low, high, alpha in ((0, 4, 0.18), (1, 3, 0.3)):
+        axes.fill_between(epochs, quantiles[:, low], quantiles[:, high], color=color, alpha=alpha, linewidth=0)
+    axes.plot(epochs, quantiles[:, 2], color=color, linewidth=1.6)
+    return _finished(figure, axes, title, "epoch", ylabel)
+
+
+@styled
+def singles(title: str, values: np.ndarray, color: str, ylabel: str) -> Figure:
+    """Scores (T, F) of single samples."""
+    figure, axes = _axes(2.3)
+    axes.plot(np.arange(len(values)), values, color=color, linewidth=0.7, alpha=0.65)
+    return _finished(figure, axes, title, "epoch", ylabel)
+
+
+@styled
+def gallery(title: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> Figure:
+    """Images (H, W) or (H, W, 3) side by side, six in a row, each with a caption below."""
+    from matplotlib.figure import Figure
+
+    rows = -(-len(images) // 6)
+    figure = Figure(figsize=(_WIDTH, _WIDTH / 6 * (1.4 * rows + 0.4)))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.text(0.04, 0.35, title, fontsize=9, fontweight="bold", va="top")
+    for place, (image, caption) in enumerate(zip(images, captions)):
+        left, top = place % 6 + 0.04, -1.4 * (place // 6)
+        extent = (left, left + 0.92, top - 0.92, top)
+        axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="none", extent=extent, aspect="auto")
+        lines = [line if len(line) <= 16 else line[:15] + "…" for line in caption.split("\n")]
+        axes.text(left + 0.46, top - 0.95, "\n".join(lines), ha="center", va="top", fontsize=6)
+    axes.set(xlim=(0, 6), ylim=(-1.4 * rows, 0.4))  # a unit is the width of an image and its margin
+    return figure
+
+
+def metric(result: Mapping[str, Any]) -> str:
+    """What `accuracy` is in this result."""
+    return "linear probe" if result.get("task") == "contrastive" else result.get("metric", "accuracy")
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG file, on white."""
+    from matplotlib import rc_context
+
+    buffer = io.BytesIO()
+    with rc_context(STYLE):
+        figure.savefig(buffer, format="png", dpi=150, facecolor="white")
+    return buffer.getvalue()
+
+
+def write(figure: Figure, path: Path) -> list[Path]:
+    """Write `path` with the suffixes .svg and .png, the same bytes for the same figure.
+
+    Raises:
+        OSError: if a file cannot be written.
+    """
+    from matplotlib import rc_context
+
+    buffer = io.BytesIO()
+    with rc_context(STYLE | {"svg.hashsalt": "dataprune"}):
+        figure.savefig(buffer, format="svg", facecolor="white", metadata={"Date": None})
+    files = [path.with_name(path.name + suffix) for suffix in (".svg", ".png")]
+    for file, content in zip(files, (buffer.getvalue(), png(figure))):
+        write_bytes(file, content)
+    return files
+
+
+def svg(figure: Figure, name: str, description: str) -> str:
+    """A figure as an element of a page: no background, colours and font of the page.
+
+    Args:
+        figure: to draw.
+        name: unique in the page.
+        description: what the figure shows, for readers who cannot see it.
+    """
+    from matplotlib import rc_context
+
+    buffer = io.StringIO()
+    with rc_context(STYLE | {"svg.hashsalt": name}):  # ids follow from the salt: two figures must not share one
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.S)
+    text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.S)
+    text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.S)
+    text = text.replace("xlink:href", "href")
+    box = re.search(r'viewBox="([^"]*)"', text)
+    assert box is not None
+    size = f"max-width: {1.9 * float(box[1].split()[2]):.0f}px"  # letters of the page's size in all figures
+    label = escape(description, {'"': "&quot;"})
+    head = f'<svg viewBox="{box[1]}" style="{size}" role="img" aria-label="{label}">'
+    text = head + f"<title>{label}</title>" + text[text.index(">") + 1 :]
+    used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', text))
+    text = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", text)
+    text = re.sub(r"font: (?:(\d+|bold) )?([\d.]+px)[^;\"]*", r"font-size: \2", text)
+    exchanged = {_INK: "currentColor", _GRID: "var(--grid)"}
+    exchanged |= {color: f"var(--c{place})" for place, color in enumerate(COLORS)}
+    for color, variable in exchanged.items():
+        text = text.replace(color, variable)
+    return re.sub(r"\n\s*", "\n", text)
+
+
+def _axes(height: float, width: float = _WIDTH) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _finished(figure: Figure, axes: Axes, title: str, xlabel: str, ylabel: str) -> Figure:
+    axes.set_title(title)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    _thousands(axes.xaxis)
+    return figure
+
+
+def _limits(summary: Sequence[Mapping[str, Any]], counts: Mapping[str, int]) -> tuple[float, float]:
+    """Limits of the y axis in percent: all methods but those far below the others."""
+    means = [100 * line["accuracy_mean"] for line in summary]
+    middle, top = statistics.median(means), max(means)
+    least = middle - 3 * max(top - middle, 1.0)
+    inside = [line for line, mean in zip(summary, means) if mean >= least]
+    bounds = [100 * (line["accuracy_mean"] + sign * line["accuracy_std"]) for line in inside for sign in (-1, 1)]
+    margin = max(0.08 * (max(bounds) - min(bounds)), 0.2)
+    return min(bounds) - margin, min(max(bounds) + 1.6 * margin, 100.5)
+
+
+def _label(axes: Axes, labels: Sequence[tuple[float, float, str, str]], height: float, *, inside: bool) -> None:
+    """Texts in a column, in the order of their points' y, each joined to its point by a thin line.
+
+    Args:
+        axes: with its limits set.
+        labels: x, y, text and colour of each point, from the highest to the lowest.
+        height: of the figure in inches.
+        inside: put the column right of the points; else right of the axes.
+    """
+    low, high = axes.get_ylim()
+    _, end = axes.get_xlim()
+    column = max(x for x, *_ in labels) + 0.07 * end if inside and labels else 1.03 * end
+    gap = (high - low) * 0.16 / (height - 1.0)  # of a line of text
+    places: list[float] = []
+    for _, y, *_ in labels:
+        places.append(min([y, *(places[-1:] and [places[-1] - gap])]))
+    if places and places[-1] < low + gap / 2:  # the column starts at the lower edge, and pushes up what is above
+        places[-1] = low + gap / 2
+        for at in reversed(range(len(places) - 1)):
+            places[at] = max(places[at], places[at + 1] + gap)
+    for (x, y, text, color), place in zip(labels, places):
+        axes.plot([x, column - 0.01 * end], [y, place], color=color, linewidth=0.5, alpha=0.6, clip_on=False)
+        axes.text(column, place, text, color=color, va="center", ha="left")
+
+
+def _thousands(axis: Any) -> None:
+    """Whole numbers, few enough for a phone."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(5, integer=True))
+    axis.set_major_formatter("{x:,.0f}")
