@@ -1,0 +1,390 @@
+"""The tables of README.md and of docs/findings, made from the packed results.
+
+    python experiments/tables.py
+
+writes each table between its two comments, `<!-- table: NAME -->` and `<!-- end of table -->`, and results/NAME.md
+beside each results/NAME.json. Words and what papers print stand here; every number that was measured is read from
+experiments/results.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dataprune.lab.report import pack
+from dataprune.lab.report.packed_tables import markdown, table
+
+ROOT = Path(__file__).parents[1]
+MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+METHODS = ("rs2", "loss", "infobatch", "emp", "memory")
+FASHION = (
+    "fashion_mnist",
+    "fashion_mnist_plain_momentum",
+    "fashion_mnist_noise20",
+    "fashion_mnist_noise20_plain_momentum",
+)
+Rows = list[Mapping[str, Any]]
+
+
+def pages() -> list[Path]:
+    """Pages whose tables are made here."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs/findings").glob("*.md"))]
+
+
+def filled(text: str) -> str:
+    """A page with its tables made anew."""
+    return MARKED.sub(lambda match: f"{match[1]}\n{TABLES[match[2]]()}\n\n{match[3]}", text)
+
+
+@cache
+def results(file: str) -> dict[str, Any]:
+    """Results of a packed file by the name of their entry."""
+    return {entry.name: entry.result for entry in pack.read(ROOT / f"experiments/results/{file}.json")}
+
+
+def compared(file: str, entry: str, method: str) -> Rows:
+    """Rows of a method in a comparison, [] where it was not run."""
+    return [row for row in results(file)[entry]["runs"] if row["method"] == method]
+
+
+def reproduced(name: str, panel: str, keep: float, arm: str) -> Rows:
+    """Rows of an arm in what `dataprune reproduce` made."""
+    rows = results(name)[name]["rows"]
+    return [row for row in rows if (row["panel"], row["keep"], row["arm"]) == (panel, keep, arm)]
+
+
+def accuracy(rows: Rows, digits: int = 2, metric: str = "accuracy") -> str:
+    """Mean ± sample standard deviation over seeds in percent, "" without runs."""
+    return moments([row[metric] for row in rows], digits, scale=100)
+
+
+def moments(values: Sequence[float], digits: int, scale: float = 1) -> str:
+    """Mean ± sample standard deviation."""
+    if not values:
+        return ""
+    mean = number(scale * statistics.fmean(values), digits)
+    return f"{mean} ± {scale * statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+
+
+def number(value: float, digits: int, sign: str = "") -> str:
+    """A number with a true minus sign, and without one before zero."""
+    text = f"{value:{sign}.{digits}f}".replace("-", "−")
+    return text if float(text.replace("−", "-")) else text.lstrip("−")
+
+
+def differences(rows: Rows, short: Rows) -> str:
+    """Points above `short`, seed by seed."""
+    base = {row["seed"]: row["accuracy"] for row in short}
+    return moments([row["accuracy"] - base[row["seed"]] for row in rows], 2, scale=100)
+
+
+def readme() -> str:
+    methods = ("full", "short", "rs2", "infobatch", "loss", "emp", "memory")
+    lines = [
+        ["Fashion-MNIST, 20,000 images, a quarter of the samples", *_quarter("fashion_mnist", methods)],
+        ["the same, 20 % of the labels random", *_quarter("fashion_mnist_noise20", methods)],
+        [
+            "CIFAR-100, 8,000 images, 40 % of the samples: the model underfits",
+            accuracy(reproduced("emp_figure7", "CIFAR-100", 0.3, "full"), 1),
+            *(accuracy(reproduced("which_budgets", "CIFAR-100", 0.3, arm), 1) for arm in methods[1:]),
+        ],
+        ["digits, a tenth of the samples", *(accuracy(compared("digits", "digits", name), 1) for name in methods)],
+    ]
+    return table(["test accuracy, %", *(f"`{name}`" for name in methods)], lines)
+
+
+def _quarter(entry: str, methods: Iterable[str]) -> list[str]:
+    return [accuracy(compared("fashion_mnist", entry, name), 1) for name in methods]
+
+
+def budgets() -> str:
+    panels = {
+        "Fashion-MNIST": ("which_budgets", "Fashion-MNIST"),
+        "the same, 20 % noise": ("which_budgets", "Fashion-MNIST, 20 % noise"),
+        "CIFAR-100": ("which_budgets", "CIFAR-100"),
+        "CIFAR-100, 20 % noise": ("which_budgets", "CIFAR-100, 20 % noise"),
+        "SST-2, two seeds": ("which_budgets_language", "SST-2"),
+        "SST-2, 20 % noise, two seeds": ("which_budgets_language", "SST-2, 20 % noise"),
+    }
+    lines = []
+    for title, (name, panel) in panels.items():
+        for keep in (0.5, 0.3, 0.1):
+            short = reproduced(name, panel, keep, "short")
+            cells = [differences(reproduced(name, panel, keep, arm), short) for arm in METHODS]
+            level = number(100 * statistics.fmean(row["accuracy"] for row in short), 1)
+            lines.append([title if keep == 0.5 else "", f"{keep:g}", level, *cells])
+    return table(["", "keep", "`short`, %", *(f"`{arm}`" for arm in METHODS)], lines)
+
+
+def fashion_mnist() -> str:
+    """With figures of the protocol as it was run before this library existed, from two seeds."""
+    clean = {"full": "89.4", "memory": "87.8", "emp": "86.6", "loss": "86.6", "short": "85.5", "rs2": "86.0"}
+    noise = {"memory": "86.2", "emp": "80.3", "loss": "55", "short": "83.1"}
+    lines = []
+    for method in ("full", "memory", "emp", "loss", "short", "rs2", "random", "infobatch"):
+        cells = [accuracy(compared("fashion_mnist", entry, method)) for entry in FASHION]
+        name = "`full`, four times the samples" if method == "full" else f"`{method}`"
+        kept = [
+            statistics.fmean(row["reached_keep"] for row in compared("fashion_mnist", entry, method))
+            for entry in FASHION[::2]
+        ]
+        reached = f"{kept[0]:.3g}" if method != "infobatch" else f"{kept[0]:.2f} clean, {kept[1]:.2f} noise"
+        lines.append([name, *cells[:2], clean.get(method, ""), *cells[2:], noise.get(method, ""), reached])
+    head = ["clean, %", "plain momentum", "calibration", "noise, %", "plain momentum", "calibration", "reached keep"]
+    return table(["method", *head], lines)
+
+
+def fashion_mnist_classes() -> str:
+    shares = results("fashion_mnist")["fashion_mnist"]["kept_by_class"]
+    methods = ("rs2", "loss", "emp", "memory", "infobatch")
+    lines = [
+        [name, *(f"{100 * shares[method][place]:.0f} %" for method in methods)]
+        for place, name in enumerate(shares["classes"])
+    ]
+    return table(["class", *(f"`{name}`" for name in methods)], lines)
+
+
+def fashion_mnist_wrong_labels() -> str:
+    shares = results("fashion_mnist")["fashion_mnist_noise20"]["wrong_labels"]
+    selected = shares["selected_in_20_of_24_epochs"]
+    cells = [f"{100 * value:.0f} %" for value in (shares["all"], *selected.values())]
+    head = ["", "all samples", *(f"`{name}`" for name in selected)]
+    return table(head, [["wrong labels among samples selected in 20 epochs or more", *cells]])
+
+
+def digits() -> str:
+    full = statistics.fmean(row["seconds"] for row in compared("digits", "digits", "full"))
+    lines = []
+    for method in ("full", "loss", "rs2", "emp", "random", "short", "memory", "infobatch"):
+        rows = compared("digits", "digits", method)
+        speed = full / statistics.fmean(row["seconds"] for row in rows)
+        kept = statistics.fmean(row["reached_keep"] for row in rows)
+        samples = f"{round(statistics.fmean(row['samples'] for row in rows)):,}"
+        lines.append([f"`{method}`", accuracy(rows), samples, f"{speed:.2g}", f"{kept:.2g}"])
+    return table(["method", "accuracy, %", "samples", "speed-up", "reached keep"], lines)
+
+
+def static_mnist() -> str:
+    entries = ("static_mnist_keep10", "static_mnist_keep30")
+    full = statistics.fmean(row["seconds"] for row in compared("static_mnist", entries[1], "full"))
+    lines = []
+    for row in results("static_mnist")[entries[1]]["summary"]:
+        method = row["method"]
+        if method == "top":
+            continue
+        cells = [accuracy(compared("static_mnist", entry, method)) for entry in entries]
+        lines.append([f"`{method}`", *cells, f"{row.get('scoring_seconds', 0) / full:.1f}"])
+    for method in ("tdds", "grad_match", "craig"):
+        cells = [accuracy(compared("static_mnist", f"{entry}_unweighted", method)) for entry in entries]
+        lines.append([f"`{method}`, `weights=none`", *cells, ""])
+    lines.sort(key=lambda line: (line[0] != "`full`", -float(line[1].split()[0])))
+    return table(["method", "keep 0.1, %", "keep 0.3, %", "scoring"], lines)
+
+
+def static_cifar100() -> str:
+    entries = ("static_cifar100_keep10", "static_cifar100_keep30")
+    methods = [row["method"] for row in results("static_cifar100")[entries[0]]["summary"]]
+    lines = [
+        [f"`{method}`", *(accuracy(compared("static_cifar100", entry, method)) for entry in entries)]
+        for method in methods
+    ]
+    lines.sort(key=lambda line: (line[0] != "`full`", -float(line[1])))
+    return table(["method", "keep 0.1, %", "keep 0.3, %"], lines)
+
+
+def contrastive(data: str) -> str:
+    file = f"contrastive_{data}"
+    first = f"{file}_keep30"
+    methods = ("full", "short", "rs2", "random", "epsilon_greedy", "loss", "ucb", "infobatch", "emp_contrastive")
+    lines = []
+    for method in methods:
+        cells = [accuracy(compared(file, f"{file}_keep{keep}", method)) for keep in (30, 50, 70)]
+        lines.append([f"`{method}`", *cells, *_features(compared(file, first, method))])
+    projections = compared(file, f"{first}_projections", "emp_contrastive")
+    lines.append(["the same, `--score-on projections`", accuracy(projections), "", "", *_features(projections)])
+    untrained = results(file)[first]["untrained"]
+    lines.append(["untrained encoder", accuracy(untrained), "", "", *_features(untrained)])
+    head = ["keep 0.3", "0.5", "0.7", "0.3: neighbours", "0.3: fine-tuned"]
+    return table([{"fashion": "Fashion-MNIST", "cifar100": "CIFAR-100"}[data] + ", %", *head], lines)
+
+
+def _features(rows: Rows) -> list[str]:
+    neighbours = 100 * statistics.fmean(row["knn_accuracy"] for row in rows)
+    return [f"{neighbours:.2f}", accuracy(rows, metric="finetuned_accuracy")]
+
+
+def contrastive_small_keep() -> str:
+    file, lines = "contrastive_fashion", []
+    for keep, name in (("0.1", "keep10"), ("0.05", "keep05")):
+        entry = f"{file}_{name}"
+        runs = [compared(file, entry, method) for method in ("short", "rs2", "emp_contrastive")]
+        runs.append(compared(file, f"{entry}_drift", "emp_contrastive"))
+        lines.append([keep, *map(accuracy, runs), differences(runs[2], runs[0])])
+    head = ["`short`, %", "`rs2`, %", "`emp_contrastive`, %", "with a drift term, %", "`emp_contrastive` above `short`"]
+    return table(["keep", *head], lines)
+
+
+def leave_out() -> str:
+    four, five = (results(f"emp_figure{figure}")[f"emp_figure{figure}"]["result"] for figure in (4, 5))
+    low, high = (100 * bound for bound in four["own_absence_relative_interval_95"])
+    least, most = four["first_term_min_max"]
+    equal, steps = five["epochs"], five["steps"]
+    lines = [
+        [
+            "the model is not sensitive to one sample",
+            f"its absence raises its loss by {100 * four['own_absence_relative']:.2f} % "
+            f"(95 %: {low:.2f} to {high:.2f})",
+            "yes",
+        ],
+        [
+            "a sample's loss without it is nearly uniform, so that the first term of Eq. 11 can be dropped",
+            f"from {least:.2f} to {most:.2f} over samples; as spread as the second term (ratio "
+            f"{four['first_over_second_deviation']:.2f}, correlation {four['first_second_pearson']:.3f})",
+            "no",
+        ],
+        [
+            "so what is kept stands for memory",
+            f"rank correlation with Eq. 11's memory {four['kept_term_memory_spearman']:.2f} "
+            f"(p {four['kept_term_memory_p']:.2f})",
+            "no",
+        ],
+        [
+            "the loss of pruned samples grows with the rate (Figure 5), equal epochs",
+            f"rank correlation {equal['loss']['spearman']:.2f} (p {equal['loss']['p']:.2f}); rises from 0.1 to 0.7, "
+            "falls at 0.9, where 32 steps leave features short; divided by their length "
+            f"{equal['loss_over_length']['spearman']:.2f}",
+            "only divided by the length",
+        ],
+        [
+            "the same at equal steps",
+            f"{steps['loss']['spearman']:.2f} (p {steps['loss']['p']:.2f}); divided by the length "
+            f"{steps['loss_over_length']['spearman']:.2f} (p {steps['loss_over_length']['p']:.4f})",
+            "only divided by the length",
+        ],
+    ]
+    return table(["the paper says", "measured", "agrees"], lines)
+
+
+def joint() -> str:
+    places = ((0.1, 0.0), (0.1, 0.4), (0.1, 0.8), (0.3, 0.8), (0.5, 0.0), (0.5, 0.8))
+    lines = []
+    for entry, title in (("joint_mnist_mlp", "hidden layer"), ("joint_mnist_lenet", "LeNet")):
+        summary = {(row["arm"], row["ratio"], row["amount"]): row for row in results("joint_mnist")[entry]["summary"]}
+        for ratio, amount in places:
+            rows = [summary[arm, ratio, amount] for arm in ("low", "high", "random")]
+            cells = [
+                f"{number(100 * row['difference_mean'], 2, '+')} ± {100 * row['difference_std']:.2f}" for row in rows
+            ]
+            flops = [f"{row['flops'] / row['base_flops']:.2f}" for row in (rows[0], rows[2])]
+            lines.append([title, f"{ratio:g}", f"{amount:g}", *cells, *flops])
+    return table(["net", "ratio", "amount", "low", "high", "random", "FLOPs, low and high", "FLOPs, random"], lines)
+
+
+def glue() -> str:
+    content = yaml.safe_load((ROOT / "experiments/papers/emp_table3.yaml").read_text())
+    printed = content["published"]
+    names = {"sst2": "SST-2", "mrpc": "MRPC", "stsb": "STS-B", "cola": "CoLA"}
+    metrics = {"sst2": "accuracy", "mrpc": "accuracy", "stsb": "Pearson", "cola": "Matthews"}
+    methods, lines = ("short", *METHODS), []
+    for task, name in names.items():
+        full = compared(f"glue_{task}", f"glue_{task}_keep30", "full")
+        labels = [
+            f"{name}, {metrics[task]}",
+            f"`full` {accuracy(full, 1)}",
+            f"paper's `full` {printed[name]['full'][0]:.1f}",
+        ]
+        for label, keep in zip(labels, (0.7, 0.5, 0.3)):
+            entry = f"glue_{task}_keep{round(100 * keep)}"
+            cells = [accuracy(compared(f"glue_{task}", entry, method), 1) or "–" for method in methods]
+            steps = compared(f"glue_{task}", entry, "short")[0]["steps"]
+            at = content["keep"].index(keep)
+            paper = ", ".join(f"{printed[name][method][at]:.1f}" for method in ("infobatch", "emp"))
+            lines.append([label, f"{keep:g}", str(steps), *cells, paper])
+    return table(["", "keep", "steps", *(f"`{name}`" for name in methods), "paper: `infobatch`, `emp`"], lines)
+
+
+def label_errors() -> str:
+    result = results("label_errors")["label_errors"]
+    names = {
+        "el2n": "`el2n`",
+        "aum": "`aum`",
+        "cleanlab, self confidence": "cleanlab, self-confidence",
+        "cleanlab, normalized margin": "cleanlab, normalized margin",
+        "loss": "`loss`",
+        "forgetting": "`forgetting`",
+    }
+    data = list(result["summary"])
+    lines = [
+        [title, *("{:.3f} ± {:.3f}".format(*result["summary"][one][name]["precision"]) for one in data)]
+        for name, title in names.items()
+    ]
+    shares = {"fitted": "errors known by heart at the end (p > 1/2)", "never_learned": "errors never once right"}
+    for name, title in shares.items():
+        values = [[100 * p["wrong_labels"][name] for p in result["points"] if p["data"] == one] for one in data]
+        lines.append([title, *(_range(shares) for shares in values)])
+    return table(["", *data], lines)
+
+
+def _range(percents: Sequence[float]) -> str:
+    low, high = min(percents), max(percents)
+    return " to ".join(f"{value:.0f}" if value >= 10 or value == 0 else f"{value:.1f}" for value in (low, high)) + " %"
+
+
+def advise() -> str:
+    policies = ("advise", "short", *(method for method in METHODS if method != "infobatch"))
+    points, lines = results("advise")["advise"]["points"], []
+    for point in points:
+        means = {name: statistics.fmean(values) for name, values in point["accuracy"].items()}
+        best = max(means, key=lambda name: means[name])
+        regrets = [number(100 * point["regret"][policy], 2) for policy in policies]
+        cost = f"{point['pilot']['cost']['relative']:.1f} runs"
+        cells = [f"`{best}` {100 * means[best]:.2f}", f"`{point['chosen']}`", *regrets]
+        lines.append([point["setting"], *cells, number(100 * point["spread"], 2), cost])
+    for title, of in (("mean", statistics.fmean), ("worst", max)):
+        values = [number(100 * of([point["regret"][policy] for point in points]), 2) for policy in policies]
+        lines.append([title, "", "", *values, "", ""])
+    head = ["setting", "best, %", "advised", *(f"`{policy}`" for policy in policies), "spread", "cost of the pilots"]
+    return table(head, lines)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "readme": readme,
+    "budgets": budgets,
+    "fashion_mnist": fashion_mnist,
+    "fashion_mnist_classes": fashion_mnist_classes,
+    "fashion_mnist_wrong_labels": fashion_mnist_wrong_labels,
+    "digits": digits,
+    "static_mnist": static_mnist,
+    "static_cifar100": static_cifar100,
+    "contrastive_fashion": lambda: contrastive("fashion"),
+    "contrastive_cifar100": lambda: contrastive("cifar100"),
+    "contrastive_small_keep": contrastive_small_keep,
+    "leave_out": leave_out,
+    "joint": joint,
+    "glue": glue,
+    "label_errors": label_errors,
+    "advise": advise,
+}
+
+
+def main() -> None:
+    """Write the tables."""
+    texts = {page: filled(page.read_text(encoding="utf-8")) for page in pages()}
+    for path in (ROOT / "experiments/results").glob("*.json"):
+        texts[path.with_suffix(".md")] = markdown(path.stem, pack.read(path))
+    for page, text in texts.items():
+        if not page.exists() or page.read_text(encoding="utf-8") != text:
+            page.write_text(text, encoding="utf-8")
+            print(f"written: {page.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
