@@ -10,7 +10,10 @@ from typing import Any
 
 import dataprune
 
-QUICK = ["--model", "mlp", "--epochs", "4", "--train-size", "320", "--keep", "0.3", "--lr", "0.05", "--device", "cpu"]
+QUICK = [
+    *("--model", "mlp", "--epochs", "4", "--train-size", "320", "--keep", "0.3", "--lr", "0.05", "--device", "cpu"),
+    *("--data", "digits"),
+]
 
 
 def call(*arguments: Any) -> Any:

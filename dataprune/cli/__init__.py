@@ -4,14 +4,11 @@ try:
     import rich  # noqa: F401
     import typer  # noqa: F401
 except ImportError as error:  # the core installs without the command line's packages
-    raise SystemExit(f"the command line needs {error.name}: pip install 'dataprune[cli]'") from None
+    raise SystemExit(f"the command line needs {error.name}: pip install -c constraints.txt -e '.[cli]'") from None
 
 from .app import app
-from .pack import pack
-
-app.command()(pack)
 
 
 def main() -> None:
-    """Entry point: exit codes 0, 1 (failed), 2 (usage)."""
+    """Run the command line: exit codes 0, 1 (failed), 2 (wrong call), 130 (Ctrl-C)."""
     app()

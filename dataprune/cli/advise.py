@@ -12,14 +12,14 @@ import typer
 from ..lab.training.settings import Settings
 from .engine import choose_engine
 from .options import OF_TASKS, AsJson, Jobs, Out
-from .output import console, note, plain, progress_of_runs
+from .output import commas, console, note, plain, print_lines
+from .progress import training_progress
 from .shell import first_rank, takes_settings
 
 Candidates = Annotated[
     str,
     typer.Option(
-        help="Comma-separated methods that may be advised, beside rs2; infobatch is left out where it cannot reach the "
-        "budget."
+        help="Comma-separated methods to try beside rs2; infobatch is left out where it cannot reach the budget."
     ),
 ]
 
@@ -31,26 +31,26 @@ Candidates = Annotated[
 def advise(
     settings: Settings,
     candidates: Candidates = "infobatch,loss,emp,memory",
-    seeds: Annotated[int, typer.Option(help="Pilots of each method, from --seed on; at least 2.")] = 3,
-    pilot_size: Annotated[int, typer.Option(help="Samples that a pilot trains on, at most.")] = 4000,
+    seeds: Annotated[int, typer.Option(help="Pilots per method, at least 2; they use the seeds from --seed on.")] = 3,
+    pilot_size: Annotated[int, typer.Option(help="Largest training set of a pilot, in samples.")] = 4000,
     pilot_epochs: Annotated[
-        int | None, typer.Option(help="Epochs of a pilot; by default those planned, at most 20 or 2 / budget.")
+        int | None, typer.Option(help="Epochs of a pilot; by default those planned, but at most 20 or 2 / budget.")
     ] = None,
     same_steps: Annotated[
-        bool, typer.Option(help="Pilots have smaller batches, so that they take as many steps as the planned run.")
+        bool, typer.Option(help="Shrink the batches of pilots, so that they take as many steps as the planned run.")
     ] = True,
     jobs: Jobs = None,
     out: Out = None,
     json_: AsJson = False,
 ) -> None:
-    """Say whether pruning pays for a run that is planned, and which method does, by short pilots.
+    """Advise whether pruning pays for a planned run, and by which method, from short pilots.
 
-    The options are those of the planned run; --budget is the fraction of a full run's samples that it may train.
-    Pilots of all candidates train on a part of its training set with the same budget, and are judged by another part:
-    the test set is not read. The method with the highest mean is advised, or all data for as many steps (`short`) where
-    none is above that, with the probability of being better than `short` and than random choice (`rs2`). Writes
-    advice.json and a folder of `compare` for each seed; the same call goes on where it stopped, and with more --seeds
-    adds theirs. docs/advise.md says what it cannot know.
+    The options describe the planned run; --budget is the fraction of a full run's samples that it may train. Pilots of
+    all candidates train on a part of its training set with that budget and are evaluated on another part; the test set
+    is not read. Advised is the method with the highest mean, or all data for as many steps (`short`) where no method
+    is above it, with the probability of being better than `short` and than random subsets (`rs2`). The pilots cost
+    several times the planned run unless that is large: see the printed cost. Writes advice.json and a folder of
+    `compare` per seed; the same call continues, and more --seeds add to it.
     """
     from ..lab.report import tables
     from ..lab.sweeps.advise import Pilot
@@ -60,7 +60,7 @@ def advise(
     where = choose_engine("local", None, jobs)
     pilot = Pilot(
         settings,
-        candidates=[name.strip() for name in candidates.split(",") if name.strip()],
+        candidates=commas(candidates),
         seeds=range(settings.seed, settings.seed + seeds),
         size=pilot_size,
         epochs=pilot_epochs,
@@ -73,15 +73,14 @@ def advise(
     data = load_data(settings)
     if first_rank():
         note(data.note)
-    with progress_of_runs(len(pilot.methods(len(data.train))) * seeds * pilot.pilot_epochs()) as report:
-        result = carry_out(pilot, out, data=data, report=report, engine=where)
+    epochs = len(pilot.methods(len(data.train))) * seeds * pilot.pilot_epochs()
+    with training_progress(epochs, several=True, quiet=json_) as progress:
+        result = carry_out(pilot, out, data=data, report=progress.run_epoch, engine=where)
     if not first_rank():
         return
     if json_:
         print(json.dumps(result))
         return
-    terminal = console()
-    terminal.print(tables.advice(result))
+    console().print(tables.advice(result))
     advice = result["advice"]
-    lines = (tables.pilots(result), "", advice["sentence"], advice["command"], f"results: {out / 'advice.json'}")
-    terminal.print("\n".join(lines), soft_wrap=True, highlight=False, markup=False)
+    print_lines(tables.pilots(result), "", advice["sentence"], advice["command"], f"results: {out / 'advice.json'}")

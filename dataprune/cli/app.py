@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from .advise import advise
 from .compare import compare
 from .joint import joint
 from .methods import list_methods
+from .pack import pack
 from .pretrain import pretrain
 from .report import report
 from .reproduce import reproduce
@@ -21,9 +24,10 @@ from .train import train
 app = typer.Typer(
     cls=Group,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="Train on fewer samples at the same accuracy. `dataprune compare` without options shows what it does.",
+    help="Train PyTorch models on fewer samples. Start with `dataprune compare`, which needs no options.",
 )
 
 
@@ -39,15 +43,15 @@ def _show_version(value: bool) -> None:
 def _options(
     ctx: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     if ctx.invoked_subcommand is None:
         print(ctx.get_help())
 
 
-for command in (train, pretrain, score, select, compare, advise, joint):
-    app.command()(command)
-app.command("methods")(list_methods)
-app.command()(report)
-app.command()(reproduce)
+for command in (train, pretrain, score, select, compare, advise, joint, list_methods, report, pack, reproduce):
+    # lines of a paragraph are joined, so that the terminal wraps them once, at its own width
+    paragraphs = (inspect.getdoc(command) or "").split("\n\n")
+    text = "\n\n".join(escape(" ".join(paragraph.split())) for paragraph in paragraphs)
+    app.command(command.__name__.removeprefix("list_"), help=text)(command)

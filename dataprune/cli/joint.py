@@ -5,28 +5,29 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ..lab.training.settings import Settings
 from .options import OF_TASKS, AsJson, Out
-from .output import console, note, numbers, plain, progress_bar, require_drawing
+from .output import commas, console, note, numbers, plain, require_drawing
+from .progress import training_progress
 from .shell import first_rank, takes_settings
 
-Ratios = Annotated[str, typer.Option(help="Comma-separated fractions of the data that models are trained on.")]
+Ratios = Annotated[str, typer.Option(help="Comma-separated fractions of the data to train on.")]
 
-Amounts = Annotated[str, typer.Option(help="Comma-separated shares of the weights that are pruned.")]
+Amounts = Annotated[str, typer.Option(help="Comma-separated shares of the weights to prune.")]
 
 DataMethod = Annotated[
     str | None,
     typer.Option(
-        help="Comma-separated dynamic methods (emp, rs2 ...) in place of the coresets; a ratio is their keep."
+        help="Comma-separated dynamic methods (memory, rs2 ...) to use instead of coresets; each ratio is their --keep."
     ),
 ]
 
 FinetuneOn = Annotated[
-    str, typer.Option(help="all: the whole data; coreset: what the model was trained on, in the same way.")
+    str, typer.Option(help="Data of fine-tuning: all, or coreset: the data that the model was trained on.")
 ]
 
 
@@ -37,32 +38,38 @@ def joint(
     settings: Settings,
     ratios: Ratios = "0.1,0.2,0.3,0.4,0.5",
     amounts: Amounts = "0,0.2,0.4,0.6,0.8",
-    seeds: Annotated[int, typer.Option(min=1, help="Times that all stages are carried out, from --seed on.")] = 3,
-    score_epochs: Annotated[int, typer.Option(help="Epochs in which forgetting is counted.")] = 10,
-    epochs: Annotated[int, typer.Option(help="Epochs of training on a coreset, and of the base.")] = 10,
-    finetune_epochs: Annotated[int, typer.Option(help="Epochs after pruning.")] = 10,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Repetitions of all stages; they use the seeds from --seed on.")
+    ] = 3,
+    score_epochs: Annotated[int, typer.Option(help="Epochs of the run that counts forgetting.")] = 10,
+    epochs: Annotated[int, typer.Option(help="Epochs of training on a coreset, and of the base model.")] = 10,
+    finetune_epochs: Annotated[int, typer.Option(help="Epochs of fine-tuning after weights are pruned.")] = 10,
     finetune_on: FinetuneOn = "all",
-    finetune_lr: Annotated[float | None, typer.Option(help="Peak rate of fine-tuning; --lr by default.")] = None,
-    scope: Annotated[str, typer.Option(help="Weights are ranked within a layer, or global: all together.")] = "layer",
+    finetune_lr: Annotated[
+        float | None, typer.Option(help="Peak learning rate of fine-tuning; --lr by default.")
+    ] = None,
+    scope: Annotated[
+        str, typer.Option(help="Rank weights within each layer (layer), or all together (global).")
+    ] = "layer",
     data_method: DataMethod = None,
     reinitialize: Annotated[
-        bool, typer.Option("--reinitialize", help="Keep the masks alone: fine-tune from new random weights.")
+        bool, typer.Option("--reinitialize", help="Keep only the masks: fine-tune from new random weights.")
     ] = False,
     save_models: Annotated[
-        bool, typer.Option("--save-models", help="Keep the final weights of the cells that this call makes.")
+        bool, typer.Option("--save-models", help="Save the final weights of every model that this call trains.")
     ] = False,
     table: Annotated[
-        bool, typer.Option("--table", help="Train nothing: show the finished grid in --out, and draw its figures.")
+        bool, typer.Option("--table", help="Train nothing: show the finished grid in --out and draw its figures.")
     ] = False,
     out: Out = None,
     json_: AsJson = False,
 ) -> None:
-    """Prune the data and then the network, and compare with pruning the network alone.
+    """Prune first the data, then the network; compare with pruning the network alone.
 
-    Per seed: count how often a training run forgets each sample; train new models on the most forgotten, the least
-    forgotten and random samples, and one on all the data (the base); prune the smallest weights; fine-tune with the
-    pruned ones held at zero. Writes joint.json after every cell, four figures, and a folder for each run. Pruned
-    weights save neither time nor memory here: FLOPs count them as if zeros were free.
+    For each seed: count how often a training run forgets each sample; train new models on the most forgotten, the least
+    forgotten and random samples, and one on all the data (the base); prune the smallest weights; fine-tune while pruned
+    weights stay zero. Writes joint.json after every cell, four figures, and a folder per run. Zeros save neither time
+    nor memory here; the FLOPs in the table count them as free.
     """
     require_drawing()
     from ..lab.report import joint_plots, tables
@@ -76,7 +83,7 @@ def joint(
         ratios=numbers("--ratios", ratios),
         amounts=numbers("--amounts", amounts),
         seeds=range(settings.seed, settings.seed + seeds),
-        data_methods=[name.strip() for name in (data_method or "").split(",") if name.strip()],
+        data_methods=commas(data_method),
         score_epochs=score_epochs,
         finetune_epochs=finetune_epochs,
         finetune_on=finetune_on,
@@ -92,13 +99,8 @@ def joint(
         data = load_data(settings)
         if first_rank():
             note(data.note)
-        with progress_bar(grid.epochs(), "epochs") as bar:
-
-            def report(name: str, line: dict[str, Any]) -> None:
-                bar.update(1)
-                bar.set_postfix(run=name)
-
-            result = carry_out(grid, out, data=data, report=report, save_models=save_models)
+        with training_progress(grid.epochs(), several=True, quiet=json_) as progress:
+            result = carry_out(grid, out, data=data, report=progress.run_epoch, save_models=save_models)
     if not first_rank():
         return
     shown = tables.joint(result)  # refuses a grid that is not finished

@@ -7,17 +7,17 @@ from typing import Annotated
 
 import typer
 
-Out = Annotated[Path | None, typer.Option(help="Folder of the results; a new call with the same goes on there.")]
+Out = Annotated[Path | None, typer.Option(help="Folder of the results; the same call continues there.")]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
-Seeds = Annotated[int, typer.Option(min=1, help="Runs of each method, from --seed on.")]
+Seeds = Annotated[int, typer.Option(min=1, help="Runs per method; they use the seeds from --seed on.")]
 
 Engine = Annotated[
     str,
     typer.Option(
-        help="local: the runs one after another, or --jobs side by side; ray: spread over a Ray cluster "
-        "(pip install 'dataprune[ray]').",
+        help="local: one run after another, or --jobs at a time; ray: spread the runs over a Ray cluster (needs the "
+        "extra ray).",
         rich_help_panel="Machine",
     ),
 ]
@@ -25,7 +25,7 @@ Engine = Annotated[
 Address = Annotated[
     str | None,
     typer.Option(
-        help="With --engine ray: of the cluster; by default RAY_ADDRESS, else a Ray of its own on this machine.",
+        help="Address of the Ray cluster (with --engine ray); by default RAY_ADDRESS, else a new one on this machine.",
         rich_help_panel="Machine",
     ),
 ]
@@ -34,7 +34,7 @@ Jobs = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Runs side by side, each in a process of its own; 1 by default, with ray as many as there is room for.",
+        help="Runs at a time, each in its own process; 1 by default, with --engine ray as many as fit.",
         rich_help_panel="Machine",
     ),
 ]

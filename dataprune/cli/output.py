@@ -1,79 +1,65 @@
-"""What commands print, what they need for it, and the names of folders."""
+"""Printing, checks of optional packages, and names of folders."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from ..errors import UsageError
-from .shell import first_rank
 
-_WIDTH = 160  # of tables where the output is no terminal
+_WIDTH = 160  # columns of a table that is not printed on a terminal
 
 
 def require_drawing() -> None:
-    """Refuse a call that cannot draw before it trains."""
+    """Raise UsageError before training where figures could not be drawn after it."""
     for name in ("matplotlib", "markdown_it"):
         if importlib.util.find_spec(name) is None:
-            raise UsageError(f"figures and report need {name}: pip install 'dataprune[cli]'")
+            raise UsageError(f"figures and report need {name}: pip install -c constraints.txt -e '.[cli]'")
 
 
 def require_ray() -> None:
-    """Refuse --engine ray without Ray."""
+    """Raise UsageError where Ray is not installed."""
     if importlib.util.find_spec("ray") is None:
-        raise UsageError("--engine ray needs Ray: pip install 'dataprune[ray]'")
+        raise UsageError("--engine ray needs Ray: pip install -c constraints.txt -e '.[ray]'")
 
 
 def numbers(option: str, text: str | None) -> tuple[float, ...]:
-    """Comma-separated numbers that an option was given."""
+    """Parse the comma-separated numbers of an option."""
     try:
-        return tuple(float(one) for one in text.split(",")) if text else ()
+        return tuple(float(number) for number in text.split(",")) if text else ()
     except ValueError:
         raise UsageError(f"{option} takes comma-separated numbers, got {text!r}") from None
 
 
 def plain(name: str) -> str:
-    """The last part of a path, or a name, as part of a folder's name."""
+    """The last part of a path or name, usable in a folder's name."""
     return plain_text(Path(name).resolve().name)
 
 
 def plain_text(name: str) -> str:
-    """Text as part of a file's name."""
+    """Text usable in a file's name."""
     return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
 
 
 def note(text: str | None) -> None:
-    """Say something beside the result, on stderr."""
+    """Print a note on stderr."""
     if text:
         print(f"note: {text}", file=sys.stderr)
 
 
 def console() -> Console:
-    """Where tables are printed: wide where no terminal says how wide it is."""
+    """The console for tables: as wide as the terminal, or fixed where there is none."""
     return Console() if sys.stdout.isatty() else Console(width=_WIDTH)
 
 
-def progress_bar(total: int, unit: str) -> Any:
-    """A bar on stderr where that is a terminal, of the first rank alone."""
-    from tqdm import tqdm
-
-    # disable=None: off where stderr is no terminal
-    return tqdm(total=total, unit=f" {unit}", disable=None if first_rank() else True, leave=False)
+def commas(text: str | None) -> list[str]:
+    """Split a comma-separated option into names."""
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
-@contextmanager
-def progress_of_runs(epochs: int) -> Iterator[Callable[[str, int, dict[str, Any]], None]]:
-    """A bar over the epochs of all runs; gives what is called after each."""
-    with progress_bar(epochs, "epochs") as bar:
-
-        def report(method: str, seed: int, line: dict[str, Any]) -> None:
-            bar.update(1)
-            bar.set_postfix(method=method, seed=seed)
-
-        yield report
+def print_lines(*lines: str) -> None:
+    """Print lines as they are: no wrapping, no markup."""
+    console().print("\n".join(lines), soft_wrap=True, highlight=False, markup=False)

@@ -13,18 +13,19 @@ from .shell import Debug, reported
 def pack(
     folders: Annotated[
         list[Path],
-        typer.Argument(metavar="FOLDER...", help="Folders that compare, train, joint, advise, reproduce ... wrote."),
+        typer.Argument(metavar="FOLDER...", help="Folders of compare, train, joint, advise, reproduce ..."),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="The JSON file; FOLDER.json by default, of several what their names begin with.")
+        Path | None,
+        typer.Option(help="JSON file to write; by default FOLDER.json, or the common start of several names."),
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Write results and runs as one JSON file, and their tables beside it as Markdown.
+    """Pack results and runs into one JSON file, with their tables as Markdown beside it.
 
-    The file has the settings that all runs share once, and a line for each run: what differs, versions, hardware, seed,
-    samples, steps, seconds, accuracies, and its epochs in columns. `dataprune report` and `dataprune reproduce` read
-    it. Weights, scores and the positions of selected samples stay in the folders.
+    The file has the shared settings once and a line per run: differing settings, versions, hardware, seed, samples,
+    steps, seconds, accuracies, and the epochs in columns. `dataprune report` and `dataprune reproduce` read it.
+    Weights, scores and selected positions stay in the folders.
     """
     with reported(debug):
         from ..lab.report import pack as packing

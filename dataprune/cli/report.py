@@ -15,25 +15,29 @@ from .shell import Debug, reported
 
 def report(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="RUNS...", help="Folders of `dataprune compare` and `dataprune train`.")
+        list[Path],
+        typer.Argument(
+            metavar="RUNS...",
+            help="Folders of `dataprune compare` and `dataprune train`, or folders that contain them.",
+        ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Where to write; by default the folder itself, of several the folder report/.")
+        Path | None, typer.Option(help="Folder to write to; by default the given folder, or report/ for several.")
     ] = None,
     watts: Annotated[
         float | None,
         typer.Option(
-            help="What a processor draws, for the estimate of energy; by default 65 for a CPU, 400 for a GPU."
+            help="Power of the processor in watts, to estimate energy; by default 65 for a CPU, 400 for a GPU."
         ),
     ] = None,
     json_: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Write what runs came to as one HTML page that loads nothing.
+    """Write a report on runs: one self-contained HTML page.
 
-    Accuracy against full, short and rs2 with the spread over seeds, what was saved, how often samples were selected, by
-    which scores, of which classes, what they look like, and whether the records agree. Writes report.html, report.md
-    and figures/*.png. Runs that differ in nothing but method, seed and what is kept are compared with each other.
+    Shows accuracy against full, short and rs2 with the spread over seeds, the compute saved, how often samples were
+    selected, their scores, classes and pictures, and consistency checks of the records. Runs that differ only in
+    method, seed and keep are compared with each other. Writes report.html, report.md and figures/*.png.
     """
     with reported(debug):
         require_drawing()

@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from ..errors import UsageError, suggest
+from ..errors import UsageError
 from ..lab.training.settings import Settings
+from .engine import require_engine
 from .options import OF_TASKS, Address, AsJson, Out
 from .output import note, plain, require_ray
 from .shell import takes_settings
@@ -18,13 +19,13 @@ from .training_run import carry_out
 
 Init = Annotated[
     Path | None,
-    typer.Option(help="Train nothing: score in one pass of the model of this run, a folder of `dataprune train`."),
+    typer.Option(help="Skip training: score in one pass with the model of this folder of `dataprune train`."),
 ]
 
 PassEngine = Annotated[
     str,
     typer.Option(
-        help="With --init: local, or ray: read, decode and score on a Ray cluster (pip install 'dataprune[ray]').",
+        help="With --init: local, or ray: spread the pass over a Ray cluster (needs the extra ray).",
         rich_help_panel="Machine",
     ),
 ]
@@ -33,7 +34,7 @@ PassJobs = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="With --engine ray: copies of the model; by default as many as there are GPUs, or else cores.",
+        help="With --engine ray: copies of the model; by default one per GPU, or one per core without GPUs.",
         rich_help_panel="Machine",
     ),
 ]
@@ -51,23 +52,23 @@ def score(
     out: Out = None,
     json_: AsJson = False,
 ) -> None:
-    """Train once on all the data, and score every sample by its training dynamics.
+    """Score every sample by its training dynamics, or score a parquet folder in one pass (--init).
 
-    Writes scores.parquet (scores.csv without pyarrow), a row per sample in dataset order, beside the trained model,
-    from which `dataprune select` takes features. Parameters of a statistic are given as --option NAME.parameter=value
-    (tdds.window=5). An interrupted run goes on where it was when the same command is given again.
+    Trains once on all the data. Writes scores.parquet (scores.csv without pyarrow): one row per sample, in dataset
+    order; and the trained model, from which `dataprune select` extracts features. Set a statistic's parameters with
+    --option NAME.parameter=value (tdds.window=5). The same command continues an interrupted run.
 
-    With --init nothing is trained: that run's model scores a folder of parquet files (--data) in one pass, a few images
-    in memory at a time; --engine ray spreads the pass over a cluster. Such a pass has el2n, entropy, least_confidence,
-    margin, loss and grand; `dataprune select --scores FILE` reads the table.
+    With --init the given run's model scores the parquet files in --data in one pass, a few images in memory at a time.
+    Such a pass computes el2n, entropy, least_confidence, margin, loss and grand. `dataprune select --scores FILE` reads
+    the table.
     """
     if init is not None:
-        _pass(settings, init, engine, address, jobs, out, json_)
+        _score_in_one_pass(settings, init, engine, address, jobs, out, json_)
         return
     if engine != "local" or address is not None or jobs is not None:
         raise UsageError(
-            "--engine, --address and --jobs spread one pass of a trained model over parquet files: add --init RUN; "
-            "a run that records training dynamics is one run"
+            "--engine, --address and --jobs need --init RUN, a pass that can be spread; "
+            "a scoring run that trains is a single run"
         )
     from ..dynamics import STATISTICS
     from ..lab.training.setup import recordable
@@ -75,19 +76,17 @@ def score(
     names = settings.statistics
     if not names:
         names = ",".join(recordable(settings))
-        short = [name for name in STATISTICS if name not in recordable(settings)]
-        note(f"{', '.join(short)} need more than {settings.epochs} epochs and are left out" if short else None)
+        left_out = [name for name in STATISTICS if name not in recordable(settings)]
+        note(f"{', '.join(left_out)} left out: they need more than {settings.epochs} epochs" if left_out else None)
     settings = replace(settings, method="full", statistics=names)
     out = out or Path("runs") / f"score-{plain(settings.data)}-seed{settings.seed}-{settings.key()}"
     carry_out(settings, out, None, json_)
 
 
-def _pass(
+def _score_in_one_pass(
     settings: Settings, run: Path, engine: str, address: str | None, jobs: int | None, out: Path | None, json_: bool
 ) -> None:
-    """Score by one pass of a trained model."""
-    if engine not in ("local", "ray"):
-        raise UsageError(suggest(engine, ["local", "ray"], what="engine"))
+    require_engine(engine)
     spread = None
     if engine == "ray":
         require_ray()
@@ -95,11 +94,11 @@ def _pass(
 
         spread = on_ray(address, jobs)
     elif address is not None or jobs is not None:
-        raise UsageError("--address and --jobs are for --engine ray")
-    from ..lab.training.score_pass import score as score_in_one_pass
+        raise UsageError("--address and --jobs need --engine ray")
+    from ..lab.training import score_pass
 
     out = out or Path("runs") / f"score-{plain(settings.data)}-by-{plain(str(run))}"
-    record = score_in_one_pass(settings, run, out, spread=spread)
+    record = score_pass.score(settings, run, out, spread=spread)
     if json_:
         print(json.dumps(record))
         return

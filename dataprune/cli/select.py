@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,67 +17,146 @@ from .options import AsJson
 from .output import plain_text
 from .shell import Debug, reported
 
+if TYPE_CHECKING:
+    from ..selection import Selection
+
+Scores = Annotated[
+    Path,
+    typer.Option(
+        help="Folder of `dataprune score`, or a table of scores (.parquet, .csv), or features (.safetensors)."
+    ),
+]
+
+Weights = Annotated[
+    str | None,
+    typer.Option(help="none, raw, or mean-one (scaled to mean 1); mean-one where the method has weights."),
+]
+
+Balance = Annotated[str | None, typer.Option(help="none, or class: keep equal numbers per class.")]
+
+Parameters = Annotated[
+    list[str] | None, typer.Option(help="Parameter of the method, as name=value (cutoff=0.3); repeatable.")
+]
+
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        help="File to write: .safetensors (which `train --selection` reads), or index and weight as .csv, .json or "
+        ".parquet, or index as .txt. By default a .safetensors file beside the scores."
+    ),
+]
+
 
 def select(
-    scores: Annotated[
-        Path,
-        typer.Option(
-            help="Folder of `dataprune score`; or a table of scores (.parquet, .csv); or features (.safetensors)."
-        ),
-    ],
+    scores: Scores,
     method: Annotated[str, typer.Option(help="Static method; `dataprune methods` lists them.")],
     keep: Annotated[float, typer.Option(help="Fraction kept, in (0, 1].")],
-    statistic: Annotated[str | None, typer.Option(help="The score that top, bottom or stratified reads.")] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(help="none, mean-one (scaled to mean 1: where the method has weights the default) or raw."),
-    ] = None,
-    balance: Annotated[str | None, typer.Option(help="none, or class: as many of every class.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of what is random.")] = 0,
-    option: Annotated[
-        list[str] | None, typer.Option(help="A parameter of the selector, as name=value (cutoff=0.3); repeatable.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="File to write; in the folder of the scores by default.")] = None,
+    statistic: Annotated[str | None, typer.Option(help="Score that top, bottom or stratified reads.")] = None,
+    weights: Weights = None,
+    balance: Balance = None,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
+    option: Parameters = None,
+    out: Output = None,
     json_: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Choose a coreset from scores, or from what the scored model makes of the data.
+    """Select a coreset by scores, or by features of the model that scored.
 
     `dataprune train --selection FILE` trains on it.
     """
     with reported(debug):
         from ..lab.training import select as coreset
-        from ..selection import Selection
 
+        if out is not None:
+            _check_suffix(out)
         options = _options_of(method, option or [], statistic=statistic, weights=weights, balance=balance)
         selection, metadata = coreset.select(method, scores, keep=keep, seed=seed, options=options)
         folder = scores if scores.is_dir() else scores.parent
         named = "".join(f"-{plain_text(f'{name}{value}')}" for name, value in sorted(options.items()))
         out = out or folder / f"{method}-keep{keep:g}-seed{seed}{named}.safetensors"
-        coreset.write(out, selection, metadata)
-        stored = Selection.metadata(out)
+        retention = {} if metadata["labels"] is None else selection.retention(metadata["labels"])
+        notes = {name: value for name, value in metadata.items() if name != "labels"}
+        if retention:
+            notes["retention"] = [[label, *counts] for label, counts in retention.items()]
+        if out.suffix == ".safetensors":
+            coreset.write(out, selection, metadata)
+        else:
+            _export(out, selection, notes)
         if json_:
-            print(json.dumps({"path": str(out), "samples": len(selection.index), **stored}))
+            print(json.dumps({"path": str(out), "samples": len(selection), **notes}))
             return
-        total = metadata["size"]
-        print(f"{method}: {len(selection.index):,} of {total:,} samples in {metadata['seconds']:.1f} s")
+        print(f"{method}: {len(selection):,} of {metadata['size']:,} samples in {metadata['seconds']:.1f} s")
         if not bool((selection.weight == 1).all()):
             print(f"weights: {float(selection.weight.min()):.3g} to {float(selection.weight.max()):.3g}")
-        kept = [(count / size, name, count, size) for name, count, size in stored.get("retention", [])]
-        if kept:
-            low, high = min(kept), max(kept)
-            ends = [f"{share:.1%} (class {name}: {count} of {size})" for share, name, count, size in (low, high)]
-            print(f"kept per class: {ends[0]} to {ends[1]}")
+        if retention:
+            shares = [(count / size, label, count, size) for label, (count, size) in retention.items()]
+            low, high = (f"{share:.1%} (class {label}: {count} of {size})" for share, label, count, size in
+                         (min(shares), max(shares)))  # fmt: skip
+            print(f"kept per class: {low} to {high}")
         print(f"coreset: {out}")
 
 
-def _options_of(method: str, texts: list[str], **given: Any) -> dict[str, Any]:
-    """Options of a selector: name=value, METHOD.name=value, and those with a flag of their own."""
+def _options_of(method: str, texts: list[str], **flags: Any) -> dict[str, Any]:
+    """Options of a method: name=value, METHOD.name=value, and those with a flag of their own."""
     settings = Settings(option=tuple(texts))
     settings.validate()
     options = settings.options()
     for owner in options:
         if owner not in ("", method):
-            raise UsageError(f"--option {owner}.{next(iter(options[owner]))} is not for {method}, which is selected by")
-    flags = {name: value for name, value in given.items() if value is not None}
-    return options.get("", {}) | options.get(method, {}) | flags
+            name = next(iter(options[owner]))
+            raise UsageError(f"--option {owner}.{name} belongs to method {owner}; this call selects with {method}")
+    given = {name: value for name, value in flags.items() if value is not None}
+    return options.get("", {}) | options.get(method, {}) | given
+
+
+def _csv(selection: Selection, notes: dict[str, Any]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("index", "weight"))
+    writer.writerows(zip(selection.index.tolist(), selection.weight.tolist()))
+    return text.getvalue().encode()
+
+
+def _json(selection: Selection, notes: dict[str, Any]) -> bytes:
+    columns = {"index": selection.index.tolist(), "weight": selection.weight.tolist()}
+    return (json.dumps({**notes, **columns}) + "\n").encode()
+
+
+def _txt(selection: Selection, notes: dict[str, Any]) -> bytes:
+    return "".join(f"{position}\n" for position in selection.index.tolist()).encode()
+
+
+def _parquet(selection: Selection, notes: dict[str, Any]) -> bytes:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise UsageError("writing .parquet needs pyarrow: pip install -c constraints.txt -e '.[cli]'") from None
+    table = pyarrow.table({"index": selection.index.numpy(), "weight": selection.weight.numpy()})
+    buffer = io.BytesIO()
+    parquet.write_table(table.replace_schema_metadata({b"dataprune": json.dumps(notes).encode()}), buffer)
+    return buffer.getvalue()
+
+
+_FORMATS: dict[str, Callable[[Selection, dict[str, Any]], bytes]] = {
+    ".csv": _csv,
+    ".json": _json,
+    ".parquet": _parquet,
+    ".txt": _txt,
+}
+
+
+def _check_suffix(path: Path) -> None:
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder: --out names a file")
+    known = (".safetensors", *_FORMATS)
+    if path.suffix not in known:
+        raise UsageError(f"--out {path}: the suffix says the format, one of {', '.join(known)}; got {path.suffix!r}")
+
+
+def _export(path: Path, selection: Selection, notes: dict[str, Any]) -> None:
+    """Write positions and weights in the format that the suffix names."""
+    from ..files import write_bytes
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, _FORMATS[path.suffix](selection, notes))

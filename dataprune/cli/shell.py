@@ -1,4 +1,4 @@
-"""Where commands meet the shell: options out of settings, options out of a YAML file, errors in one line."""
+"""Options generated from `Settings`, options read from a YAML file, and errors in one line."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from rich.markup import escape
 from typer.core import TyperGroup
 
 from ..errors import UsageError, suggest
@@ -20,35 +21,50 @@ from ..lab.training.settings import Settings, defaults_of
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
-_OF_THE_CALL = ("config", "debug", "help", "json_")  # options that a file cannot hold
-_LISTS = ("methods", "statistics", "tune-lr", "ratios", "amounts", "data-method")  # which a file may list
+_NOT_IN_FILES = ("config", "debug", "help", "json_")  # parameters that a YAML file cannot set
+_LISTS = (
+    "methods",
+    "statistics",
+    "tune-lr",
+    "ratios",
+    "amounts",
+    "data-method",
+    "candidates",
+)  # comma-separated options
+INTERRUPTED = 130  # exit code of a process that Ctrl-C ended: 128 + SIGINT
 
 
 class Group(TyperGroup):
-    """Commands whose wrong calls end in one line on stderr, as all other errors do."""
+    """Command group that reports usage errors in one line on stderr, as all other errors."""
 
     def main(self, *args: Any, standalone_mode: bool = True, **more: Any) -> Any:
-        """Run a command, and leave with its exit code."""
+        """Run a command and exit with its code."""
         if not standalone_mode:
             return super().main(*args, standalone_mode=False, **more)
         try:
             code = super().main(*args, standalone_mode=False, **more)
         except Exception as error:
-            if not hasattr(error, "format_message"):  # no error of the call
+            if not hasattr(error, "format_message"):  # not a usage error
                 raise
             where = getattr(getattr(error, "ctx", None), "command_path", None)
-            _say(error.format_message() + (f" (see {where} --help)" if where else ""))  # type: ignore[attr-defined]
+            _print_error(error.format_message() + (f" (see {where} --help)" if where else ""))  # type: ignore[attr-defined]
             code = getattr(error, "exit_code", 2)
         sys.exit(code if isinstance(code, int) else 0)
 
 
 @contextmanager
 def reported(debug: bool) -> Iterator[None]:
-    """Turn errors into one line on stderr and an exit code: 2 where the call was wrong, 1 for the rest."""
+    """Turn errors into one line on stderr and an exit code: 2 for a wrong call, 130 for Ctrl-C, 1 for the rest.
+
+    Warnings become lines, too, each text once.
+    """
+    shown = set()
 
     def show(message: Warning | str, *rest: Any, **more: Any) -> None:
-        if first_rank():
-            print(f"warning: {_line(str(message))}", file=sys.stderr)
+        text = _line(str(message))
+        if first_rank() and text not in shown:
+            print(f"warning: {text}", file=sys.stderr)
+        shown.add(text)
 
     with warnings.catch_warnings():
         if not debug:
@@ -59,24 +75,24 @@ def reported(debug: bool) -> Iterator[None]:
             raise
         except KeyboardInterrupt:
             if first_rank():
-                print("interrupted: the same command goes on from its last checkpoint, if it has one", file=sys.stderr)
-            raise typer.Exit(1) from None
+                print("interrupted: run the same command again to continue from the last checkpoint", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
         except Exception as error:
             if debug:
                 raise
             usage = isinstance(error, UsageError)
-            _say(_text(error), all_ranks=not usage)
+            _print_error(_text(error), all_ranks=not usage)
             raise typer.Exit(2 if usage else 1) from None
 
 
 def takes_settings(
     without: tuple[str, ...], defaults: Mapping[str, Any] | None = None
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command an option for every field of Settings but some; it is called with them as `settings`.
+    """Add an option for every field of Settings to a command, which receives them as its argument `settings`.
 
     Args:
-        without: the fields that get no option.
-        defaults: of the command, where they are not those of Settings; they hold for fields without an option too.
+        without: fields that get no option.
+        defaults: the command's own defaults, also for fields without an option.
     """
     fixed = {name: value for name, value in (defaults or {}).items() if name in without}
 
@@ -89,7 +105,7 @@ def takes_settings(
             annotation: Any = list[str] if entry.name == "option" else hints[entry.name]
             default: Any = [] if entry.name == "option" else (defaults or {}).get(entry.name, entry.default)
             option = typer.Option(
-                help=entry.metadata["help"],
+                help=escape(entry.metadata["help"]),
                 rich_help_panel=entry.metadata["panel"],
                 callback={"option": _joined, "task": _choose_task}.get(entry.name),
                 is_eager=entry.name == "task",
@@ -97,7 +113,7 @@ def takes_settings(
             shared.append(_keyword(entry.name, Annotated[annotation, option], default))
         own = [p for name, p in inspect.signature(command, eval_str=True).parameters.items() if name != "settings"]
         file = typer.Option(
-            help="YAML file with options by name; the command line overrides it, --option name by name.",
+            help="Read options by name from this YAML file; the command line overrides them.",
             is_eager=True,
             callback=_read_config,
         )
@@ -120,25 +136,27 @@ def takes_settings(
 
 
 def first_rank() -> bool:
-    """Whether this process speaks for all that torchrun started; known before torch is imported."""
+    """Whether this process prints for all processes of torchrun; does not need torch."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def _read_config(ctx: typer.Context, path: Path | None) -> Path | None:
-    """Make a YAML file's values the defaults of the command's options."""
+    """Use the values of a YAML file as defaults of the command's options."""
     if path is None:
         return None
     try:
         import yaml
     except ImportError:
-        raise typer.BadParameter("a YAML file needs PyYAML: pip install 'dataprune[cli]'") from None
+        raise typer.BadParameter(
+            "reading a YAML file needs PyYAML: pip install -c constraints.txt -e '.[cli]'"
+        ) from None
     try:
         values = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise typer.BadParameter(f"cannot read {path}: {_text(error)}") from None
     values = {} if values is None else values
     if not isinstance(values, dict):
-        raise typer.BadParameter(f"{path} must hold lines of the form option: value")
+        raise typer.BadParameter(f"{path} must have lines of the form option: value")
     command = ctx.command
     known = _options(command)
     defaults = {}
@@ -153,20 +171,20 @@ def _read_config(ctx: typer.Context, path: Path | None) -> Path | None:
 
 
 def _choose_task(ctx: typer.Context, task: str) -> str:
-    """Make a task's defaults those of the command, under what a file says."""
+    """Use a task's defaults for the command; a YAML file overrides them."""
     ctx.default_map = {**defaults_of(task), **(ctx.default_map or {})}
     return task
 
 
 def _joined(ctx: typer.Context, texts: list[str] | None) -> list[str]:
-    """`--option` of the file and of the command line, which overrides those of the same name one by one."""
+    """Merge `--option` of the YAML file and of the command line, which wins where both set a name."""
     from_file = (ctx.default_map or {}).get("option") or []
     return list({text.split("=", 1)[0].replace("-", "_"): text for text in [*from_file, *(texts or [])]}.values())
 
 
 def _options(command: Any) -> dict[str, str]:
-    """The options that a file may hold, as they are written, and the parameters they stand for."""
-    return {p.opts[0].lstrip("-"): p.name for p in command.params if p.name not in _OF_THE_CALL}
+    """Map the option names that a YAML file may set to parameter names."""
+    return {p.opts[0].lstrip("-"): p.name for p in command.params if p.name not in _NOT_IN_FILES}
 
 
 def _unknown(ctx: typer.Context, key: str, known: Mapping[str, str]) -> str:
@@ -174,23 +192,23 @@ def _unknown(ctx: typer.Context, key: str, known: Mapping[str, str]) -> str:
     owners = [name for name, other in siblings.items() if name != ctx.info_name and key in _options(other)]
     if owners:
         return (
-            f"{key!r} is an option of `{owners[0]}`, not of `{ctx.info_name}`: give the file to "
-            f"`dataprune {owners[0]}`, or take the line out"
+            f"{key!r} is an option of `{owners[0]}`, not of `{ctx.info_name}`: use the file with "
+            f"`dataprune {owners[0]}`, or remove the line"
         )
     return suggest(key, sorted(known), what="option")
 
 
 def _plain(path: Path, key: str, value: Any) -> Any:
-    """A file's value as the option takes it."""
+    """Convert a value of a YAML file to what the option parses."""
     if key == "option":
         if isinstance(value, dict):
-            value = [f"{name}={str(one).lower() if isinstance(one, bool) else one}" for name, one in value.items()]
+            value = [f"{name}={str(item).lower() if isinstance(item, bool) else item}" for name, item in value.items()]
         return [value] if isinstance(value, str) else value
     if isinstance(value, list) and key in _LISTS:
         return ",".join(map(str, value))
     if isinstance(value, list | dict):
         raise typer.BadParameter(f"{path}: {key} takes a single value, got {value!r}")
-    # a single number is a list of one; anything else that click has no text for goes to it as text
+    # a lone number is a list of length one, which click must get as text
     return str(value) if key in _LISTS and value is not None else value
 
 
@@ -198,7 +216,7 @@ def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _say(text: str, *, all_ranks: bool = False) -> None:
+def _print_error(text: str, *, all_ranks: bool = False) -> None:
     if all_ranks or first_rank():
         print(f"error: {_line(text)}", file=sys.stderr)
 
@@ -212,5 +230,5 @@ def _text(error: BaseException) -> str:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     text = str(error)
     if not text or not isinstance(error, ValueError | RuntimeError | TypeError | OSError | ImportError):
-        return f"{type(error).__name__}: {text}".rstrip(": ")  # a KeyError's text alone says nothing
+        return f"{type(error).__name__}: {text}".rstrip(": ")  # the text of a KeyError is only the key
     return text

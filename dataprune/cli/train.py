@@ -17,7 +17,8 @@ from .training_run import carry_out
 Strategy = Annotated[
     str,
     typer.Option(
-        help="With --selection: E trains --epochs on the coreset, P 1 / keep times as many.", rich_help_panel="Pruning"
+        help="With --selection: E trains for --epochs, P for --epochs / keep (as many samples as full data).",
+        rich_help_panel="Pruning",
     ),
 ]
 
@@ -25,7 +26,7 @@ SmallBatches = Annotated[
     bool,
     typer.Option(
         "--small-batches",
-        help="With --selection: half the batch size where 20 % or less is kept, a quarter at 10 % or less (TDDS).",
+        help="With --selection: halve the batch size at 20 % kept or less, quarter it at 10 % or less (TDDS).",
         rich_help_panel="Pruning",
     ),
 ]
@@ -39,16 +40,27 @@ def train(
     out: Out = None,
     json_: AsJson = False,
 ) -> None:
-    """Train one model with one pruning method, or on a coreset with --selection.
+    """Train one model with one pruning method, or on a coreset (--selection).
 
-    An interrupted run goes on where it was when the same command is given again. Several processes: start it with
-    torchrun -m dataprune train. The seconds are those of training and selection, of --recalibrate-bn too; evaluation is
-    listed apart, and writing checkpoints counts in neither.
+    The same command continues an interrupted run. To use several processes: torchrun -m dataprune train. Reported
+    seconds cover training, selection and --recalibrate-bn; evaluation is listed apart, and writing checkpoints is not
+    counted.
     """
     from ..lab.training.select import adapted
 
     if settings.task == "contrastive":
-        raise UsageError("contrastive learning is `dataprune pretrain`; `train --init FOLDER` goes on from it")
+        raise UsageError(
+            "contrastive learning has a command of its own: dataprune pretrain; then `train --init FOLDER` fine-tunes"
+        )
     settings, data = adapted(settings, strategy=strategy, small_batches=small_batches)
-    out = out or Path("runs") / f"train-{plain(settings.data)}-{settings.method}-seed{settings.seed}-{settings.key()}"
-    carry_out(settings, out, data, json_)
+    key = settings.key()  # first: it refuses a coreset that cannot be read
+    name = _coreset_method(settings.selection) or settings.method
+    out = out or Path("runs") / f"train-{plain(settings.data)}-{name}-seed{settings.seed}-{key}"
+    carry_out(settings, out, data, json_, name)
+
+
+def _coreset_method(path: str | None) -> str:
+    """The method that selected a coreset; empty where there is none, or its file does not say."""
+    from ..selection import Selection
+
+    return "" if path is None else str(Selection.metadata(path).get("method", ""))

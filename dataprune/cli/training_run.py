@@ -1,4 +1,4 @@
-"""One training run: its progress bar, its trackers, and the record printed at its end."""
+"""One training run: its progress, its trackers, and the record printed at its end."""
 
 from __future__ import annotations
 
@@ -7,43 +7,55 @@ from pathlib import Path
 from typing import Any
 
 from ..lab.training.settings import Settings
-from .output import note, progress_bar
+from .output import note
+from .progress import training_progress
 from .shell import first_rank
 
 
-def carry_out(settings: Settings, out: Path, data: Any, json_: bool) -> None:
-    """Carry a run out, with a bar, and print its record."""
+def carry_out(settings: Settings, out: Path, data: Any, json_: bool, name: str = "") -> None:
+    """Train one model, or continue an interrupted run, and print its record.
+
+    Args:
+        settings: of the run.
+        out: its folder.
+        data: the settings' data, where it is loaded already.
+        json_: whether the record is printed as JSON.
+        name: what the run is called; its method by default.
+    """
     from ..integrations.trackers import Followed
     from ..lab.training.run import fit
 
     done = (out / "metrics.json").exists()
-    names = settings.track if first_rank() else ""
-    with progress_bar(settings.epochs, "epochs") as bar, Followed(names, out, settings.as_dict()) as followed:
+    trackers = settings.track if first_rank() else ""
+    with (
+        training_progress(settings.epochs, quiet=json_) as progress,
+        Followed(trackers, out, settings.as_dict()) as followed,
+    ):
 
         def report(line: dict[str, Any]) -> None:
             followed.catch_up()
-            bar.update(line["epoch"] + 1 - bar.n)
-            bar.set_postfix(loss=f"{line['loss']:.3f}" if line["loss"] is not None else "-", samples=line["samples"])
+            progress.epoch(line)
 
         metrics = fit(settings, out, data=data, report=report)
-        followed.catch_up()  # of a run that was finished before
+        followed.catch_up()  # epochs of a run that was finished before
     if not first_rank():
         return
     note(metrics.get("note"))
-    note(f"this run was finished before, its record is read from {out}" if done else None)
+    note(f"this run was finished before; its record is read from {out}" if done else None)
     if json_:
         print(json.dumps(metrics))
         return
-    accuracy = (
-        "not tested"
-        if metrics["accuracy"] is None
-        else f"{metrics.get('metric', 'accuracy')} {metrics['accuracy']:.4f}"
-    )
-    if "knn_accuracy" in metrics:
-        accuracy = f"linear probe {metrics['accuracy']:.4f}, nearest neighbours {metrics['knn_accuracy']:.4f}"
     print(
-        f"{metrics['method']}: {accuracy}, {metrics['samples']:,} samples in {metrics['steps']:,} steps, "
-        f"{metrics['seconds']:.1f} s (selecting {metrics['select_seconds']:.2f} s)\nrun: {out}"
+        f"{name or metrics['method']}: {_accuracy(metrics)}, {metrics['samples']:,} samples in {metrics['steps']:,} "
+        f"steps, {metrics['seconds']:.1f} s (selection {metrics['select_seconds']:.2f} s)\nrun: {out}"
     )
     if "scores" in metrics:
         print(f"scores: {out / metrics['scores']} ({settings.statistics})")
+
+
+def _accuracy(metrics: dict[str, Any]) -> str:
+    if metrics["accuracy"] is None:
+        return "not tested"
+    if "knn_accuracy" in metrics:
+        return f"linear probe {metrics['accuracy']:.4f}, nearest neighbours {metrics['knn_accuracy']:.4f}"
+    return f"{metrics.get('metric', 'accuracy')} {metrics['accuracy']:.4f}"

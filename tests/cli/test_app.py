@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 
+import typer
 from command_line import call, run
 
 import dataprune
@@ -33,4 +34,20 @@ def test_every_option_explains_itself() -> None:
     for command in app.registered_commands:
         assert command.callback is not None
         for parameter in inspect.signature(command.callback, eval_str=True).parameters.values():
-            assert parameter.annotation.__metadata__[0].help, parameter.name
+            if parameter.annotation is not typer.Context:
+                assert parameter.annotation.__metadata__[0].help, parameter.name
+
+
+def test_help_has_a_short_name_and_shows_brackets() -> None:
+    for command in ([], ["compare"], ["select"]):
+        assert call(*command, "-h").stdout == call(*command, "--help").stdout != ""
+    for command in app.registered_commands:  # markup of rich is escaped: no text is swallowed
+        assert command.callback is not None and command.help is not None
+        text = " ".join(call(command.name, "--help").stdout.split())
+        assert " ".join((inspect.getdoc(command.callback) or "").split())[:60] in text
+
+
+def test_long_help_is_wrapped_once() -> None:
+    for command in app.registered_commands:
+        for paragraph in (command.help or "").split("\n\n"):
+            assert "\n" not in paragraph

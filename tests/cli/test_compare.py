@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import QUICK, call
+import tiny
+from command_line import QUICK, call, fails
+
+from dataprune.lab.training import setup
 
 
 def test_compare_prints_a_table_or_json(tmp_path: Path) -> None:
@@ -40,5 +44,56 @@ def test_a_comparison_outlives_its_report(tmp_path: Path, monkeypatch: pytest.Mo
     result = call("compare", *QUICK, "--methods", "emp", "--seeds", 1, "--json", "--out", tmp_path / "out")
     assert result.exit_code == 0 and json.loads(result.stdout)["summary"][0]["method"] == "emp"
     assert result.stderr == (
-        f"note: the report could not be written (no space); once that is mended: dataprune report {tmp_path / 'out'}\n"
+        f"note: the report could not be written (no space); to write it later: dataprune report {tmp_path / 'out'}\n"
     )
+
+
+def test_the_main_job_depends_on_what_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataprune.cli import compare
+    from dataprune.lab.sweeps import compare as sweeps
+
+    calls: list[Any] = []
+
+    def stop(comparison: Any, *arguments: Any, **more: Any) -> None:
+        calls.append(comparison)
+        raise ValueError("stopped")
+
+    monkeypatch.setattr(sweeps, "compare", stop)
+    monkeypatch.setattr(setup, "load_data", lambda settings: tiny.data())
+    monkeypatch.setattr(compare, "FASHION_MNIST", tmp_path / "none")
+    names = ("data", "test_size", "train_size", "epochs", "keep", "batch_size")
+
+    def job(*arguments: Any) -> dict[str, Any]:
+        fails(1, "stopped", "compare", *arguments)
+        comparison = calls.pop()
+        given = {name: getattr(comparison.settings, name) for name in names}
+        return {name: value for name, value in given.items() if value is not None} | {"seeds": len(comparison.seeds)}
+
+    digits = {"data": "digits", "batch_size": 32, **compare.MAIN_JOB["digits"]}
+    assert job() == digits
+    assert job("--epochs", 7, "--seeds", 2) == {**digits, "epochs": 7, "seeds": 2}
+    assert job("--budget", 0.5) == {name: value for name, value in digits.items() if name != "keep"}
+    (tmp_path / "main.yaml").write_text("keep: 0.5\n")
+    assert job("--config", tmp_path / "main.yaml") == {**digits, "keep": 0.5}
+    plain = {"data": "digits", "epochs": 20, "batch_size": 32, "seeds": 3}
+    assert job("--data", "digits") == plain
+    assert job("--task", "contrastive")["seeds"] == 3
+    monkeypatch.setattr(compare, "FASHION_MNIST", tmp_path)
+    assert job() == {"data": "fashion-mnist", **compare.MAIN_JOB["fashion-mnist"]}
+    assert job("--data", "digits") == plain
+
+
+def test_after_a_comparison_the_command_that_trains_the_best_method(tmp_path: Path) -> None:
+    for methods in ("short,rs2", "aum"):
+        out = tmp_path / methods
+        shown = call("compare", *QUICK, "--methods", methods, "--seeds", 1, "--out", out)
+        (line,) = [line for line in shown.stdout.splitlines() if line.startswith("highest mean accuracy")]
+        words = shlex.split(line.partition("To train with it: ")[2])
+        assert words[:2] == ["dataprune", "train"]
+        rows = {row["method"]: row for row in json.loads((out / "compare.json").read_text())["runs"]}
+        best = max(rows.values(), key=lambda row: row["accuracy"])
+        trained = call(*words[1:], "--device", "cpu", "--json")
+        assert trained.exit_code == 0, trained.output
+        record = json.loads(trained.stdout)
+        assert (record["steps"], record["accuracy"]) == (best["steps"], best["accuracy"])
+    assert "highest" not in call("compare", *QUICK, "--methods", "full", "--seeds", 1).stdout

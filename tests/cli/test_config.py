@@ -56,8 +56,8 @@ def test_a_file_that_names_what_there_is_not() -> None:
     result = call("train", "--config", config(modle="mlp"))
     for internal in ("json", "debug", "config", "help", "_"):
         assert internal not in result.stderr.partition("(known:")[2].partition(")")[0]
-    fails(2, "give the file to `dataprune compare`", "train", "--config", config(methods=["emp"]))
-    fails(2, "give the file to `dataprune train`", "compare", "--config", config(method="emp"))
+    fails(2, "use the file with `dataprune compare`", "train", "--config", config(methods=["emp"]))
+    fails(2, "use the file with `dataprune train`", "compare", "--config", config(method="emp"))
     fails(2, "unknown option 'json'", "train", "--config", config(json=True))
     fails(2, "lr takes a single value", "train", "--config", config(lr=[0.1, 0.2]))
     fails(2, "--epochs", "train", "--config", config(epochs="many"))

@@ -35,7 +35,7 @@ from dataprune.lab.training import run_folder
         (["compare", "--methods", "emp,infobach"], "did you mean 'infobatch'?"),
         (["compare", "--methods", ","], "at least one method"),
         (["compare", "--seeds", "0"], "--seeds"),
-        (["compare", "--keep", "0.01"], "fewer than one batch of 32"),
+        (["compare", "--data", "digits", "--keep", "0.01"], "fewer than one batch of 32"),
         (["compare", "--tune-lr", "0.1,x"], "--tune-lr takes comma-separated numbers"),
         (["compare", "--tune-lr", "0.1,0.2"], "add --val-fraction"),
         (["compare", "--methods", "k_centre"], "did you mean 'k_center'?"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from command_line import QUICK, call, fails
 
@@ -38,7 +39,13 @@ def test_a_selectors_options_are_its_own(tmp_path: Path) -> None:
     given = ["select", "--scores", "t.csv", "--method", "ccs", "--keep", "0.2"]
     assert "t.csv" not in call(*given, "--option", "ccs.cutoff=0.2").stdout
     assert Selection.metadata("ccs-keep0.2-seed0-cutoff0.2.safetensors")["options"] == {"cutoff": 0.2}
-    fails(2, "--option craig.cutoff is not for ccs", *given, "--option", "craig.cutoff=0.2")
+    fails(
+        2,
+        "--option craig.cutoff belongs to method craig; this call selects with ccs",
+        *given,
+        "--option",
+        "craig.cutoff=0.2",
+    )
     fails(2, "a value of the wrong kind", *given, "--option", "cutoff=abc")
     fails(2, "unknown option of aum 'statistic'", *given[:3], "--method", "aum", "--keep", "0.2", "--statistic", "aum")
     fails(2, "--method top --statistic loss", *given[:3], "--method", "loss", "--keep", "0.2")
@@ -55,3 +62,28 @@ def test_a_selectors_options_are_its_own(tmp_path: Path) -> None:
         "beta=2",
     )
     fails(1, "made for 50 samples", "train", *QUICK[:6], "--selection", "ccs-keep0.2-seed0.safetensors")
+
+
+def test_the_suffix_of_out_names_the_format(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    dynamics.save_scores("t.csv", {"aum": torch.rand(50)}, labels=torch.arange(50) % 5)
+    given = ["select", "--scores", "t.csv", "--method", "aum", "--keep", "0.2", "--json", "--out"]
+    records = {suffix: json.loads(call(*given, f"out/x{suffix}").stdout) for suffix in
+               (".safetensors", ".csv", ".json", ".txt", ".parquet")}  # fmt: skip
+    expected = Selection.load("out/x.safetensors")
+    index = expected.index.tolist()
+    for suffix, record in records.items():
+        assert record.pop("path") == f"out/x{suffix}" and record["samples"] == len(index) == 10
+        assert record["retention"] == records[".safetensors"]["retention"] and record["method"] == "aum"
+    assert Path("out/x.csv").read_text().splitlines() == ["index,weight", *(f"{position},1.0" for position in index)]
+    assert Path("out/x.txt").read_text().split() == [str(position) for position in index]
+    stored = json.loads(Path("out/x.json").read_text())
+    assert stored["index"] == index and stored["weight"] == [1.0] * 10 and stored["keep"] == 0.2
+    table = parquet.read_table("out/x.parquet")
+    assert table["index"].to_pylist() == index and table["weight"].to_pylist() == [1.0] * 10
+    assert json.loads(table.schema.metadata[b"dataprune"])["method"] == "aum"
+    known = ".safetensors, .csv, .json, .parquet, .txt"
+    fails(2, f"the suffix says the format, one of {known}; got '.yaml'", *given, "x.yaml")
+    fails(2, f"one of {known}; got ''", *given, "x")

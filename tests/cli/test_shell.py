@@ -51,5 +51,5 @@ def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(fitting._Run, "_train_step", stop)
     for command in ("train", "compare"):
         result = call(command, *QUICK)
-        assert result.exit_code == 1 and result.stdout == ""
-        assert result.stderr == "interrupted: the same command goes on from its last checkpoint, if it has one\n"
+        assert result.exit_code == 130 and result.stdout == ""
+        assert result.stderr == "interrupted: run the same command again to continue from the last checkpoint\n"

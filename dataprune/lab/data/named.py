@@ -28,6 +28,7 @@ _SOURCES: dict[str, tuple[str, str | None]] = {
     "cifar100": ("uoft-cs/cifar100", None),
 }
 KNOWN = ("digits", *_SOURCES)
+_DIGITS_TEST = 500  # test samples of digits, which come without a split
 _CLOTHES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 _CIFAR100 = (0.5074, 0.4867, 0.4411), (0.2011, 0.1987, 0.2025)
 _SUBSET, _VALIDATION, _NOISY, _NOISE, _HELD, _MEASURED = range(6)  # what random numbers are drawn for
@@ -67,7 +68,8 @@ def load(
             $DATAPRUNE_DATA, in its Debian package, on the hub.
         folder: where the named data is.
         train_size: train on a fixed random subset of this many samples.
-        test_size: test on a fixed random subset; for quick trials.
+        test_size: test on a fixed random subset; for quick trials. Digits have 500 test samples, and split more off
+            their training set where more are asked for.
         val_fraction: share of these training samples that is split off for choices, in [0, 1).
         label_noise: share of the labels that are left to train on, replaced by classes drawn uniformly, the true one
             among them; validation and test labels stay as they are.
@@ -86,7 +88,7 @@ def load(
             raise UsageError(f"{option} must be a share from 0 to 1, got {share}")
     if image_size is not None and image_size < 1:
         raise UsageError(f"image_size must be at least 1, got {image_size}")
-    name, splits = _find(name, folder)
+    name, splits = _find(name, folder, test_size)
     (train, held, classes), note = splits, ""
     index = torch.arange(len(train.labels))
     if held is None:
@@ -114,12 +116,12 @@ def load(
     return Data(name, training, val, take(held, rest), classes, shape, mean, std, note)
 
 
-def _find(name: str, folder: str | os.PathLike[str] | None) -> tuple[str, Splits]:
+def _find(name: str, folder: str | os.PathLike[str] | None, test_size: int | None) -> tuple[str, Splits]:
     """The name that results are filed under, and the splits."""
     if folder is not None:
         return name, _with_names(name, read_folder(Path(folder).expanduser()))
     if name == "digits":
-        return name, _digits()
+        return name, _digits(max(_DIGITS_TEST, test_size or 0))
     if name in _SOURCES:
         hub, debian = _SOURCES[name]
         own = os.environ.get("DATAPRUNE_DATA")
@@ -149,7 +151,7 @@ def _with_names(name: str, splits: Splits) -> Splits:
     return splits._replace(classes=_CLOTHES) if (name, len(splits.classes)) == ("fashion-mnist", 10) else splits
 
 
-def _digits() -> Splits:
+def _digits(test_size: int) -> Splits:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -157,8 +159,8 @@ def _digits() -> Splits:
     pixels, labels = load_digits(return_X_y=True)
     images = torch.from_numpy(pixels).view(-1, 1, 8, 8).mul(255 / 16).round().to(torch.uint8)
     samples = Images(images, torch.from_numpy(labels).long())
-    # seed 0 whatever `split_seed` says: these 500 are the test set of digits, always
-    train, test = _part(_permutation(len(samples), 0, _HELD), 500, "digits")
+    # seed 0 whatever `split_seed` says: the test set is always the same, and a larger one contains it
+    train, test = _part(_permutation(len(samples), 0, _HELD), test_size, "digits")
     return Splits(samples.subset(train), samples.subset(test), [str(number) for number in range(10)])
 
 

@@ -83,6 +83,14 @@ def test_digits_are_scikit_learns_with_a_fixed_test_set():
     assert data.std[0] == pytest.approx(float(images.std(unbiased=False)))
 
 
+def test_digits_can_have_a_larger_test_set() -> None:
+    default, larger = load("digits"), load("digits", test_size=1000)
+    assert (len(larger.train), len(larger.test)) == (797, 1000)
+    rows = {part: {bytes(image.flatten().tolist()) for image in part_images.images} for part, part_images in
+            (("test", default.test), ("larger", larger.test))}  # fmt: skip
+    assert rows["test"] <= rows["larger"]
+
+
 def test_fashion_mnist(fashion_mnist_folder):
     data = load("fashion-mnist", train_size=20_000, val_fraction=0.1, label_noise=0.2)
     assert (len(data.train), len(data.val), len(data.test), data.shape) == (18_000, 2_000, 10_000, (1, 28, 28))
@@ -440,7 +448,7 @@ def test_a_name_on_the_hub_goes_through_datasets(tmp_path, monkeypatch):
     ("options", "error", "message"),
     [
         ({"train_size": 1298}, DataError, "only 1297 training samples of digits, 1298 were asked for"),
-        ({"test_size": 501}, DataError, "only 500 test samples of digits"),
+        ({"test_size": 1797}, DataError, "digits: 1797 samples are too few to split 1797 of them off"),
         ({"train_size": 0}, UsageError, "at least 1"),
         ({"train_size": 1, "val_fraction": 0.5}, DataError, "too few to split"),
         ({"val_fraction": 1.0}, UsageError, "val_fraction must be"),
