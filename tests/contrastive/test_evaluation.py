@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -99,17 +100,25 @@ def newton(features: np.ndarray, labels: np.ndarray, penalty: float) -> tuple[np
 
 
 @pytest.mark.parametrize("penalty", [1e-4, 1e-2, 1.0])
-def test_linear_probe_finds_the_one_solution(penalty: float) -> None:
-    train, y = clusters(120)
-    test, wanted = clusters(80, seed=1)
-    weight, bias = newton(train.numpy(), y.numpy(), penalty)
-    found, offset = evaluation.fit(train, y, penalty, 500)
-    np.testing.assert_allclose(found.numpy(), weight, rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose((offset - offset.mean()).numpy(), bias - bias.mean(), rtol=1e-3, atol=1e-4)
+@pytest.mark.parametrize("classes", [2, 3])
+def test_linear_probe_finds_the_unique_solution(penalty: float, classes: int) -> None:
+    train, y = clusters(120, classes)
+    test, wanted = clusters(80, classes, seed=1)
     mean, deviation = train.numpy().mean(0), train.numpy().std(0)
-    weight, bias = newton((train.numpy() - mean) / deviation, y.numpy(), penalty)
+    standardised = (train.numpy() - mean) / deviation
+    weight, bias = newton(standardised, y.numpy(), penalty)
+    probabilities = np.exp(standardised @ weight + bias)
+    probabilities /= probabilities.sum(1, keepdims=True)
+    probe = evaluation.fit_probe(train.numpy(), y.numpy(), penalty, 500)
+    np.testing.assert_allclose(probe.predict_proba(train.numpy()), probabilities, rtol=2e-3, atol=1e-4)
     predicted = ((test.numpy() - mean) / deviation @ weight + bias).argmax(1)
     assert linear_probe(train, y, test, wanted, penalty=penalty) == (predicted == wanted.numpy()).mean()
+
+
+def test_linear_probe_stops_after_its_steps() -> None:
+    train, test = clusters(120), clusters(80, seed=1)
+    assert evaluation.fit_probe(train[0].numpy(), train[1].numpy(), 1e-4, 2)[-1].n_iter_ == 2
+    assert linear_probe(*train, *test, steps=2) > 1 / 3
 
 
 def test_linear_probe_does_not_depend_on_scales_or_shifts() -> None:
@@ -122,14 +131,21 @@ def test_linear_probe_does_not_depend_on_scales_or_shifts() -> None:
 
 def test_linear_probe_is_deterministic_and_leaves_random_state() -> None:
     train, test = clusters(120), clusters(80, seed=1)
-    state = torch.get_rng_state()
-    with torch.no_grad():  # as an evaluation is usually written
-        first = evaluation.fit(train[0].float(), train[1], 1e-4, 500)
-    assert torch.equal(torch.get_rng_state(), state)
-    again = evaluation.fit(train[0].float(), train[1], 1e-4, 500)
-    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
-    assert not first[0].requires_grad
+    states = torch.get_rng_state(), np.random.get_state()[1].tolist()
     assert linear_probe(*train, *test) == linear_probe(*train, *test)
+    assert torch.equal(torch.get_rng_state(), states[0]) and np.random.get_state()[1].tolist() == states[1]
+
+
+def test_linear_probe_of_one_class_predicts_it() -> None:
+    train, test = clusters(20, classes=1), clusters(30, seed=1)
+    assert linear_probe(train[0], train[1] + 2, *test) == float((test[1] == 2).double().mean())
+
+
+def test_linear_probe_without_scikit_learn_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.dummy", None)
+    train, test = clusters(20), clusters(30, seed=1)
+    with pytest.raises(ImportError, match=r"needs scikit-learn: pip install .*\[contrastive\]"):
+        linear_probe(*train, *test)
 
 
 def test_features_that_never_vary_and_classes_that_are_missing() -> None:
