@@ -1,4 +1,4 @@
-"""Training dynamics: what one training run tells of every sample, recorded as it passes.
+"""Training dynamics: statistics of every sample, recorded during one training run.
 
 recorder = dynamics.Recorder(len(train_set), {"aum": dynamics.aum(), "tdds": dynamics.tdds(window=10)})
 for epoch in range(90):

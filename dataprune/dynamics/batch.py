@@ -1,4 +1,4 @@
-"""What statistics read: one batch, each quantity computed once, and the row that a sample had when it was last seen."""
+"""A batch whose quantities are computed once for all statistics, and the log-probabilities of each sample before."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _CHUNK = 1 << 22  # values sent to the other ranks at a time
 
 @dataclass
 class Batch:
-    """A batch and what follows from it, computed when first read and shared by all statistics.
+    """A batch and quantities derived from it, computed when first read and shared by all statistics.
 
     Attributes:
         outputs: logits, detached.
         targets: class ids in [0, c), on the device of the outputs.
-        features: what the last linear layer reads, or None.
-        before: log-probabilities when the sample was last recorded, NaN for a sample that was not; None where no
-            statistic asked for them.
+        features: input of the last linear layer, or None.
+        before: log-probabilities when the sample was last recorded, NaN at its first record; None if no statistic
+            reads them.
     """
 
     outputs: Float[Tensor, "b c"]
@@ -34,7 +34,7 @@ class Batch:
 
     @cached_property
     def logs(self) -> Float[Tensor, "b c"]:
-        """Log-probabilities, at least -65504: an excluded class, at -inf, must give 0 * finite, not NaN."""
+        """Log-probabilities, at least -65504: a class at -inf must give 0 * finite, not NaN."""
         dtype = torch.promote_types(self.outputs.dtype, torch.float32)
         return torch.log_softmax(self.outputs, dim=1, dtype=dtype).clamp_(min=FLOOR)
 
@@ -71,11 +71,11 @@ class Batch:
 
 
 class Rows:
-    """Every sample's last log-probabilities, (N, C), where the outputs are computed; allocated by the first batch.
+    """Last log-probabilities (N, C) of every sample, on the device of the outputs; allocated by the first batch.
 
     Args:
         size: samples in the dataset, N.
-        dtype: they are stored in.
+        dtype: dtype that they are stored in.
     """
 
     def __init__(self, size: int, dtype: torch.dtype):
@@ -83,7 +83,7 @@ class Rows:
         self.values: Tensor | None = None
 
     def allocate(self, classes: int, device: torch.device) -> Tensor:
-        """The rows, NaN where nothing was recorded."""
+        """Return the rows, NaN where nothing was recorded."""
         if self.values is None:
             self.values = torch.full((self.size, classes), torch.nan, dtype=self.dtype, device=device)
         elif self.values.device != device:
@@ -114,7 +114,7 @@ class Rows:
         """Give every rank the rows of all ranks. Collective.
 
         Args:
-            owned: for each rank, the positions whose rows it has; the same list on all ranks.
+            owned: for each rank, the positions of its rows; the same list on all ranks.
         """
         rows = self.values
         if rows is None:

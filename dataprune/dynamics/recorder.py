@@ -1,9 +1,9 @@
-"""Records the statistics of a training run as it passes, in memory that does not grow with the number of epochs."""
+"""Recording of training dynamics, in memory that does not grow with the number of epochs."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -17,36 +17,34 @@ from ..epoch import claim
 from ..errors import CheckpointError
 from ..scores import rounds
 from .batch import Batch, Rows
-from .check import check_batch, check_finite, check_ranks, check_state, check_targets, counted_problem
-from .memory import Field
+from .checks import check_batch, check_finite, check_ranks, check_state, check_targets, error_of_counts
 from .statistics import Statistic
 
 SCHEMA = 1  # of state_dict
-_CHUNK = 1 << 16  # samples folded at a time, so that no copy of a whole window of all samples exists
+_CHUNK = 1 << 16  # samples accumulated at a time, so that no copy of the windows of all samples is made
 
 
 class Recorder:
     """Computes several statistics of every sample in one training run.
 
-    Presentations count in the order of `update`; a sample repeated in an epoch, or in a batch, is presented as often.
-    With several ranks a sample belongs, in each epoch, to the rank that presented it first, and what other ranks record
-    of it is padding that does not count. A sample that misses epochs is left as it is.
+    Presentations count in the order of `update`; a sample repeated in an epoch or a batch counts each time. With
+    several ranks a sample belongs, in each epoch, to the rank that presented it first; records of other ranks are
+    padding and do not count. A sample that misses epochs keeps its state.
 
-    Every sample takes what its statistics say, 8 bytes and 4 per statistic of an epoch's own records until `end_epoch`
-    and, where a statistic compares predictions (`tdds` by "kl"), one row of C log-probabilities, which stays on the
-    device of the outputs. Nothing grows with the number of epochs.
+    Memory per sample: that of the statistics; 8 bytes and 4 per statistic for an epoch's records until `end_epoch`;
+    and, where a statistic compares predictions (`tdds` by "kl"), a row of C log-probabilities on the outputs' device.
 
     Args:
         size: samples in the dataset, N.
-        statistics: names of your choice, and the statistics recorded under them.
-        dtype: of the stored rows of log-probabilities. torch.float16 halves them. Measured with `tdds()` on random
-            walks of logits (4,000 samples, 100 classes, 30 epochs) it moves a score by 0.08 % in the median and 2.1 %
-            at most (0.02 % and 0.3 % with variant="official"), and the top 10 % are the same samples.
+        statistics: name -> statistic recorded under it.
+        dtype: dtype of the stored log-probabilities. torch.float16 halves their memory. Measured with `tdds()` on
+            random walks of logits (4,000 samples, 100 classes, 30 epochs) it moves a score by 0.08 % in the median and
+            2.1 % at most (0.02 % and 0.3 % with variant="official"), and the top 10 % are the same samples.
     Attributes:
         epoch: epochs ended so far.
     Raises:
         ValueError: if size or dtype is out of range, or there are no statistics.
-        TypeError: if a statistic is none; they are called, as in `forgetting()`.
+        TypeError: if a value is not a statistic; pass `forgetting()`, not `forgetting`.
     Example:
         >>> from dataprune.dynamics import el2n, forgetting
         >>> recorder = Recorder(3, {"error": el2n(), "forgotten": forgetting()})
@@ -76,11 +74,11 @@ class Recorder:
         self.classes: int | None = None
         self._rows = Rows(self.size, dtype)
         self._state = {
-            name: {field: _empty(self.size, kind) for field, kind in statistic.memory.fields.items()}
+            name: {key: field.allocate(self.size) for key, field in statistic.accumulator.fields.items()}
             for name, statistic in self.statistics.items()
         }
         self._pending: list[tuple[Tensor, Tensor]] = []  # (b,) positions and (b, columns) values of each batch
-        self._wrong: Tensor | None = None  # counts of what could not be checked without waiting for the device
+        self._invalid: Tensor | None = None  # (3,) counts of invalid positions, targets and rows on a device
 
     @property
     def nbytes(self) -> int:
@@ -101,29 +99,29 @@ class Recorder:
     ) -> None:
         """Record a batch, in training mode, from the outputs that were computed to train it.
 
-        It never waits for a device or a rank. What lies on the CPU is checked here, and nothing is recorded of a batch
-        that fails; what lies on another device is checked by `end_epoch`.
+        It never waits for a device or a rank. Tensors on the CPU are checked here, and a batch that fails is not
+        recorded; tensors on another device are checked by `end_epoch`.
 
         Args:
             index: positions of the samples in the dataset.
             outputs: logits, with two classes or more.
             targets: class ids in [0, c).
-            features: what the last linear layer reads; only `grand` needs them.
+            features: input of the last linear layer; only `grand` needs them.
         Raises:
             IndexError: if an index is outside [0, size).
             TypeError: if a dtype does not fit.
             ValueError: if shapes do not agree, a target is no class, values are NaN, or features are missing.
         """
         active = self._active()
-        check_batch(index, outputs, targets, features if any(one.features for one in active.values()) else index)
+        check_batch(index, outputs, targets, features, needs_features=any(each.features for each in active.values()))
         if self.classes is not None and outputs.shape[1] != self.classes:
             raise ValueError(f"outputs have {outputs.shape[1]} classes, those recorded before had {self.classes}")
         device = outputs.device
-        if device.type == "cpu":  # where a copy that does not block could be read before it is complete
+        if device.type == "cpu":  # a non-blocking copy to the CPU could be read before it is complete
             index, targets = index.cpu(), targets.cpu()
-        problem = checks.problem(index, None, self.size) if _readable(index) else None
-        if problem is not None:
-            raise problem
+        error = checks.problem(index, None, self.size) if _readable(index) else None
+        if error is not None:
+            raise error
         if _readable(targets):
             check_targets(targets, outputs.shape[1])
         if not active or not len(index):
@@ -137,52 +135,47 @@ class Recorder:
         if readable:
             check_finite(batch.logs[:, 0], "outputs")  # one value that is not finite makes its whole row NaN
         else:
-            self._count_wrong(index, batch)
+            self._count_invalid(index, batch)
             index, batch.targets = index.clamp(0, self.size - 1), targets.clamp(0, outputs.shape[1] - 1)
-        observed = {}
-        for observe, before in _columns(active).items():
-            if not before:
-                observed[observe] = observe(batch).float()
-                if readable:
-                    check_finite(observed[observe], "values")
-        if any(one.before for one in active.values()):
+        columns = _columns(active)
+        observed = {observe: observe(batch).float() for observe, before in columns.items() if not before}
+        if readable:
+            for value in observed.values():
+                check_finite(value, "values")
+        if any(columns.values()):
             batch.before = self._rows.swap(index, batch.logs)  # after all checks
-        values = [observed[one] if one in observed else one(batch).float() for one in _columns(active)]
-        joined = torch.stack(values, dim=1)
-        if self._wrong is not None:
-            self._wrong[2] += joined.isinf().any(dim=1).sum()
+        values = torch.stack([observed[each] if each in observed else each(batch).float() for each in columns], dim=1)
+        if self._invalid is not None:
+            self._invalid[2] += values.isinf().any(dim=1).sum()
         self.classes = outputs.shape[1]
-        self._pending.append((index.clone(), joined))
+        self._pending.append((index.clone(), values))
 
     def end_epoch(self) -> None:
-        """End an epoch: check and join what all ranks recorded. Collective, every rank must call it once per epoch.
+        """End an epoch: check and join the records of all ranks. Collective: every rank must call it once per epoch.
 
         Raises:
             IndexError: if an index on another device was outside [0, size).
             ValueError: if targets or values there were wrong.
             PlanError: if the ranks are at different epochs, record different statistics, or one of them failed.
         """
-        problem = self._problem()
         if distributed.world_size() == 1:
-            if problem is not None:
-                raise problem
             self._flush()
         else:
-            self._join(problem)
+            self._join()
         self.epoch += 1
 
     def scores(self) -> dict[str, Float[Tensor, " n"]]:
-        """Scores of all samples: (N,) float32 on the CPU, highest is most important, NaN where nothing was recorded.
+        """Return the scores of all samples: (N,) float32 on the CPU, higher kept first, NaN where nothing was recorded.
 
         With several ranks they are as of the last `end_epoch`, and equal on all; never collective.
         """
         self._flush_alone()
-        return {name: one.memory.score(self._state[name]).clone() for name, one in self.statistics.items()}
+        return {name: each.accumulator.score(self._state[name]).clone() for name, each in self.statistics.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs: tensors and plain values. Never collective.
+        """Return the state of a run to resume: tensors and plain values. Never collective.
 
-        With several ranks save it after `end_epoch`, when all ranks have the same; in between it is its own rank's.
+        With several ranks save it after `end_epoch`, when it is the same on all; before, it belongs to its rank.
         """
         self._flush_alone()
         index, values = self._recorded()
@@ -191,7 +184,7 @@ class Recorder:
             "schema": SCHEMA,
             "size": self.size,
             "dtype": str(self.dtype),
-            "statistics": {name: one.name for name, one in self.statistics.items()},
+            "statistics": self._names(),
             "epoch": self.epoch,
             "classes": self.classes,
             "rank": distributed.rank(),
@@ -205,17 +198,13 @@ class Recorder:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up where `state_dict` left off. Never collective; every rank must load.
+        """Restore a state of `state_dict`. Never collective; every rank must load.
 
         Raises:
             CheckpointError: if the state is of another dataset, schema, rank or set of statistics, or not a recorder's.
         """
-        wanted = {
-            "size": self.size,
-            "dtype": str(self.dtype),
-            "statistics": {name: one.name for name, one in self.statistics.items()},
-        }
-        check_state(state, SCHEMA, wanted, self._state)
+        expected = {"size": self.size, "dtype": str(self.dtype), "statistics": self._names()}
+        check_state(state, SCHEMA, expected, self._state)
         here = (distributed.rank(), distributed.world_size())
         if len(state["pending_index"]) and (state["rank"], state["world_size"]) != here:
             raise CheckpointError(
@@ -228,16 +217,19 @@ class Recorder:
             for name, fields in state["state"].items()
         }
         self._rows.values = None if state["rows"] is None else state["rows"].clone()
-        self._wrong, self._pending = None, []
+        self._invalid, self._pending = None, []
         if len(state["pending_index"]):
             self._pending.append((state["pending_index"].cpu(), state["pending_values"].cpu()))
 
     def _active(self) -> dict[str, Statistic]:
-        """The statistics that this epoch counts for."""
-        return {name: one for name, one in self.statistics.items() if one.until is None or self.epoch < one.until}
+        """Statistics that record this epoch."""
+        return {name: each for name, each in self.statistics.items() if each.until is None or self.epoch < each.until}
+
+    def _names(self) -> dict[str, str]:
+        return {name: each.name for name, each in self.statistics.items()}
 
     def _recorded(self) -> tuple[Tensor, Tensor]:
-        """What waits for `end_epoch`, on the CPU: (k,) positions, (k, columns) values."""
+        """Records since the last `end_epoch`, on the CPU: (k,) positions, (k, columns) values."""
         if not self._pending:
             return torch.empty(0, dtype=torch.int64), torch.empty(0, len(_columns(self._active())))
         device = self._pending[-1][0].device
@@ -248,81 +240,75 @@ class Recorder:
 
     def _flush_alone(self) -> None:
         if distributed.world_size() == 1:
-            problem = self._problem()
-            if problem is not None:
-                raise problem
             self._flush()
 
     def _flush(self) -> None:
-        index, values = self._recorded()
-        self._fold(index, values)
+        error = self._take_error()
+        if error is not None:
+            raise error
+        self._accumulate(*self._recorded())
         self._pending = []
 
-    def _join(self, problem: Exception | None) -> None:
-        spelled = {name: one.name for name, one in self.statistics.items()}
-        header = [
-            self.epoch,
-            zlib.crc32(repr((self.size, str(self.dtype), spelled)).encode()),
-            self.classes or 0,
-            int(problem is not None),
-        ]
-        # before anything else travels: what ranks bring must be alike in shape
+    def _join(self) -> None:
+        error = self._take_error()
+        arguments = zlib.crc32(repr((self.size, str(self.dtype), self._names())).encode())
+        header = [self.epoch, arguments, self.classes or 0, int(error is not None)]
+        # before the records are exchanged, which must have the same number of columns on all ranks
         headers = [part.header for part in distributed.exchange(header, torch.empty(0).long(), torch.empty(0))]
-        if problem is not None:
-            raise problem
+        if error is not None:
+            raise error
         check_ranks(headers)
         parts = distributed.exchange([], *self._recorded())
-        compares = any(one.before for one in self._active().values())
+        compares = any(each.before for each in self._active().values())
         self.classes = max(header[2] for header in headers) or None
         if compares and self.classes is not None and self._rows.values is None:  # recorded nothing so far
             self._rows.allocate(self.classes, torch.device("cpu"))
         owner = np.full(self.size, -1, dtype=np.int16)
         kept = torch.from_numpy(claim(parts, owner))
-        self._fold(torch.cat([part.index for part in parts])[kept], torch.cat([part.score for part in parts])[kept])
+        index, values = torch.cat([part.index for part in parts]), torch.cat([part.score for part in parts])
+        self._accumulate(index[kept], values[kept])
         if compares:
             self._rows.share([torch.from_numpy(np.flatnonzero(owner == rank)) for rank in range(len(parts))])
         self._pending = []
 
-    def _fold(self, index: Tensor, values: Tensor) -> None:
-        """Move values into the statistics; those of a repeated index in order."""
+    def _accumulate(self, index: Tensor, values: Tensor) -> None:
+        """Add values to the statistics; those of a repeated index in order."""
         if not len(index):
             return
         active = self._active()
-        place = {observe: column for column, observe in enumerate(_columns(active))}
-        for at, rows in _parts(index, values, self.size):
-            for name, one in active.items():
-                one.memory.fold(self._state[name], at, rows[:, place[one.observe]])
+        columns = {observe: column for column, observe in enumerate(_columns(active))}
+        for unique in rounds(index, self.size):
+            for at, rows in zip(index[unique].split(_CHUNK), values[unique].split(_CHUNK)):
+                for name, each in active.items():
+                    each.accumulator.add(self._state[name], at, rows[:, columns[each.observe]])
 
-    def _count_wrong(self, index: Tensor, batch: Batch) -> None:
+    def _count_invalid(self, index: Tensor, batch: Batch) -> None:
         """Count, on the device, positions and targets out of range and rows that are not finite."""
-        if self._wrong is None or self._wrong.device != index.device:
-            self._wrong = torch.zeros(3, dtype=torch.int64, device=index.device)
-        classes = batch.outputs.shape[1]
+        if self._invalid is None or self._invalid.device != index.device:
+            self._invalid = torch.zeros(3, dtype=torch.int64, device=index.device)
         finite = batch.logs[:, 0].isfinite()
         if batch.features is not None:
             finite &= batch.features.isfinite().all(dim=1)
-        wrong = (
-            (index < 0) | (index >= self.size),
-            (batch.targets < 0) | (batch.targets >= classes),
-            ~finite,
-        )
-        self._wrong += torch.stack([one.sum() for one in wrong])
+        positions = (index < 0) | (index >= self.size)
+        targets = (batch.targets < 0) | (batch.targets >= batch.outputs.shape[1])
+        self._invalid += torch.stack([positions.sum(), targets.sum(), (~finite).sum()])
 
-    def _problem(self) -> Exception | None:
-        if self._wrong is None:
+    def _take_error(self) -> Exception | None:
+        """The error of the invalid values counted since the last call; their records are dropped."""
+        if self._invalid is None:
             return None
-        found = counted_problem(self._wrong.tolist(), self.size)
-        self._wrong = None
-        if found is not None:
+        error = error_of_counts(self._invalid.tolist(), self.size)
+        self._invalid = None
+        if error is not None:
             self._pending = []
-        return found
+        return error
 
 
 def average(scores: Sequence[Mapping[str, Float[Tensor, " n"]]]) -> dict[str, Float[Tensor, " n"]]:
-    """The mean of the scores of several models, such as EL2N over ten of them.
+    """Average the scores of several models, such as EL2N over ten of them.
 
     Args:
-        scores: what `Recorder.scores` gave for each; the same names and sizes in all.
+        scores: of each model, as returned by `Recorder.scores`; the same names and sizes in all.
     Returns:
         For each name the mean over the models that have a score for a sample, NaN where none has.
     Raises:
@@ -333,33 +319,24 @@ def average(scores: Sequence[Mapping[str, Float[Tensor, " n"]]]) -> dict[str, Fl
     """
     if not scores:
         raise ValueError("there are no scores to average")
-    names = list(scores[0])
-    for one in scores:
-        if set(one) != set(names):
-            raise ValueError(f"the models have different scores: {sorted(names)} and {sorted(one)}")
-        for name in names:
-            if one[name].shape != scores[0][name].shape or one[name].ndim != 1:
+    first = scores[0]
+    for model in scores:
+        if set(model) != set(first):
+            raise ValueError(f"the models have different scores: {sorted(first)} and {sorted(model)}")
+        for name, column in model.items():
+            if column.shape != first[name].shape or column.ndim != 1:
                 raise ValueError(
-                    f"`{name}` has shape {tuple(one[name].shape)} in one model and {tuple(scores[0][name].shape)} in "
-                    "another: they are of different datasets"
+                    f"`{name}` has shape {tuple(column.shape)} in one model and {tuple(first[name].shape)} in another: "
+                    "they are of different datasets"
                 )
-    return {name: torch.stack([one[name].float() for one in scores]).nanmean(dim=0) for name in names}
-
-
-def _readable(tensor: Tensor) -> bool:
-    """Whether its values can be looked at without waiting for a device."""
-    return tensor.is_cpu
+    return {name: torch.stack([model[name].float() for model in scores]).nanmean(dim=0) for name in first}
 
 
 def _columns(statistics: dict[str, Statistic]) -> dict[Callable[[Batch], Tensor], bool]:
-    """What is to be observed, each once, and whether it reads the row before."""
-    return {one.observe: one.before for one in statistics.values()}
+    """The distinct observations, and whether each reads the log-probabilities before."""
+    return {each.observe: each.before for each in statistics.values()}
 
 
-def _parts(index: Tensor, values: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    for rows in rounds(index, size):
-        yield from zip(index[rows].split(_CHUNK), values[rows].split(_CHUNK))
-
-
-def _empty(size: int, field: Field) -> Tensor:
-    return torch.full((size, *field.shape), field.initial, dtype=field.dtype)
+def _readable(tensor: Tensor) -> bool:
+    """Whether its values can be read without waiting for a device."""
+    return tensor.is_cpu

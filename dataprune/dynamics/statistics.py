@@ -1,8 +1,8 @@
-"""The statistics of training dynamics, each a function that returns a `Statistic` for a `Recorder`.
+"""Statistics of training dynamics: functions that return a `Statistic` for a `Recorder`.
 
 Higher is more important everywhere. A *presentation* is one row of one `Recorder.update`; over a full training run a
-sample has one per epoch. What is said of epochs below is computed over a sample's own presentations: one that misses an
-epoch has a shorter trajectory, and its next presentation follows its last one.
+sample has one per epoch. Windows and means are over a sample's own presentations: a sample that misses an epoch has a
+shorter trajectory, and its next presentation follows its last one.
 """
 
 from __future__ import annotations
@@ -15,54 +15,56 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from . import memory
+from . import accumulators
+from .accumulators import Accumulator
 from .batch import Batch
-from .memory import Memory
 
-_OFFICIAL = 1e-8  # what TDDS's code adds to a probability before its logarithm
+_OFFICIAL = 1e-8  # added to a probability before its logarithm in the code of TDDS
 
 
 @dataclass(frozen=True, eq=False)
 class Statistic:
-    """What a `Recorder` computes of a batch, and what it remembers of that; it holds no data itself.
+    """A value computed of each sample in a batch, and its accumulation; it holds no data itself.
 
     Attributes:
-        name: how it was made, as in "el2n(epochs=10, reduce='mean')"; a saved state is checked by it.
+        name: the call that made it, as in "el2n(epochs=10, reduce='mean')"; saved states are checked by it.
         observe: batch -> (b,) value of each sample. Statistics that share this function share its values.
-        memory: what is kept of the values.
+        accumulator: accumulates the values.
         until: only presentations of the epochs before this one count; None counts all.
         features: whether `observe` reads the features.
         before: whether `observe` reads each sample's log-probabilities at its last presentation.
         window: presentations that a sample needs to have a score.
+        snapshot: whether one pass of a trained model gives it; the others need the course of training.
     """
 
     name: str
     observe: Callable[[Batch], Float[Tensor, " b"]]
-    memory: Memory
+    accumulator: Accumulator
     until: int | None = None
     features: bool = False
     before: bool = False
     window: int = 1
+    snapshot: bool = False
 
 
 def forgetting(never: Literal["last", "zero"] = "last") -> Statistic:
-    """How often a sample was learned and then forgotten: correct at one presentation, wrong at the next.
+    """Forgetting events: how often a sample is correct at one presentation and wrong at the next.
 
     The prediction is the first class of highest logit.
 
     Args:
-        never: what a sample scores that was never correct. "last" gives it the number of presentations (the most that
-            any sample had, which no count reaches), so that it is pruned last; "zero" leaves its count, 0.
+        never: score of a sample that was never correct. "last" gives it the largest number of presentations of any
+            sample, which no count reaches, so that it is pruned last; "zero" leaves its count, 0.
     Returns:
         A statistic; 10 bytes per sample.
     Raises:
         ValueError: if `never` is neither.
-    Source: Toneva et al. 2019, arXiv:1812.05159, section 3. Differs: the paper's code takes the number of epochs it is
-        told for never-learned samples, here it is counted; the two agree where every sample is seen once per epoch.
+    Source: Toneva et al. 2019, arXiv:1812.05159, section 3. Differs: for never-learned samples the paper's code takes
+        the number of epochs, here it is counted; the two agree where every sample is seen once per epoch.
     """
     _check_choice("never", never, ("last", "zero"))
-    kept = memory.forgetting(never_is_last=never == "last")
-    return Statistic(_spelled("forgetting", never=never), _correct, kept)
+    accumulator = accumulators.forgetting(never_is_last=never == "last")
+    return Statistic(_call("forgetting", never=never), _correct, accumulator)
 
 
 def el2n(epochs: int = 10, reduce: Literal["mean", "last"] = "mean") -> Statistic:
@@ -70,7 +72,7 @@ def el2n(epochs: int = 10, reduce: Literal["mean", "last"] = "mean") -> Statisti
 
     Args:
         epochs: presentations of epochs 0 to epochs - 1 count.
-        reduce: "mean" over these, or the "last" of them alone: that of epoch epochs - 1 where the sample had one.
+        reduce: "mean" over these, or the "last" of them.
     Returns:
         A statistic with scores in [0, √2]; 8 bytes per sample, or 4 for "last".
     Raises:
@@ -80,21 +82,22 @@ def el2n(epochs: int = 10, reduce: Literal["mean", "last"] = "mean") -> Statisti
     """
     _check_count("epochs", epochs, 1)
     _check_choice("reduce", reduce, ("mean", "last"))
-    kept = memory.mean() if reduce == "mean" else memory.last()
-    return Statistic(_spelled("el2n", epochs=epochs, reduce=reduce), _error_norm, kept, until=epochs)
+    accumulator = accumulators.mean() if reduce == "mean" else accumulators.last()
+    name = _call("el2n", epochs=epochs, reduce=reduce)
+    return Statistic(name, _error_norm, accumulator, until=epochs, snapshot=True)
 
 
 def grand() -> Statistic:
     """Norm of the gradient of the last linear layer, ‖softmax(outputs) − onehot(y)‖₂ · √(1 + ‖features‖²), averaged.
 
-    The mean is over all presentations; stop recording, or make a recorder of its own, to score early weights.
+    The mean is over all presentations; stop recording, or use a separate recorder, to score early weights.
 
     Returns:
         A statistic; 8 bytes per sample. `Recorder.update` then needs the features that the last layer reads.
     Source: Paul et al. 2021, arXiv:2107.07075, definition 2.1. Differs: the gradient of the last layer's weight and
         bias stands for that of all weights; the mean is over presentations of one run, and `average` adds models.
     """
-    return Statistic("grand()", _last_layer, memory.mean(), features=True)
+    return Statistic("grand()", _last_layer, accumulators.mean(), features=True, snapshot=True)
 
 
 def aum(space: Literal["logits", "probabilities"] = "logits") -> Statistic:
@@ -110,7 +113,7 @@ def aum(space: Literal["logits", "probabilities"] = "logits") -> Statistic:
     """
     _check_choice("space", space, ("logits", "probabilities"))
     observe = _logit_lead if space == "logits" else _probability_lead
-    return Statistic(_spelled("aum", space=space), observe, memory.mean(sign=-1.0))
+    return Statistic(_call("aum", space=space), observe, accumulators.mean(sign=-1.0))
 
 
 def entropy() -> Statistic:
@@ -121,7 +124,7 @@ def entropy() -> Statistic:
     Source: "entropy" in Coleman et al. 2020, arXiv:1906.11829. Differs: the paper evaluates the trained
         model; record such a pass after training to have the same.
     """
-    return Statistic("entropy()", _entropy, memory.last())
+    return Statistic("entropy()", _entropy, accumulators.last(), snapshot=True)
 
 
 def least_confidence() -> Statistic:
@@ -131,7 +134,7 @@ def least_confidence() -> Statistic:
         A statistic with scores in [0, 1 − 1/C]; 4 bytes per sample.
     Source: "least confidence" in Coleman et al. 2020, arXiv:1906.11829. Differs: as `entropy`.
     """
-    return Statistic("least_confidence()", _doubt, memory.last())
+    return Statistic("least_confidence()", _least_confidence, accumulators.last(), snapshot=True)
 
 
 def margin() -> Statistic:
@@ -142,7 +145,7 @@ def margin() -> Statistic:
     Source: Scheffer et al. 2001, "Active hidden Markov models for information extraction", in the form of the
         DeepCore benchmark, arXiv:2204.08499. Differs: as `entropy`; an additive 1 is left out.
     """
-    return Statistic("margin()", _narrowness, memory.last())
+    return Statistic("margin()", _minus_margin, accumulators.last(), snapshot=True)
 
 
 def loss() -> Statistic:
@@ -152,7 +155,7 @@ def loss() -> Statistic:
         A statistic; 4 bytes per sample.
     Source: the score of Loshchilov and Hutter 2015, arXiv:1511.06343, taken once. Differs: they rank during training.
     """
-    return Statistic("loss()", _cross_entropy, memory.last())
+    return Statistic("loss()", _cross_entropy, accumulators.last(), snapshot=True)
 
 
 def dyn_unc(window: int = 10) -> Statistic:
@@ -168,8 +171,8 @@ def dyn_unc(window: int = 10) -> Statistic:
         T − window + 1 windows. Differs: nothing; some public code multiplies by 10.
     """
     _check_count("window", window, 2)
-    kept = memory.windows(window, lambda values: values.std(dim=1))
-    return Statistic(_spelled("dyn_unc", window=window), _target_probability, kept, window=window)
+    accumulator = accumulators.windows(window, lambda values: values.std(dim=1))
+    return Statistic(_call("dyn_unc", window=window), _target_probability, accumulator, window=window)
 
 
 def dual(window: int = 10, until: int = 30) -> Statistic:
@@ -185,9 +188,9 @@ def dual(window: int = 10, until: int = 30) -> Statistic:
     Source: Cho et al. 2025, arXiv:2502.06905, the DUAL score. Differs: nothing but a factor of 10 in the paper's code.
     """
     _check_window(window, until)
-    kept = memory.windows(window, lambda values: values.std(dim=1) * (1 - values.mean(dim=1)))
-    spelled = _spelled("dual", window=window, until=until)
-    return Statistic(spelled, _target_probability, kept, until=until, window=window)
+    accumulator = accumulators.windows(window, lambda values: values.std(dim=1) * (1 - values.mean(dim=1)))
+    name = _call("dual", window=window, until=until)
+    return Statistic(name, _target_probability, accumulator, until=until, window=window)
 
 
 def tdds(
@@ -209,8 +212,8 @@ def tdds(
     and each window scores R_t = Σ (|Δ| − mean |Δ|)² (Eq. 11). Windows are joined by R ← decay · R_t + (1 − decay) · R
     from R = 0 (Eq. 12).
 
-    Only the previous probabilities of a sample and one window of Δ are kept. "ce" and "el2n" do without the former.
-    They are kept as logarithms: stored in float16 (`Recorder(dtype=torch.float16)`) a Δ is off by at most
+    Only the previous probabilities of a sample and one window of Δ are kept; "ce" and "el2n" need no probabilities.
+    Probabilities are kept as logarithms: stored in float16 (`Recorder(dtype=torch.float16)`) a Δ is off by at most
     2⁻¹¹ · Σ_c p_{t+1,c} · |log p_{t,c}|.
 
     Args:
@@ -218,7 +221,7 @@ def tdds(
         decay: β, in (0, 1]; None takes the plain mean over windows, which the paper's figures call β = 0.
         until: T, only presentations of epochs 0 to T - 1 count; None counts all. The paper tunes (pruned, T, K) on
             CIFAR-100: (30 %, 90, 10), (50 %, 70, 10), (70 %, 60, 20), (80 %, 20, 10), (90 %, 10, 5).
-        difference: which Δ.
+        difference: which Δ, as above.
         magnitude: False leaves the sign of Δ in place (Figure 6a). For the paper's "kl" and for "el2n", which are not
             negative, it changes nothing.
         variant: "official" computes what the authors' code does: Σ_c |p · (log p − log p)| for "kl", the root of the
@@ -240,7 +243,7 @@ def tdds(
     _check_choice("difference", difference, ("kl", "ce", "el2n"))
     _check_choice("variant", variant, ("paper", "official"))
     official = variant == "official"
-    spelled = _spelled(
+    name = _call(
         "tdds",
         window=window,
         decay=decay,
@@ -254,28 +257,28 @@ def tdds(
         squares = (values - values.mean(dim=1, keepdim=True)).square().sum(dim=1)
         return squares.sqrt() if official else squares
 
-    kept = memory.windows(window if difference == "el2n" else window - 1, spread, decay=decay)
-    inside = official and difference == "kl"  # the absolute value
+    accumulator = accumulators.windows(window if difference == "el2n" else window - 1, spread, decay=decay)
+    inside = official and difference == "kl"  # absolute values are taken inside the sum
     if magnitude and not inside:
-        kept = memory.mapped(kept, torch.abs)
+        accumulator = accumulators.mapped(accumulator, torch.abs)
     if difference == "el2n":
-        return Statistic(spelled, _error_norm, kept, until=until, window=window)
+        return Statistic(name, _error_norm, accumulator, until=until, window=window)
     if difference == "ce":
         observe = _target_log_official if official else _target_log
-        return Statistic(spelled, observe, memory.differences(kept), until=until, window=window)
+        return Statistic(name, observe, accumulators.differences(accumulator), until=until, window=window)
     observe = _divergence
     if official:
         observe = _divergence_of_magnitudes if magnitude else _divergence_official
-    return Statistic(spelled, observe, kept, until=until, before=True, window=window)
+    return Statistic(name, observe, accumulator, until=until, before=True, window=window)
 
 
 STATISTICS: dict[str, Callable[..., Statistic]] = {
-    one.__name__: one
-    for one in (forgetting, el2n, grand, aum, entropy, least_confidence, margin, loss, dyn_unc, dual, tdds)
+    make.__name__: make
+    for make in (forgetting, el2n, grand, aum, entropy, least_confidence, margin, loss, dyn_unc, dual, tdds)
 }
 
 
-# -- what is observed: (b,) values of a batch; statistics that name the same function share them ---------------------
+# -- observations: (b,) values of a batch; statistics that name the same function share them -------------------------
 
 
 def _correct(batch: Batch) -> Tensor:
@@ -304,11 +307,11 @@ def _entropy(batch: Batch) -> Tensor:
     return -(batch.probabilities * batch.logs).sum(dim=1)
 
 
-def _doubt(batch: Batch) -> Tensor:
+def _least_confidence(batch: Batch) -> Tensor:
     return -torch.expm1(batch.logs.amax(dim=1))  # 1 - p would call all well-learned samples equal
 
 
-def _narrowness(batch: Batch) -> Tensor:
+def _minus_margin(batch: Batch) -> Tensor:
     first, second = batch.probabilities.topk(2, dim=1).values.unbind(dim=1)
     return second - first
 
@@ -351,13 +354,13 @@ def _terms_official(batch: Batch) -> Tensor:
 # -- arguments -------------------------------------------------------------------------------------------------------
 
 
-def _spelled(function: str, **arguments: object) -> str:
+def _call(function: str, **arguments: object) -> str:
     return f"{function}({', '.join(f'{name}={value!r}' for name, value in arguments.items())})"
 
 
 def _check_choice(name: str, value: object, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise ValueError(f"{name} must be {' or '.join(repr(one) for one in known)}, got {value!r}")
+        raise ValueError(f"{name} must be {' or '.join(map(repr, known))}, got {value!r}")
 
 
 def _check_count(name: str, value: object, least: int) -> None:

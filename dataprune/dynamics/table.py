@@ -1,4 +1,4 @@
-"""Scores on disk: one table, a row for each sample, that any tool can read and join."""
+"""Tables of scores on disk, a row per sample, as parquet or CSV."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import io
 import json
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,16 +19,17 @@ from torch import Tensor
 from .. import files
 from ..errors import DataError
 
-_KEY = b"dataprune"  # of the notes in a parquet file
+_KEY = b"dataprune"  # metadata key of the notes in a parquet file
 
 
-class Scores(NamedTuple):
-    """What a table of scores holds, in the dataset's order.
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """A table of scores, in the dataset's order.
 
     Attributes:
         scores: column to (N,) float32 scores, NaN where a sample has none.
         labels: (N,) class ids, None where the table has no column `label`.
-        notes: what `save_scores` was given; empty for a CSV file.
+        notes: the notes that were saved with it; empty for a CSV file.
     """
 
     scores: dict[str, Float[Tensor, " n"]]
@@ -46,9 +48,9 @@ def save_scores(
 
     Args:
         path: ends in .parquet, which needs pyarrow, or in .csv. Written whole or not at all.
-        scores: what `Recorder.scores` gives, or any scores of all samples.
+        scores: name -> scores of all samples, as from `Recorder.scores`.
         labels: class ids.
-        notes: what should travel with it, anything JSON can hold; kept in parquet alone.
+        notes: metadata that JSON can hold; saved in parquet only.
     Raises:
         ValueError: if lengths differ, there are no scores, a score is called `index` or `label`, or path ends in
             neither.
@@ -57,9 +59,9 @@ def save_scores(
     path = Path(path)
     sizes = {len(column) for column in scores.values()} | (set() if labels is None else {len(labels)})
     if len(sizes) != 1:
-        raise ValueError(f"a table needs scores, as many for each sample, got lengths {sorted(sizes)}")
+        raise ValueError(f"a table needs scores of one length, got lengths {sorted(sizes)}")
     if {"index", "label"} & set(scores):
-        raise ValueError("`index` and `label` are columns of their own: give the score another name")
+        raise ValueError("the columns `index` and `label` are reserved: give the score another name")
     columns: dict[str, np.ndarray] = {"index": np.arange(sizes.pop())}
     if labels is not None:
         columns["label"] = labels.cpu().numpy()
@@ -69,23 +71,23 @@ def save_scores(
     elif path.suffix == ".csv":
         content = _csv(columns)
     else:
-        raise ValueError(f"a table of scores ends in .parquet or .csv, not {path.suffix or 'in nothing'!r}")
+        raise ValueError(f"a table of scores ends in .parquet or .csv, got {path.name!r}")
     files.write_bytes(path, content)
 
 
 def load_scores(path: str | os.PathLike[str]) -> Scores:
     """Read a table of scores: one that `save_scores` wrote, or any with a row per sample.
 
-    Columns of numbers are scores, but `index` and `label`; other columns are left out. Rows are brought into the order
-    of `index`; without such a column they are taken to be in the dataset's.
+    Columns of numbers are scores, except `index` and `label`; other columns are left out. Rows are sorted by `index`;
+    without such a column they are in the dataset's order.
 
     Raises:
-        DataError: if the file is no table, `index` does not number the rows, or there is no column of numbers.
+        DataError: if the file is not a table, `index` does not number the rows, or there is no column of numbers.
         ImportError: for .parquet without pyarrow.
     """
     path = Path(path)
     if path.suffix not in (".parquet", ".csv"):
-        raise DataError(f"{path} is no table of scores: it must end in .parquet or .csv")
+        raise DataError(f"{path} is not a table of scores: it must end in .parquet or .csv")
     columns, notes = _read_parquet(path) if path.suffix == ".parquet" else (_read_csv(path), {})
     index, labels = columns.pop("index", None), columns.pop("label", None)
     numbers = {name: column for name, column in columns.items() if column.dtype.kind in "iufb"}
@@ -123,7 +125,7 @@ def _read_parquet(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     except FileNotFoundError:
         raise
     except (arrow.ArrowException, OSError, ValueError) as error:
-        raise DataError(f"{path} is no readable parquet file ({error})") from error
+        raise DataError(f"{path} is not a readable parquet file ({error})") from error
     return {name: table[name].to_numpy() for name in table.column_names}, notes
 
 
@@ -132,7 +134,7 @@ def _csv(columns: Mapping[str, np.ndarray]) -> bytes:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     # str of a float32 is the shortest text that reads back as the same
-    writer.writerows(zip(*(["" if one != one else str(one) for one in column] for column in columns.values())))
+    writer.writerows(zip(*(["" if value != value else str(value) for value in column] for column in columns.values())))
     return text.getvalue().encode()
 
 
@@ -141,7 +143,7 @@ def _read_csv(path: Path) -> dict[str, np.ndarray]:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.reader(file))
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no text file ({error})") from error
+        raise DataError(f"{path} is not a text file ({error})") from error
     if len(rows) < 2:
         raise DataError(f"{path} has no rows")
     wrong = next((number for number, row in enumerate(rows, 1) if len(row) != len(rows[0])), None)
@@ -151,11 +153,11 @@ def _read_csv(path: Path) -> dict[str, np.ndarray]:
 
 
 def _numbers(column: Iterable[str]) -> np.ndarray:
-    """As whole numbers, else as numbers with NaN for what is empty, else as text."""
+    """Parse as whole numbers, else as numbers with NaN for empty cells, else as text."""
     values = list(column)
     for kind in (np.int64, np.float64):
         try:
-            return np.array([one or "nan" for one in values]).astype(kind)
+            return np.array([value or "nan" for value in values]).astype(kind)
         except ValueError:
             continue
     return np.array(values)

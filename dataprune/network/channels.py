@@ -1,10 +1,11 @@
-"""Channels removed for real, through the dependency graph of torch-pruning."""
+"""Removal of channels through the dependency graph of torch-pruning."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,14 +15,13 @@ from ..modules import inference
 from . import costs
 from . import layers as _layers
 from .magnitude import count_of, lowest
-from .masking import Masks
 
 
-class _Coupled(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class _Coupled:
     """Layers that lose the same output channels."""
 
-    name: str  # of the layer that stands for all
-    root: nn.Module
+    name: str  # name of the root layer
     parts: int  # channels i, i + C/parts, i + 2·C/parts ... go together: grouped convolutions need equal groups
     norms: Float[Tensor, " units"]  # one for each set of channels that go together
 
@@ -30,29 +30,33 @@ def prune(
     model: nn.Module,
     amount: float,
     scope: str,
-    chosen: Mapping[str, nn.Module],
+    layers: Mapping[str, nn.Module],
     example_inputs: Any,
     generator: torch.Generator,
-) -> Masks:
-    """Remove channels in place; arguments as for `network.prune`, `chosen` being the layers that may lose some."""
+) -> dict[str, Bool[Tensor, " c"]]:
+    """Remove channels in place, and return what `Masks` keeps; arguments as for `network.prune`.
+
+    `layers` holds the layers that may lose channels.
+    """
     with _graph(model, example_inputs) as graph:
-        sets = list(_coupled(graph, model, chosen))
+        sets = list(_coupled(graph, model, layers))
         if not sets:
             raise ValueError(
                 "nothing to prune: all channels are excluded, or reach the model's output, which must keep its shape"
             )
         drop = _drop(sets, amount, scope, generator)
         keep = {}
-        for coupled, gone in zip(sets, drop):
-            if bool(gone.all()):
+        for coupled, removed in zip(sets, drop):
+            if bool(removed.all()):
+                channels = len(removed) * coupled.parts
                 raise ValueError(
-                    f"amount={amount} would remove all {len(gone) * coupled.parts} channels of layer {coupled.name!r}: "
+                    f"amount={amount} would remove all {channels} channels of layer {coupled.name!r}: "
                     'use a smaller amount, scope="layer", or exclude the layer'
                 )
-            if bool(gone.any()):
-                keep[_layers.weight_name(coupled.name)] = ~gone.repeat(coupled.parts)
+            if bool(removed.any()):
+                keep[_layers.weight_name(coupled.name)] = ~removed.repeat(coupled.parts)
         _remove(graph, model, keep)
-    return Masks(keep)
+    return keep
 
 
 def remove(model: nn.Module, keep: Mapping[str, Bool[Tensor, " c"]], example_inputs: Any) -> None:
@@ -71,7 +75,7 @@ def remove(model: nn.Module, keep: Mapping[str, Bool[Tensor, " c"]], example_inp
 
 @contextmanager
 def _graph(model: nn.Module, example_inputs: Any) -> Iterator[Any]:
-    """The model's dependency graph; when it is left, the model must run and give outputs of the same shape."""
+    """Build the model's dependency graph; on exit the model must run, with outputs of the same shape."""
     try:
         import torch_pruning
     except ImportError as error:
@@ -80,15 +84,13 @@ def _graph(model: nn.Module, example_inputs: Any) -> Iterator[Any]:
         ) from error
     for name, module in model.named_modules():
         if "weight_orig" in module._parameters:
-            raise ValueError(
-                f"a mask lies on layer {name!r}: network.finalize(model) makes it final, then channels can go"
-            )
+            raise ValueError(f"layer {name!r} has a mask: call network.finalize(model) before removing channels")
     with inference(model):
         before = _shapes(costs.call(model, example_inputs))
     # torch-pruning tries model(*example_inputs) first: a bare tensor would be taken apart along the batch
     inputs = example_inputs if isinstance(example_inputs, (dict, tuple, list)) else (example_inputs,)
     trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    model.requires_grad_(True)  # the graph is read off autograd's, and new parameters would all be trained
+    model.requires_grad_(True)  # the graph is read from autograd's, and new parameters require gradients
     try:
         with inference(model), torch.enable_grad():
             graph = torch_pruning.DependencyGraph().build_dependency(model, inputs)
@@ -111,9 +113,9 @@ def _graph(model: nn.Module, example_inputs: Any) -> Iterator[Any]:
         )
 
 
-def _coupled(graph: Any, model: nn.Module, chosen: Mapping[str, nn.Module]) -> Iterator[_Coupled]:
+def _coupled(graph: Any, model: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[_Coupled]:
     names = {id(module): name for name, module in model.named_modules()}
-    allowed = {id(layer) for layer in chosen.values()}
+    allowed = {id(layer) for layer in layers.values()}
     for group in graph.get_all_groups(root_module_types=_layers.PRUNABLE):
         outputs = [entry for entry in group if graph.is_out_channel_pruning_fn(entry.dep.handler)]
         filters = [entry for entry in group.items if _writes(graph, entry)]
@@ -129,7 +131,7 @@ def _coupled(graph: Any, model: nn.Module, chosen: Mapping[str, nn.Module]) -> I
             each = each / each.mean().clamp_min(torch.finfo(each.dtype).tiny)
             norms.index_add_(0, torch.tensor(entry.root_idxs, device=norms.device), each[list(entry.idxs)])
         parts = max([_parts(graph, entry) for entry in group.items])
-        yield _Coupled(names[id(root)], root, parts, norms.view(parts, -1).sum(0) / len(filters) / parts)
+        yield _Coupled(names[id(root)], parts, norms.view(parts, -1).sum(0) / len(filters) / parts)
 
 
 def _drop(sets: list[_Coupled], amount: float, scope: str, generator: torch.Generator) -> list[Bool[Tensor, " units"]]:
@@ -144,12 +146,12 @@ def _remove(graph: Any, model: nn.Module, keep: Mapping[str, Bool[Tensor, " c"]]
     by_weight = {_layers.weight_name(name): layer for name, layer in model.named_modules()}
     for name, mask in keep.items():
         layer = by_weight[name]
-        gone = (~mask).nonzero().squeeze(1).tolist()
-        graph.get_pruning_group(layer, graph.get_pruner_of_module(layer).prune_out_channels, gone).prune()
+        removed = (~mask).nonzero().squeeze(1).tolist()
+        graph.get_pruning_group(layer, graph.get_pruner_of_module(layer).prune_out_channels, removed).prune()
 
 
 def _writes(graph: Any, entry: Any) -> bool:
-    """Whether an entry of a group says that filters of a convolution or linear layer go."""
+    """Whether an entry of a group removes filters of a convolution or linear layer."""
     dep = entry.dep
     return isinstance(dep.target.module, _layers.PRUNABLE) and graph.is_out_channel_pruning_fn(dep.handler)
 
@@ -163,7 +165,7 @@ def _norms(layer: nn.Module) -> Float[Tensor, " c"]:
 
 
 def _parts(graph: Any, entry: Any) -> int:
-    """Equal parts that a layer needs its channels in: the groups of a convolution or group norm."""
+    """Number of equal parts that channels are removed from alike: the groups of a convolution or group norm."""
     module, handler = entry.dep.target.module, entry.dep.handler
     if isinstance(module, _layers.PRUNABLE) and getattr(module, "groups", 1) == getattr(module, "out_channels", 0):
         return 1  # depthwise: each channel by itself

@@ -1,10 +1,11 @@
-"""What a model costs: parameters, FLOPs, time, and the FLOPs of training it."""
+"""Cost of a model: parameters, FLOPs, latency, and the FLOPs of training it."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,31 +16,38 @@ from . import layers as _layers
 from .sparsities import sparsity
 
 
-class Cost(NamedTuple):
-    """Of one forward pass of a batch, in evaluation mode; dense: masks change nothing here, removed channels do."""
+@dataclass(frozen=True)
+class Cost:
+    """Cost of one forward pass of a batch in evaluation mode; masks do not change it, removed channels do.
 
-    parameters: int  # elements of all parameters
-    flops: int  # a multiply-add counts as two; convolutions, matrix products and attention, as torch counts them
-    latency: float  # seconds, the median of repeated passes
+    Attributes:
+        parameters: elements of all parameters.
+        flops: FLOPs of convolutions, matrix products and attention, as torch counts them; a multiply-add is two.
+        latency: seconds, the median of repeated passes.
+    """
+
+    parameters: int
+    flops: int
+    latency: float
 
 
 def cost(model: nn.Module, example_inputs: Any, *, repeats: int = 20) -> Cost:
     """Count parameters and FLOPs, and measure the time of a forward pass.
 
-    Compare the latency of two models within one run, in turns, on a machine with nothing else to do.
+    Compare latencies within one run, with the models in turns, on an otherwise idle machine.
 
     Args:
-        model: in any mode, which it keeps; run where it is.
-        example_inputs: a batch as the model takes it: a tensor, a tuple of positional or a dict of named arguments.
-        repeats: forward passes that are timed, after three that are not.
+        model: run on its device, in evaluation mode; its mode is restored.
+        example_inputs: a batch: a tensor, a tuple of positional or a dict of keyword arguments.
+        repeats: timed forward passes, after three untimed ones.
     Returns:
         Parameters, FLOPs and latency.
     Raises:
         ValueError: if repeats is below 1.
         TypeError: if there are no inputs.
     Example:
-        >>> cost(nn.Linear(10, 5), torch.zeros(1, 10))[:2]
-        (55, 100)
+        >>> cost(nn.Linear(10, 5), torch.zeros(1, 10)).flops
+        100
     """
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}")
@@ -59,19 +67,19 @@ def cost(model: nn.Module, example_inputs: Any, *, repeats: int = 20) -> Cost:
 def training_flops(
     model: nn.Module, example_inputs: Any, samples: float, *, scored: float = 0, sparse: bool = False
 ) -> float:
-    """FLOPs of a training run, counting what data pruning and network pruning save together.
+    """Count the FLOPs of a training run, with the savings of data pruning and network pruning together.
 
-    3 · f · samples + f · scored, f being the forward pass of one sample: the backward pass costs two more, one for the
-    gradients of the activations and one for those of the weights. A run in several stages is their sum: one call for
-    each, with the model as it is in that stage.
+    3 · f · samples + f · scored, with f the FLOPs of the forward pass of one sample: the backward pass costs twice as
+    much, for the gradients of activations and of weights. A run in several stages is the sum of one call per stage,
+    with the model of that stage.
 
     Args:
-        model: as it is in this stage.
-        example_inputs: a batch as the model takes it, its first dimension being samples.
-        samples: samples back-propagated, over all epochs, as pruners and run records count them.
-        scored: samples that only pass forward: those that a method scores beyond the ones it trains, say.
-        sparse: count each layer by the share of its weights that is not zero. Hardware does not save that: it is what
-            the masks would save if zeros were free, a theoretical number. Without it masks save nothing.
+        model: the model of this stage.
+        example_inputs: a batch, with samples in the first dimension.
+        samples: samples back-propagated over all epochs, as in run records.
+        scored: samples that only pass forward, such as those that are scored but not trained.
+        sparse: count each layer by its share of nonzero weights: the theoretical saving of masks if zeros were free,
+            which hardware does not reach. Otherwise masks save nothing.
     Returns:
         FLOPs; a multiply-add counts as two.
     Raises:
@@ -96,7 +104,7 @@ def training_flops(
 
 
 def forward_flops(model: nn.Module, example_inputs: Any) -> tuple[int, dict[str, int]]:
-    """FLOPs of a forward pass, and those of each convolution and linear layer that took part."""
+    """Count the FLOPs of a forward pass, and those of each convolution and linear layer in it."""
     of_layers: dict[str, int] = {}
     before: dict[str, int] = {}
     handles = []
@@ -122,9 +130,9 @@ def forward_flops(model: nn.Module, example_inputs: Any) -> tuple[int, dict[str,
 
 
 def call(model: nn.Module, example_inputs: Any) -> Any:
-    """The model's output for a tensor, a tuple of positional or a dict of named arguments."""
+    """Call a model with a tensor, a tuple of positional or a dict of keyword arguments."""
     if example_inputs is None:
-        raise TypeError("example_inputs are missing: a batch as the model takes it, such as torch.zeros(1, 3, 32, 32)")
+        raise TypeError("example_inputs are missing: pass a batch, such as torch.zeros(1, 3, 32, 32)")
     if isinstance(example_inputs, dict):
         return model(**example_inputs)
     return model(*example_inputs) if isinstance(example_inputs, (tuple, list)) else model(example_inputs)

@@ -1,4 +1,4 @@
-"""Gradual pruning: more and more of the weights while the model trains."""
+"""Gradual pruning: a growing share of the weights while the model trains."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import nn
 
 from ..errors import CheckpointError
 from . import layers as _layers
-from .magnitude import prune
+from ._prune import prune
 
 Schedule = Callable[[int], float]  # optimizer steps taken -> share of the weights that is zero, in [0, 1)
 
 
 def cubic(final: float, steps: int, *, initial: float = 0.0, start: int = 0, every: int = 1) -> Schedule:
-    """Fast at first, when there is much to spare, then ever more slowly.
+    """Prune quickly at first, and ever more slowly towards the final share.
 
     Args:
         final: share pruned from step `start` + `steps` on, in [0, 1).
@@ -37,7 +37,7 @@ def cubic(final: float, steps: int, *, initial: float = 0.0, start: int = 0, eve
         if not 0 <= value < 1:
             raise ValueError(f"{name} is the share pruned, in [0, 1), got {value}")
     if initial > final:
-        raise ValueError(f"initial is above final ({initial} > {final}): weights that are pruned do not come back")
+        raise ValueError(f"initial is above final ({initial} > {final}): pruned weights are not restored")
     for name, value, least in (("steps", steps, 1), ("start", start, 0), ("every", every, 1)):
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
@@ -54,17 +54,17 @@ def cubic(final: float, steps: int, *, initial: float = 0.0, start: int = 0, eve
 
 
 class Gradual:
-    """Prunes single weights step by step, as a schedule says.
+    """Prunes single weights step by step, following a schedule.
 
     Args:
         model: pruned in place, with masks.
-        schedule: optimizer steps taken -> share of the weights pruned; where it falls, what is pruned stays pruned.
+        schedule: optimizer steps taken -> share of the weights pruned; pruned weights stay pruned if it falls.
         scope: "layer" or "global", as in `prune`.
-        exclude: layers that are left alone, as in `prune`.
+        exclude: layers that are not pruned, as in `prune`.
         seed: decides between equal magnitudes.
     Attributes:
-        steps: taken so far.
-        amount: share pruned last; 0.0 before the first pruning.
+        steps: steps taken so far.
+        amount: share of the last pruning; 0.0 before the first.
     Raises:
         ValueError: if the model has no layer to prune.
     Example:
@@ -91,10 +91,10 @@ class Gradual:
         self.amount = 0.0
         self._model, self._schedule, self._scope, self._seed = model, schedule, scope, seed
         self._exclude = exclude if isinstance(exclude, (str, nn.Module)) else tuple(exclude)
-        prune(model, 0.0, scope=scope, exclude=self._exclude)  # wrong arguments are told of here, not in mid-training
+        prune(model, 0.0, scope=scope, exclude=self._exclude)  # raises for wrong arguments now, not during training
 
     def step(self) -> None:
-        """Call after every `optimizer.step()`: prunes where the schedule's share has risen, else costs nothing."""
+        """Prune if the schedule's share has risen; call it after every `optimizer.step()`."""
         self.steps += 1
         amount = self._schedule(self.steps)
         if amount > self.amount:
@@ -102,15 +102,15 @@ class Gradual:
             self.amount = amount
 
     def state_dict(self) -> dict[str, Any]:
-        """The position in the schedule; the masks are in the model's own state."""
+        """Return the position in the schedule; the masks are in the model's own state."""
         return {"steps": self.steps, "amount": self.amount}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where another one was; put its masks on the model with `apply` and load the model's state as well.
+        """Restore the position in the schedule; apply the masks with `apply` and load the model's state separately.
 
         Raises:
-            CheckpointError: if the state is not of a Gradual.
+            CheckpointError: if it is not the state of a `Gradual`.
         """
         if set(state) != {"steps", "amount"}:
-            raise CheckpointError(f"this is no state of a Gradual: it holds {', '.join(map(str, state)) or 'nothing'}")
+            raise CheckpointError(f"not the state of a Gradual: it holds {', '.join(map(str, state)) or 'nothing'}")
         self.steps, self.amount = state["steps"], state["amount"]

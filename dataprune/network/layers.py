@@ -1,4 +1,4 @@
-"""Which layers can be pruned, and what their weights are while a mask lies on them."""
+"""Layers that can be pruned, and their weights under a mask."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ PRUNABLE = (
     nn.ConvTranspose3d,
     nn.Linear,
 )
-# these read the weights of the layers in them without calling those, past the hook that puts the mask on
+# these read the weights of their inner layers without calling them, so that the hook that applies the mask is skipped
 _READS_PAST_HOOKS = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 
 Exclude = str | nn.Module | Iterable[str | nn.Module]
 
 
 def prunable(model: nn.Module, exclude: Exclude = ()) -> dict[str, nn.Module]:
-    """All convolutions and linear layers, the one that gives the classes among them, by name.
+    """Find all convolutions and linear layers by name, the classifier included.
 
     Args:
         model: any module.
-        exclude: layers to leave out, by name or as modules; a module that holds layers stands for all of them.
+        exclude: layers to leave out, by name or as modules; a module excludes all layers in it.
     Returns:
         Name -> layer, in the model's order.
     Raises:
-        TypeError: if the model is no module, or `exclude` holds something else.
+        TypeError: if the model is not a module, or `exclude` holds something else.
         ValueError: if there is no such layer to exclude, or none is left.
     Example:
         >>> list(prunable(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Linear(2, 2)), exclude="2"))
@@ -56,7 +56,7 @@ def prunable(model: nn.Module, exclude: Exclude = ()) -> dict[str, nn.Module]:
 
 
 def check(layers: dict[str, nn.Module]) -> None:
-    """Raise ValueError if a weight is no parameter, is shared, or has no magnitude to rank by."""
+    """Raise ValueError if a weight is not a parameter, is shared, or is not finite."""
     owner: dict[int, str] = {}
     for name, layer in layers.items():
         weight = parameter(layer)
@@ -79,39 +79,39 @@ def check(layers: dict[str, nn.Module]) -> None:
 
 
 def read_past_hooks(model: nn.Module) -> dict[int, str]:
-    """id of each module -> the name of the attention or encoder module that may use its weight without calling it."""
-    found: dict[int, str] = {}
+    """Map the id of modules whose weights may be read without calling them to the attention module around them."""
+    owners: dict[int, str] = {}
     for name, module in model.named_modules():
         if isinstance(module, _READS_PAST_HOOKS):
-            found |= {id(inner): f"{name} ({type(module).__name__})" for inner in module.modules()}
-    return found
+            owners |= {id(inner): f"{name} ({type(module).__name__})" for inner in module.modules()}
+    return owners
 
 
 def masked(layer: nn.Module) -> bool:
-    """Whether a mask of `torch.nn.utils.prune` lies on the layer's weight."""
+    """Whether the layer's weight has a mask of `torch.nn.utils.prune`."""
     return "weight_orig" in layer._parameters and "weight_mask" in layer._buffers
 
 
 def parameter(layer: nn.Module) -> Tensor | None:
-    """What the optimizer trains: the weight, or what is under its mask; None if neither is a parameter."""
+    """The trained parameter: the weight, or the one under its mask; None if neither is a parameter."""
     return layer._parameters.get("weight_orig" if masked(layer) else "weight")
 
 
 def effective(layer: nn.Module) -> Float[Tensor, "..."]:
-    """The weight as the next forward pass will use it; `layer.weight` is that of the last one, if masked."""
+    """The weight that the next forward pass will use; under a mask `layer.weight` is that of the last pass."""
     if masked(layer):
         return layer.get_parameter("weight_orig").detach() * layer.get_buffer("weight_mask")
     return getattr(layer, "weight").detach()  # noqa: B009  every prunable layer has one
 
 
 def weight_name(layer: str) -> str:
-    """The name of a layer's weight in the model's state."""
+    """Name of a layer's weight in the model's state."""
     return f"{layer}.weight" if layer else "weight"
 
 
 def _excluded(model: nn.Module, exclude: Exclude) -> list[nn.Module]:
     modules = dict(model.named_modules())
-    found: list[nn.Module] = []
+    excluded: list[nn.Module] = []
     for entry in [exclude] if isinstance(exclude, (str, nn.Module)) else exclude:
         if isinstance(entry, str):
             if entry not in modules:
@@ -121,5 +121,5 @@ def _excluded(model: nn.Module, exclude: Exclude) -> list[nn.Module]:
             raise TypeError(f"`exclude` holds names and modules, got {type(entry).__name__}")
         elif all(entry is not module for module in modules.values()):
             raise ValueError(f"`exclude` holds a {type(entry).__name__} that is not in the model")
-        found.extend(entry.modules())
-    return found
+        excluded.extend(entry.modules())
+    return excluded

@@ -1,38 +1,36 @@
-"""Masks: which weights a model has, put on it, kept with it, and made final."""
+"""Masks on the weights of a model: their state, installation and removal."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
-from ..errors import UsageError, suggest
 from . import layers as _layers
 
 
 @dataclass(frozen=True, eq=False)
 class Masks:
-    """What is left of a model; a copy that later training and pruning do not change.
+    """Masks of a pruned model; a copy that later training and pruning do not change.
 
     Attributes:
-        keep: name of a layer's weight, such as "conv1.weight" -> True where it is kept: of the weight's own shape, or,
-            where channels were removed, (C,) for the output channels that the first of the coupled layers had. Layers
-            of which nothing was pruned are not in it.
+        keep: name of a layer's weight, such as "conv1.weight" -> True where it is kept, in the weight's shape; or, for
+            removed channels, (C,) over the original output channels of one of the coupled layers. Layers without
+            pruned weights are left out.
     """
 
     keep: dict[str, Bool[Tensor, "..."]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, state: Mapping[str, Tensor]) -> Masks:
-        """The masks in a masked model's `state_dict()`, or in that of `Masks`; none where there are none.
+        """Read the masks from the `state_dict()` of a masked model or of `Masks`; empty if there are none.
 
         Args:
-            state: as it was saved; other entries are passed over.
+            state: the saved state; other entries are ignored.
         Returns:
             Masks, on the devices of the state.
         """
@@ -46,60 +44,14 @@ class Masks:
         return cls(keep)
 
     def state_dict(self) -> dict[str, Bool[Tensor, "..."]]:
-        """On the CPU, to be saved with torch or safetensors; `Masks.of` reads it."""
+        """Return tensors on the CPU, to be saved with torch or safetensors; `Masks.of` reads them."""
         return {name: keep.cpu() for name, keep in self.keep.items()}
 
 
-def apply(model: nn.Module, masks: Masks, *, example_inputs: Any = None) -> None:
-    """Put masks on a model, so that it is pruned as the one was that they are from, and can load its `state_dict()`.
-
-    A mask replaces the one that the layer has; layers that `masks` does not name stay as they are. The weights under a
-    mask are not changed.
-
-    Args:
-        model: of the same architecture; unpruned where `masks` are of channels. Changed in place.
-        masks: from `prune` or `Masks.of`.
-        example_inputs: as for `prune`; only needed for channels.
-    Raises:
-        ValueError: if a layer is missing or has another shape, or channels were removed already.
-        TypeError: if `example_inputs` are needed and missing.
-        ImportError: if torch-pruning is needed and missing.
-    Example:
-        >>> model = nn.Sequential(nn.Linear(2, 1))
-        >>> apply(model, Masks({"0.weight": torch.tensor([[True, False]])}))
-        >>> sorted(model.state_dict())
-        ['0.bias', '0.weight_mask', '0.weight_orig']
-    """
-    found = _layers.prunable(model)
-    by_weight = {_layers.weight_name(name): layer for name, layer in found.items()}
-    whole = all(keep.ndim == 1 for keep in masks.keep.values())
-    for name, keep in masks.keep.items():
-        if name not in by_weight:
-            raise UsageError(suggest(name, by_weight, what="weight in these masks"))
-        shape = tuple(_layers.effective(by_weight[name]).shape)
-        if not whole and tuple(keep.shape) != shape:
-            raise ValueError(
-                f"the mask of {name!r} is {tuple(keep.shape)} and the weight {shape}: another architecture"
-            )
-    if not masks.keep:
-        return
-    if whole:
-        from . import channels
-
-        channels.remove(model, masks.keep, example_inputs)
-        return
-    named = {name: by_weight[name] for name in masks.keep}
-    _layers.check(named)
-    check_hooked(model, named)
-    for name, keep in masks.keep.items():
-        install(by_weight[name], keep)
-
-
 def finalize(model: nn.Module) -> None:
-    """Make the masks final: plain parameters again, zero where a mask was, under the names and in the order of before.
+    """Replace masked weights by plain parameters with zeros, under the names and in the order they had before pruning.
 
-    Nothing holds the zeros in place after this, so it comes after the last optimizer step. A model without masks is
-    left as it is.
+    Call it after the last optimizer step: nothing keeps the zeros afterwards. A model without masks is not changed.
 
     Args:
         model: changed in place; the parameters stay the same objects.
@@ -112,7 +64,7 @@ def finalize(model: nn.Module) -> None:
 
 
 def install(layer: nn.Module, keep: Bool[Tensor, "..."]) -> None:
-    """Put a mask on a layer, in place of the one that it may have."""
+    """Put a mask on a layer, or replace its present one."""
     with torch.no_grad():
         if _layers.masked(layer):
             layer.get_buffer("weight_mask").copy_(keep)
@@ -131,8 +83,8 @@ def check_hooked(model: nn.Module, chosen: Mapping[str, nn.Module]) -> None:
     for name, layer in chosen.items():
         if id(layer) in past:
             raise ValueError(
-                f"{past[id(layer)]} reads the weight of {name!r} without calling that layer, so that a mask would not "
-                "hold: exclude it"
+                f"{past[id(layer)]} reads the weight of {name!r} without calling that layer, so that a mask would have "
+                "no effect: exclude it"
             )
 
 

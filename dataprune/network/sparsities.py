@@ -1,4 +1,4 @@
-"""How many weights are zero."""
+"""Sparsity: the share of weights that are zero."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from . import layers as _layers
 
 @dataclass(frozen=True)
 class Sparsity:
-    """Zeros among the weights of convolutions and linear layers; biases and normalisation do not count.
+    """Zeros among the weights of convolutions and linear layers, without biases and normalisation.
 
     Attributes:
-        zeros: layer -> weights that are exactly zero.
-        sizes: layer -> weights.
+        zeros: layer -> number of weights that are exactly zero.
+        sizes: layer -> number of weights.
     """
 
     zeros: dict[str, int]
@@ -33,11 +33,11 @@ class Sparsity:
 
 
 def sparsity(model: nn.Module, *, exclude: _layers.Exclude = ()) -> Sparsity:
-    """Count zeros in the weights that the next forward pass will use, with masks, without, or after `finalize`.
+    """Count the zeros in the weights that the next forward pass will use.
 
     Args:
-        model: left as it is.
-        exclude: layers that do not count, by name or as modules; those that were excluded from pruning, say.
+        model: masked or not; not changed.
+        exclude: layers that are not counted, by name or as modules, such as those excluded from pruning.
     Returns:
         Per layer and overall.
     Raises:
@@ -49,8 +49,8 @@ def sparsity(model: nn.Module, *, exclude: _layers.Exclude = ()) -> Sparsity:
         >>> sparsity(model).layers, sparsity(model).overall
         ({'0': 0.5, '1': 0.5}, 0.5)
     """
-    found = {name: _layers.effective(layer) for name, layer in _layers.prunable(model, exclude).items()}
+    weights = {name: _layers.effective(layer) for name, layer in _layers.prunable(model, exclude).items()}
     return Sparsity(
-        zeros={name: int((weight == 0).sum()) for name, weight in found.items()},
-        sizes={name: weight.numel() for name, weight in found.items()},
+        zeros={name: int((weight == 0).sum()) for name, weight in weights.items()},
+        sizes={name: weight.numel() for name, weight in weights.items()},
     )

@@ -289,7 +289,7 @@ def test_half_rows_travel(pool: Pool) -> None:
 def padded(rank: int, ranks: int) -> list[float]:
     recorder = Recorder(3, {"loss": dynamics.loss(), "tdds": dynamics.tdds(2)})
     for _ in range(2):
-        # sample 1 is first on rank 1; what rank 0 says of it later does not count
+        # sample 1 is first on rank 1; later records of rank 0 do not count
         index = torch.tensor([0, 1]) if rank == 0 else torch.tensor([1, 2])
         recorder.update(index, torch.full((2, 2), 0.0) + torch.tensor([0.0, float(rank)]), torch.tensor([0, 0]))
         recorder.end_epoch()
@@ -311,7 +311,7 @@ def disagree(rank: int, ranks: int, how: str) -> None:
     if how == "different epochs" and rank:
         recorder.epoch = 3
     if "wrong values" in how and rank:  # seen only when the epoch ends, as on a GPU
-        recorder._wrong = torch.tensor([0, 2, 0])
+        recorder._invalid = torch.tensor([0, 2, 0])
     index = torch.tensor([rank])
     recorder.update(index, torch.zeros(1, 3 if how == "classes" and rank else 2), torch.tensor([0]))
     if how == "middle of an epoch":
@@ -325,12 +325,12 @@ def disagree(rank: int, ranks: int, how: str) -> None:
 @pytest.mark.parametrize(
     "how", ["different arguments", "different epochs", "classes", "middle of an epoch", "rank 1 recorded wrong values"]
 )
-def test_ranks_that_differ_are_told(pool: Pool, how: str) -> None:
+def test_ranks_that_differ_raise(pool: Pool, how: str) -> None:
     with pytest.raises(RankError, match=how):
         pool.run(disagree, how, world_size=2)
 
 
-# -- values that cannot be looked at without waiting: as on a GPU, on any machine -----------------------------------
+# -- values that cannot be read without waiting: as on a GPU, on any machine -----------------------------------
 
 
 @pytest.fixture

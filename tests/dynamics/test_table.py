@@ -66,10 +66,10 @@ def test_what_is_no_table(text: str, message: str, tmp_path: Path) -> None:
 
 def test_files_that_cannot_be_read_or_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1 but no more")
-    with pytest.raises(DataError, match="no readable parquet"):
+    with pytest.raises(DataError, match="not a readable parquet"):
         dynamics.load_scores(tmp_path / "a.parquet")
     (tmp_path / "b.csv").write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(DataError, match="no text file"):
+    with pytest.raises(DataError, match="not a text file"):
         dynamics.load_scores(tmp_path / "b.csv")
     with pytest.raises(DataError, match="must end in"):
         dynamics.load_scores(tmp_path / "a.txt")

@@ -119,7 +119,7 @@ def test_schedules_out_of_range_are_refused(arguments: dict, message: str) -> No
         network.cubic(**arguments)
 
 
-def test_wrong_arguments_are_told_of_before_training() -> None:
+def test_wrong_arguments_raise_before_training() -> None:
     schedule = network.cubic(0.5, 3)
     with pytest.raises(UsageError, match="scope"):
         network.Gradual(small(), schedule, scope="model")
@@ -129,5 +129,5 @@ def test_wrong_arguments_are_told_of_before_training() -> None:
         network.Gradual(nn.ReLU(), schedule)
     with pytest.raises(ValueError, match="amount"):
         network.Gradual(small(), lambda step: 1.5).step()
-    with pytest.raises(CheckpointError, match="no state of a Gradual"):
+    with pytest.raises(CheckpointError, match="not the state of a Gradual"):
         network.Gradual(small(), schedule).load_state_dict({"epoch": 3})

@@ -28,7 +28,7 @@ from ..models import build
 from . import run_folder, setup
 from .settings import Settings
 
-STATISTICS_OF_A_PASS = ("el2n", "entropy", "least_confidence", "margin", "loss", "grand")
+SNAPSHOTS = [name for name, make in STATISTICS.items() if make().snapshot]
 _BATCH = 512
 
 Rows = dict[str, np.ndarray]  # columns index, label, worker (its process) and one for each statistic; in any order
@@ -185,7 +185,7 @@ class Scorer:
 
     Args:
         trained: the model.
-        names: of `STATISTICS_OF_A_PASS`.
+        names: names from `SNAPSHOTS`.
     """
 
     def __init__(self, trained: Trained, names: Sequence[str]):
@@ -243,13 +243,15 @@ class _Rows:
 
 def _names(settings: Settings) -> list[str]:
     """The statistics that are asked for."""
-    names = [name.strip() for name in settings.statistics.split(",") if name.strip()] or list(STATISTICS_OF_A_PASS[:-1])
+    names = [name.strip() for name in settings.statistics.split(",") if name.strip()] or [
+        name for name in SNAPSHOTS if not STATISTICS[name]().features
+    ]
     setup.statistics(replace(settings, statistics=",".join(names), epochs=1 << 30))
     for name in names:
-        if name not in STATISTICS_OF_A_PASS:
+        if name not in SNAPSHOTS:
             raise UsageError(
                 f"{name} follows samples through training, which one pass of a trained model does not show: score "
-                f"without --init, or take of {', '.join(STATISTICS_OF_A_PASS)}"
+                f"without --init, or take of {', '.join(SNAPSHOTS)}"
             )
     usual = Settings(method=settings.method)
     for name in usual.as_dict():

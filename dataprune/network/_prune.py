@@ -1,0 +1,144 @@
+"""Pruning of a model, and masks applied to another one: of single weights or of channels."""
+
+from __future__ import annotations
+
+import logging
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import UsageError, suggest
+from . import channels, magnitude
+from . import layers as _layers
+from .masking import Masks, check_hooked, install
+
+_log = logging.getLogger("dataprune.network")
+
+
+def prune(
+    model: nn.Module,
+    amount: float,
+    *,
+    scope: str = "layer",
+    granularity: str = "weight",
+    exclude: _layers.Exclude = (),
+    example_inputs: Any = None,
+    seed: int = 0,
+) -> Masks:
+    """Prune the convolutions and linear layers of a model in place, smallest magnitudes first.
+
+    With `granularity="weight"` the smallest |w| get a mask of `torch.nn.utils.prune`, and are exactly zero in every
+    later forward pass, whatever optimizer, momentum or weight decay do to the values under the mask. `amount` is the
+    share of zeros after the call, to the nearest weight, of each layer or of all together. Weights that are pruned
+    already stay pruned and count, so that pruning again to the same amount changes nothing. Parameters stay the same
+    objects, so that an optimizer built before the call can go on.
+
+    With `granularity="channel"` output channels are removed, and everything that depends on them: parameters, FLOPs
+    and time fall. Layers whose channels are added up or normalised together lose the same channels; those that give
+    the model's output keep all channels. `amount` is the share of channels removed by this call, of each set of coupled
+    layers or of all together. The parameters are new: build the optimizer afterwards.
+
+    Args:
+        model: changed in place.
+        amount: share to prune, in [0, 1); 0 changes nothing.
+        scope: "layer" ranks within each layer, and leaves it one weight or channel at least. "global" ranks across
+            layers: weights as they are, channels relative to the mean of their layer.
+        granularity: "weight" or "channel".
+        exclude: layers that keep all their weights or output channels, by name or as modules; a module excludes all
+            layers in it.
+        example_inputs: a batch: a tensor, a tuple of positional or a dict of keyword arguments. Needed for channels
+            only, whose dependencies are found by a forward pass.
+        seed: decides between equal magnitudes.
+    Returns:
+        Masks of every layer with pruned weights; or, for channels, one mask for each set of coupled layers that lost
+        some in this call, under the name of one of them.
+    Raises:
+        TypeError: if the amount is not a number, or `example_inputs` are needed and missing.
+        ValueError: if the amount is outside [0, 1), scope or granularity is unknown, there is no layer to prune, a
+            weight is not finite, a layer would lose its last channel, or a model to lose channels has masks.
+        ImportError: if torch-pruning is needed and missing.
+    Example:
+        >>> model = nn.Linear(4, 1, bias=False)
+        >>> model.weight.data = torch.tensor([[0.1, -0.4, 0.3, -0.2]])
+        >>> prune(model, 0.5).keep["weight"]
+        tensor([[False,  True,  True, False]])
+
+    Source: Han et al. 2015, arXiv:1506.02626, for weights; as a step between coreset training and fine-tuning, Gupta et
+        al., "Drop it like it's hot: network pruning with data selection", Section 4.4. Differs: the masks stay on while
+        the model is fine-tuned. Channels: L1 norm of the filters, Li et al. 2017, arXiv:1608.08710, and dependencies as
+        in Fang et al. 2023, arXiv:2301.12900. Differs: a filter's norm is divided by the layer's mean norm and averaged
+        over coupled layers.
+    """
+    if isinstance(amount, bool) or not isinstance(amount, Real):
+        raise TypeError(f"amount is the share to prune, a number in [0, 1), got {type(amount).__name__}")
+    if not 0 <= amount < 1:
+        raise ValueError(f"amount is the share to prune, in [0, 1), got {amount}; 0.8 prunes four fifths")
+    for value, known, what in (
+        (scope, ("layer", "global"), "scope"),
+        (granularity, ("weight", "channel"), "granularity"),
+    ):
+        if value not in known:
+            raise UsageError(suggest(str(value), known, what=what))
+    layers = _layers.prunable(model, exclude)
+    _layers.check(layers)
+    generator = torch.Generator().manual_seed(seed)
+    if granularity == "channel":
+        return Masks(channels.prune(model, amount, scope, layers, example_inputs, generator))
+    check_hooked(model, layers)
+    keep = magnitude.masks_of_smallest(layers, amount, scope, generator)
+    for name, layer in layers.items():
+        if _layers.masked(layer) or not keep[name].all():
+            install(layer, keep[name])
+        if not keep[name].any():
+            _log.warning("layer %r has no weight left: use scope='layer', a smaller amount, or exclude it", name)
+    return Masks(
+        {
+            _layers.weight_name(name): layer.get_buffer("weight_mask").bool()
+            for name, layer in model.named_modules()
+            if isinstance(layer, _layers.PRUNABLE) and _layers.masked(layer)
+        }
+    )
+
+
+def apply(model: nn.Module, masks: Masks, *, example_inputs: Any = None) -> None:
+    """Apply masks to a model, so that it has the same sparsity as the model the masks came from, and loads its state.
+
+    A mask replaces the layer's present one; layers without a mask in `masks` are not changed, nor are the weights under
+    a mask.
+
+    Args:
+        model: model of the same architecture, unpruned if `masks` are of channels; changed in place.
+        masks: from `prune` or `Masks.of`.
+        example_inputs: as for `prune`; needed for channels only.
+    Raises:
+        ValueError: if a layer is missing or has another shape, or channels were removed already.
+        TypeError: if `example_inputs` are needed and missing.
+        ImportError: if torch-pruning is needed and missing.
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 1))
+        >>> apply(model, Masks({"0.weight": torch.tensor([[True, False]])}))
+        >>> sorted(model.state_dict())
+        ['0.bias', '0.weight_mask', '0.weight_orig']
+    """
+    layers = {_layers.weight_name(name): layer for name, layer in _layers.prunable(model).items()}
+    of_channels = all(keep.ndim == 1 for keep in masks.keep.values())
+    for name, keep in masks.keep.items():
+        if name not in layers:
+            raise UsageError(suggest(name, layers, what="weight in these masks"))
+        shape = tuple(_layers.effective(layers[name]).shape)
+        if not of_channels and tuple(keep.shape) != shape:
+            raise ValueError(
+                f"the mask of {name!r} is {tuple(keep.shape)} and the weight {shape}: another architecture"
+            )
+    if not masks.keep:
+        return
+    if of_channels:
+        channels.remove(model, masks.keep, example_inputs)
+        return
+    masked = {name: layers[name] for name in masks.keep}
+    _layers.check(masked)
+    check_hooked(model, masked)
+    for name, keep in masks.keep.items():
+        install(layers[name], keep)
