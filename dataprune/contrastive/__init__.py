@@ -1,4 +1,4 @@
-"""Contrastive learning on fewer samples: two views of every image, NT-Xent per sample, and what the features are worth.
+"""Contrastive learning on fewer samples: two views of every image, a loss per sample, and evaluation of the features.
 
 views = contrastive.Views(mean=mean, std=std)
 model = contrastive.SimCLR(encoder, features=512)

@@ -1,4 +1,4 @@
-"""NT-Xent, the loss of SimCLR, one value per sample and with a single matrix of similarities in memory."""
+"""NT-Xent, the loss of SimCLR, with one value per sample and a single matrix of similarities in memory."""
 
 from __future__ import annotations
 
@@ -22,32 +22,30 @@ def nt_xent(
     *,
     gather: bool = False,
 ) -> Float[Tensor, "*b"]:
-    """How badly each sample's view is told from all other views by its likeness to the sample's second view.
+    """Compute the normalised temperature-scaled cross-entropy (NT-Xent) of two views of every sample.
 
-    Of the 2B projections, normalised to length one, each is compared with the 2B - 1 others: the loss is −log of the
-    softmax, over these similarities / temperature, at the other view of the same sample. A sample's loss is the mean of
-    its two directions. float16 and bfloat16 are computed in float32, inside autocast too.
+    Each of the 2B projections, normalised to length one, is compared with the 2B - 1 others: the loss is −log of the
+    softmax, over these similarities / temperature, at the other view of the same sample. A sample's loss is the mean
+    over its two views. float16 and bfloat16 are computed in float32, inside autocast too. In a pruned epoch the
+    negatives are the kept samples of the batch.
 
-    In a pruned epoch the negatives are the kept samples of the batch alone.
-
-    Memory: one (2B, 2B) matrix, written in the forward pass and only read in the backward pass, which makes no other;
-    with `gather` on R ranks (2B, 2RB) on each. It cannot be differentiated twice (create_graph=True raises).
+    Memory: one (2B, 2B) matrix for the forward and backward pass; with `gather` on R ranks (2B, 2RB) on each. It cannot
+    be differentiated twice (create_graph=True raises).
 
     Args:
-        z_i: projections of the samples' first views; their lengths do not matter.
-        z_j: projections of their second views, row by row of the same samples.
+        z_i: projections of the samples' first views, of any length.
+        z_j: projections of their second views, in the same order.
         temperature: τ > 0.
         reduction: "mean" over the samples, or "none".
-        gather: take the negatives from all ranks. Collective, forward and backward; every rank must bring equally many
-            samples, as a pruner deals them out. The values are those that one process computes of these samples in the
-            joined batch. The gradient that reaches a rank's projections is that of the SUM over ranks of whatever each
-            rank back-propagates: with a mean per rank, R times that of the joined batch's mean.
-            DistributedDataParallel, which divides the parameters' gradients by R, so ends with the gradient of one
-            process with the joined batch.
+        gather: take the negatives from all ranks. Collective, forward and backward; every rank must have the same
+            number of samples, as from a pruner. The values equal those of one process with the joined batch. The
+            gradient of a rank's projections is that of the SUM over ranks of the back-propagated values: with a mean
+            per rank, R times that of the joined batch's mean. DistributedDataParallel divides gradients by R, and so
+            gives the gradient of one process with the joined batch.
     Returns:
         A scalar, or one loss per sample; float32, or float64 for float64.
     Raises:
-        TypeError: if the projections are no floating-point tensors.
+        TypeError: if the projections are not floating-point tensors.
         ValueError: if shapes differ, there are no negatives, or temperature or reduction is out of range.
     Example:
         >>> z = torch.eye(2)
@@ -55,8 +53,7 @@ def nt_xent(
         tensor([0.5514, 0.5514])
 
     Source: Chen et al. 2020, arXiv:2002.05709, Eq. 1 and Algorithm 1; temperature 0.5 as in Xiao et al.,
-        arXiv:2408.16031, appendix C.2. Differs: nothing; it is not reduced over a sample's two views and all samples at
-        once, but first over the views.
+        arXiv:2408.16031, appendix C.2. Differs: the mean over a sample's two views is taken before that over samples.
     """
     ranks = distributed.world_size() if gather else 1
     _check(z_i, z_j, temperature, reduction, ranks)
@@ -71,12 +68,11 @@ def nt_xent(
 
 
 class _Contrast(torch.autograd.Function):
-    """One loss per row: logsumexp of its similarities without itself, minus that with its second view.
+    """One loss per row: logsumexp of its similarities to all columns but itself, minus that to its other view.
 
-    `columns` holds what rows are compared with; rows are columns `begin` to `begin` + 2B, first views and then second
-    views, so that a row's second view lies B further, around the end.
-
-    An autograd of the plain formula would hold the similarities, and make two or three of their size on the way back.
+    Rows are columns `begin` to `begin` + 2B, first views and then second views, so that a row's other view lies B
+    further, modulo 2B. Autograd of the plain formula would keep the similarities, and allocate two or three matrices of
+    their size in the backward pass.
     """
 
     @staticmethod
@@ -90,14 +86,14 @@ class _Contrast(torch.autograd.Function):
         highest = matrix.amax(dim=1, keepdim=True)
         matrix.sub_(highest).exp_()
         total = matrix.sum(dim=1, keepdim=True)
-        matrix /= total  # the softmax: all that the way back needs
+        matrix /= total  # the softmax, all that the backward pass needs
         ctx.save_for_backward(rows, columns, matrix)
         ctx.begin, ctx.scale = begin, scale
         return (highest + total.log()).squeeze(1) - positive
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        if torch.is_grad_enabled():  # once_differentiable would take the softmax for a constant, and say nothing
+        if torch.is_grad_enabled():  # once_differentiable would silently treat the softmax as a constant
             raise RuntimeError("nt_xent cannot be differentiated twice: leave create_graph=True out")
         rows, columns, softmax = ctx.saved_tensors
         own = slice(ctx.begin, ctx.begin + len(rows))
@@ -114,8 +110,8 @@ class _Contrast(torch.autograd.Function):
 def _check(z_i: Tensor, z_j: Tensor, temperature: float, reduction: str, ranks: int) -> None:
     for name, z in (("z_i", z_i), ("z_j", z_j)):
         if not isinstance(z, Tensor) or not z.is_floating_point():
-            found = z.dtype if isinstance(z, Tensor) else type(z).__name__
-            raise TypeError(f"{name} must be a floating-point tensor of projections, got {found}")
+            kind = z.dtype if isinstance(z, Tensor) else type(z).__name__
+            raise TypeError(f"{name} must be a floating-point tensor of projections, got {kind}")
     if z_i.ndim != 2 or z_i.shape != z_j.shape:
         raise ValueError(
             f"z_i {tuple(z_i.shape)} and z_j {tuple(z_j.shape)} must both be (B, D): the projections of two views of "

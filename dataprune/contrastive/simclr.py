@@ -1,4 +1,4 @@
-"""An encoder and the projection that it is trained through."""
+"""SimCLR: an encoder with a projection head."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 def _width(encoder: nn.Module) -> int | None:
-    """How many features an encoder seems to give."""
+    """Guess the number of features of an encoder from its attributes and layers."""
     for module in (encoder, *reversed(list(encoder.modules()))):
         for name in ("num_features", "out_features", "out_channels"):
             if isinstance(getattr(module, name, None), int):
@@ -21,23 +21,23 @@ def _width(encoder: nn.Module) -> int | None:
 
 
 class SimCLR(nn.Module):
-    """Encoder f and projection g = linear(relu(linear(f))); after training, f alone is kept.
+    """Encoder f and projection g = linear(relu(linear(f))); only f is used after training.
 
-    Both views go through the encoder as one batch of 2B, so that batch norm sees the statistics of both together and
-    moves its running averages once a step, and DistributedDataParallel sees one forward pass. Two passes of B would
-    normalise each view by itself.
+    Both views pass through the encoder as one batch of 2B, so that batch norm uses the statistics of both together and
+    updates its running averages once a step, and DistributedDataParallel sees one forward pass. Two passes of B would
+    normalise each view separately.
 
     Args:
-        encoder: gives features (B, D) for a batch; of a classifier, first replace the last layer by `nn.Identity()`.
-        dim: of the projections.
+        encoder: maps a batch to features (B, D); replace the last layer of a classifier by `nn.Identity()` first.
+        dim: size of the projections.
         hidden: units of the projection's hidden layer; D by default.
-        features: D; by default the encoder's attribute `num_features`, as timm's models have it, or else the outputs of
-            its last layer with weights. The first batch shows whether that is right.
+        features: D; by default the encoder's attribute `num_features`, as in timm, or else the outputs of its last
+            layer with weights. The first batch checks it.
     Attributes:
-        encoder: f.
-        projection: g.
+        encoder: the encoder f.
+        projection: the projection g.
     Raises:
-        ValueError: if D is not known, or a size is below 1.
+        ValueError: if D is unknown, or a size is below 1.
     Example:
         >>> model = SimCLR(nn.Flatten(), dim=8, features=16)
         >>> (f_i, f_j), (z_i, z_j) = model(torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 4))
@@ -54,7 +54,7 @@ class SimCLR(nn.Module):
             features = _width(encoder)
         if not isinstance(features, int):
             raise ValueError(
-                f"how many features {type(encoder).__name__} gives is not known: pass features=D, the width of its "
+                f"the number of features of {type(encoder).__name__} is unknown: pass features=D, the width of its "
                 "output (B, D)"
             )
         hidden = features if hidden is None else hidden
@@ -66,7 +66,7 @@ class SimCLR(nn.Module):
         self.projection = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim))
 
     def forward(self, x_i: Float[Tensor, "b *shape"], x_j: Float[Tensor, "b *shape"]) -> tuple[Pair, Pair]:
-        """Features and projections of two views of the same samples.
+        """Compute features and projections of two views of the same samples.
 
         Args:
             x_i: the first views.

@@ -1,4 +1,4 @@
-"""Two random views of every image, made in batches on the device where the images are."""
+"""Two random views of every image, made in batches on the images' device."""
 
 from __future__ import annotations
 
@@ -14,31 +14,29 @@ from torch import Tensor
 from ..hashing import uniform
 
 _ATTEMPTS = 10  # boxes drawn until one fits into the image
-_DRAWS = 32  # random numbers of a sample's view: two per box, nine more, and room
+_DRAWS = 32  # random numbers per view of a sample: two per box, nine more, and a reserve
 _LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
 class Views:
-    """Random crop, mirror image, colours and grey, each view drawn anew: by default the set of the EMP paper.
+    """Random crop, flip, colour jitter and greyscale, drawn for each view; the defaults are those of the EMP paper.
 
     Every random number is a hash of (seed, epoch, index, view): a sample has the same views in any batch, on any
-    device, worker or rank, and after a resume. torch's random state is neither read nor written. Images of one channel
-    have no colour to lose and no hue: `grey` leaves them as they are, `jitter` changes their brightness and contrast.
-    They need that: from crops and mirror images alone an encoder can tell such images by their intensities, and learns
-    little else.
+    device, worker or rank, and after a resume. torch's random state is neither read nor written. For images of one
+    channel `grey` does nothing, and `jitter` changes brightness and contrast only. They need the jitter: with crops and
+    flips alone an encoder can distinguish such images by their intensities, and learns little else.
 
     Args:
-        mean: of pixels in [0, 1], one per channel; with `std` the last step normalises. By default it does not.
-        std: likewise.
-        crop: least and largest share of the image's area that is cut out; the cut is resized to the image's size.
-        aspect: least and largest width / height of the cut, in pixels.
-        flip: probability of a mirror image.
-        grey: probability of a grey image, in all its channels.
-        jitter: probability of changed colours; above 0 it needs kornia.
-        strength: s of the changed colours: brightness, contrast and saturation are multiplied by a number in
-            [1 − 0.8·s, 1 + 0.8·s], the hue is turned by up to 0.2·s of the circle; in that order. Of one channel, only
-            brightness and contrast.
+        mean: mean of pixels in [0, 1] per channel, to normalise views together with `std`; None to not normalise.
+        std: standard deviation per channel.
+        crop: smallest and largest share of the image's area that is cropped, then resized to the image's size.
+        aspect: smallest and largest width / height of the crop, in pixels.
+        flip: probability of a horizontal flip.
+        grey: probability of a greyscale image, in all its channels.
+        jitter: probability of colour jitter; above 0 it needs kornia.
+        strength: strength s of the jitter: brightness, contrast and saturation are multiplied by a number in
+            [1 − 0.8·s, 1 + 0.8·s], then the hue is rotated by up to 0.2·s of the circle.
     Raises:
         ValueError: if an argument is out of range.
     Example:
@@ -50,7 +48,7 @@ class Views:
     Source: Xiao et al., arXiv:2408.16031, appendix C.2 (crop, flip, grey with probability 0.8); `simclr`: Chen et al.
         2020, arXiv:2002.05709, appendices A and B.9. Differs: the EMP paper gives no range for the crop, it is
         SimCLR's here; where no box fits in ten attempts, SimCLR's code takes the middle of the image, here the place is
-        random too; colours change in one order, not in a random one.
+        random too; the order of the colour changes is fixed, not random.
     """
 
     mean: Sequence[float] | None = None
@@ -79,31 +77,31 @@ class Views:
     def simclr(
         cls, mean: Sequence[float] | None = None, std: Sequence[float] | None = None, *, strength: float = 0.5
     ) -> Views:
-        """The set of SimCLR on CIFAR: crop, flip, changed colours in four of five views, grey in one of five.
+        """Views of SimCLR on CIFAR: crop, flip, colour jitter in four of five views, greyscale in one of five.
 
         Args:
             mean: as in the class.
             std: as in the class.
-            strength: as in the class; 0.5 for CIFAR, 1 for ImageNet, where SimCLR blurs too, which this does not.
+            strength: as in the class; 0.5 for CIFAR, 1 for ImageNet, where SimCLR also blurs, which this does not.
         """
         return cls(mean, std, grey=0.2, jitter=0.8, strength=strength)
 
     def __call__(
         self, images: UInt8[Tensor, "b c h w"], index: Int[Tensor, " b"], *, seed: int, epoch: int
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
-        """Two views of every image.
+        """Make two views of every image.
 
         Args:
             images: bytes, or floating-point numbers in [0, 1].
-            index: the samples' positions in the dataset.
-            seed: of the views.
+            index: positions of the samples in the dataset.
+            seed: random seed of the views.
             epoch: 0-based.
         Returns:
             (x_i, x_j), float32 on the images' device.
         Raises:
             TypeError: if the images are neither bytes nor floating point.
-            ValueError: if shapes do not fit, or colours are to change that are neither grey nor RGB.
-            ImportError: if colours are to change without kornia.
+            ValueError: if shapes do not fit, or colours of images that are neither grey nor RGB are to change.
+            ImportError: for colour jitter without kornia.
         """
         return (
             self.view(images, index, seed=seed, epoch=epoch, number=0),
@@ -113,7 +111,7 @@ class Views:
     def view(
         self, images: UInt8[Tensor, "b c h w"], index: Int[Tensor, " b"], *, seed: int, epoch: int, number: int
     ) -> Float[Tensor, "b c h w"]:
-        """One view of every image: `number` 0 and 1 are the two of a call, others are further ones."""
+        """Make one view of every image: `number` 0 and 1 are the two of a call, higher ones are further views."""
         self._check(images, index)
         device = images.device
         draw = torch.arange(_DRAWS * number, _DRAWS * (number + 1), device=device)
@@ -154,7 +152,7 @@ def _boxes(
     crop: tuple[float, float],
     aspect: tuple[float, float],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Top, left, height and width of a box in every image, each (B, 1), whole numbers as floats."""
+    """Draw a box in every image: top, left, height and width, each (B, 1) whole numbers as floats."""
     height, width = size
     area = height * width * (crop[0] + (crop[1] - crop[0]) * shape_draws[:, :_ATTEMPTS])
     low, high = (torch.tensor(value, dtype=torch.float64).log().item() for value in aspect)
@@ -174,7 +172,7 @@ def _boxes(
 def _cut(
     images: Float[Tensor, "b c h w"], box: tuple[Tensor, Tensor, Tensor, Tensor], flip: Tensor
 ) -> Float[Tensor, "b c h w"]:
-    """Cut the boxes out, resize them to the images' size, bilinearly, and mirror those of `flip`: one interpolation."""
+    """Crop the boxes, resize them to the images' size and flip some, in one bilinear interpolation."""
     top, left, h, w = box
     rows = _centres(images.shape[2], top, h)
     columns = _centres(images.shape[3], left, w)
@@ -184,9 +182,9 @@ def _cut(
 
 
 def _centres(size: int, start: Float[Tensor, "b 1"], length: Float[Tensor, "b 1"]) -> Float[Tensor, "b size"]:
-    """Where in an image of `size`, from -1 to 1, the `size` pixels resized from [start, start + length) come from."""
+    """Source coordinates, from -1 to 1 in an image of `size`, of `size` pixels resized from [start, start + length)."""
     position = (torch.arange(size, device=start.device) + 0.5) * length / size - 0.5
-    # what lies outside of the box must not shine in at its edge
+    # pixels outside the box must not be interpolated at its edge
     position = start + torch.minimum(position.clamp(min=0), length - 1)
     return (2 * position + 1) / size - 1
 
@@ -209,9 +207,7 @@ def _enhance() -> ModuleType:
     try:
         from kornia import enhance
     except ImportError as error:
-        raise ImportError(
-            "changing colours needs kornia: pip install -c constraints.txt -e '.[contrastive]'"
-        ) from error
+        raise ImportError("colour jitter needs kornia: pip install -c constraints.txt -e '.[contrastive]'") from error
     return enhance
 
 

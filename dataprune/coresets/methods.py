@@ -43,8 +43,6 @@ class Method:
         select: the function of `coresets` that carries it out.
         needs: its input: "nothing" (the size), "scores", "features", "logits", "gradients" (errors and features),
             "validation" (gradients, and those of a validation set) or "model" (the model and its inputs).
-        keeps: the samples that it keeps, in a line.
-        source: the paper.
         statistic: the score that it reads by default; None where the user must choose, or where it reads none.
         any_statistic: whether another score can be chosen.
         weights: whether its samples are weighted: by the score, or by the selector.
@@ -52,11 +50,24 @@ class Method:
 
     select: Callable[..., Selection]
     needs: Needs
-    keeps: str
-    source: str
     statistic: str | None = None
     any_statistic: bool = False
     weights: bool = False
+
+    @property
+    def keeps(self) -> str:
+        """What it keeps: the first paragraph of the selector's documentation, and of the score's."""
+        return " ".join(_documentation(function)[0] for function in self._functions)
+
+    @property
+    def source(self) -> str:
+        """The paper of the score that the method is named after, or else of the selector."""
+        return _documentation(self._functions[-1])[1]
+
+    @property
+    def _functions(self) -> list[Callable[..., Any]]:
+        named = self.statistic is not None and not self.any_statistic
+        return [self.select, STATISTICS[str(self.statistic)]] if named else [self.select]
 
     def options(self) -> list[str]:
         """Names of the selector's own parameters, and of those that `choose` adds."""
@@ -167,79 +178,27 @@ def _positional(method: Method, inputs: Inputs, scores: Tensor | None) -> tuple[
             return extracted.errors(), extracted.features
 
 
-def _highest(statistic: str, keeps: str, source: str, *, weights: bool = False) -> Method:
-    return Method(top, "scores", keeps, source, statistic, weights=weights)
+def _documentation(function: Callable[..., Any]) -> tuple[str, str]:
+    """First paragraph and source of a function's docstring."""
+    text, source = (inspect.getdoc(function) or "").split("Source:", 1)
+    return " ".join(text.split("\n\n", 1)[0].split()), " ".join(source.split("Differs:", 1)[0].split())
 
-
-_COLEMAN = "Coleman et al. 2020, arXiv:1906.11829"
-_PAUL = "Paul et al. 2021, arXiv:2107.07075"
-_ZHENG = "Zheng et al. 2023, arXiv:2210.15809"
 
 METHODS: dict[str, Method] = {
-    "forgetting": _highest("forgetting", "most often forgotten", "Toneva et al. 2019, arXiv:1812.05159"),
-    "el2n": _highest("el2n", "largest error vectors early in training", _PAUL),
-    "grand": _highest("grand", "largest gradients of the last layer", _PAUL),
-    "aum": _highest("aum", "smallest area under the margin", "Pleiss et al. 2020, arXiv:2001.10528"),
-    "entropy": _highest("entropy", "highest entropy of the last prediction", _COLEMAN),
-    "least_confidence": _highest("least_confidence", "lowest confidence of the last prediction", _COLEMAN),
-    "margin": _highest("margin", "smallest margin of the last prediction", "Scheffer et al. 2001"),
-    "dyn_unc": _highest("dyn_unc", "most uncertain over windows", "He et al. 2023, arXiv:2306.05175"),
-    "dual": _highest("dual", "most uncertain and difficult early", "Cho et al. 2025, arXiv:2502.06905"),
-    "tdds": _highest(
-        "tdds",
-        "contributions that vary most over windows, weighted by their score",
-        "Zhang et al. 2024, arXiv:2311.13613",
-        weights=True,
-    ),
-    "ccs": Method(
-        stratified, "scores", "evenly over the difficulty, without the hardest (option cutoff)", _ZHENG, "aum", True
-    ),
-    "moderate": Method(moderate, "features", "at the median distance from their class", "Xia et al. 2023"),
-    "herding": Method(herding, "features", "samples with the mean of their class", "Welling 2009"),
-    "k_center": Method(
-        k_center, "features", "samples that cover the features", "Sener and Savarese 2018, arXiv:1708.00489"
-    ),
-    "contextual_diversity": Method(
-        contextual_diversity,
-        "logits",
-        "samples that cover the predictions",
-        "Agarwal et al. 2020, arXiv:2008.05723",
-    ),
-    "craig": Method(
-        craig,
-        "gradients",
-        "samples that represent all gradients, weighted by how many",
-        "Mirzasoleiman et al. 2020, arXiv:1906.01827",
-        weights=True,
-    ),
-    "grad_match": Method(
-        grad_match,
-        "gradients",
-        "weighted samples that add up to the full gradient",
-        "Killamsetty et al. 2021, arXiv:2103.00123",
-        weights=True,
-    ),
-    "glister": Method(
-        glister, "validation", "samples that lower the validation loss", "Killamsetty et al. 2021, arXiv:2012.10630"
-    ),
-    "influence": Method(
-        influence,
-        "gradients",
-        "all but those that change the last layer least",
-        "Yang et al. 2023, arXiv:2205.09329",
-    ),
-    "deepfool": Method(
-        deepfool, "model", "closest to a decision boundary", "Ducoffe and Precioso 2018, arXiv:1802.09841"
-    ),
-    # "random" is the dynamic method, which draws a new subset every epoch
-    "random_coreset": Method(random, "nothing", "a random subset", _COLEMAN),
-    "top": Method(top, "scores", "the highest of a score of your choice", _COLEMAN, any_statistic=True),
-    "bottom": Method(
-        bottom,
-        "scores",
-        "the lowest of a score of your choice",
-        "Sorscher et al. 2022, arXiv:2206.14486",
-        any_statistic=True,
-    ),
-    "stratified": Method(stratified, "scores", "`ccs` of a score of your choice", _ZHENG, any_statistic=True),
+    # of the loss only the dynamic method has that name, and of "random" the one that draws a new subset every epoch
+    **{name: Method(top, "scores", name, weights=name == "tdds") for name in STATISTICS if name != "loss"},
+    "ccs": Method(stratified, "scores", "aum", any_statistic=True),
+    "moderate": Method(moderate, "features"),
+    "herding": Method(herding, "features"),
+    "k_center": Method(k_center, "features"),
+    "contextual_diversity": Method(contextual_diversity, "logits"),
+    "craig": Method(craig, "gradients", weights=True),
+    "grad_match": Method(grad_match, "gradients", weights=True),
+    "glister": Method(glister, "validation"),
+    "influence": Method(influence, "gradients"),
+    "deepfool": Method(deepfool, "model"),
+    "random_coreset": Method(random, "nothing"),
+    "top": Method(top, "scores", any_statistic=True),
+    "bottom": Method(bottom, "scores", any_statistic=True),
+    "stratified": Method(stratified, "scores", any_statistic=True),
 }

@@ -60,7 +60,9 @@ def bottom(
     seed: int = 0,
     max_memory: int = MAX_MEMORY,
 ) -> Selection:
-    """Keep the lowest scores; arguments, result and errors as for `top`.
+    """Keep the lowest scores.
+
+    Arguments, result and errors as for `top`.
 
     Example:
         >>> bottom(torch.tensor([0.1, 0.9, 0.5, 0.7]), keep=0.5).index
