@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 _CHUNK = 1 << 24  # similarities computed at a time
@@ -16,9 +16,9 @@ _CHUNK = 1 << 24  # similarities computed at a time
 
 def knn_accuracy(
     train_features: Float[Tensor, "n d"],
-    train_labels: Int[Tensor, " n"],
+    train_labels: Integer[Tensor, " n"],
     test_features: Float[Tensor, "m d"],
-    test_labels: Int[Tensor, " m"],
+    test_labels: Integer[Tensor, " m"],
     k: int = 20,
     temperature: float = 0.07,
 ) -> float:
@@ -66,9 +66,9 @@ def knn_accuracy(
 
 def linear_probe(
     train_features: Float[Tensor, "n d"],
-    train_labels: Int[Tensor, " n"],
+    train_labels: Integer[Tensor, " n"],
     test_features: Float[Tensor, "m d"],
-    test_labels: Int[Tensor, " m"],
+    test_labels: Integer[Tensor, " m"],
     *,
     penalty: float = 1e-4,
     steps: int = 500,

@@ -87,7 +87,12 @@ class Views:
         return cls(mean, std, grey=0.2, jitter=0.8, strength=strength)
 
     def __call__(
-        self, images: UInt8[Tensor, "b c h w"], index: Int[Tensor, " b"], *, seed: int, epoch: int
+        self,
+        images: UInt8[Tensor, "b c h w"] | Float[Tensor, "b c h w"],
+        index: Int[Tensor, " b"],
+        *,
+        seed: int,
+        epoch: int,
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
         """Make two views of every image.
 
@@ -109,7 +114,13 @@ class Views:
         )
 
     def view(
-        self, images: UInt8[Tensor, "b c h w"], index: Int[Tensor, " b"], *, seed: int, epoch: int, number: int
+        self,
+        images: UInt8[Tensor, "b c h w"] | Float[Tensor, "b c h w"],
+        index: Int[Tensor, " b"],
+        *,
+        seed: int,
+        epoch: int,
+        number: int,
     ) -> Float[Tensor, "b c h w"]:
         """Make one view of every image: `number` 0 and 1 are the two of a call, higher ones are further views."""
         self._check(images, index)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from ..errors import UsageError, suggest
@@ -24,7 +24,7 @@ def contextual_diversity(
     keep: float,
     seed: int = 0,
     first: int | None = None,
-    labels: Int[Tensor, " n"] | None = None,
+    labels: Integer[Tensor, " n"] | None = None,
     balance: Balance = "none",
     space: Literal["auto", "logits", "probabilities"] = "auto",
     floor: float = 1e-12,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from ..selection import Selection
@@ -20,7 +20,7 @@ def craig(
     features: Float[Tensor, "n d"],
     *,
     keep: float,
-    labels: Int[Tensor, " n"],
+    labels: Integer[Tensor, " n"],
     max_memory: int = MAX_MEMORY,
     seed: int = 0,
 ) -> Selection:

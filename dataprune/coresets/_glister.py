@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from ..selection import Selection
@@ -17,7 +17,7 @@ def glister(
     features: Float[Tensor, "n d"],
     *,
     keep: float,
-    labels: Int[Tensor, " n"],
+    labels: Integer[Tensor, " n"],
     val_errors: Float[Tensor, "m c"],
     val_features: Float[Tensor, "m d"],
     step: float = 0.01,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from ..selection import Selection
@@ -18,7 +18,7 @@ def grad_match(
     features: Float[Tensor, "n d"],
     *,
     keep: float,
-    labels: Int[Tensor, " n"],
+    labels: Integer[Tensor, " n"],
     penalty: float = 0.5,
     nonnegative: bool = True,
     balance: Balance = "class",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from ..selection import Selection
@@ -15,7 +15,7 @@ def herding(
     features: Float[Tensor, "n d"],
     *,
     keep: float,
-    labels: Int[Tensor, " n"],
+    labels: Integer[Tensor, " n"],
     balance: Balance = "none",
     seed: int = 0,
     max_memory: int = MAX_MEMORY,

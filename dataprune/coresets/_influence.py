@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from ..selection import Selection
@@ -24,7 +24,7 @@ def influence(
     features: Float[Tensor, "n d"],
     *,
     keep: float,
-    labels: Int[Tensor, " n"],
+    labels: Integer[Tensor, " n"],
     damping: float = 0.01,
     epsilon: float | None = None,
     every: int = 1,
@@ -150,7 +150,7 @@ class Stored(NamedTuple):
 def influences(
     errors: Float[Tensor, "n c"],
     features: Float[Tensor, "n d"],
-    labels: Int[Tensor, " n"],
+    labels: Integer[Tensor, " n"],
     damping: float,
     solver: str = "kronecker",
     max_memory: int = MAX_MEMORY,

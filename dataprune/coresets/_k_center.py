@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from ..selection import Selection
@@ -20,7 +20,7 @@ def k_center(
     keep: float,
     seed: int = 0,
     first: int | None = None,
-    labels: Int[Tensor, " n"] | None = None,
+    labels: Integer[Tensor, " n"] | None = None,
     balance: Balance = "none",
     max_memory: int = MAX_MEMORY,
 ) -> Selection:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from .. import policies
@@ -22,7 +22,7 @@ def moderate(
     features: Float[Tensor, "n d"],
     *,
     keep: float,
-    labels: Int[Tensor, " n"],
+    labels: Integer[Tensor, " n"],
     center: Literal["mean", "median"] = "mean",
     balance: Balance = "none",
     seed: int = 0,

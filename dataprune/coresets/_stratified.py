@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Generator, Tensor
 
 from .. import policies
@@ -23,7 +23,7 @@ def stratified(
     bins: int = 50,
     cutoff: float = 0.0,
     seed: int = 0,
-    labels: Int[Tensor, " n"] | None = None,
+    labels: Integer[Tensor, " n"] | None = None,
     balance: Balance = "none",
     max_memory: int = MAX_MEMORY,
 ) -> Selection:

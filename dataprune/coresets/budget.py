@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Generator, Tensor
 
 from .. import policies
@@ -41,7 +41,7 @@ def count_of(size: int, keep: float) -> int:
 def split(
     size: int,
     count: int,
-    labels: Int[Tensor, " n"] | None,
+    labels: Integer[Tensor, " n"] | None,
     division: Division,
     generator: Generator,
     *,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
@@ -27,7 +27,7 @@ class Extracted:
 
     features: Float[Tensor, "n d"]
     logits: Float[Tensor, "n c"]
-    labels: Int[Tensor, " n"]
+    labels: Integer[Tensor, " n"]
 
     def errors(self) -> Float[Tensor, "n c"]:
         """Compute softmax(logits) − onehot(labels), the input of selectors that use gradients.

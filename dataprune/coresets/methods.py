@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from .. import methods as dynamic_methods
@@ -90,7 +90,7 @@ class Inputs:
     """
 
     size: int
-    labels: Int[Tensor, " n"] | None
+    labels: Integer[Tensor, " n"] | None
     scores: Callable[[str], Float[Tensor, " n"]]
     extracted: Callable[[], Extracted]
     validation: Callable[[], Extracted]

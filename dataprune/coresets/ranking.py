@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Integer, Shaped
 from torch import Generator, Tensor
 
 from .. import policies
@@ -22,7 +22,7 @@ def top(
     scores: Float[Tensor, " n"],
     *,
     keep: float,
-    labels: Int[Tensor, " n"] | None = None,
+    labels: Integer[Tensor, " n"] | None = None,
     balance: Balance = "none",
     seed: int = 0,
     max_memory: int = MAX_MEMORY,
@@ -55,7 +55,7 @@ def bottom(
     scores: Float[Tensor, " n"],
     *,
     keep: float,
-    labels: Int[Tensor, " n"] | None = None,
+    labels: Integer[Tensor, " n"] | None = None,
     balance: Balance = "none",
     seed: int = 0,
     max_memory: int = MAX_MEMORY,
@@ -81,7 +81,7 @@ def random(
     size: int | Shaped[Tensor, "n *shape"],
     *,
     keep: float,
-    labels: Int[Tensor, " n"] | None = None,
+    labels: Integer[Tensor, " n"] | None = None,
     balance: Balance = "none",
     seed: int = 0,
     max_memory: int = MAX_MEMORY,

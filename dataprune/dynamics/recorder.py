@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from .. import checks, distributed
@@ -92,9 +92,9 @@ class Recorder:
     @torch.no_grad()
     def update(
         self,
-        index: Int[Tensor, " b"],
+        index: Integer[Tensor, " b"],
         outputs: Float[Tensor, "b c"],
-        targets: Int[Tensor, " b"],
+        targets: Integer[Tensor, " b"],
         features: Float[Tensor, "b d"] | None = None,
     ) -> None:
         """Record a batch, in training mode, from the outputs that were computed to train it.
