@@ -26,7 +26,7 @@ def test_a_wrong_shape_is_found() -> None:
 from jaxtyping import install_import_hook
 with install_import_hook("dataprune", "typechecker.check"):
     import dataprune, torch
-from dataprune.coresets import replay
+    from dataprune.coresets import replay
 replay.weighted(dataprune.Selection.of(torch.tensor([0])), torch.ones(3, 1))
 """
     path = f"{ROOT}:{ROOT / 'tests'}"
