@@ -41,7 +41,12 @@ def pages() -> list[Path]:
 
 def filled(text: str) -> str:
     """A page with its tables made anew."""
-    return MARKED.sub(lambda match: f"{match[1]}\n{TABLES[match[2]]()}\n\n{match[3]}", text)
+    return MARKED.sub(lambda match: f"{match[1]}\n{_unbroken(TABLES[match[2]]())}\n\n{match[3]}", text)
+
+
+def _unbroken(text: str) -> str:
+    """A mean stays on one line with its deviation, however narrow the page."""
+    return text.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
 
 
 @cache

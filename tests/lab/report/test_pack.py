@@ -12,7 +12,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from dataprune.errors import CheckpointError, UsageError
-from dataprune.lab.report import pack, records
+from dataprune.lab.report import pack, records, reproductions
+from dataprune.lab.sweeps import papers
 from dataprune.lab.sweeps.advise import Pilot, advise
 from dataprune.lab.sweeps.compare import Comparison, compare
 from dataprune.lab.sweeps.joint.grid import Grid
@@ -21,6 +22,7 @@ from dataprune.lab.training import run_folder
 from dataprune.lab.training.run import fit
 from dataprune.lab.training.settings import Settings
 
+ROOT = Path(__file__).parents[3]
 SMALL: dict[str, Any] = {"train_size": 96, "test_size": 64, "model": "mlp", "epochs": 4, "batch_size": 16}
 
 
@@ -122,6 +124,29 @@ def test_joint_and_advice_are_packed(tmp_path: Path) -> None:
     (only,) = pack.pack([tmp_path / "joint"], tmp_path / "joint.json")[:1]
     with pytest.raises(UsageError, match="holds no comparison and no run, but results of joint"):
         records.read([only])
+
+
+@pytest.mark.slow
+def test_runs_that_pretrain_and_score_are_packed(tmp_path: Path) -> None:
+    contrastive = {**SMALL, "model": "small_cnn"}
+    fit(Settings(**contrastive, task="contrastive", method="emp_contrastive", keep=0.5), tmp_path / "pretrained")
+    fit(Settings(**SMALL, method="full", statistics="el2n"), tmp_path / "scored", test=False)
+    folders = [tmp_path / "pretrained", tmp_path / "scored"]
+    (file, table) = pack.pack(folders, tmp_path / "runs.json")
+    for entry, folder in zip(pack.read(file), folders, strict=True):
+        assert entry.runs[0].metrics == rounded(run_folder.read_json(folder / "metrics.json"))
+        assert len(entry.runs[0].history) == 4
+    assert "| emp_contrastive | 0 |" in table.read_text() and "| full | 0 | – |" in table.read_text()
+
+
+def test_results_of_a_paper_are_drawn_again(tmp_path: Path) -> None:
+    committed = ROOT / "experiments/results/emp_figure11.json"
+    files = papers.reproduce(str(committed), "cpu", tmp_path / "drawn", tmp_path / "cache")
+    assert {file.name for file in files} == {"table.md", "figure.svg", "figure.png"}
+    result = pack.read(committed)[0].result
+    assert result is not None and files[0].read_text() == reproductions.table(result)
+    with pytest.raises(UsageError, match=r"digits\.json holds 0 results of `dataprune reproduce`, not 1"):
+        papers.reproduce(str(committed.with_name("digits.json")), "cpu", tmp_path, tmp_path / "cache")
 
 
 def written(folder: Path, settings: dict[str, Any], **metrics: Any) -> Path:
