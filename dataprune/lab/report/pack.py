@@ -61,12 +61,14 @@ class Entry:
         file: name of the result file, "" for runs without one.
         result: what the result file holds, None where there is none.
         runs: by path.
+        folder: where the runs' folders are; of a packed file its path, with the entry's name where it has several.
     """
 
     name: str
     file: str
     result: dict[str, Any] | None
     runs: list[RunRecord]
+    folder: Path = Path()
 
     @property
     def command(self) -> str:
@@ -124,21 +126,27 @@ def read(path: Path) -> list[Entry]:
     if content["format"] != FORMAT:
         raise CheckpointError(f"{path} has format {content['format']}, this version reads format {FORMAT}")
     try:
-        return [_decoded(name, packed) for name, packed in content["experiments"].items()]
+        packed = content["experiments"].items()
+        return [_decoded(name, path / name if len(packed) > 1 else path, entry) for name, entry in packed]
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged ({error!r}): pack its folder again") from error
 
 
 def collect(folder: Path) -> list[Entry]:
-    """The entries of a folder: one for each result file in or below it, and one for runs that are below none.
+    """The entries of a folder: its result files with their runs, runs without one, and what packed files hold.
 
     Raises:
         UsageError: if the folder holds no results.
         CheckpointError: if a file is damaged.
     """
+    if not folder.is_dir():
+        raise UsageError(
+            f"{folder} is no folder: give folders of `dataprune compare` or `train`, or a file of `dataprune pack`"
+        )
     files = {path.parent: path for name in COMMANDS for path in sorted(folder.rglob(name))}
     runs = {path.parent for name in _RUN_FILES[:2] for path in folder.rglob(name)}
-    if folder not in files and folder not in runs:
+    packed = [path for path in sorted(folder.rglob("*.json")) if _is_packed(path)]
+    if folder not in files and folder not in runs and not packed:
         others = sorted(folder.glob("*.json"))
         if len(others) == 1:
             files[folder] = others[0]
@@ -146,9 +154,16 @@ def collect(folder: Path) -> list[Entry]:
     for run in sorted(runs):
         owner = next((parent for parent in (run, *run.parents) if parent in files), folder)
         below.setdefault(owner, []).append(run)
-    if not below:
+    entries = [_entry(folder, owner, files.get(owner), paths) for owner, paths in below.items()]
+    entries += [entry for path in packed for entry in read(path)]
+    if not entries:
         raise UsageError(f"{folder} holds no results: give a folder that a command of dataprune wrote")
-    return [_entry(folder, owner, files.get(owner), paths) for owner, paths in below.items()]
+    return entries
+
+
+def _is_packed(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(20).startswith(b'{\n"format"')
 
 
 def tensors(path: Path) -> dict[str, np.ndarray]:
@@ -168,7 +183,7 @@ def tensors(path: Path) -> dict[str, np.ndarray]:
 def _entry(folder: Path, owner: Path, file: Path | None, runs: Sequence[Path]) -> Entry:
     name = (folder.resolve().name / owner.relative_to(folder)).as_posix()
     result = None if file is None else run_folder.read_json(file)
-    return Entry(name, "" if file is None else file.name, result, [_record(owner, run) for run in runs])
+    return Entry(name, "" if file is None else file.name, result, [_record(owner, run) for run in runs], owner)
 
 
 def _record(owner: Path, run: Path) -> RunRecord:
@@ -249,7 +264,7 @@ def _encoded(entry: Entry) -> dict[str, Any]:
     return packed
 
 
-def _decoded(name: str, packed: Mapping[str, Any]) -> Entry:
+def _decoded(name: str, folder: Path, packed: Mapping[str, Any]) -> Entry:
     lines = packed.get("runs", [])
     result = packed.get("result")
     rows = [line["row"] for line in lines if "row" in line]
@@ -265,7 +280,7 @@ def _decoded(name: str, packed: Mapping[str, Any]) -> Entry:
         columns = line.get("history", {})
         history = [dict(zip(columns, values)) for values in zip(*columns.values(), strict=True)]
         runs.append(RunRecord(line["path"], settings, metrics, history, line.get("selected", [])))
-    return Entry(name, packed["file"], result, sorted(runs, key=lambda record: record.path))
+    return Entry(name, packed["file"], result, sorted(runs, key=lambda record: record.path), folder)
 
 
 def _path(row: Mapping[str, Any]) -> str:

@@ -132,14 +132,19 @@ def read(paths: Sequence[Path]) -> list[Group]:
     groups: list[Group] = []
     single: list[Run] = []
     for path in dict.fromkeys(paths):
-        if path.suffix == ".json":
-            _read_packed(path, groups, single)
-            continue
-        for folder in _folders(path):
-            if (folder / "compare.json").exists():
-                groups.append(_comparison(folder))
-            else:
-                single.append(_run(folder))
+        entries = pack.read(path) if path.suffix == ".json" else pack.collect(path)
+        before = len(groups) + len(single)
+        for entry in entries:
+            runs = {record.path: _run(entry.folder / record.path, record) for record in entry.runs}
+            if entry.command == "compare":
+                groups.append(_group(entry.folder, entry.result or {}, runs))
+            elif entry.command == "train":
+                single += [run for name, run in runs.items() if not _nested(name, runs)]
+        if len(groups) + len(single) == before:
+            commands = ", ".join(sorted({entry.command for entry in entries}))
+            raise UsageError(
+                f"{path} holds no comparison and no run, but results of {commands}: no report is made of them"
+            )
     for run in single:
         if run.metrics is None:
             raise UsageError(f"{run.folder} is not finished: repeat the command that began it, it resumes there")
@@ -153,57 +158,9 @@ def read(paths: Sequence[Path]) -> list[Group]:
     return groups + _grouped(single)
 
 
-def _folders(path: Path) -> list[Path]:
-    """The folder itself if it is a comparison or a run, else those below it; runs of a comparison belong to it."""
-    if (path / "compare.json").exists() or (path / "config.json").exists():
-        return [path]
-    if not path.is_dir():
-        raise UsageError(
-            f"{path} is no folder: give folders of `dataprune compare` or `train`, or a file of `dataprune pack`"
-        )
-    comparisons = {file.parent for file in path.rglob("compare.json")}
-    owners = comparisons | {file.parent for name in pack.COMMANDS for file in path.rglob(name)}
-    runs = {file.parent for file in path.rglob("config.json")}
-    runs -= {run for run in runs if not (owners | runs).isdisjoint(run.parents)}
-    if not comparisons | runs:
-        raise UsageError(
-            f"{path} holds no compare.json and no run with its config.json: give folders of `dataprune compare` or "
-            "`train`, or a file of `dataprune pack`"
-        )
-    return sorted(comparisons | runs)
-
-
-def _read_packed(path: Path, groups: list[Group], single: list[Run]) -> None:
-    """Add what a packed file holds."""
-    entries = pack.read(path)
-    before = len(groups) + len(single)
-    for entry in entries:
-        folder = path if len(entries) == 1 else path / entry.name
-        runs = {record.path: _packed_run(folder, record) for record in entry.runs}
-        if entry.command == "compare":
-            groups.append(_group(folder, entry.result or {}, runs))
-        elif entry.command == "train":
-            single += [run for name, run in runs.items() if not _nested(name, runs)]
-    if len(groups) + len(single) == before:
-        commands = ", ".join(sorted({entry.command for entry in entries}))
-        raise UsageError(f"{path} holds no comparison and no run, but results of {commands}: its tables are beside it")
-
-
 def _nested(name: str, runs: Mapping[str, Run]) -> bool:
     """Whether a run lies below another, whose second stage it is."""
     return any(parent.as_posix() in runs for parent in Path(name).parents if parent.as_posix() != name)
-
-
-def _packed_run(folder: Path, record: pack.RunRecord) -> Run:
-    run = _named_run(folder / record.path, record.settings, record.metrics, record.history)
-    _check_metrics(folder / record.path, record.metrics)
-    return run
-
-
-def _comparison(folder: Path) -> Group:
-    result = run_folder.read_json(folder / "compare.json")
-    runs = {path.relative_to(folder).as_posix(): path for path in sorted((folder / "runs").glob("*-seed*"))}
-    return _group(folder, result, {name: _run(path) for name, path in runs.items()})
 
 
 def _group(folder: Path, result: Mapping[str, Any], runs: Mapping[str, Run]) -> Group:
@@ -220,40 +177,26 @@ def _group(folder: Path, result: Mapping[str, Any], runs: Mapping[str, Run]) -> 
         raise CheckpointError(f"{folder / 'compare.json'} is damaged ({error!r}): delete it, and run again") from error
     own = []
     for path, run in runs.items():
-        method, _, seed = path.removeprefix("runs/").rpartition("-seed")
-        if method in names and seed.isdigit():  # others: "untrained", which is no method
+        parent, _, name = path.rpartition("/")
+        method, _, seed = name.rpartition("-seed")
+        if parent == "runs" and method in names and seed.isdigit():  # others: "untrained", which is no method
             own.append(replace(run, method=method, seed=int(seed)))
     return Group(folder, result, own, True)
 
 
-def _run(folder: Path) -> Run:
-    settings = run_folder.read_json(folder / "config.json") if (folder / "config.json").exists() else None
-    metrics = run_folder.read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else None
-    _check_metrics(folder, metrics)
-    try:
-        history = run_folder.read_lines(folder / "history.jsonl") if (folder / "history.jsonl").exists() else []
-        _ = [line[name] for line in history for name in _EPOCH_FIELDS]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / 'history.jsonl'} is damaged ({error!r}): delete it, and run again") from error
-    return _named_run(folder, settings, metrics, history)
-
-
-def _check_metrics(folder: Path, metrics: Mapping[str, Any] | None) -> None:
+def _run(folder: Path, record: pack.RunRecord) -> Run:
+    settings, metrics = record.settings or {}, record.metrics
     if metrics is not None and (missing := run_folder.RECORDED - metrics.keys()):
         raise CheckpointError(f"{folder / 'metrics.json'} is damaged (no {min(missing)}): delete it, and run again")
-
-
-def _named_run(
-    folder: Path,
-    settings: Mapping[str, Any] | None,
-    metrics: Mapping[str, Any] | None,
-    history: Sequence[Mapping[str, Any]],
-) -> Run:
-    record = metrics or settings or {}
-    method = record.get("method", folder.name)
-    if method == "full" and (settings or {}).get("steps") is not None:
+    try:
+        _ = [line[name] for line in record.history for name in _EPOCH_FIELDS]
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / 'history.jsonl'} is damaged ({error!r}): delete it, and run again") from error
+    named = metrics or settings
+    method = named.get("method", folder.name)
+    if method == "full" and settings.get("steps") is not None:
         method = "short"  # all the data for fewer steps, as comparisons call it
-    return Run(folder, method, int(record.get("seed", 0)), settings, metrics, history)
+    return Run(folder, method, int(named.get("seed", 0)), record.settings, metrics, record.history)
 
 
 def _grouped(runs: Sequence[Run]) -> list[Group]:

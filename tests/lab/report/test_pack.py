@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,13 +108,15 @@ def test_a_tree_is_read_as_its_folders_are(compared: Path, tmp_path: Path) -> No
     assert records.read([runs]) == records.read([runs / "a", runs / "b"])
     assert [entry.name for entry in pack.collect(runs)] == ["runs"]
     assert records.read([compared.parent]) == records.read([compared])
+    (file, _) = pack.pack([compared], tmp_path / "packed/results.json")
+    assert_same_groups(records.read([file.parent]), records.read([compared]))
 
 
 @pytest.mark.slow
 def test_joint_and_advice_are_packed(tmp_path: Path) -> None:
     settings = Settings(**SMALL)
     joint(Grid(settings, seeds=[0, 1], ratios=[0.5], amounts=[0.5]), tmp_path / "joint")
-    planned = Settings(**SMALL | {"train_size": 300}, budget=0.5)
+    planned = replace(settings, train_size=300, budget=0.5)
     advise(Pilot(planned, ["emp"], [0, 1], size=48), tmp_path / "advice")
     (file, table) = pack.pack([tmp_path / "joint", tmp_path / "advice"], tmp_path / "both.json")
     entries = {entry.name: entry for entry in pack.read(file)}
@@ -128,8 +131,8 @@ def test_joint_and_advice_are_packed(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_runs_that_pretrain_and_score_are_packed(tmp_path: Path) -> None:
-    contrastive = {**SMALL, "model": "small_cnn"}
-    fit(Settings(**contrastive, task="contrastive", method="emp_contrastive", keep=0.5), tmp_path / "pretrained")
+    contrastive = replace(Settings(**SMALL, keep=0.5), model="small_cnn", task="contrastive", method="emp_contrastive")
+    fit(contrastive, tmp_path / "pretrained")
     fit(Settings(**SMALL, method="full", statistics="el2n"), tmp_path / "scored", test=False)
     folders = [tmp_path / "pretrained", tmp_path / "scored"]
     (file, table) = pack.pack(folders, tmp_path / "runs.json")
