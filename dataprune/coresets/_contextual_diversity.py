@@ -82,7 +82,7 @@ class SymmetricDivergence:
 
     Args:
         outputs: (N, C) logits, or probabilities.
-        rows: unused; all spaces are made alike.
+        rows: unused; `cover` passes it to every space.
         members: positions of the rows that count, or None for all.
         logits: whether outputs are logits.
         floor: probabilities are at least this.

@@ -165,7 +165,7 @@ def _norms(layer: nn.Module) -> Float[Tensor, " c"]:
 
 
 def _parts(graph: Any, entry: Any) -> int:
-    """Number of equal parts that channels are removed from alike: the groups of a convolution or group norm."""
+    """Number of parts that lose the same channels: the groups of a convolution or group norm."""
     module, handler = entry.dep.target.module, entry.dep.handler
     if isinstance(module, _layers.PRUNABLE) and getattr(module, "groups", 1) == getattr(module, "out_channels", 0):
         return 1  # depthwise: each channel by itself

@@ -18,8 +18,8 @@ def test_contextual_diversity_is_k_center_on_the_symmetric_divergence(scale: flo
     outputs = torch.tensor(logits) if given_as == "logits" else tensor(exact)
     index = check(coresets.contextual_diversity(outputs, keep=0.3, seed=3), 200, 0.3)
     follows_the_farthest(index, exact, divergence, 1e-5 * max(scale, 0.1) ** 2 * 10)
-    told = coresets.contextual_diversity(outputs, keep=0.3, seed=3, space=given_as).index.tolist()
-    assert told == index
+    explicit = coresets.contextual_diversity(outputs, keep=0.3, seed=3, space=given_as).index.tolist()
+    assert explicit == index
 
 
 def test_certain_outputs_stay_finite() -> None:
@@ -28,7 +28,7 @@ def test_certain_outputs_stay_finite() -> None:
         assert len(outputs[index].argmax(dim=1).unique()) == 5
 
 
-def test_what_outputs_are_can_be_told() -> None:
+def test_the_kind_of_outputs_can_be_given() -> None:
     outputs = torch.rand(20, 3)
     with pytest.raises(ValueError, match="no probabilities"):
         coresets.contextual_diversity(outputs, keep=0.5, space="probabilities")

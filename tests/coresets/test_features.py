@@ -87,7 +87,7 @@ def test_chunks_do_not_matter(name: str, caplog: pytest.LogCaptureFixture) -> No
 
 
 @pytest.mark.parametrize("name", SELECTORS)
-def test_features_that_are_none_are_refused(name: str) -> None:
+def test_invalid_features_are_rejected(name: str) -> None:
     labels = torch.zeros(4).int()
     what = "outputs" if name == "contextual_diversity" else "features"
     features = torch.rand(4, 2)

@@ -114,7 +114,7 @@ def test_influence_leaves_out_greedily(solver: str, short: int, ahead: int, monk
     assert len(coresets.influence(errors, features, keep=0.1, epsilon=0.0, **options).index) == 200  # type: ignore[arg-type]
 
 
-def test_influence_refuses_what_is_no_softmax() -> None:
+def test_influence_rejects_errors_without_a_softmax() -> None:
     errors, features, labels = problem(0, 12)
     for options, message in [
         ({"labels": labels.flip(0)}, "softmax"),
@@ -127,7 +127,7 @@ def test_influence_refuses_what_is_no_softmax() -> None:
             coresets.influence(errors, features, **{"keep": 0.5, "labels": labels, **options})
 
 
-def test_influence_refuses_what_overflows() -> None:
+def test_influence_rejects_features_that_overflow() -> None:
     errors, features, labels = problem(0, 12)
     with pytest.raises(ValueError, match="overflow"):
         coresets.influence(errors.float(), 1e30 * features.float(), keep=0.5, labels=labels)

@@ -37,7 +37,7 @@ def test_k_center_picks_the_farthest(candidates: int, shape: str, monkeypatch: p
     follows_the_farthest(index, rows.astype(np.float64), euclid, 2e-6 * scale if shape != "clusters" else 1e-4)
 
 
-def test_k_center_tells_distances_that_float32_cannot() -> None:
+def test_k_center_resolves_distances_that_float32_cannot() -> None:
     """Two far clusters whose inner distances drown in the rounding of float32 squares."""
     inner = 1e-2 * normal(200, 8)
     rows = inner + np.where(np.arange(200)[:, None] < 100, 512.0, -512.0)
@@ -52,7 +52,7 @@ def test_k_center_takes_duplicates_last() -> None:
     assert {i // 4 for i in index[:30]} == set(range(30))
 
 
-def test_k_center_starts_where_it_is_told_and_grows_by_keep() -> None:
+def test_k_center_starts_at_first_and_grows_by_keep() -> None:
     features = tensor(normal(100, 4))
     long = coresets.k_center(features, keep=0.5, first=17).index
     assert int(long[0]) == 17

@@ -87,8 +87,9 @@ class Comparison:
                 setup.check(replace(self.settings, method=method))
         if self.static:
             setup.check(self.scoring(self.settings.seed))
-            if "glister" in self.static and not self.settings.val_fraction:
-                raise UsageError("glister needs a validation split: add --val-fraction 0.1")
+            unmet = [method for method in self.static if coresets.METHODS[method].needs == "validation"]
+            if unmet and not self.settings.val_fraction:
+                raise UsageError(f"{unmet[0]} needs a validation split: add --val-fraction 0.1")
         for method in self.static:
             if coresets.METHODS[method].needs == "scores" and self._statistic(method) is None:
                 raise UsageError(f"{method} reads a score: say which, with --option {method}.statistic=NAME")
