@@ -45,7 +45,7 @@ from dataprune.errors import DataError, UsageError
 from dataprune.lab.data.datasets import Images
 from dataprune.lab.training import optimizers, run_folder, setup
 from dataprune.lab.training.settings import CONTRASTIVE, Settings
-from dataprune.lab.training.tasks import Contrastive
+from dataprune.lab.training.tasks.contrastive import Contrastive
 
 SCALES: dict[str, dict[str, Any]] = {
     "smoke": dict(data="digits", train_size=60, epochs=2, batch_size=20),

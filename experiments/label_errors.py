@@ -45,7 +45,7 @@ from dataprune.lab.data.datasets import Images
 from dataprune.lab.training import run_folder
 from dataprune.lab.training.run import fit
 from dataprune.lab.training.settings import Settings
-from dataprune.lab.training.tasks import prepare
+from dataprune.lab.training.tasks.images import prepare
 
 NOISE, FOLDS = 0.2, 5
 STATISTICS = ("aum", "forgetting", "loss", "el2n", "entropy", "least_confidence", "margin", "dyn_unc", "dual", "tdds")

@@ -99,7 +99,6 @@ def select(
 def _options_of(method: str, texts: list[str], **flags: Any) -> dict[str, Any]:
     """Options of a method: name=value, METHOD.name=value, and those with a flag of their own."""
     settings = Settings(option=tuple(texts))
-    settings.validate()
     options = settings.options()
     for owner in options:
         if owner not in ("", method):

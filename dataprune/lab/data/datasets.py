@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import struct
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +19,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ...errors import DataError
-from .decoding import decode, header
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SPLITS = {"train": ("train", "training"), "test": ("test", "t10k"), "validation": ("validation", "valid", "val", "dev")}
 
@@ -196,6 +200,9 @@ class Streamed(Dataset):
         return decode(self.items[position], self.items.name(position), self.shape, self.resize)
 
 
+Samples = Images | Streamed | Texts
+
+
 def shape_of(items: Packed, size: int | None) -> tuple[int, int, int]:
     """The shape that images are decoded to.
 
@@ -212,3 +219,61 @@ def shape_of(items: Packed, size: int | None) -> tuple[int, int, int]:
     _, width, height = headers[0]
     channels = 1 if all(mode in ("1", "L") for mode, _, _ in headers) else 3
     return (channels, size, size) if size else (channels, height, width)
+
+
+def header(content: bytes, name: str) -> tuple[str, int, int]:
+    """What an image says of itself, without decoding it.
+
+    Args:
+        content: the encoded image.
+        name: what to call it in an error.
+    Returns:
+        Pillow's mode, width, height.
+    Raises:
+        DataError: if it is no image.
+    """
+    image = _open(content, name)
+    return image.mode, image.width, image.height
+
+
+def decode(content: bytes, name: str, shape: tuple[int, int, int], resize: bool) -> np.ndarray:
+    """Pixels of one image.
+
+    Args:
+        content: the encoded image.
+        name: what to call it in an error.
+        shape: (C, H, W) of the result; one channel is grey, three are RGB.
+        resize: bring it to that shape by its shorter side and a centre crop.
+    Returns:
+        uint8 (C, H, W), a view that cannot be written.
+    Raises:
+        DataError: if it cannot be decoded, or has another size and is not to be resized.
+    """
+    channels, height, width = shape
+    image = _open(content, name)
+    try:
+        if resize:
+            image.draft(None, (width, height))  # a JPEG is decoded at a half, a quarter ... where that suffices
+        image = image.convert("L" if channels == 1 else "RGB")
+        if image.size != (width, height):
+            if not resize:
+                found = f"{image.width}x{image.height}"
+                raise DataError(f"{name} is {found}, others are {width}x{height}: give image_size (--image-size)")
+            side = min(image.size)
+            left, top = ((length - side) / 2 for length in image.size)
+            image = image.resize((width, height), 2, box=(left, top, left + side, top + side))  # 2: bilinear
+        return np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)
+    except (OSError, SyntaxError, struct.error) as error:
+        raise DataError(f"cannot decode {name}: {error}") from error
+
+
+def _open(content: bytes, name: str) -> Image.Image:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise DataError("decoding images needs Pillow: pip install -c constraints.txt -e '.[cli]'") from error
+    try:
+        return Image.open(io.BytesIO(content))
+    except (OSError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
+        reason = "it is no image" if "cannot identify" in str(error) else error  # Pillow names the buffer's address
+        raise DataError(f"cannot read {name}: {reason}") from error

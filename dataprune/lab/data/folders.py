@@ -1,23 +1,32 @@
-"""Folders of images by what lies in them: parquet files, idx files, or images in a folder per class."""
+"""Folders and hub datasets of images: parquet files, idx files, or images in a folder per class."""
 
 from __future__ import annotations
 
 import gzip
+import json
+import logging
 import math
 import os
+import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from ...errors import DataError
 from .datasets import SPLITS, Encoded, Images, Packed, Splits
-from .tables import read_parquets
 
+_log = logging.getLogger(__name__)
 _SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"))
+# columns by the features' type, for files whose features are unclear: CIFAR-100 has img, fine_label and coarse_label
+_COLUMNS = {"Image": ("image", "img"), "ClassLabel": ("label", "labels", "fine_label", "target")}
+
+Reader = Callable[[], tuple[Encoded, list[str]]]
 
 
 def read_folder(folder: Path) -> Splits:
@@ -119,3 +128,157 @@ def _list_images(root: Path, classes: Sequence[str]) -> Encoded:
 
 def _folders(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def read_parquets(files: Sequence[Path]) -> Splits:
+    """Read parquet files whose names begin with their split, as in train-00000-of-00002.parquet.
+
+    The encoded images of a split are held in memory; a set that is too large for that belongs in an image folder.
+
+    Args:
+        files: of all splits; if none is named after a split, they are all training data.
+    Returns:
+        The splits.
+    Raises:
+        DataError: if a file is broken or missing, or there is no training split.
+    """
+    shards = split_files(files)
+    return _choose(str(files[0].parent), {split: lambda p=paths: _read_parquet(p) for split, paths in shards.items()})
+
+
+def split_files(files: Sequence[Path]) -> dict[str, list[Path]]:
+    """Parquet files by the split that their names begin with; "train" is among them, or there are none.
+
+    Raises:
+        DataError: if a part of a split is missing.
+    """
+    shards: dict[str, list[Path]] = {}
+    for path in files:
+        word = re.split(r"[-_.]", path.name)[0].lower()
+        split = next((split for split, words in SPLITS.items() if word in words), "")
+        shards.setdefault(split, []).append(path)
+        total = re.search(r"-of-(\d+)\.parquet$", path.name)
+        if total and len(list(path.parent.glob(f"{word}-*{total[0]}"))) < int(total[1]):
+            raise DataError(f"{path.parent} has not all {int(total[1])} parts of {word}: fetch the missing ones")
+    return shards if "train" in shards else {"train": shards[""]} if set(shards) == {""} else {}
+
+
+def read_hub(name: str) -> Splits:
+    """Fetch a dataset by its name on the hub, or take it from the cache of `datasets`.
+
+    Args:
+        name: such as "owner/name".
+    Returns:
+        The splits.
+    Raises:
+        DataError: if it cannot be loaded or has no images with labels.
+    """
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(name)
+    except Exception as error:  # the library raises many types, some of them of the packages below it
+        raise DataError(f"cannot load {name!r} from the hub: {_line(error)}") from error
+    readers: dict[str, Reader] = {}
+    splits: dict[str, Any] = {str(word): split for word, split in dict(loaded).items()}
+    for word, split in splits.items():
+        key = next((key for key, words in SPLITS.items() if word in words), word)
+        features = split.features.to_dict()
+        readers[key] = lambda s=split, f=features: encode(s.with_format("arrow")[:], f, name)
+    return _choose(name, readers)
+
+
+def _choose(source: str, readers: dict[str, Reader]) -> Splits:
+    """The training split, and as the test set the first of test and validation whose labels are known."""
+    if "train" not in readers:
+        raise DataError(f"no training split in {source}: name its files train-*.parquet")
+    train, classes = readers["train"]()
+    _check_labels(f"{source}: train", train.labels, classes)
+    for split in ("test", "validation"):
+        if split in readers:
+            held, _ = readers[split]()
+            if bool((held.labels == -1).all()):  # how benchmarks publish a test set and keep its labels
+                _log.info("%s: the labels of %s are withheld", source, split)
+                continue
+            _check_labels(f"{source}: {split}", held.labels, classes)
+            return Splits(train, held, classes)
+    return Splits(train, None, classes)
+
+
+def _read_parquet(paths: Sequence[Path]) -> tuple[Encoded, list[str]]:
+    arrow, parquet = _pyarrow()
+    tables = []
+    for path in paths:
+        try:
+            features, columns = describe(path)
+            tables.append(parquet.read_table(path, columns=list(columns)))
+        except (arrow.ArrowException, OSError) as error:
+            raise DataError(f"cannot read {path}: {_line(error)}; fetch it again") from error
+    try:
+        table = arrow.concat_tables(tables)
+    except arrow.ArrowException as error:
+        raise DataError(f"{paths[0].parent}: the parts do not belong together: {_line(error)}") from error
+    return encode(table, features, str(paths[0].parent))
+
+
+def describe(path: Path) -> tuple[dict[str, Any], tuple[str, str]]:
+    """The features that a parquet file describes, and the names of its columns of images and labels."""
+    arrow, parquet = _pyarrow()
+    try:
+        schema = parquet.read_schema(path)
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    except (arrow.ArrowException, OSError, json.JSONDecodeError) as error:
+        raise DataError(f"cannot read {path}: {_line(error)}; fetch it again") from error
+    return features, _columns(features, schema.names, str(path))
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise DataError("reading parquet files needs pyarrow: pip install -c constraints.txt -e '.[cli]'") from error
+    return pyarrow, pyarrow.parquet
+
+
+def encode(table: Any, features: dict[str, Any], source: str) -> tuple[Encoded, list[str]]:
+    """The samples of an arrow table and the names of its classes."""
+    import pyarrow as arrow
+    import pyarrow.compute as compute
+
+    image, label = _columns(features, table.column_names, source)
+    content, labels = table[image], table[label]
+    if arrow.types.is_struct(content.type) and content.type.get_field_index("bytes") >= 0:
+        content = compute.struct_field(content, "bytes")  # pyright: ignore[reportAttributeAccessIssue]
+    if not (arrow.types.is_binary(content.type) or arrow.types.is_large_binary(content.type)):
+        raise DataError(f"{source}: column {image} must hold encoded images, as bytes or as {{bytes, path}}")
+    if not arrow.types.is_integer(labels.type):
+        raise DataError(f"{source}: column {label} must hold class ids, not {labels.type}")
+    if not len(table) or content.null_count or labels.null_count:
+        raise DataError(f"{source}: {'a row lacks its image or label' if len(table) else 'a split without rows'}")
+    items = Packed((memoryview(cell.as_buffer()) for cell in content), name=f"image {{}} of {source}")
+    ids = torch.from_numpy(np.array(labels.to_numpy(), dtype=np.int64))
+    names = features.get(label, {}).get("names")
+    return Encoded(items, ids), names or [str(number) for number in range(int(ids.max()) + 1)]
+
+
+def _columns(features: dict[str, Any], names: Sequence[str], source: str) -> tuple[str, str]:
+    """Which column is the image and which the label: by its usual name, else by what the features say it is."""
+    found = []
+    for kind, usual in _COLUMNS.items():
+        marked = [name for name in names if features.get(name, {}).get("_type") == kind]
+        candidates = [name for name in usual if name in names] + marked
+        if not candidates:
+            raise DataError(f"{source}: no {usual[0]} column among {', '.join(names)}: it takes image and label")
+        found.append(candidates[0])
+    return found[0], found[1]
+
+
+def _check_labels(source: str, labels: Int[Tensor, " n"], classes: Sequence[str]) -> None:
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= len(classes):
+        raise DataError(f"{source} has labels from {low} to {high}, but there are {len(classes)} classes")
+
+
+def _line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

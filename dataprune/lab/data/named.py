@@ -15,8 +15,7 @@ from torch import Tensor
 from ...errors import DataError, UsageError, suggest
 from ...hashing import bits
 from .datasets import Encoded, Images, Splits, Streamed, Texts, shape_of
-from .folders import read_folder
-from .tables import read_hub
+from .folders import read_folder, read_hub
 
 __all__ = ["KNOWN", "Data", "Images", "Streamed", "Texts", "load"]
 

@@ -23,9 +23,10 @@ import torch
 
 from ...errors import CheckpointError, DataError, UsageError
 from ..data.named import Data
-from ..training import run_folder, setup, tasks
+from ..training import run_folder, setup
 from ..training.run import fit
 from ..training.settings import Settings
+from ..training.tasks.images import initialize
 
 Record = dict[str, Any]
 Report = Callable[[str, int, dict[str, Any]], None]  # method, seed, a line of its history
@@ -68,7 +69,7 @@ def carried_out(job: Job, data: Data, report: Callable[[dict[str, Any]], None] |
                 "weights; choose another --out"
             )
         if job.weights is not None:
-            tasks.initialize(model, job.weights, data)
+            initialize(model, job.weights, data)
 
     return fit(
         job.settings, job.out, data=data, report=report, save_model=job.save_model, test=job.test, prepare=prepare
@@ -181,7 +182,7 @@ def side_by_side(
                 if record is None:
                     queue.append(job)
                 else:
-                    records[job.out] = record
+                    records[job.out] = record.as_dict()
         while queue and (limit is None or len(running) < limit):
             job = queue.popleft()
             running[_started(start, job)] = job

@@ -1,4 +1,4 @@
-"""What a model is fed: batches of the selected samples, augmented and normalised on its device."""
+"""Batches of the selected samples, augmented and normalised on the model's device."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from torch.utils.data import DataLoader
 
 from ...loading import prune_loader
 from ...pruner import Pruner
-from ..data.named import Data, Images, Texts
-from . import setup
+from ..data.datasets import Images, Texts
+from ..data.named import Data
+from .device import stream
 from .settings import Settings
 
 
-class Feed:
-    """A run's training data. Small images stay on the device; others, or with `workers`, come through a DataLoader.
+class Batches:
+    """Batches of a run. Small images stay on the device; others, or with `workers`, come through a DataLoader.
 
     Both ways give the same batches in the same order.
 
@@ -43,24 +44,24 @@ class Feed:
     ):
         self.data, self.settings, self.pruner, self.device, self.inputs = data, settings, pruner, device, inputs
         self.drop_last = drop_last
-        self._held: Images | Texts | None = None
+        self._resident: Images | Texts | None = None
         self._loader: DataLoader | None = None
         if isinstance(data.train, Images | Texts) and not settings.workers:
-            self._held = data.train.to(device)
+            self._resident = data.train.to(device)
         else:
             self._loader = self._streaming()
 
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Any, Tensor]]:
-        """Positions, inputs and labels of every batch that is left of an epoch."""
+    def of_epoch(self, epoch: int) -> Iterator[tuple[Tensor, Any, Tensor]]:
+        """Yield positions, inputs and labels of the batches left in an epoch."""
         for index, pixels, labels in self._pixels(epoch):
             yield index, self.inputs(pixels, index, epoch), labels
 
     def random(self, count: int) -> Iterator[Any]:
-        """Inputs of `count` random training samples, in whole batches, augmented as in an epoch of their own."""
+        """Yield inputs of `count` random training samples, in whole batches, augmented as a further epoch."""
         train, size = self.data.train, self.settings.batch_size
-        generator = torch.Generator().manual_seed(setup.stream(self.settings.seed, "recalibrate"))
-        chosen = torch.randperm(len(train), generator=generator)[:count]
-        for index in chosen[: max(len(chosen) // size, 1) * size].split(size):
+        generator = torch.Generator().manual_seed(stream(self.settings.seed, "recalibrate"))
+        order = torch.randperm(len(train), generator=generator)[:count]
+        for index in order[: max(len(order) // size, 1) * size].split(size):
             if isinstance(train, Images):
                 pixels = train.images[index]
             else:
@@ -68,11 +69,11 @@ class Feed:
             yield self.inputs(pixels.to(self.device), index, self.settings.epochs)
 
     def _pixels(self, epoch: int) -> Iterator[tuple[Int[Tensor, " b"], UInt8[Tensor, "b c h w"], Int[Tensor, " b"]]]:
-        if self._held is not None:
+        if self._resident is not None:
             for index in self.pruner.batches(
                 epoch, self.settings.batch_size, drop_last=self.drop_last, device=self.device
             ):
-                yield index, *self._held.take(index)
+                yield index, *self._resident.take(index)
             return
         assert self._loader is not None
         self._loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]

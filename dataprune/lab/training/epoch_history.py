@@ -1,7 +1,9 @@
-"""What a run notes of its scores, losses and selections, epoch by epoch, for the report to draw."""
+"""The history of a run, epoch by epoch: its records, and distributions of scores and losses for the report."""
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,22 +11,66 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ... import files
 from ..data.named import choose
 
-SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the samples that lie below a quantile
-FOLLOWED = 24  # samples whose score is kept of every epoch
+SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the quantiles
+FOLLOWED = 24  # samples whose score is recorded in every epoch
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """A line of history.jsonl.
+
+    Attributes:
+        epoch: 0-based.
+        samples: trained in this epoch.
+        steps: of the run so far.
+        lr: of the last step.
+        loss: mean over the samples, None where there were none.
+        train_accuracy: likewise; None where a task has no accuracy.
+        selected: samples that were selected.
+        reached_keep: fraction kept, of a pruned epoch.
+        overlap: fraction also selected in the epoch before.
+        never_seen: fraction of samples never selected so far.
+        val_accuracy: main metric on the validation split, if there is one.
+    """
+
+    epoch: int
+    samples: int
+    steps: int
+    lr: float
+    loss: float | None
+    train_accuracy: float | None
+    selected: int
+    reached_keep: float
+    overlap: float | None
+    never_seen: float
+    val_accuracy: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; without `val_accuracy` where there is none."""
+        values = asdict(self)
+        if self.val_accuracy is None:
+            del values["val_accuracy"]
+        return values
+
+
+def read_history(out: Path) -> list[EpochRecord]:
+    """Read the history of a run's folder."""
+    return [EpochRecord(**line) for line in files.read_json_lines(out / "history.jsonl")]
 
 
 class Trajectories:
-    """A few numbers of every epoch, and of every sample how often it came and went.
+    """Quantiles of scores and losses in every epoch, the scores of a few samples, and how often each sample switched.
 
-    Nothing waits for a device while an epoch runs: losses stay where they were computed until it ends. With several
-    ranks the losses are this rank's, and all else is alike on all of them.
+    Losses stay on their device until the epoch ends. With several ranks the losses are this rank's; all else is equal
+    on all ranks.
 
     Args:
         size: samples in the dataset, N.
     Attributes:
-        followed: positions whose scores are kept; they depend on the size alone, so that runs can be compared.
+        followed: positions whose scores are recorded; they depend on the size alone, so that runs can be compared.
         switches: (N,) how often a sample changed between selected and left out, from one pruned epoch to the next.
     """
 
@@ -38,11 +84,11 @@ class Trajectories:
         self._before: Tensor | None = None  # (N,) bool: what the last epoch selected, where it was a pruned one
 
     def record(self, losses: Float[Tensor, " b"]) -> None:
-        """Losses of a batch; on any device."""
+        """Record the losses of a batch; on any device."""
         self._losses.append(losses.detach().float())
 
     def close(self, selected: Int[Tensor, " k"]) -> None:
-        """End an epoch that trained these samples."""
+        """End an epoch that selected these samples."""
         self._rows["losses"].append(_quantiles(self._pending()))
         self._losses, self._earlier = [], torch.empty(0)
         now = None
@@ -54,9 +100,9 @@ class Trajectories:
         self._before = now
 
     def note_scores(self, score: Float[Tensor, " n"]) -> None:
-        """Scores as they are after the last closed epoch; a second call for one epoch changes nothing.
+        """Record the scores after the last closed epoch; a second call for one epoch changes nothing.
 
-        To be called when all ranks' scores of that epoch are in the book: after the next `select`, or a `sync`.
+        Call it when all ranks' scores of that epoch are in the book: after the next `select`, or a `sync`.
         """
         if len(self._rows["scores"]) == len(self._rows["losses"]):
             return
@@ -64,7 +110,7 @@ class Trajectories:
         self._rows["single"].append(score[self.followed].float())
 
     def tables(self) -> dict[str, Tensor]:
-        """What is written: `scores` and `losses` (T, 5) quantiles, `single` (T, F) scores of the `followed` (F,)."""
+        """Tables to write: `scores` and `losses` (T, 5) quantiles, `single` (T, F) scores of the `followed` (F,)."""
         return {
             "shares": torch.tensor(SHARES, dtype=torch.float32),
             "followed": self.followed,
@@ -75,7 +121,7 @@ class Trajectories:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it, the running epoch too."""
+        """The whole state, with the running epoch."""
         tables = self.tables()
         return {
             **{name: tables[name] for name in self._rows},
@@ -85,10 +131,10 @@ class Trajectories:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave.
+        """Restore a state.
 
         Raises:
-            ValueError: if it is of another number of samples.
+            ValueError: if it has another number of samples.
         """
         if state["switches"].shape != (self.size,):
             raise ValueError(f"the trajectories are of {len(state['switches'])} samples, this run has {self.size}")
@@ -107,7 +153,7 @@ class Trajectories:
 
 
 def _quantiles(values: Tensor) -> Float[Tensor, " q"]:
-    """Of those that are numbers; NaN where none is."""
+    """Quantiles of the values that are not NaN; NaN where all are."""
     numbers = values.double().numpy()
     numbers = numbers[~np.isnan(numbers)]
     if not len(numbers):

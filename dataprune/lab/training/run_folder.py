@@ -1,4 +1,4 @@
-"""The folder that a run leaves: atomic files, what machine it ran on, and checkpoints."""
+"""The folder of a run: its record, its lock and its checkpoints."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import platform
 import warnings
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +20,147 @@ from ... import __version__, distributed, files
 from ...errors import CheckpointError, UsageError
 from .settings import Settings
 
-append, read_json, read_lines = files.append_json, files.read_json, files.read_json_lines
-write, write_json = files.write_bytes, files.write_json
-
 SCHEMA = 2  # of a run's checkpoint
-RECORDED = {  # what others read in a run's record
+RECORDED = {  # fields of a record that tables show
     "method", "seed", "accuracy", "val_accuracy", "samples", "steps", "seconds", "select_seconds", "reached_keep",
 }  # fmt: skip
+append, read_json, read_lines = files.append_json, files.read_json, files.read_json_lines  # names that sweeps still use
+write, write_json = files.write_bytes, files.write_json
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Versions and hardware, for a record."""
+    return asdict(Environment.current(device))
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Versions and hardware that a run was made with."""
+
+    device: str = ""
+    hardware: str = ""
+    cpus: int | None = None
+    threads: int | None = None
+    process: int | None = None
+    python: str = ""
+    torch: str = ""
+    dataprune: str = ""
+    system: str = ""
+
+    @classmethod
+    def current(cls, device: torch.device) -> Environment:
+        """Of this process."""
+        gpu = device.type == "cuda"
+        return cls(
+            device=str(device),
+            hardware=torch.cuda.get_device_name(device) if gpu else platform.processor() or platform.machine(),
+            cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            threads=torch.get_num_threads(),
+            process=os.getpid(),
+            python=platform.python_version(),
+            torch=torch.__version__,
+            dataprune=__version__,
+            system=f"{platform.system()} {platform.release()}",
+        )
+
+
+@dataclass(frozen=True)
+class InputFormat:
+    """Input shape (C, H, W), normalisation and class count, so the weights can be used without the dataset."""
+
+    shape: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: int
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What metrics.json holds of a finished run.
+
+    Attributes:
+        method: a coreset's run is called by the method that selected it.
+        seed: of the run.
+        accuracy: the task's main metric on the test set; None where that was not read.
+        val_accuracy: the main metric on the validation split, if there is one.
+        samples: that were back-propagated.
+        steps: of the optimizer.
+        seconds: of training, selection and recalibration together.
+        train_seconds: of training.
+        select_seconds: of selection.
+        recalibrate_seconds: of `recalibrate_bn`.
+        evaluate_seconds: of evaluation, not among `seconds`.
+        reached_keep: mean fraction kept in pruned epochs.
+        epochs: that were trained.
+        train_samples: size of the training set, N.
+        test_samples: size of the test set.
+        note: about the data's splits.
+        parameters: of the model.
+        world_size: processes.
+        machine: versions and hardware.
+        metrics: further metrics by name, such as `knn_accuracy` or `f1`.
+        metric: name of the main metric, where that is not accuracy.
+        input: what the model takes; None for language.
+        scores: file of the table of scores, of a scoring run.
+        fingerprint: of the scored dataset.
+    """
+
+    method: str
+    seed: int
+    accuracy: float | None
+    val_accuracy: float | None
+    samples: int
+    steps: int
+    seconds: float
+    train_seconds: float
+    select_seconds: float
+    recalibrate_seconds: float
+    evaluate_seconds: float
+    reached_keep: float
+    epochs: int
+    train_samples: int
+    test_samples: int
+    note: str
+    parameters: int
+    world_size: int
+    machine: Environment
+    metrics: dict[str, float] = field(default_factory=dict)
+    metric: str | None = None
+    input: InputFormat | None = None
+    scores: str | None = None
+    fingerprint: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: metrics beside the other fields, without optional fields that are None."""
+        values = asdict(self)
+        metrics = values.pop("metrics")
+        optional = {entry.name for entry in fields(self) if entry.default is None}
+        return {**{k: v for k, v in values.items() if v is not None or k not in optional}, **metrics}
+
+    @classmethod
+    def of(cls, stored: dict[str, Any]) -> RunRecord:
+        """The record that `as_dict` gave.
+
+        Raises:
+            TypeError: if a field is missing.
+        """
+        names = {entry.name for entry in fields(cls)}
+        values = {name: value for name, value in stored.items() if name in names}
+        values["metrics"] = {name: value for name, value in stored.items() if name not in names}
+        values["machine"] = Environment(**values.get("machine", {}))
+        if values.get("input") is not None:
+            values["input"] = InputFormat(**{name: _frozen(value) for name, value in values["input"].items()})
+        return cls(**values)
 
 
 def check_folder(out: Path) -> None:
-    """Raise UsageError where what should be a folder of results is a file."""
+    """Raise UsageError if a file is in the place of a folder of results."""
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file: choose a folder with --out")
 
 
 def folder(out: Path) -> None:
-    """Make a folder of results, unless it is there.
+    """Make a folder of results unless it exists.
 
     Raises:
         UsageError: if a file has that name.
@@ -48,38 +173,37 @@ def folder(out: Path) -> None:
         raise OSError(error.errno, f"cannot make the folder {out}: {error.strerror}; choose another --out") from error
 
 
-def finished(out: Path, settings: Settings) -> dict[str, Any] | None:
-    """The record of a run that is done, None where it is not.
+def finished(out: Path, settings: Settings) -> RunRecord | None:
+    """Read the record of a finished run; None if it is not finished.
 
     Raises:
-        UsageError: if the folder is none, or that of another run.
+        UsageError: if `out` is a file, or the folder of another run.
         CheckpointError: if its files are damaged.
     """
     check_folder(out)
     if (out / "config.json").exists():
-        other = settings.differs(read_json(out / "config.json"))
-        if other:
+        different = settings.differs(files.read_json(out / "config.json"))
+        if different:
             raise UsageError(
-                f"{out} holds a run with other settings ({', '.join(other)}): choose another --out, or delete it"
+                f"{out} holds a run with other settings ({', '.join(different)}): choose another --out, or delete it"
             )
     path = out / "metrics.json"
     if not path.exists():
         return None
-    record = read_json(path)
-    missing = RECORDED - record.keys()
-    if missing:
-        raise CheckpointError(f"{path} is damaged (no {min(missing)}): delete it, and run again")
-    if "scores" in record and not (out / record["scores"]).exists():
-        raise CheckpointError(f"{out} has lost its {record['scores']}: delete the folder, and score again")
+    try:
+        record = RunRecord.of(files.read_json(path))
+    except TypeError as error:
+        raise CheckpointError(f"{path} is damaged ({error}): delete it, and run again") from error
+    if record.scores is not None and not (out / record.scores).exists():
+        raise CheckpointError(f"{out} has lost its {record.scores}: delete the folder, and score again")
     return record
 
 
 @contextlib.contextmanager
 def claimed(out: Path) -> Iterator[None]:
-    """Hold a run's folder, so that no other process trains in it; the first rank does it for all.
+    """Lock a run's folder, so that no other process trains in it; the first rank does it for all.
 
-    Whoever comes second waits until the first is done or dead, and says so in a warning. Where the file system has no
-    locks, nothing is held.
+    A second process warns and waits until the first ends. Where the file system has no locks, there is none.
 
     Raises:
         OSError: if the folder cannot be written.
@@ -101,21 +225,21 @@ def claimed(out: Path) -> Iterator[None]:
             raise files.unwritable(out, error) from error
     try:
         yield
-        # who waited for this lock finds a finished run, and so need not know that its name is gone
+        # waiters find a finished run, so deleting the lock file is safe
         Path(lock.lock_file).unlink(missing_ok=True)
     finally:
         lock.release()
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a training state, as `write`."""
+    """Write a training state, as `files.write_bytes`."""
     buffer = io.BytesIO()
     torch.save({"schema": SCHEMA, **state}, buffer)
-    write(path, buffer.getvalue())
+    files.write_bytes(path, buffer.getvalue())
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read what `write_checkpoint` wrote.
+    """Read a training state.
 
     Raises:
         CheckpointError: if the file is damaged, or of another schema.
@@ -135,17 +259,5 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def machine(device: torch.device) -> dict[str, Any]:
-    """Versions and hardware, for a run's record."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {
-        "device": str(device),
-        "hardware": name,
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "process": os.getpid(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "dataprune": __version__,
-        "system": f"{platform.system()} {platform.release()}",
-    }
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

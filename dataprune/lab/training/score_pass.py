@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ... import files
 from ...dynamics import STATISTICS, save_scores
 from ...dynamics.batch import Batch
 from ...errors import CheckpointError, DataError, UsageError
@@ -23,9 +24,11 @@ from ...modules import evaluation, last_layer, logits_of
 from ...selection import fingerprint
 from ..data.augment import normalize
 from ..data.datasets import Streamed
-from ..data.tables import describe, encode, split_files
-from ..models import build
-from . import run_folder, setup
+from ..data.folders import describe, encode, split_files
+from ..models.build import build
+from . import run_folder
+from .build import build_statistics
+from .device import choose_device
 from .settings import Settings
 
 SNAPSHOTS = [name for name, make in STATISTICS.items() if make().snapshot]
@@ -114,8 +117,8 @@ def load(run: Path, device: str | None) -> Trained:
     """
     if not (run / "config.json").exists():
         raise UsageError(f"--init {run} holds no run of `dataprune train`")
-    settings = replace(Settings.of(run_folder.read_json(run / "config.json")), device=device)
-    record = run_folder.read_json(run / "metrics.json") if (run / "metrics.json").exists() else {}
+    settings = replace(Settings.of(files.read_json(run / "config.json")), device=device)
+    record = files.read_json(run / "metrics.json") if (run / "metrics.json").exists() else {}
     if settings.task != "classification":
         raise UsageError(f"--init {run} was trained without labels: these scores are a classifier's")
     if "input" not in record or not (run / "model.safetensors").exists():
@@ -192,8 +195,8 @@ class Scorer:
         self.trained = trained
         self.statistics = {name: STATISTICS[name]() for name in names}
         settings = trained.settings
-        self.device = setup.choose_device(settings.device)
-        self.model = build.build(settings.model, trained.shape, trained.classes, settings.seed)
+        self.device = choose_device(settings.device)
+        self.model = build(settings.model, trained.shape, trained.classes, settings.seed)
         try:
             self.model.load_state_dict(trained.weights)
         except RuntimeError as error:
@@ -246,7 +249,7 @@ def _names(settings: Settings) -> list[str]:
     names = [name.strip() for name in settings.statistics.split(",") if name.strip()] or [
         name for name in SNAPSHOTS if not STATISTICS[name]().features
     ]
-    setup.statistics(replace(settings, statistics=",".join(names), epochs=1 << 30))
+    build_statistics(replace(settings, statistics=",".join(names), epochs=1 << 30))
     for name in names:
         if name not in SNAPSHOTS:
             raise UsageError(

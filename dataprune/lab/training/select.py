@@ -1,4 +1,4 @@
-"""From a scoring run, a table of scores or a file of features to a coreset."""
+"""Select a coreset from a scoring run, a table of scores or a file of features."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from ... import coresets, dynamics
+from ... import coresets, dynamics, files
 from ...coresets import Extracted, Inputs
 from ...errors import CheckpointError, DataError, UsageError, suggest
 from ...methods import fixed
 from ...selection import Selection, fingerprint
 from ..data.augment import normalize
-from ..data.named import Data, Images, Streamed, Texts
-from ..models import build
-from . import run_folder, setup
+from ..data.datasets import Images, Samples
+from ..data.named import Data
+from ..models.build import build
+from . import run_folder
+from .build import check, load_data
+from .device import choose_device
 from .evaluate import batches
 from .settings import Settings
 
@@ -40,20 +43,19 @@ def select(
     options: Mapping[str, Any] | None = None,
     data: Data | None = None,
 ) -> tuple[Selection, dict[str, Any]]:
-    """The coreset of a static method.
+    """Select a coreset by a static method.
 
     Args:
         name: one of `coresets.METHODS`.
         path: the folder of a scoring run; or a table of scores (.parquet, .csv); or features (.safetensors with
             `features`, and `logits` and `labels` where the method needs them; `val_` before them for a validation set).
         keep: fraction kept, in (0, 1].
-        seed: of what is random.
+        seed: random seed.
         options: as for `coresets.choose`.
-        data: what the scoring run was trained on, where it is loaded already.
+        data: training data of the scoring run, if it is loaded already.
     Returns:
-        The coreset, and what `Selection.save` takes as metadata: method, keep, seed, options, seconds (of choosing and
-        of the pass that extracts features), the settings of the scoring run; with `fingerprint` and `labels` beside,
-        which `write` passes on.
+        The coreset, and its metadata for `write`: method, keep, seed, options, seconds (of selection and of the pass
+        that extracts features), the settings of the scoring run, `fingerprint` and `labels`.
     Raises:
         UsageError: for an unknown method or option, or one that needs what `path` does not give.
         DataError: if a file is broken.
@@ -61,7 +63,7 @@ def select(
     needs = coresets.find(name).needs
     given, notes = _inputs(name, Path(path), data)
     if needs in ("features", "logits", "gradients", "validation"):
-        given.extracted()  # now: what that takes is measured where it is done
+        given.extracted()  # extraction measures its own time
     elif needs == "model":
         given.model()
     started = time.perf_counter()
@@ -90,25 +92,25 @@ def write(path: Path, selection: Selection, metadata: dict[str, Any]) -> None:
 
 
 def adapted(settings: Settings, *, strategy: str = "E", small_batches: bool = False) -> tuple[Settings, Data | None]:
-    """The settings of a run on a coreset, its epochs and batch size made to fit the coreset's size.
+    """Adapt the epochs and the batch size of a run on a coreset to the coreset's size.
 
     Args:
-        settings: of a run; without a coreset they are returned as they are.
+        settings: of a run; without a coreset they are returned unchanged.
         strategy: "E" or "P", as for `methods.fixed`.
         small_batches: whether the batch size follows `coresets.small_batch`.
     Returns:
-        The settings, and the data they name, where it had to be loaded.
+        The settings, and their data if it had to be loaded.
     Raises:
-        UsageError: if there is no coreset to which either could apply.
+        UsageError: if an option is given without a coreset.
     """
     if strategy not in ("E", "P"):
         raise UsageError(suggest(strategy, ["E", "P"], what="strategy"))
-    setup.check(settings)
+    check(settings)
     if strategy == "E" and not small_batches:
         return settings, None
     if settings.selection is None:
         raise UsageError("--strategy and --small-batches are for training on a coreset: give --selection FILE")
-    data = setup.load_data(settings)
+    data = load_data(settings)
     size = len(data.train)
     selection = Selection.load(settings.selection, data.train)
     epochs = fixed(size, selection=selection, epochs=settings.epochs, strategy=strategy).epochs  # type: ignore[arg-type]
@@ -118,7 +120,7 @@ def adapted(settings: Settings, *, strategy: str = "E", small_batches: bool = Fa
 
 
 def _inputs(name: str, path: Path, data: Data | None) -> tuple[Inputs, dict[str, Any]]:
-    """What there is to select from, and what is to be noted of it."""
+    """The inputs of a selector, and metadata about them."""
     if path.is_dir():
         return _of_run(name, path, data)
     if not path.exists():
@@ -150,29 +152,29 @@ def _inputs(name: str, path: Path, data: Data | None) -> tuple[Inputs, dict[str,
 
 
 def _of_run(name: str, folder: Path, data: Data | None) -> tuple[Inputs, dict[str, Any]]:
-    """What a scoring run gives; the passes over its data are made when they are first asked for, and kept."""
+    """The inputs that a scoring run gives; passes over its data are made when first needed, and cached."""
     if not (folder / "config.json").exists():
         raise UsageError(f"{folder} holds no run of `dataprune score`")
-    settings = Settings.of(run_folder.read_json(folder / "config.json"))
+    settings = Settings.of(files.read_json(folder / "config.json"))
     record = run_folder.finished(folder, settings)
     if record is None:
         raise UsageError(f"the run in {folder} is not finished: give its `dataprune score` again, it goes on")
-    if "scores" not in record:
+    if record.scores is None:
         raise UsageError(f"{folder} holds a run without scores: it must be one of `dataprune score`")
-    table = dynamics.load_scores(folder / record["scores"])
-    notes: dict[str, Any] = {"fingerprint": record["fingerprint"], "settings": settings.as_dict()}
+    table = dynamics.load_scores(folder / record.scores)
+    notes: dict[str, Any] = {"fingerprint": record.fingerprint, "settings": settings.as_dict()}
 
     @cache
     def loaded() -> Data:
-        found = setup.load_data(settings) if data is None else data
-        if fingerprint(found.train) != record["fingerprint"]:
+        found = load_data(settings) if data is None else data
+        if fingerprint(found.train) != record.fingerprint:
             raise DataError(f"the data is no longer what {folder} was scored on: score it again")
         return found
 
     @cache
     def trained() -> nn.Module:
         found = loaded()
-        model = build.build(settings.model, found.shape, len(found.classes), settings.seed)
+        model = build(settings.model, found.shape, len(found.classes), settings.seed)
         weights = folder / "model.safetensors"
         if not weights.exists():
             raise UsageError(f"{folder} has no model.safetensors, which {name} needs: delete it, and score again")
@@ -180,7 +182,7 @@ def _of_run(name: str, folder: Path, data: Data | None) -> tuple[Inputs, dict[st
             model.load_state_dict(load_file(weights))
         except (SafetensorError, RuntimeError) as error:
             raise CheckpointError(f"{weights} is damaged ({error}): delete {folder}, and score again") from error
-        return model.to(setup.choose_device(settings.device))
+        return model.to(choose_device(settings.device))
 
     @cache
     def parts() -> dict[str, Tensor]:
@@ -195,7 +197,7 @@ def _of_run(name: str, folder: Path, data: Data | None) -> tuple[Inputs, dict[st
                 for field, value in vars(_extract(trained(), part, found, settings.workers)).items()
             }
             seconds = time.perf_counter() - started
-            run_folder.write(kept, save(tensors, metadata={"dataprune": json.dumps({"seconds": seconds})}))
+            files.write_bytes(kept, save(tensors, metadata={"dataprune": json.dumps({"seconds": seconds})}))
         with safe_open(str(kept), framework="pt") as file:
             notes["extract_seconds"] = json.loads((file.metadata() or {})["dataprune"])["seconds"]
         return _read(kept)
@@ -230,7 +232,7 @@ def _whole(path: Path) -> bool:
         return False
 
 
-def _extract(model: nn.Module, part: Images | Streamed | Texts, data: Data, workers: int) -> Extracted:
+def _extract(model: nn.Module, part: Samples, data: Data, workers: int) -> Extracted:
     device = next(model.parameters()).device
     prepared = (
         (normalize(pixels, data.mean, data.std, torch.float32), labels)

@@ -1,4 +1,4 @@
-"""Fine-tuning on GLUE through `fit`, `compare` and the command line, with a tiny encoder of random weights."""
+"""Fine-tuning on GLUE through `run`, `compare` and the command line, with a tiny encoder of random weights."""
 
 from __future__ import annotations
 
@@ -24,19 +24,23 @@ from transformers import AutoModelForSequenceClassification
 from typer.testing import CliRunner
 
 import dataprune
+from dataprune import files
 from dataprune.cli import app
 from dataprune.errors import DataError, UsageError
 from dataprune.lab.data import glue
 from dataprune.lab.sweeps import compare as comparing
 from dataprune.lab.sweeps.comparison import Comparison
-from dataprune.lab.training import run_folder, setup, tasks
-from dataprune.lab.training.run import fit
+from dataprune.lab.training import run as training
+from dataprune.lab.training import tasks
+from dataprune.lab.training.build import check, load_data
+from dataprune.lab.training.device import stream
+from dataprune.lab.training.epoch_history import EpochRecord
 from dataprune.lab.training.settings import GLUE, LANGUAGE, Settings
 
 
 @pytest.fixture
 def settings(encoder: str, data_folder: Path) -> Settings:
-    recipe: dict[str, Any] = {**LANGUAGE, "epochs": 4, "batch_size": 8, "lr": 1e-3, "max_length": 24}
+    recipe: dict[str, Any] = {**LANGUAGE, "epochs": 4, "batch_size": 8, "lr": 1e-3, "max_length": 24, "method": "emp"}
     return Settings(task="glue/rte", model=encoder, train_size=64, test_size=32, device="cpu", keep=0.5, **recipe)
 
 
@@ -48,7 +52,7 @@ def test_names() -> None:
 
 
 def test_every_text_is_tokenized_as_by_itself(settings: Settings) -> None:
-    data = setup.load_data(settings)
+    data = load_data(settings)
     table = pq.read_table(Path(os.environ["DATAPRUNE_DATA"]) / "glue/rte/validation-00000-of-00001.parquet")
     rows, make = table.to_pylist(), glue.tokenizer(settings.model)
     order = [row["label"] for row in rows]
@@ -71,7 +75,7 @@ def test_every_text_is_tokenized_as_by_itself(settings: Settings) -> None:
 
 
 def test_batches_are_as_long_as_their_longest_text(settings: Settings) -> None:
-    data = setup.load_data(replace(settings, max_length=64))
+    data = load_data(replace(settings, max_length=64))
     task = tasks.of(replace(settings, max_length=64), data)
     tokens = data.train.take(torch.arange(4))[0]  # type: ignore[union-attr]
     inputs = task.inputs(tokens, torch.arange(4), 0)
@@ -81,15 +85,15 @@ def test_batches_are_as_long_as_their_longest_text(settings: Settings) -> None:
 
 @pytest.mark.parametrize("name, columns", [("cola", 1), ("sst2", 1), ("mrpc", 2), ("stsb", 2), ("wnli", 2)])
 def test_tasks_that_are_here(name: str, columns: int, settings: Settings) -> None:
-    data = setup.load_data(replace(settings, task=f"glue/{name}", data=f"glue/{name}"))
+    data = load_data(replace(settings, task=f"glue/{name}", data=f"glue/{name}"))
     assert (data.train.labels.dtype == torch.float32) == (name == "stsb") == (data.classes == [])
     segments = int(data.train.take(slice(None))[0][:, 2].max())  # type: ignore[union-attr]
     assert segments == columns - 1
 
 
 def test_label_noise_and_validation(settings: Settings) -> None:
-    clean = setup.load_data(replace(settings, val_fraction=0.25))
-    noisy = setup.load_data(replace(settings, val_fraction=0.25, label_noise=0.5))
+    clean = load_data(replace(settings, val_fraction=0.25))
+    noisy = load_data(replace(settings, val_fraction=0.25, label_noise=0.5))
     assert len(clean.train) == 48 and clean.val is not None and len(clean.val) == 16
     changed = int((clean.train.labels != noisy.train.labels).sum())
     assert 4 <= changed <= 24 and torch.equal(clean.val.labels, noisy.val.labels)  # type: ignore[union-attr]
@@ -105,10 +109,10 @@ def test_a_folder_of_ones_own(settings: Settings, tmp_path: Path) -> None:
     for split in ("train", "validation"):
         table(tmp_path / "own", split, **two)
     own = replace(settings, data_folder=str(tmp_path / "own"), train_size=None, test_size=None)
-    data = setup.load_data(own)
+    data = load_data(own)
     assert data.classes == ["0", "1"] and len(data.train) == 30
     with pytest.raises(DataError, match="no column question, only sentence1"):
-        setup.load_data(replace(own, task="glue/qnli", data="glue/qnli"))
+        load_data(replace(own, task="glue/qnli", data="glue/qnli"))
     wrong = {
         "'yes' as label in row 0: it must be a number": {"label": ["yes", "no", "no"] * 10},
         "None as sentence2 in row 3: it must be text": {"sentence2": ["a dog"] * 3 + [None] + ["a dog"] * 26},
@@ -118,22 +122,22 @@ def test_a_folder_of_ones_own(settings: Settings, tmp_path: Path) -> None:
         table(tmp_path / "wrong", "train", **two | columns)
         table(tmp_path / "wrong", "validation", **two)
         with pytest.raises(DataError, match=message):
-            setup.load_data(replace(own, data_folder=str(tmp_path / "wrong")))
+            load_data(replace(own, data_folder=str(tmp_path / "wrong")))
     with pytest.raises(DataError, match="no parquet files"):
-        setup.load_data(replace(own, data_folder=str(tmp_path)))
+        load_data(replace(own, data_folder=str(tmp_path)))
     (tmp_path / "own/validation-00000-of-00001.parquet").rename(tmp_path / "own/dev-00000-of-00001.parquet")
     with pytest.raises(DataError, match="no split validation, only dev, train"):
-        setup.load_data(own)
+        load_data(own)
     (tmp_path / "own/train-1.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match="cannot be read"):
-        setup.load_data(own)
+        load_data(own)
 
 
 def test_data_that_is_not_here(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match=r"cannot fetch glue/qqp|no glue/qqp here"):
-        setup.load_data(replace(settings, task="glue/qqp", data="glue/qqp"))
+        load_data(replace(settings, task="glue/qqp", data="glue/qqp"))
     with pytest.raises(DataError, match="there are only 2490 training samples of glue/rte"):
-        setup.load_data(replace(settings, train_size=10_000))
+        load_data(replace(settings, train_size=10_000))
 
 
 # -- metrics ---------------------------------------------------------------------------------------------------------
@@ -165,8 +169,8 @@ def test_metrics_are_their_formulas() -> None:
 @pytest.mark.parametrize("name", ["rte", "stsb"])
 def test_a_run_is_the_plain_loop(name: str, settings: Settings, tmp_path: Path) -> None:
     chosen = replace(settings, task=f"glue/{name}", data=f"glue/{name}", method="emp")
-    record = fit(chosen, tmp_path)
-    data, labels = setup.load_data(chosen), 1 if name == "stsb" else 2
+    record = training.run(chosen, tmp_path)
+    data, labels = load_data(chosen), 1 if name == "stsb" else 2
     torch.manual_seed(chosen.seed)
     model = AutoModelForSequenceClassification.from_pretrained(chosen.model, num_labels=labels)
     model.train()
@@ -177,7 +181,7 @@ def test_a_run_is_the_plain_loop(name: str, settings: Settings, tmp_path: Path) 
         for index in pruner.batches(epoch, 8):
             tokens, wanted = data.train.take(index)  # type: ignore[union-attr]
             ids, mask, kind = tokens[:, :, : int(tokens[:, 1].sum(1).max())].long().unbind(1)
-            torch.manual_seed(setup.stream(chosen.seed, "model", step, 0))
+            torch.manual_seed(stream(chosen.seed, "model", step, 0))
             logits = model(input_ids=ids, attention_mask=mask, token_type_ids=kind).logits
             if name == "stsb":
                 losses = (logits[:, 0] - wanted) ** 2
@@ -194,38 +198,38 @@ def test_a_run_is_the_plain_loop(name: str, settings: Settings, tmp_path: Path) 
     kept = load_file(tmp_path / "model/model.safetensors")
     for key, value in model.state_dict().items():
         torch.testing.assert_close(kept[key], value, rtol=1e-3, atol=1e-4, msg=key)
-    assert record["steps"] == step == steps
+    assert record.steps == step == steps
     assert (
-        record["metric"] == ("pearson" if name == "stsb" else "accuracy")
-        and record["accuracy"] == record[record["metric"]]
+        record.metric == ("pearson" if name == "stsb" else "accuracy")
+        and record.accuracy == record.as_dict()[record.metric]
     )
     assert (tiny.history(tmp_path)[0]["train_accuracy"] is None) == (name == "stsb")
 
 
 def test_transformers_loads_what_a_run_leaves(settings: Settings, tmp_path: Path) -> None:
     chosen = replace(settings, method="rs2")
-    record = fit(chosen, tmp_path)
+    record = training.run(chosen, tmp_path)
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
-    data = setup.load_data(replace(chosen, model=str(tmp_path / "model")))
-    assert tasks.of(chosen, data).validate(model, data.test, torch.device("cpu")) == record["accuracy"]
+    data = load_data(replace(chosen, model=str(tmp_path / "model")))
+    assert tasks.of(chosen, data).validate(model, data.test, torch.device("cpu")) == record.accuracy
     again = replace(chosen, model=str(tmp_path / "model"), method="full", task="glue/stsb", data="glue/stsb")
-    assert fit(again, tmp_path / "more")["steps"] == 32
+    assert training.run(again, tmp_path / "more").steps == 32
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(settings: Settings, tmp_path: Path) -> None:
     chosen = replace(settings, method="emp", checkpoint_every=3, val_fraction=0.2)
-    fit(chosen, tmp_path / "whole")
+    training.run(chosen, tmp_path / "whole")
 
     class Stop(Exception):
         pass
 
-    def stop(line: dict[str, Any]) -> None:
-        if line["epoch"] == 1:
+    def stop(model: Any, line: EpochRecord) -> None:
+        if line.epoch == 1:
             raise Stop
 
     with pytest.raises(Stop):
-        fit(chosen, tmp_path / "cut", report=stop)
-    fit(chosen, tmp_path / "cut")
+        training.run(chosen, tmp_path / "cut", on_epoch=stop)
+    training.run(chosen, tmp_path / "cut")
     for name in ("model/model.safetensors", "selection_counts.safetensors"):
         one, other = load_file(tmp_path / "whole" / name), load_file(tmp_path / "cut" / name)
         assert all(torch.equal(one[key], other[key]) for key in one)
@@ -246,7 +250,7 @@ def test_compare(settings: Settings, tmp_path: Path) -> None:
     [
         ({"model": "small_cnn"}, "needs a pretrained encoder: --model FOLDER"),
         ({"flip": True}, "--flip is not for glue/rte: leave it out"),
-        ({"init": "x"}, "--init is not for glue/rte: a folder that transformers loads, as --model"),
+        ({"init": "x"}, "--init is not for glue/rte: give --model FOLDER"),
         ({"task": "glue/stsb", "data": "glue/stsb", "method": "memory"}, "memory reads class probabilities"),
         ({"task": "glue/stsb", "data": "glue/stsb", "label_noise": 0.1}, "--label-noise is for classes"),
         ({"method": "emp_contrastive"}, "emp_contrastive is not for the task glue/rte"),
@@ -257,18 +261,18 @@ def test_compare(settings: Settings, tmp_path: Path) -> None:
 )
 def test_settings_that_cannot_be_meant(changes: dict[str, Any], message: str, settings: Settings) -> None:
     with pytest.raises(UsageError) as caught:
-        setup.check(replace(settings, **changes))
+        check(replace(settings, **changes))
     assert message in str(caught.value)
 
 
 def test_attention_on_a_cpu_is_not_the_fused_one(settings: Settings) -> None:
-    model: Any = tasks.of(settings, setup.load_data(settings)).model()
+    model: Any = tasks.of(settings, load_data(settings)).model()
     assert model.config._attn_implementation == "eager"
 
 
 def test_a_model_that_is_none(settings: Settings, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is no folder of a model"):
-        setup.load_data(replace(settings, model=str(tmp_path)))
+    with pytest.raises(UsageError, match="neither a model folder"):
+        load_data(replace(settings, model=str(tmp_path)))
 
 
 # -- command line ----------------------------------------------------------------------------------------------------
@@ -283,7 +287,7 @@ def test_on_the_command_line(encoder: str, data_folder: Path, tmp_path: Path) ->
     result = call("train", "--task", "glue/cola", *small, "--epochs", 4, "--out", tmp_path / "run", "--json")
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["metric"] == "matthews"
-    found = run_folder.read_json(tmp_path / "run/config.json")
+    found = files.read_json(tmp_path / "run/config.json")
     recipe = {name: value for name, value in LANGUAGE.items() if name != "epochs"}
     assert {name: found[name] for name in recipe} == recipe and found["data"] == "glue/cola"
     assert "Writing" not in result.stderr  # bars of transformers'

@@ -7,7 +7,7 @@ from torch import nn
 
 from dataprune.errors import UsageError
 from dataprune.lab.models.build import build
-from dataprune.lab.training.tasks import headless
+from dataprune.lab.training.tasks.images import headless
 from dataprune.modules import last_layer
 
 SMALL, LARGE = (3, 32, 32), (3, 224, 224)

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dataprune.lab.data.named import Data, Images
-from dataprune.lab.training import run as fitting
+from dataprune.lab.training import run as training
 from dataprune.lab.training.settings import Settings
 
 FAR = torch.device("meta")
@@ -127,9 +127,9 @@ def test_what_does_not_wait_passes() -> None:
         torch.where(values > 0, values, 1.0).new_full((), 3.0)
 
 
-def begun(settings: Settings, out: Path, device: torch.device, data: Data) -> fitting._Run:
+def begun(settings: Settings, out: Path, device: torch.device, data: Data) -> training._Run:
     """A run that has selected its first epoch, from scores that any method can prune by."""
-    run = fitting._Run(settings, out, device, data)
+    run = training._Run(settings, out, device, data)
     run.forward.train()
     run.pruner.book.score.uniform_(generator=torch.Generator().manual_seed(0))
     run.pruner.select(0)
@@ -165,7 +165,7 @@ def test_an_epochs_steps_wait_for_nothing(case: str, tmp_path: Path, monkeypatch
     settings = tiny.settings(channels_last=True, **CASES[case])
     data = pictures(400) if case == "contrastive" else tiny.data()
     run = begun(settings, tmp_path / "run", FAR, data)
-    batches = run.feed.batches(0)
+    batches = run.batches.of_epoch(0)
     batch: Any = next(batches)  # with it the order of the whole epoch was sent, when the device had nothing to do
     with watched(sends=case == "contrastive"):  # the views' mean and deviation; otherwise nothing at all is copied
         while batch is not None:
@@ -185,10 +185,10 @@ def test_an_epochs_steps_wait_for_nothing_on_a_gpu(method: str, compiled: bool, 
     )
     device = torch.device("cuda", torch.cuda.current_device())
     run = begun(settings, tmp_path / "run", device, pictures(400))
-    for batch in run.feed.batches(0):  # compiles, and makes the buffers
+    for batch in run.batches.of_epoch(0):  # compiles, and makes the buffers
         run._train_step(*batch)
     run.pruner.select(1)
-    batches = run.feed.batches(1)
+    batches = run.batches.of_epoch(1)
     next_batch: Any = next(batches)
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -15,8 +15,8 @@ import pytest
 import tiny
 import torch
 
-from dataprune.lab.training import run as fitting
-from dataprune.lab.training import run_folder
+from dataprune import files
+from dataprune.lab.training import run as training
 from dataprune.lab.training.settings import Settings
 
 pytestmark = pytest.mark.slow
@@ -32,7 +32,7 @@ def child(settings: Settings, out: str, rank: int, ranks: int, port: int, tear: 
         os.environ.update(RANK=str(rank), WORLD_SIZE=str(ranks), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     if tear:
         left = [tear]
-        whole = run_folder.write
+        whole = files.write_bytes
 
         def torn(path: Path, content: bytes) -> None:
             left[0] -= 1
@@ -41,8 +41,8 @@ def child(settings: Settings, out: str, rank: int, ranks: int, port: int, tear: 
                 os.kill(os.getpid(), signal.SIGKILL)
             whole(path, content)
 
-        run_folder.write = torn
-    fitting.fit(settings, Path(out), data=tiny.data())
+        files.write_bytes = torn
+    training.run(settings, Path(out), data=tiny.data())
 
 
 @pytest.fixture(scope="module")

@@ -19,14 +19,16 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from dataprune import learning_rate
+from dataprune import files, learning_rate
 from dataprune.errors import CheckpointError, UsageError
 from dataprune.lab.data.named import Data, Images
 from dataprune.lab.models import build
-from dataprune.lab.training import run as fitting
-from dataprune.lab.training import run_folder, tasks
-from dataprune.lab.training.run import fit
+from dataprune.lab.training import run as training
+from dataprune.lab.training import run_folder
+from dataprune.lab.training.epoch_history import EpochRecord
+from dataprune.lab.training.run_folder import RunRecord
 from dataprune.lab.training.settings import SCHEDULES, Settings
+from dataprune.lab.training.tasks import images
 
 
 class Stop(Exception):
@@ -60,7 +62,7 @@ def own_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def interrupted(settings: Settings, out: Path, data: Data, dice: random.Random, monkeypatch: pytest.MonkeyPatch) -> int:
     """Train to the end through exceptions inside random steps; how many there were."""
-    step, stops = fitting._Run._train_step, 0
+    step, stops = training._Run._train_step, 0
     while not (out / "metrics.json").exists():
         left = [dice.randint(1, 25)]
 
@@ -70,12 +72,12 @@ def interrupted(settings: Settings, out: Path, data: Data, dice: random.Random, 
                 raise Stop
             step(self, *batch)
 
-        monkeypatch.setattr(fitting._Run, "_train_step", failing)
+        monkeypatch.setattr(training._Run, "_train_step", failing)
         try:
-            fit(settings, out, data=data)
+            training.run(settings, out, data=data)
         except Stop:
             stops += 1
-    monkeypatch.setattr(fitting._Run, "_train_step", step)
+    monkeypatch.setattr(training._Run, "_train_step", step)
     return stops
 
 
@@ -93,13 +95,14 @@ def test_resumed_equals_uninterrupted(
 ) -> None:
     settings = tiny.settings(model=own_model, checkpoint_every=1, **changes)
     data = tiny.data(val=80)
-    whole = fit(settings, tmp_path / "whole", data=data)
+    whole = training.run(settings, tmp_path / "whole", data=data)
     stops = interrupted(settings, tmp_path / "parts", data, random.Random(1), monkeypatch)
     assert stops >= 2
     tiny.same_end(tmp_path / "whole", tmp_path / "parts")
-    parts = run_folder.read_json(tmp_path / "parts" / "metrics.json")
-    timed = {name for name in whole if "seconds" in name}
-    assert {n: v for n, v in parts.items() if n not in timed} == {n: v for n, v in whole.items() if n not in timed}
+    parts = files.read_json(tmp_path / "parts" / "metrics.json")
+    timed = {name for name in parts if "seconds" in name}
+    expected = json.loads(json.dumps(whole.as_dict()))
+    assert {n: v for n, v in parts.items() if n not in timed} == {n: v for n, v in expected.items() if n not in timed}
 
 
 @pytest.mark.parametrize("changes", [{}, {"steps": 30}])
@@ -107,25 +110,31 @@ def test_a_stop_between_the_last_step_and_the_end_of_its_epoch(
     changes: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = tiny.settings(checkpoint_every=1, **changes)
-    whole = fit(settings, tmp_path / "whole", data=tiny.data())
-    close = fitting._Run._close
+    whole = training.run(settings, tmp_path / "whole", data=tiny.data())
+    close = training._Run._close
     with monkeypatch.context() as patch:
 
         def failing(self: Any, epoch: int) -> None:
-            if self.step == whole["steps"]:
+            if self.step == whole.steps:
                 raise Stop
             close(self, epoch)
 
-        patch.setattr(fitting._Run, "_close", failing)
+        patch.setattr(training._Run, "_close", failing)
         with pytest.raises(Stop):
-            fit(settings, tmp_path / "parts", data=tiny.data())
-    assert fit(settings, tmp_path / "parts", data=tiny.data())["samples"] == whole["samples"]
+            training.run(settings, tmp_path / "parts", data=tiny.data())
+    assert training.run(settings, tmp_path / "parts", data=tiny.data()).samples == whole.samples
     tiny.same_end(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_what_a_run_leaves(tmp_path: Path) -> None:
-    settings, lines = tiny.settings(), []
-    record = fit(settings, tmp_path, data=tiny.data(val=80), report=lines.append)
+    settings, lines, models = tiny.settings(), [], set()
+
+    def on_epoch(model: torch.nn.Module, line: EpochRecord) -> None:
+        models.add(model)
+        lines.append(line.as_dict())
+
+    record = training.run(settings, tmp_path, data=tiny.data(val=80), on_epoch=on_epoch)
+    assert len(models) == 1
     assert {path.name for path in tmp_path.iterdir()} == {
         "config.json", "history.jsonl", "metrics.json", "model.safetensors", "selection_counts.safetensors",
         "trajectories.safetensors",
@@ -136,35 +145,36 @@ def test_what_a_run_leaves(tmp_path: Path) -> None:
     assert [line["samples"] for line in history] == [320, 96, 96, 96]
     assert [line["steps"] for line in history] == [20, 26, 32, 38]
     assert all(0 <= line["val_accuracy"] <= 1 for line in history)
-    assert record == run_folder.read_json(tmp_path / "metrics.json")
-    assert record["samples"] == 608 and record["steps"] == 38 and record["reached_keep"] == pytest.approx(0.3)
-    assert record["seconds"] == record["train_seconds"] + record["select_seconds"] + record["recalibrate_seconds"]
+    assert json.loads(json.dumps(record.as_dict())) == files.read_json(tmp_path / "metrics.json")
+    assert record == RunRecord.of(record.as_dict())
+    assert record.samples == 608 and record.steps == 38 and record.reached_keep == pytest.approx(0.3)
+    assert record.seconds == record.train_seconds + record.select_seconds + record.recalibrate_seconds
     counts = load_file(tmp_path / "selection_counts.safetensors")
     assert counts["selected"].shape == (320,) and int(counts["selected"].long().sum()) == 608
     assert torch.equal(counts["selected"], counts["drawn"])  # `every` is 1: drawn anew in each epoch
-    assert run_folder.read_json(tmp_path / "config.json") == settings.as_dict()
+    assert files.read_json(tmp_path / "config.json") == settings.as_dict()
 
 
 def test_a_finished_run_is_only_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    record = fit(tiny.settings(), tmp_path, data=tiny.data())
-    monkeypatch.setattr(fitting, "_Run", None)
-    assert fit(tiny.settings(workers=2, checkpoint_every=3), tmp_path) == record
+    record = training.run(tiny.settings(), tmp_path, data=tiny.data())
+    monkeypatch.setattr(training, "_Run", None)
+    assert training.run(tiny.settings(workers=2, checkpoint_every=3), tmp_path) == record
 
 
 def test_a_second_process_waits_for_the_first(tmp_path: Path) -> None:
     """Two would tear each other's files; the second finds the run finished."""
     settings, data, begun, go_on = tiny.settings(), tiny.data(), threading.Event(), threading.Event()
 
-    def hold(line: dict[str, Any]) -> None:
+    def hold(model: torch.nn.Module, line: EpochRecord) -> None:
         begun.set()
         assert go_on.wait(60)
 
     with ThreadPoolExecutor() as threads:
-        first = threads.submit(fit, settings, tmp_path, data=data, report=hold)
+        first = threads.submit(training.run, settings, tmp_path, data=data, on_epoch=hold)
         assert begun.wait(60)
         threading.Timer(0.5, go_on.set).start()
         with pytest.warns(UserWarning, match="another process trains in .*: waiting"):
-            second = fit(settings, tmp_path, data=data)
+            second = training.run(settings, tmp_path, data=data)
     assert second == first.result()
     assert [line["epoch"] for line in tiny.history(tmp_path)] == list(range(settings.epochs))
     assert not (tmp_path / ".lock").exists()
@@ -175,12 +185,12 @@ def test_a_file_system_without_locks_is_none_the_worse(tmp_path: Path, monkeypat
         raise OSError(errno.ENOLCK, "no locks available")
 
     monkeypatch.setattr(run_folder.FileLock, "acquire", refuse)
-    assert fit(tiny.settings(), tmp_path, data=tiny.data())["steps"] > 0
+    assert training.run(tiny.settings(), tmp_path, data=tiny.data()).steps > 0
 
 
 def test_the_learning_rate_follows_the_steps_really_taken(tmp_path: Path) -> None:
     settings = tiny.settings(method="rs2", epochs=8, lr=0.1, warmup=2)
-    fit(settings, tmp_path, data=tiny.data())
+    training.run(settings, tmp_path, data=tiny.data())
     history = tiny.history(tmp_path)
     steps = history[-1]["steps"]
     shape = learning_rate.warmed_up(learning_rate.cosine(), 0.05)
@@ -194,7 +204,7 @@ def test_the_learning_rate_follows_the_steps_really_taken(tmp_path: Path) -> Non
 @pytest.mark.parametrize("method", ["infobatch", "emp"])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_every_schedule_runs_its_course(method: str, schedule: str, tmp_path: Path) -> None:
-    fit(tiny.settings(method=method, schedule=schedule, model="mlp", epochs=6), tmp_path, data=tiny.data())
+    training.run(tiny.settings(method=method, schedule=schedule, model="mlp", epochs=6), tmp_path, data=tiny.data())
     rates = [line["lr"] / 0.05 for line in tiny.history(tmp_path)]
     last = {"cosine": 0, "one-cycle": 0, "step": 0.01, "linear": 0, "exponential": 0.01, "constant": 1}[schedule]
     assert rates[-1] == pytest.approx(last, abs=0.02)
@@ -203,7 +213,7 @@ def test_every_schedule_runs_its_course(method: str, schedule: str, tmp_path: Pa
 @pytest.mark.parametrize(("optimizer", "lr"), [("sgd", 0.05), ("adam", 1e-2), ("adamw", 1e-2), ("lars", 5.0)])
 def test_every_optimizer_learns(optimizer: str, lr: float, tmp_path: Path) -> None:
     settings = tiny.settings(method="full", optimizer=optimizer, lr=lr, model="mlp", flip=False, shift=0)
-    fit(settings, tmp_path, data=tiny.data())
+    training.run(settings, tmp_path, data=tiny.data())
     losses = [line["loss"] for line in tiny.history(tmp_path)]
     assert losses[-1] < 0.85 * losses[0]
 
@@ -211,23 +221,23 @@ def test_every_optimizer_learns(optimizer: str, lr: float, tmp_path: Path) -> No
 @pytest.mark.parametrize(("streamed", "workers"), [(False, 2), (True, 0), (True, 2)])
 def test_streamed_data_trains_the_same(streamed: bool, workers: int, tmp_path: Path) -> None:
     data, settings = tiny.data(), tiny.settings(recalibrate_bn=64)
-    fit(settings, tmp_path / "held", data=data)
+    training.run(settings, tmp_path / "held", data=data)
     if streamed:
         data = data._replace(train=AsItems(data.train))  # type: ignore[arg-type]
-    fit(replace(settings, workers=workers), tmp_path / "streamed", data=data)
+    training.run(replace(settings, workers=workers), tmp_path / "streamed", data=data)
     tiny.same_end(tmp_path / "held", tmp_path / "streamed")
 
 
 def test_seeds_differ_and_repeat(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        fit(tiny.settings(seed=seed), tmp_path / name, data=tiny.data())
+        training.run(tiny.settings(seed=seed), tmp_path / name, data=tiny.data())
     tiny.same_end(tmp_path / "a", tmp_path / "b")
     with pytest.raises(AssertionError):
         tiny.same_end(tmp_path / "a", tmp_path / "c")
 
 
 def test_methods_start_alike_and_see_the_same_first_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    step, seen = fitting._Run._train_step, {}
+    step, seen = training._Run._train_step, {}
 
     def watched(self: Any, index: torch.Tensor, inputs: tuple[torch.Tensor, ...], labels: torch.Tensor) -> None:
         if not self.history:
@@ -235,9 +245,9 @@ def test_methods_start_alike_and_see_the_same_first_epoch(tmp_path: Path, monkey
             seen.setdefault(self.settings.method, []).append((first, index.clone(), inputs[0].clone()))
         step(self, index, inputs, labels)
 
-    monkeypatch.setattr(fitting._Run, "_train_step", watched)
+    monkeypatch.setattr(training._Run, "_train_step", watched)
     for method in ("full", "emp", "loss", "infobatch"):
-        fit(tiny.settings(method=method), tmp_path / method, data=tiny.data())
+        training.run(tiny.settings(method=method), tmp_path / method, data=tiny.data())
     full = seen.pop("full")
     for method, steps in seen.items():
         assert len(steps) == len(full) == 25, method
@@ -251,28 +261,28 @@ def test_global_random_state_is_left_alone(tmp_path: Path) -> None:
 
     torch.manual_seed(3)
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
-    fit(tiny.settings(workers=1), tmp_path, data=tiny.data(val=80))
+    training.run(tiny.settings(workers=1), tmp_path, data=tiny.data(val=80))
     assert torch.equal(torch.get_rng_state(), before[0])
     assert random.getstate() == before[1] and np.random.get_state()[1].tolist() == before[2]  # type: ignore[index]
 
 
 def test_recalibration_changes_running_statistics_alone(tmp_path: Path) -> None:
     data = tiny.data()
-    plain = fit(tiny.settings(), tmp_path / "plain", data=data)
-    calibrated = fit(tiny.settings(recalibrate_bn=128), tmp_path / "calibrated", data=data)
+    plain = training.run(tiny.settings(), tmp_path / "plain", data=data)
+    calibrated = training.run(tiny.settings(recalibrate_bn=128), tmp_path / "calibrated", data=data)
     mine, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "calibrated"))
     changed = {name.rpartition(".")[2] for name in mine if not torch.equal(mine[name], theirs[name])}
     assert changed == {"running_mean", "running_var", "num_batches_tracked"}
     assert (tmp_path / "plain/history.jsonl").read_text() == (tmp_path / "calibrated/history.jsonl").read_text()
-    assert plain["recalibrate_seconds"] == 0 < calibrated["recalibrate_seconds"]
+    assert plain.recalibrate_seconds == 0 < calibrated.recalibrate_seconds
     parts = ("train_seconds", "select_seconds", "recalibrate_seconds")
-    assert calibrated["seconds"] == pytest.approx(sum(calibrated[part] for part in parts))
+    assert calibrated.seconds == pytest.approx(sum(getattr(calibrated, part) for part in parts))
 
 
 def test_writing_checkpoints_and_evaluating_are_not_on_the_clock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock, write, evaluate = [0.0], run_folder.write_checkpoint, tasks.accuracy
+    clock, write, evaluate = [0.0], run_folder.write_checkpoint, images.accuracy
 
     def slow(*arguments: Any) -> None:
         clock[0] += 1000
@@ -283,17 +293,17 @@ def test_writing_checkpoints_and_evaluating_are_not_on_the_clock(
         return evaluate(*arguments, **more)
 
     monkeypatch.setattr(run_folder, "write_checkpoint", slow)
-    monkeypatch.setattr(tasks, "accuracy", slow_too)
-    monkeypatch.setattr(fitting.time, "perf_counter", lambda: clock[0])
-    record = fit(tiny.settings(checkpoint_every=10), tmp_path, data=tiny.data(val=80))
-    assert record["seconds"] == 0 and record["evaluate_seconds"] == 600
+    monkeypatch.setattr(images, "accuracy", slow_too)
+    monkeypatch.setattr(training.time, "perf_counter", lambda: clock[0])
+    record = training.run(tiny.settings(checkpoint_every=10), tmp_path, data=tiny.data(val=80))
+    assert record.seconds == 0 and record.evaluate_seconds == 600
 
 
 @pytest.mark.parametrize("changes", [{"bf16": True}, {"channels_last": True}, {"bf16": True, "model": "resnet18"}])
 def test_formats(changes: dict, tmp_path: Path) -> None:
     size = {"epochs": 1, "keep": 1.0} if "model" in changes else {}
-    record = fit(tiny.settings(**(changes | size)), tmp_path, data=tiny.data())
-    assert math.isfinite(tiny.history(tmp_path)[-1]["loss"]) and 0 <= record["accuracy"] <= 1
+    record = training.run(tiny.settings(**(changes | size)), tmp_path, data=tiny.data())
+    assert math.isfinite(tiny.history(tmp_path)[-1]["loss"]) and 0 <= record.accuracy <= 1
     assert all(
         value.dtype in (torch.float32, torch.int64) for value in load_file(tmp_path / "model.safetensors").values()
     )
@@ -305,7 +315,7 @@ def test_compiled_models_train_nearly_the_same(tmp_path: Path) -> None:
     if not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")):
         pytest.skip("torch.compile needs a C++ compiler here")
     for name, compile in (("plain", False), ("compiled", True)):
-        fit(tiny.settings(compile=compile, lr=0.01), tmp_path / name, data=tiny.data())
+        training.run(tiny.settings(compile=compile, lr=0.01), tmp_path / name, data=tiny.data())
     plain, compiled = tiny.history(tmp_path / "plain"), tiny.history(tmp_path / "compiled")
     for mine, theirs in zip(plain, compiled, strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=0.02)
@@ -318,7 +328,7 @@ def test_compiled_models_train_nearly_the_same(tmp_path: Path) -> None:
 def test_a_balanced_option_balances(tmp_path: Path) -> None:
     data = tiny.data()
     settings = tiny.settings(method="loss", steps=26, option=("balance=true",), model="mlp")
-    fit(settings, tmp_path, data=data)
+    training.run(settings, tmp_path, data=data)
     chosen = load_file(tmp_path / "selection_counts.safetensors")["selected"] > 1
     classes = torch.bincount(data.train.labels[chosen], minlength=4)
     assert int(classes.sum()) == 120 and int(classes.max() - classes.min()) <= 1
@@ -327,16 +337,16 @@ def test_a_balanced_option_balances(tmp_path: Path) -> None:
 def test_a_diverged_run_says_what_to_do(tmp_path: Path) -> None:
     for method in ("full", "rs2", "emp", "infobatch"):
         with pytest.raises(ValueError, match="lower the learning rate"):
-            fit(tiny.settings(method=method, lr=1e30, lr_warmup=0.0), tmp_path / method, data=tiny.data())
+            training.run(tiny.settings(method=method, lr=1e30, lr_warmup=0.0), tmp_path / method, data=tiny.data())
     with pytest.raises(ValueError, match="weights are NaN or infinite"):
-        fit(tiny.settings(lr=1e38, lr_warmup=0.0, steps=1, optimizer="sgd", weight_decay=100.0), tmp_path / "one",
-            data=tiny.data())  # fmt: skip
+        one = tiny.settings(lr=1e38, lr_warmup=0.0, steps=1, optimizer="sgd", weight_decay=100.0)
+        training.run(one, tmp_path / "one", data=tiny.data())
 
 
 def stopped(out: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Settings:
     """A run with a checkpoint, stopped in its second epoch."""
     settings = tiny.settings(checkpoint_every=5, **changes)
-    step = fitting._Run._train_step
+    step = training._Run._train_step
 
     def failing(self: Any, *batch: torch.Tensor) -> None:
         if self.step == 28:
@@ -344,8 +354,8 @@ def stopped(out: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Setti
         step(self, *batch)
 
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(fitting._Run, "_train_step", failing)
-        fit(settings, out, data=tiny.data())
+        patch.setattr(training._Run, "_train_step", failing)
+        training.run(settings, out, data=tiny.data())
     assert (out / "checkpoint.pt").exists()
     return settings
 
@@ -358,43 +368,43 @@ def test_a_damaged_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for damaged in (content[: len(content) // 2], b"", content[:-100] + bytes(100), b"x" * 1000):
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError, match=r"is damaged .*: delete it to start this run from its beginning"):
-            fit(settings, tmp_path, data=tiny.data())
+            training.run(settings, tmp_path, data=tiny.data())
     missing = {name: value for name, value in state.items() if name not in ("schema", "model")}
     wrong = {**state, "model": {**state["model"], "more": torch.zeros(1)}}
     for other in (missing, wrong):
         run_folder.write_checkpoint(path, other)
         with pytest.raises(CheckpointError, match="does not fit this run"):
-            fit(settings, tmp_path, data=tiny.data())
+            training.run(settings, tmp_path, data=tiny.data())
     torch.save({**state, "schema": 99}, path)
     with pytest.raises(CheckpointError, match="schema 99"):
-        fit(settings, tmp_path, data=tiny.data())
+        training.run(settings, tmp_path, data=tiny.data())
     path.write_bytes(content)
-    assert fit(settings, tmp_path, data=tiny.data())["epochs"] == 4
+    assert training.run(settings, tmp_path, data=tiny.data()).epochs == 4
 
 
 def test_a_damaged_record(tmp_path: Path) -> None:
-    fit(tiny.settings(), tmp_path, data=tiny.data())
+    training.run(tiny.settings(), tmp_path, data=tiny.data())
     for name in ("metrics.json", "config.json"):
         whole = (tmp_path / name).read_text()
         for damaged in (whole[:40], "[]", *(["{}"] if name == "metrics.json" else [])):
             (tmp_path / name).write_text(damaged)
             with pytest.raises(CheckpointError, match=rf"{name} is damaged .*: delete it, and run again"):
-                fit(tiny.settings(), tmp_path, data=tiny.data())
+                training.run(tiny.settings(), tmp_path, data=tiny.data())
         (tmp_path / name).write_text(whole)
 
 
 def test_another_runs_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = stopped(tmp_path / "run", monkeypatch)
     with pytest.raises(UsageError, match=r"other settings \(lr, seed\): choose another --out"):
-        fit(replace(settings, lr=0.2, seed=1, workers=1), tmp_path / "run", data=tiny.data())
+        training.run(replace(settings, lr=0.2, seed=1, workers=1), tmp_path / "run", data=tiny.data())
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is a file"):
-        fit(settings, tmp_path / "file", data=tiny.data())
+        training.run(settings, tmp_path / "file", data=tiny.data())
 
 
 def test_more_steps_than_the_epochs_have(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="raise --epochs"):
-        fit(tiny.settings(steps=10_000), tmp_path / "run", data=tiny.data())
+        training.run(tiny.settings(steps=10_000), tmp_path / "run", data=tiny.data())
     assert not (tmp_path / "run").exists()
 
 
@@ -403,7 +413,7 @@ def test_a_full_disk_loses_nothing_that_was_written(
     after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = tiny.settings(checkpoint_every=15)
-    fit(settings, tmp_path / "whole", data=tiny.data())
+    training.run(settings, tmp_path / "whole", data=tiny.data())
     fsync, left = os.fsync, [after]
 
     def full(file: int) -> None:
@@ -416,37 +426,37 @@ def test_a_full_disk_loses_nothing_that_was_written(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match=r"cannot write .*: No space left on device; what was written .* intact"):
-            fit(settings, out, data=tiny.data())
+            training.run(settings, out, data=tiny.data())
     assert not list(out.glob("*.part"))
     for path in out.glob("*.json"):
         json.loads(path.read_text())
     if after == 4:
         assert run_folder.read_checkpoint(out / "checkpoint.pt")["step"] == 15
-    fit(settings, out, data=tiny.data())
+    training.run(settings, out, data=tiny.data())
     tiny.same_end(tmp_path / "whole", out)
 
 
 def test_the_model_of_a_user_is_built_with_shape_and_classes(own_model: str, tmp_path: Path) -> None:
-    fit(tiny.settings(model=own_model), tmp_path / "run", data=tiny.data())
+    training.run(tiny.settings(model=own_model), tmp_path / "run", data=tiny.data())
     weights = load_file(tmp_path / "run/model.safetensors")
     assert weights["1.weight"].shape == (32, 64) and weights["5.weight"].shape == (4, 32)
     with pytest.raises(UsageError, match="did you mean 'small_cnn'"):
-        fit(tiny.settings(model="smal_cnn"), tmp_path / "none", data=tiny.data())
+        training.run(tiny.settings(model="smal_cnn"), tmp_path / "none", data=tiny.data())
     assert set(build.MODELS) >= {"lenet", "mlp", "small_cnn", "resnet18", "resnet34", "resnet50"}
 
 
-def ranked(rank: int, world_size: int, out: str, changes: dict) -> dict:
-    return fit(tiny.settings(**changes), Path(out), data=tiny.data())
+def ranked(rank: int, world_size: int, out: str, changes: dict) -> RunRecord:
+    return training.run(tiny.settings(**changes), Path(out), data=tiny.data())
 
 
 @pytest.mark.ddp
 def test_two_ranks_share_the_samples(pool: Any, tmp_path: Path) -> None:
     changes = {"batch_size": 8}
     records = pool.run(ranked, str(tmp_path / "two"), changes, world_size=2)
-    assert records[0] == records[1] and records[0]["world_size"] == 2
-    alone = fit(tiny.settings(batch_size=16), tmp_path / "one", data=tiny.data())
+    assert records[0] == records[1] and records[0].world_size == 2
+    alone = training.run(tiny.settings(batch_size=16), tmp_path / "one", data=tiny.data())
     for name in ("samples", "steps", "reached_keep"):
-        assert records[0][name] == alone[name], name
+        assert getattr(records[0], name) == getattr(alone, name), name
     mine, theirs = tiny.history(tmp_path / "one"), tiny.history(tmp_path / "two")
     assert mine[0]["loss"] == pytest.approx(theirs[0]["loss"], rel=0.2)
 
@@ -458,7 +468,7 @@ def test_one_rank_goes_on_where_two_were(pool: Any, tmp_path: Path, monkeypatch:
     records = pool.run(ranked, str(tmp_path), {"epochs": 6, "checkpoint_every": 5}, world_size=2)
     history = tiny.history(tmp_path)
     assert history[: len(one)] == one and [line["epoch"] for line in history] == list(range(6))
-    assert records[0]["samples"] == sum(line["samples"] for line in history) <= 400 * 2 + 120 * 4
+    assert records[0].samples == sum(line["samples"] for line in history) <= 400 * 2 + 120 * 4
     assert history[-1]["lr"] < 0.05 * settings.lr
     rates = [line["lr"] for line in history]
     assert rates == sorted(rates, reverse=True)
@@ -467,6 +477,6 @@ def test_one_rank_goes_on_where_two_were(pool: Any, tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(("threads", "used"), [(0, 1), (2, 2)])
 def test_threads_are_lent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int, used: int) -> None:
     before, seen = torch.get_num_threads(), []
-    monkeypatch.setattr(fitting._Run, "train", lambda *rest: seen.append(torch.get_num_threads()))
-    fit(tiny.settings(threads=threads), tmp_path, data=tiny.data())
+    monkeypatch.setattr(training._Run, "train", lambda *rest: seen.append(torch.get_num_threads()))
+    training.run(tiny.settings(threads=threads), tmp_path, data=tiny.data())
     assert seen == [used] and torch.get_num_threads() == before

@@ -30,8 +30,9 @@ from dataprune.dynamics import load_scores
 from dataprune.errors import CheckpointError, DataError, UsageError
 from dataprune.lab.data.named import load
 from dataprune.lab.models import build
-from dataprune.lab.training import score_pass, setup
-from dataprune.lab.training.run import fit
+from dataprune.lab.training import run as training
+from dataprune.lab.training import score_pass
+from dataprune.lab.training.build import load_data
 from dataprune.lab.training.score_pass import score
 from dataprune.lab.training.settings import Settings
 
@@ -79,7 +80,7 @@ def trained(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         model="small_cnn",
         device="cpu",
     )
-    fit(settings, run)
+    training.run(settings, run)
     return run
 
 
@@ -148,7 +149,7 @@ def test_select_and_train_take_its_table(shards: Path, trained: Path, tmp_path: 
     )
     assert chosen.exit_code == 0, chosen.stderr
     # its fingerprint is that of the data as training loads it
-    selection = Selection.load(tmp_path / "c", setup.load_data(Settings(data=str(shards))).train)
+    selection = Selection.load(tmp_path / "c", load_data(Settings(data=str(shards))).train)
     assert len(selection.index) == 61
     scores = load_scores(tmp_path / "out/scores.parquet").scores["el2n"]
     assert set(selection.index.tolist()) == set(scores.topk(61).indices.tolist())

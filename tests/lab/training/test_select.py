@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from dataprune import CheckpointError, DataError, Selection, UsageError, coresets, dynamics
+from dataprune import CheckpointError, DataError, Selection, UsageError, coresets, dynamics, files
 from dataprune.lab.data.augment import normalize
 from dataprune.lab.models import build
-from dataprune.lab.training import run as fit
-from dataprune.lab.training import run_folder, select, setup
+from dataprune.lab.training import run as training
+from dataprune.lab.training import select
+from dataprune.lab.training.build import build_pruner, build_rate
 
 SETTINGS = tiny.settings(
     model="mlp", method="full", keep=None, epochs=4, statistics=",".join(dynamics.STATISTICS), batch_size=24,
@@ -30,31 +31,31 @@ SETTINGS = tiny.settings(
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("scored")
-    fit.fit(SETTINGS, out, data=tiny.data(val=40))
+    training.run(SETTINGS, out, data=tiny.data(val=40))
     return out
 
 
 def test_every_sample_is_presented_in_every_epoch(scored: Path) -> None:
     """360 samples are 15 batches of 24; of 350, the last has 14, and is trained too."""
     assert {line["samples"] for line in tiny.history(scored)} == {360}
-    table = dynamics.load_scores(scored / run_folder.read_json(scored / "metrics.json")["scores"])
+    table = dynamics.load_scores(scored / files.read_json(scored / "metrics.json")["scores"])
     assert list(table.scores) == list(dynamics.STATISTICS)
     assert all(bool(column.isfinite().all()) for column in table.scores.values())
     assert torch.equal(table.labels, tiny.data(val=40).train.labels)  # type: ignore[arg-type]
 
 
 def test_a_last_batch_is_trained_by_its_share(tmp_path: Path) -> None:
-    metrics = fit.fit(replace(SETTINGS, epochs=2, statistics="aum", option=()), tmp_path, data=tiny.data(val=50))
-    assert metrics["steps"] == 2 * 15 and metrics["samples"] == 2 * 350
+    metrics = training.run(replace(SETTINGS, epochs=2, statistics="aum", option=()), tmp_path, data=tiny.data(val=50))
+    assert metrics.steps == 2 * 15 and metrics.samples == 2 * 350
 
 
 def test_scores_are_those_of_a_plain_loop(scored: Path) -> None:
     """The first epoch, by hand: the same batches, weights and rates."""
     data = tiny.data(val=40)
     model = build.build("mlp", data.shape, 4, SETTINGS.seed)
-    pruner = setup.build_pruner(SETTINGS, 360)
+    pruner = build_pruner(SETTINGS, 360)
     optimizer = torch.optim.SGD(model.parameters(), momentum=0.9, nesterov=True, weight_decay=5e-4)
-    rate, step, steps = setup.rate(SETTINGS), 0, 60
+    rate, step, steps = build_rate(SETTINGS), 0, 60
     probabilities = np.zeros((4, 360, 4))
     for epoch in range(4):
         for index in pruner.batches(epoch, 24, drop_last=False):
@@ -101,13 +102,13 @@ def test_a_run_on_a_coreset(scored: Path, tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
     select.write(path, selection, notes)
     run = tiny.settings(model="mlp", method="", keep=None, selection=str(path), epochs=5)
-    metrics = fit.fit(run, tmp_path / "run", data=tiny.data(val=40))
-    assert metrics["method"] == "tdds" and metrics["samples"] == 5 * (72 // 16) * 16
-    assert metrics["reached_keep"] == pytest.approx(0.2)
-    assert fit.fit(run, tmp_path / "run", data=tiny.data(val=40)) == metrics
+    metrics = training.run(run, tmp_path / "run", data=tiny.data(val=40))
+    assert metrics.method == "tdds" and metrics.samples == 5 * (72 // 16) * 16
+    assert metrics.reached_keep == pytest.approx(0.2)
+    assert training.run(run, tmp_path / "run", data=tiny.data(val=40)) == metrics
     path.unlink()
     with pytest.raises(UsageError, match="cannot read the coreset"):
-        fit.fit(run, tmp_path / "run", data=tiny.data(val=40))
+        training.run(run, tmp_path / "run", data=tiny.data(val=40))
 
 
 def test_another_datas_coreset_is_refused(scored: Path, tmp_path: Path) -> None:
@@ -115,10 +116,10 @@ def test_another_datas_coreset_is_refused(scored: Path, tmp_path: Path) -> None:
     select.write(path, *select.select("el2n", scored, keep=0.2, data=tiny.data(val=40)))
     run = tiny.settings(model="mlp", method="", keep=None, selection=str(path))
     with pytest.raises(DataError, match="another dataset"):
-        fit.fit(run, tmp_path / "run", data=tiny.data())
+        training.run(run, tmp_path / "run", data=tiny.data())
     path.write_bytes(b"no coreset")
     with pytest.raises(DataError, match="not a saved selection"):
-        fit.fit(run, tmp_path / "run2", data=tiny.data(val=40))
+        training.run(run, tmp_path / "run2", data=tiny.data(val=40))
 
 
 def test_a_table_and_features_of_ones_own(tmp_path: Path) -> None:
@@ -150,16 +151,16 @@ def test_a_table_and_features_of_ones_own(tmp_path: Path) -> None:
 def test_runs_that_cannot_be_selected_from(scored: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no run of"):
         select.select("el2n", tmp_path, keep=0.2)
-    run_folder.write_json(tmp_path / "config.json", SETTINGS.as_dict())
+    files.write_json(tmp_path / "config.json", SETTINGS.as_dict())
     with pytest.raises(UsageError, match="not finished"):
         select.select("el2n", tmp_path, keep=0.2)
     plain = tmp_path / "plain"
-    fit.fit(tiny.settings(model="mlp", epochs=1, keep=1.0), plain, data=tiny.data())
+    training.run(tiny.settings(model="mlp", epochs=1, keep=1.0), plain, data=tiny.data())
     with pytest.raises(UsageError, match="a run without scores"):
         select.select("el2n", plain, keep=0.2)
     with pytest.raises(DataError, match="no longer what"):
         other = tmp_path / "other"
-        fit.fit(SETTINGS, other, data=tiny.data())
+        training.run(SETTINGS, other, data=tiny.data())
         select.select("k_center", other, keep=0.2, data=tiny.data(val=40))
     with pytest.raises(UsageError, match="needs a validation split"):
         select.select("glister", other, keep=0.2, data=tiny.data())
@@ -170,9 +171,9 @@ def test_runs_that_cannot_be_selected_from(scored: Path, tmp_path: Path) -> None
 
 
 def test_without_pyarrow_the_table_is_csv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit, "find_spec", lambda name: None)
+    monkeypatch.setattr(training, "find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    fit.fit(replace(SETTINGS, statistics="aum", option=()), tmp_path, data=tiny.data(val=40))
+    training.run(replace(SETTINGS, statistics="aum", option=()), tmp_path, data=tiny.data(val=40))
     assert (tmp_path / "scores.csv").exists()
     selection, notes = select.select("ccs", tmp_path, keep=0.2, data=tiny.data(val=40))
     assert len(selection.index) == 72 and notes["fingerprint"]
@@ -182,8 +183,8 @@ def test_without_pyarrow_the_table_is_csv(tmp_path: Path, monkeypatch: pytest.Mo
 def test_an_interrupted_scoring_run_goes_on(workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = replace(SETTINGS, epochs=4, checkpoint_every=7, workers=workers)
     data = tiny.data(val=50)  # with a ragged last batch
-    fit.fit(settings, tmp_path / "whole", data=data)
-    real, left = fit._Run._train_step, [40]
+    training.run(settings, tmp_path / "whole", data=data)
+    real, left = training._Run._train_step, [40]
 
     def stopping(self: Any, *batch: Any) -> None:
         left[0] -= 1
@@ -191,11 +192,11 @@ def test_an_interrupted_scoring_run_goes_on(workers: int, tmp_path: Path, monkey
             raise KeyboardInterrupt
         real(self, *batch)
 
-    monkeypatch.setattr(fit._Run, "_train_step", stopping)
+    monkeypatch.setattr(training._Run, "_train_step", stopping)
     with pytest.raises(KeyboardInterrupt):
-        fit.fit(settings, tmp_path / "cut", data=data)
+        training.run(settings, tmp_path / "cut", data=data)
     monkeypatch.undo()
-    fit.fit(settings, tmp_path / "cut", data=data)
+    training.run(settings, tmp_path / "cut", data=data)
     tiny.same_end(tmp_path / "whole", tmp_path / "cut")
     whole, cut = (dynamics.load_scores(tmp_path / name / "scores.parquet").scores for name in ("whole", "cut"))
     for name in whole:

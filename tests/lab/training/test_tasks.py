@@ -1,4 +1,4 @@
-"""Contrastive pre-training through `fit` and `compare`, and going on from its weights."""
+"""Contrastive pre-training through `run` and `compare`, and going on from its weights."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import dataprune
+from dataprune import files
 from dataprune.contrastive import SimCLR, Views, nt_xent
 from dataprune.errors import DataError, UsageError
 from dataprune.lab.models import build
 from dataprune.lab.sweeps import compare as comparing
 from dataprune.lab.sweeps import engines
 from dataprune.lab.sweeps.comparison import Comparison
-from dataprune.lab.training import run as fitting
-from dataprune.lab.training import run_folder, setup, tasks
-from dataprune.lab.training.run import fit
+from dataprune.lab.training import build as building
+from dataprune.lab.training import run as training
+from dataprune.lab.training import tasks
+from dataprune.lab.training.build import build_rate
 from dataprune.lab.training.settings import Settings
+from dataprune.lab.training.tasks.images import headless
 
 NONE = {"shift": 0, "flip": False}
 
@@ -34,13 +37,13 @@ def settings(**changes: Any) -> Settings:
 
 def test_a_run_is_the_plain_loop(tmp_path: Path) -> None:
     chosen, data = settings(), tiny.data()
-    metrics = fit(chosen, tmp_path, data=data)
+    metrics = training.run(chosen, tmp_path, data=data)
     model = tasks.of(chosen, data).model()
     assert isinstance(model, SimCLR) and model.features == 64 and not any("fc" in name for name in model.state_dict())
     pruner = dataprune.emp_contrastive(400, keep=0.3, epochs=4)
     views = Views(mean=data.mean, std=data.std)
     optimizer = torch.optim.Adam(model.parameters(), weight_decay=5e-4)
-    rate, step, steps = setup.rate(chosen), 0, pruner.planned_steps(16, drop_last=True)
+    rate, step, steps = build_rate(chosen), 0, pruner.planned_steps(16, drop_last=True)
     images = data.train.images  # type: ignore[union-attr]
     for epoch in range(4):
         for index in pruner.batches(epoch, 16):
@@ -55,28 +58,28 @@ def test_a_run_is_the_plain_loop(tmp_path: Path) -> None:
     saved = load_file(tmp_path / "model.safetensors")
     for name, value in model.state_dict().items():
         torch.testing.assert_close(saved[name], value, rtol=1e-3, atol=1e-5, msg=name)
-    assert metrics["steps"] == step == steps
-    assert 0.25 < metrics["accuracy"] <= 1 and 0.25 < metrics["knn_accuracy"] <= 1
+    assert metrics.steps == step == steps
+    assert 0.25 < metrics.accuracy <= 1 and 0.25 < metrics.metrics["knn_accuracy"] <= 1
     assert all(line["train_accuracy"] is None for line in tiny.history(tmp_path))
 
 
 def test_the_history_has_the_neighbours_accuracy(tmp_path: Path) -> None:
-    metrics = fit(settings(), tmp_path, data=tiny.data(val=80))
+    metrics = training.run(settings(), tmp_path, data=tiny.data(val=80))
     values = [line["val_accuracy"] for line in tiny.history(tmp_path)]
-    assert all(0 <= value <= 1 for value in values) and metrics["val_accuracy"] == values[-1]
+    assert all(0 <= value <= 1 for value in values) and metrics.val_accuracy == values[-1]
 
 
 @pytest.mark.parametrize(
     "method", ["full", "random", "rs2", "loss", "epsilon_greedy", "ucb", "infobatch", "static_random"]
 )
 def test_other_methods(method: str, tmp_path: Path) -> None:
-    metrics = fit(settings(method=method, keep=None if method == "full" else 0.5), tmp_path, data=tiny.data())
-    assert metrics["reached_keep"] == 1 if method == "full" else metrics["reached_keep"] >= 0.5
+    metrics = training.run(settings(method=method, keep=None if method == "full" else 0.5), tmp_path, data=tiny.data())
+    assert metrics.reached_keep == 1 if method == "full" else metrics.reached_keep >= 0.5
 
 
 def test_what_is_scored_changes_what_is_kept(tmp_path: Path) -> None:
     for on in ("features", "projections"):
-        fit(settings(score_on=on), tmp_path / on, data=tiny.data())
+        training.run(settings(score_on=on), tmp_path / on, data=tiny.data())
     one, other = (load_file(tmp_path / on / "selection_counts.safetensors") for on in ("features", "projections"))
     assert not torch.equal(one["selected"], other["selected"])
 
@@ -84,8 +87,8 @@ def test_what_is_scored_changes_what_is_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize("changes", [{}, {"workers": 2}, {"option": ("drift=1",)}, {"bf16": True}])
 def test_an_interrupted_run_goes_on(changes: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen, data = settings(checkpoint_every=3, epochs=5, **changes), tiny.data(val=40)
-    fit(chosen, tmp_path / "whole", data=data)
-    real, left = fitting._Run._train_step, [35]
+    training.run(chosen, tmp_path / "whole", data=data)
+    real, left = training._Run._train_step, [35]
 
     def stopping(self: Any, *batch: Any) -> None:
         left[0] -= 1
@@ -93,16 +96,16 @@ def test_an_interrupted_run_goes_on(changes: dict, tmp_path: Path, monkeypatch: 
             raise KeyboardInterrupt
         real(self, *batch)
 
-    monkeypatch.setattr(fitting._Run, "_train_step", stopping)
+    monkeypatch.setattr(training._Run, "_train_step", stopping)
     with pytest.raises(KeyboardInterrupt):
-        fit(chosen, tmp_path / "cut", data=data)
+        training.run(chosen, tmp_path / "cut", data=data)
     monkeypatch.undo()
-    fit(chosen, tmp_path / "cut", data=data)
+    training.run(chosen, tmp_path / "cut", data=data)
     tiny.same_end(tmp_path / "whole", tmp_path / "cut")
 
 
 def ranked(rank: int, world_size: int, out: str, changes: dict[str, Any]) -> dict[str, Any]:
-    return fit(settings(**changes), Path(out), data=tiny.data())
+    return training.run(settings(**changes), Path(out), data=tiny.data())
 
 
 @pytest.mark.ddp
@@ -110,14 +113,14 @@ def test_two_ranks(pool: Any, tmp_path: Path) -> None:
     for gather in (False, True):
         out = tmp_path / str(gather)
         records = pool.run(ranked, str(out), {"batch_size": 8, "gather": gather}, world_size=2)
-        assert records[0] == records[1] and records[0]["world_size"] == 2
+        assert records[0] == records[1] and records[0].world_size == 2
     loss = {gather: tiny.history(tmp_path / str(gather))[0]["loss"] for gather in (False, True)}
     assert loss[True] > loss[False] + 0.3  # twice as many negatives: log 2 more, at first
 
 
 def test_training_goes_on_from_the_encoder(tmp_path: Path) -> None:
     data = tiny.data()
-    fit(settings(), tmp_path / "pre", data=data)
+    training.run(settings(), tmp_path / "pre", data=data)
     encoder = load_file(tmp_path / "pre" / "model.safetensors")
     for path in (tmp_path / "pre", tmp_path / "pre" / "model.safetensors"):
         model = tasks.of(tiny.settings(init=str(path)), data).model()
@@ -125,10 +128,10 @@ def test_training_goes_on_from_the_encoder(tmp_path: Path) -> None:
         for name, value in model.state_dict().items():
             expected = fresh[name] if name.startswith("fc.") else encoder["encoder." + name]
             assert torch.equal(value, expected), name
-    record = fit(tiny.settings(init=str(tmp_path / "pre")), tmp_path / "tuned", data=data)
+    record = training.run(tiny.settings(init=str(tmp_path / "pre")), tmp_path / "tuned", data=data)
     again = tasks.of(tiny.settings(init=str(tmp_path / "tuned")), data).model()  # of a classifier too
     tuned = load_file(tmp_path / "tuned" / "model.safetensors")
-    assert torch.equal(again.state_dict()["conv1.0.weight"], tuned["conv1.0.weight"]) and record["accuracy"] > 0.25
+    assert torch.equal(again.state_dict()["conv1.0.weight"], tuned["conv1.0.weight"]) and record.accuracy > 0.25
 
 
 def test_weights_that_do_not_fit(tmp_path: Path) -> None:
@@ -154,7 +157,7 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
         ({"init": "x"}, "--init is not for contrastive"),
         ({"task": "contrastiv"}, "did you mean 'contrastive'"),
         ({"views": "simcrl"}, "did you mean 'simclr'"),
-        ({"score_on": "logits"}, "unknown score-on"),
+        ({"score_on": "logits"}, "unknown score on"),
         ({"temperature": 0.0}, "--temperature must be positive"),
         ({"dim": 0}, "--dim must be at least 1"),
         ({"batch_size": 1}, "batch"),
@@ -162,21 +165,19 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_meant(changes: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises((UsageError, ValueError), match=message):
-        fit(settings(**changes), tmp_path, data=tiny.data())
+        training.run(settings(**changes), tmp_path, data=tiny.data())
 
 
 def test_bfloat16_does_not_spoil_the_linear_classifier(tmp_path: Path) -> None:
-    found = [fit(settings(bf16=on), tmp_path / str(on), data=tiny.data())["accuracy"] for on in (False, True)]
+    found = [training.run(settings(bf16=on), tmp_path / str(on), data=tiny.data()).accuracy for on in (False, True)]
     assert found[0] > 0.5 and abs(found[0] - found[1]) < 0.15  # of chance 0.25
 
 
 def test_colours_need_kornia_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    find = setup.importlib.util.find_spec
-    monkeypatch.setattr(
-        setup.importlib.util, "find_spec", lambda name, *rest: None if name == "kornia" else find(name, *rest)
-    )
+    find = building.find_spec
+    monkeypatch.setattr(building, "find_spec", lambda name, *rest: None if name == "kornia" else find(name, *rest))
     with pytest.raises(UsageError, match=r"pip install -c constraints.txt -e '\.\[contrastive\]'"):
-        fit(settings(views="simclr"), tmp_path / "out", data=tiny.data())
+        training.run(settings(views="simclr"), tmp_path / "out", data=tiny.data())
     assert not (tmp_path / "out").exists()
 
 
@@ -186,7 +187,7 @@ def test_a_model_without_features() -> None:
             return super().forward(input.flatten(1))
 
     with pytest.raises(UsageError, match="no linear layer that makes"):
-        tasks.headless(Flat(64, 4), tiny.data())
+        headless(Flat(64, 4), tiny.data())
 
 
 def test_compare(tmp_path: Path) -> None:
@@ -212,18 +213,18 @@ def test_compare_says_what_untrained_features_are_worth(tmp_path: Path) -> None:
         wanted.append({"seed": seed, **task.test(task.model(), torch.device("cpu"))})
     assert result["untrained"] == wanted[:1]
     more = comparing.compare(replace(comparison, seeds=(0, 1)), tmp_path, data=tiny.data())
-    assert more["untrained"] == wanted == run_folder.read_json(tmp_path / "compare.json")["untrained"]
+    assert more["untrained"] == wanted == files.read_json(tmp_path / "compare.json")["untrained"]
 
 
 def test_compare_fine_tunes_every_encoder_by_one_recipe(tmp_path: Path) -> None:
     comparison = Comparison(settings(), methods=("short", "rs2"), seeds=(0,), finetune_epochs=2)
     result = comparing.compare(comparison, tmp_path / "one", data=tiny.data())
-    fit(settings(method="rs2", steps=46, warmup=1), tmp_path / "pre", data=tiny.data())
+    training.run(settings(method="rs2", steps=46, warmup=1), tmp_path / "pre", data=tiny.data())
     recipe = {"optimizer": "adam", "lr": 1e-3, "weight_decay": 1e-6, "batch_size": 32, "epochs": 2}
     whole = tiny.settings(**NONE, **recipe, method="full", schedule="cosine", lr_warmup=0.05)
     wanted = {
-        "rs2": fit(replace(whole, init=str(tmp_path / "pre")), tmp_path / "tuned", data=tiny.data())["accuracy"],
-        "untrained": fit(whole, tmp_path / "scratch", data=tiny.data())["accuracy"],
+        "rs2": training.run(replace(whole, init=str(tmp_path / "pre")), tmp_path / "tuned", data=tiny.data()).accuracy,
+        "untrained": training.run(whole, tmp_path / "scratch", data=tiny.data()).accuracy,
     }
     rows = {row["method"]: row for row in result["runs"]} | {"untrained": result["untrained"][0]}
     assert {name: rows[name]["finetuned_accuracy"] for name in wanted} == wanted

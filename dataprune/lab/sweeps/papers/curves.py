@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from ...data.named import Data, choose
 from ...training import evaluate, run_folder, setup, tasks
 from ...training.settings import Settings
+from ...training.tasks.images import prepare
 from ..compare import Places
 from .experiment import Cell
 
@@ -78,7 +79,7 @@ def interpolation(settings: Settings, run: Path, data: Data) -> dict[str, Any]:
     part = data.train.subset(choose(len(data.train), min(SAMPLED, len(data.train)), "samples on the line"))
 
     def prepared(pixels: torch.Tensor) -> torch.Tensor:
-        return tasks.prepare(pixels, data, settings)
+        return prepare(pixels, data, settings)
 
     found: dict[str, Any] = {"epsilon": list(EPSILON), "loss": [], "accuracy": []}
     for epsilon in EPSILON:

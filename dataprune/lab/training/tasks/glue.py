@@ -1,4 +1,4 @@
-"""Fine-tuning an encoder of language on a GLUE task."""
+"""Fine-tuning of a language encoder on a GLUE task."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...modules import evaluation
-from ..data import glue
-from ..data.datasets import Images, Streamed, Texts
-from ..data.named import Data
-from .evaluate import batches
-from .settings import Settings
-from .setup import choose_device
+from ....modules import evaluation
+from ...data import glue
+from ...data.datasets import Samples
+from ...data.named import Data
+from ..device import choose_device
+from ..evaluate import batches
+from ..settings import Settings
 
 
 class Language:
-    """Cross-entropy of a sentence's or a pair's class, or the squared error of a score; what a run of GLUE learns.
+    """Cross-entropy of a class, or the squared error of a score, of sentences or pairs.
 
     Args:
         settings: of the run.
@@ -30,10 +30,10 @@ class Language:
 
     def __init__(self, settings: Settings, data: Data):
         self.settings, self.data = settings, data
-        self.counts = bool(data.classes)  # right and wrong
+        self.classifies = bool(data.classes)
 
     def model(self) -> nn.Module:
-        """The pretrained encoder with a new head.
+        """Load the pretrained encoder with a new head.
 
         Raises:
             UsageError: if the model cannot be loaded.
@@ -58,7 +58,7 @@ class Language:
         return model
 
     def inputs(self, tokens: Tensor, index: Tensor | None = None, epoch: int = 0) -> dict[str, Tensor]:
-        """Token ids, mask and segments, as long as the longest text of the batch."""
+        """Make token ids, mask and types, cut to the longest text of the batch."""
         longest = int(tokens[:, 1].sum(dim=1).max())
         ids, mask, kind = tokens[:, :, :longest].long().unbind(dim=1)
         known = glue.tokenizer(self.settings.model).model_input_names
@@ -67,51 +67,51 @@ class Language:
         )
 
     def losses(self, output: Any, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Losses, logits or predictions, and how many are right."""
+        """Compute losses, logits or predictions, and the number right."""
         logits = output.logits.float()
-        if not self.counts:
-            made = logits.squeeze(1)
-            return (made - labels) ** 2, made, None
+        if not self.classifies:
+            predictions = logits.squeeze(1)
+            return (predictions - labels) ** 2, predictions, None
         losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.settings.label_smoothing)
         return losses, logits, (logits.detach().argmax(dim=1) == labels).sum()
 
-    def validate(self, model: nn.Module, part: Images | Streamed | Texts, device: torch.device) -> float:
-        """The task's first metric."""
+    def validate(self, model: nn.Module, part: Samples, device: torch.device) -> float:
+        """Compute the task's first metric."""
         return next(iter(self._metrics(model, part, device).values()))
 
     def test(self, model: nn.Module, device: torch.device) -> dict[str, Any]:
-        """All the task's metrics; `accuracy` is the first of them, whose name is in `metric`."""
-        found = self._metrics(model, self.data.test, device)
-        metric = next(iter(found))
-        return {**found, "accuracy": found[metric], "metric": metric}
+        """Compute all metrics; `accuracy` is the first of them, named by `metric`."""
+        metrics = self._metrics(model, self.data.test, device)
+        metric = next(iter(metrics))
+        return {**metrics, "accuracy": metrics[metric], "metric": metric}
 
     def save(self, model: nn.Module, out: Path) -> None:
-        """Leave the model in `model/`, as transformers loads it."""
+        """Save the model in `model/`, as transformers loads it."""
         with _quiet():
             model.save_pretrained(out / "model")  # type: ignore[operator]
         glue.tokenizer(self.settings.model).save_pretrained(out / "model")
 
-    def _metrics(self, model: nn.Module, part: Images | Streamed | Texts, device: torch.device) -> dict[str, float]:
-        made, wanted = [], []
+    def _metrics(self, model: nn.Module, part: Samples, device: torch.device) -> dict[str, float]:
+        parts, targets = [], []
         with evaluation(model), torch.no_grad():
             for tokens, labels in batches(part, 64, device, self.settings.workers):
-                made.append(model(**self.inputs(tokens)).logits.float())
-                wanted.append(labels)
-        logits = torch.cat(made)
-        return glue.metrics(self.settings.glue, logits if self.counts else logits.squeeze(1), torch.cat(wanted))
+                parts.append(model(**self.inputs(tokens)).logits.float())
+                targets.append(labels)
+        logits = torch.cat(parts)
+        return glue.metrics(self.settings.glue, logits if self.classifies else logits.squeeze(1), torch.cat(targets))
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No bars of transformers', nor its note that the head is new."""
+    """Silence transformers' progress bars and its warning that the head is new."""
     from transformers.utils import logging
 
-    said, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(said)
+        logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()

@@ -1,0 +1,222 @@
+"""From settings to the parts of a run: data, pruner, statistics, optimizer and learning rate."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
+from typing import Any
+
+from jaxtyping import Int
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ... import coresets, distributed, learning_rate
+from ...dynamics import STATISTICS, Statistic
+from ...errors import DataError, UsageError, suggest
+from ...methods import METHODS, fixed
+from ...pruner import Pruner
+from ...selection import Selection
+from ..data import named
+from ..data.named import Data
+from ..models import build as models
+from . import optimizers
+from .settings import Settings, flag, require
+
+_SHAPES: dict[str, Callable[[], learning_rate.Shape]] = {
+    "cosine": learning_rate.cosine,
+    "one-cycle": learning_rate.one_cycle,
+    "step": learning_rate.step,
+    "linear": learning_rate.linear,
+    "exponential": learning_rate.exponential,
+    "constant": learning_rate.constant,
+}
+_ONLY_LABELS = ("emp", "emp_reverse", "memory")  # methods that read class probabilities
+
+
+def check(settings: Settings) -> None:
+    """Check names against the methods, models and statistics there are, before any data is read.
+
+    Raises:
+        UsageError: for an unknown name, or a setting that the task does not have.
+    """
+    method, task = settings.method, settings.task
+    if settings.selection is None and method not in METHODS:
+        require(
+            method not in coresets.METHODS,
+            f"{method} is a static method: `dataprune select` chooses by it, and train --selection FILE trains on the "
+            "result; compare takes it by name",
+        )
+        raise UsageError(suggest(method, METHODS, what="method"))
+    wrong = _ONLY_LABELS if task == "contrastive" else ("emp_contrastive",)
+    alternative = "emp_contrastive, loss, rs2 ..." if task == "contrastive" else "emp"
+    require(method not in wrong, f"{method} is not for the task {task}: take {alternative}")
+    if settings.glue:
+        _check_language(settings)
+        return
+    if task == "contrastive":
+        for name in ("label_noise", "label_smoothing", "shift", "flip", "recalibrate_bn", "statistics", "init"):
+            require(not getattr(settings, name), f"{flag(name)} is not for contrastive learning: leave it out")
+        require(
+            settings.views != "simclr" or find_spec("kornia") is not None,
+            "--views simclr changes colours with kornia: pip install -c constraints.txt -e '.[contrastive]'",
+        )
+    require(
+        ":" in settings.model or settings.model in models.MODELS,
+        suggest(settings.model, models.MODELS, what="model") + ", or module:function of your own",
+    )
+    owners = (*METHODS, *coresets.METHODS, *STATISTICS)
+    for owner, options in settings.options().items():
+        what, known = ("statistic", STATISTICS) if settings.statistics else ("method", METHODS)
+        require(
+            not owner or owner in owners, f"--option {owner}.{next(iter(options))}: {suggest(owner, known, what=what)}"
+        )
+    build_statistics(settings)
+
+
+def _check_language(settings: Settings) -> None:
+    for name in ("shift", "flip", "image_size", "recalibrate_bn", "statistics", "init", "channels_last"):
+        hint = "give --model FOLDER to start from other weights" if name == "init" else "leave it out"
+        require(not getattr(settings, name), f"{flag(name)} is not for {settings.task}: {hint}")
+    require(
+        settings.model != Settings.model,
+        f"{settings.task} needs a pretrained encoder: --model FOLDER, or its name on the hub",
+    )
+    require(
+        find_spec("transformers") is not None,
+        f"{settings.task} needs transformers: pip install -c constraints.txt -e '.[hf]'",
+    )
+    if settings.glue == "stsb":
+        require(
+            settings.method != "memory", "memory reads class probabilities, and glue/stsb predicts a score: take loss"
+        )
+        for name in ("label_noise", "label_smoothing"):
+            require(not getattr(settings, name), f"{flag(name)} is for classes, and glue/stsb has scores: leave it out")
+
+
+def load_data(settings: Settings) -> Data:
+    """Load the data that the settings name."""
+    shared: dict[str, Any] = {
+        "folder": settings.data_folder,
+        "train_size": settings.train_size,
+        "test_size": settings.test_size,
+        "val_fraction": settings.val_fraction,
+        "label_noise": settings.label_noise,
+    }
+    if settings.glue:
+        from ..data import glue
+
+        return glue.load(settings.glue, settings.model, max_length=settings.max_length, **shared)
+    return named.load(settings.data, image_size=settings.image_size, **shared)
+
+
+def build_statistics(settings: Settings) -> dict[str, Statistic]:
+    """Build the statistics that a scoring run records; none for any other run.
+
+    Raises:
+        UsageError: for an unknown statistic or option, or a statistic that is undefined after so few epochs.
+    """
+    names = [name.strip() for name in settings.statistics.split(",") if name.strip()]
+    statistics: dict[str, Statistic] = {}
+    for name in names:
+        require(name in STATISTICS, suggest(name, STATISTICS, what="statistic"))
+        require(name not in statistics, f"statistic {name} is named twice")
+        options = settings.options().get(name, {})
+        known = list(inspect.signature(STATISTICS[name]).parameters)
+        for option in options:
+            require(option in known, suggest(option, known, what=f"option of the statistic {name}"))
+        try:
+            statistics[name] = STATISTICS[name](**options)
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"{name}: {error}") from error
+        window, epochs = statistics[name].window, settings.epochs
+        smaller = f", or give --option {name}.window={max(3, epochs // 2)}" if epochs > 2 else ""
+        require(
+            window <= epochs,
+            f"{name} reads windows of {window} epochs, this run has {epochs}: raise the epochs{smaller}",
+        )
+    return statistics
+
+
+def recordable(settings: Settings) -> list[str]:
+    """Names of the statistics that are defined after the settings' epochs."""
+    options = settings.options()
+    return [
+        name
+        for name, make in STATISTICS.items()
+        if options.get(name, {}).get("window", make().window) <= settings.epochs
+    ]
+
+
+def build_pruner(
+    settings: Settings,
+    size: int,
+    labels: Int[Tensor, " n"] | None = None,
+    selection: Selection | None = None,
+) -> Pruner:
+    """Build the pruner of the settings' method.
+
+    Args:
+        settings: of the run.
+        size: samples to train on, N.
+        labels: their classes, for the option `balance=true`.
+        selection: the settings' coreset, where it is loaded already.
+    Returns:
+        The method's pruner over N samples.
+    Raises:
+        UsageError: for an option that the method does not have, or a pruned epoch smaller than a batch.
+        DataError: if the coreset does not fit the data.
+    """
+    if settings.selection is None:
+        pruner = _dynamic(settings, size, labels)
+        what, remedy = "a pruned epoch", "raise --keep" if settings.budget is None else "raise --budget"
+    else:
+        selection = Selection.load(settings.selection) if selection is None else selection
+        try:
+            pruner = fixed(size, selection=selection, epochs=settings.epochs, seed=settings.seed)
+        except ValueError as error:
+            raise DataError(f"{settings.selection}: {error}") from error
+        what, remedy = "the coreset", "select more"
+    smallest = -(-min(pruner.counts) // distributed.world_size())
+    require(
+        smallest >= settings.batch_size,
+        f"{what} keeps {smallest} of {size} samples per rank, fewer than one batch of {settings.batch_size}: "
+        f"{remedy} or lower --batch-size",
+    )
+    return pruner
+
+
+def _dynamic(settings: Settings, size: int, labels: Int[Tensor, " n"] | None) -> Pruner:
+    recipe, arguments = METHODS[settings.method], settings.recipe_arguments()
+    known = [name for name in recipe.__kwdefaults__ or {} if name not in ("epochs", "seed")]
+    for name in arguments:
+        require(name in known, suggest(name, known, what=f"option of {settings.method}"))
+    balance = arguments.get("balance", False)
+    require(
+        isinstance(balance, bool) and not (balance and labels is None),
+        f"--option balance is true or false, got {balance!r}",
+    )
+    if "balance" in arguments:
+        arguments["balance"] = labels if balance else None
+    try:
+        return recipe(size, epochs=settings.epochs, seed=settings.seed, **arguments)
+    except (ValueError, TypeError) as error:
+        raise UsageError(str(error)) from error
+
+
+def build_optimizer(settings: Settings, parameters: Iterable[nn.Parameter]) -> Optimizer:
+    """Build the settings' optimizer."""
+    return optimizers.build(
+        settings.optimizer,
+        parameters,
+        lr=settings.lr,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def build_rate(settings: Settings) -> learning_rate.Shape:
+    """Build the schedule's factor on the learning rate, its rise included."""
+    shape = _SHAPES[settings.schedule]()
+    return shape if settings.schedule == "one-cycle" else learning_rate.warmed_up(shape, settings.lr_warmup)
