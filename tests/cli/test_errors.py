@@ -107,7 +107,7 @@ def test_a_full_disk_is_told_in_a_line(tmp_path: Path, monkeypatch: pytest.Monke
     compare = ["compare", *QUICK, "--methods", "full,emp", "--seeds", 1, "--out", tmp_path / "out"]
     assert call(*compare[:-4], "--seeds", 1, "--out", tmp_path / "whole").exit_code == 0
     with monkeypatch.context() as patch:
-        patch.setattr(run_folder, "write", full)
+        patch.setattr(files, "write_bytes", full)
         fails(1, "No space left on device", *compare)
     assert call(*compare).exit_code == 0
 
