@@ -20,8 +20,8 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 PACKAGE = ROOT / "dataprune"
 LINK = re.compile(r"\[([^\]]+)\]\((\.\./[^)#]+)(?:#[^)]*)?\)")
-# What the command line runs (its interface is the options), and the pruner's own parts.
-INTERNAL = {"lab", "cli", "__main__", "checks", "epoch"}
+# What the command line runs (its interface is the options), and parts that users do not import.
+INTERNAL = {"lab", "cli", "__main__", "checks", "distributed", "epoch", "files", "modules", "savings"}
 
 
 def exports(file: Path) -> bool:
