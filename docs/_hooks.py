@@ -46,7 +46,7 @@ def public_modules(package: Path = PACKAGE, prefix: str = "") -> list[str]:
 
 
 def expanded(entries: list[Any]) -> list[Any]:
-    """The menu with `folder/*` replaced by the folder's pages: its index first, the rest by name."""
+    """The menu with `folder/*` replaced by the folder's pages: its index first, the rest by name, a log last."""
     result = []
     for entry in entries:
         if isinstance(entry, dict):
@@ -55,7 +55,8 @@ def expanded(entries: list[Any]) -> list[Any]:
             result += [f"reference/{name}.md" for name in public_modules()]
         elif entry.endswith("/*"):
             pages = [page.relative_to(DOCS).as_posix() for page in (DOCS / entry[:-2]).glob("*.md")]
-            result += sorted(pages, key=lambda page: (Path(page).stem not in ("index", "README"), page))
+            places = {"index": 0, "README": 0, "log": 2}
+            result += sorted(pages, key=lambda page: (places.get(Path(page).stem, 1), page))
         else:
             result.append(entry)
     return result
@@ -77,7 +78,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Name the file where a page links to one of the repository, which the site does not hold."""
+    """Name a file of the repository where a page links to it, and keep a mean and its deviation on one line."""
 
     def name_file(link: re.Match[str]) -> str:
         text, target = link[1], link[2]
@@ -88,4 +89,4 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
             raise PluginError(f"{page.file.src_uri} links to {path}, which is not in the repository")
         return f"`{path}`" if text.strip("`") == path else f"{text} (`{path}`)"
 
-    return LINK.sub(name_file, markdown)
+    return LINK.sub(name_file, markdown).replace(" ± ", "\u00a0±\u00a0")
