@@ -48,7 +48,8 @@ def test_the_wheel_holds_the_package_and_the_papers_files(wheel: Path) -> None:
 def test_the_wheel_runs_the_main_job_in_a_fresh_environment(wheel: Path, tmp_path: Path) -> None:
     run(sys.executable, "-m", "venv", tmp_path / "venv", cwd=tmp_path)
     python = tmp_path / "venv" / "bin" / "python"
-    run(python, "-m", "pip", "install", "-q", "--no-compile", "-c", ROOT / "constraints.txt", f"{wheel}[cli]", cwd=tmp_path)
+    install = ("install", "-q", "--no-compile", "-c", ROOT / "constraints.txt", f"{wheel}[cli]")
+    run(python, "-m", "pip", *install, cwd=tmp_path)
     assert "venv" in run(python, "-c", "import dataprune; print(dataprune.__file__)", cwd=tmp_path)
     small = ("--data", "digits", "--train-size", "200", "--epochs", "2", "--seeds", "2", "--out", "first")
     run(tmp_path / "venv" / "bin" / "dataprune", "compare", *small, cwd=tmp_path)
