@@ -102,7 +102,7 @@ class Run:
         self._error: BaseException | None = None
         method = f"{name} (timed)"
         methods.METHODS[method] = self.recipe
-        arguments = (replace(settings, method=method), data, out)
+        arguments = (replace(settings, method=method, warmup=0, anneal=0.0), data, out)
         threading.Thread(target=self._train, args=arguments, daemon=True).start()
 
     def go_on(self) -> None:
@@ -112,12 +112,14 @@ class Run:
         if self._error is not None:
             raise self._error
 
-    def recipe(self, size: int, *, keep: float = 1.0, epochs: int, seed: int = 0) -> Pruner:
+    def recipe(
+        self, size: int, *, keep: float = 1.0, epochs: int, seed: int = 0, warmup: int = 0, anneal: float = 0.0
+    ) -> Pruner:
         """The run's pruner, without full epochs at either end, its calls timed."""
         if self.name in (FULL, RANDOM):
             made: Pruner = Without(size, keep=1.0 if self.name == FULL else keep, epochs=epochs, seed=seed)
         else:
-            made = methods.METHODS[self.name](size, keep=keep, epochs=epochs, seed=seed, warmup=0, anneal=0.0)
+            made = methods.METHODS[self.name](size, keep=keep, epochs=epochs, seed=seed, warmup=warmup, anneal=anneal)
         for name in ("loss", "select", "stats"):
             setattr(made, name, self._timed(name, getattr(made, name)))
         return made
