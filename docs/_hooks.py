@@ -46,7 +46,7 @@ def public_modules(package: Path = PACKAGE, prefix: str = "") -> list[str]:
 
 
 def expanded(entries: list[Any]) -> list[Any]:
-    """The menu with `folder/*` replaced by the folder's pages: its index first, the rest by name, a log last."""
+    """The menu with `folder/*` replaced by the folder's pages: its index first, the rest by name."""
     result = []
     for entry in entries:
         if isinstance(entry, dict):
@@ -55,8 +55,7 @@ def expanded(entries: list[Any]) -> list[Any]:
             result += [f"reference/{name}.md" for name in public_modules()]
         elif entry.endswith("/*"):
             pages = [page.relative_to(DOCS).as_posix() for page in (DOCS / entry[:-2]).glob("*.md")]
-            places = {"index": 0, "README": 0, "log": 2}
-            result += sorted(pages, key=lambda page: (places.get(Path(page).stem, 1), page))
+            result += sorted(pages, key=lambda page: (Path(page).stem not in ("index", "README"), page))
         else:
             result.append(entry)
     return result
