@@ -51,8 +51,8 @@ def test_the_wheel_runs_the_main_job_in_a_fresh_environment(wheel: Path, tmp_pat
     install = ("install", "-q", "--no-compile", "-c", ROOT / "constraints.txt", f"{wheel}[cli]")
     run(python, "-m", "pip", *install, cwd=tmp_path)
     assert "venv" in run(python, "-c", "import dataprune; print(dataprune.__file__)", cwd=tmp_path)
-    small = ("--data", "digits", "--train-size", "200", "--epochs", "2", "--seeds", "2", "--out", "first")
-    run(tmp_path / "venv" / "bin" / "dataprune", "compare", *small, cwd=tmp_path)
+    small = "--data digits --train-size 400 --keep 0.3 --epochs 4 --seeds 2 --out first"
+    run(tmp_path / "venv" / "bin" / "dataprune", "compare", *small.split(), cwd=tmp_path)
     assert (tmp_path / "first" / "report.html").exists()
     assert "emp_table1" in run(tmp_path / "venv" / "bin" / "dataprune", "reproduce", cwd=tmp_path)
 
