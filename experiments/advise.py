@@ -43,8 +43,7 @@ from matplotlib.figure import Figure
 
 from dataprune.errors import DataError, UsageError
 from dataprune.lab.sweeps.advise import Pilot, advise
-from dataprune.lab.sweeps.compare import compare
-from dataprune.lab.sweeps.comparison import SHORT, Comparison
+from dataprune.lab.sweeps.compare import SHORT, Comparison, compare
 from dataprune.lab.training import run_folder, setup
 from dataprune.lab.training.settings import Settings
 

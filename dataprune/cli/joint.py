@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from ..lab.training.settings import Settings
-from .options import OF_TASKS, AsJson, Out
+from .engine import choose_engine
+from .options import OF_TASKS, Address, AsJson, Engine, Jobs, Out
 from .output import commas, console, note, numbers, plain, require_drawing
 from .progress import training_progress
 from .shell import first_rank, takes_settings
@@ -61,6 +62,9 @@ def joint(
     table: Annotated[
         bool, typer.Option("--table", help="Train nothing: show the finished grid in --out and draw its figures.")
     ] = False,
+    engine: Engine = "local",
+    address: Address = None,
+    jobs: Jobs = None,
     out: Out = None,
     json_: AsJson = False,
 ) -> None:
@@ -72,6 +76,7 @@ def joint(
     nor memory here; the FLOPs in the table count them as free.
     """
     require_drawing()
+    where = choose_engine(engine, address, jobs)
     from ..lab.report import joint_plots, tables
     from ..lab.sweeps.joint.grid import Grid
     from ..lab.sweeps.joint.run import joint as carry_out
@@ -100,7 +105,7 @@ def joint(
         if first_rank():
             note(data.note)
         with training_progress(grid.epochs(), several=True, quiet=json_) as progress:
-            result = carry_out(grid, out, data=data, report=progress.run_epoch, save_models=save_models)
+            result = carry_out(grid, out, data=data, report=progress.run_epoch, engine=where, save_models=save_models)
     if not first_rank():
         return
     shown = tables.joint(result)  # refuses a grid that is not finished

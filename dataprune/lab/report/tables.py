@@ -69,7 +69,8 @@ def joint(result: Mapping[str, Any]) -> Table:
     """
     from rich.table import Table
 
-    from ..sweeps.joint.summary import check_whole, detectable
+    from .joint import check_whole
+    from .significance import detectable
 
     check_whole(result)
     grid, seeds = result["grid"], len(result["grid"]["seeds"])

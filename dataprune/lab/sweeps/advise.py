@@ -1,50 +1,49 @@
-"""Whether pruning pays in a setting, and by which method: short pilots on a part of its data, never on its test set."""
+"""Whether pruning pays for a planned run, and with which method: short pilots on part of its training set."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ... import distributed, schedules
+from ... import distributed, files, schedules
 from ...errors import DataError, UsageError
 from ..data import named as datasets
 from ..data.named import Data
-from ..training import run_folder, setup
+from ..training import setup
 from ..training.settings import Settings
 from . import advice_rule, engines
-from .advice_rule import RS2
-from .compare import compare
-from .comparison import SHORT, Comparison
+from .advice_rule import RS2, Accuracies, Difference, Verdict
+from .compare import SHORT, Comparison, compare
 from .engines import Engine, Report
+from .sweep import claim
 
 CANDIDATES = ("infobatch", "loss", "emp", "memory")
-ANNEAL = 0.125  # the share of full epochs at the end that is tried for the best method
-SMALLEST = 8  # samples of a batch where pilots take as many steps as planned
-LEAST = 100  # samples that a pilot must have held out: fewer cannot tell a point of accuracy
-MOST = 5000  # samples held out: more would cost time and tell little
-INFOBATCH = 0.5  # it drops below the mean loss alone, where about half of the samples are
+ANNEAL = 0.125  # share of full epochs at the end that is tried for the best method
+SMALLEST = 8  # smallest batch size of pilots that take as many steps as planned
+LEAST = 100  # fewest held-out samples of a pilot: fewer cannot resolve a point of accuracy
+MOST = 5000  # most held-out samples: more cost time and add little precision
+INFOBATCH = 0.5  # smallest keep of infobatch: it only drops samples below the mean loss, about half of them
 
 
 @dataclass(frozen=True)
 class Pilot:
-    """What is planned, and how small a part of it is tried.
+    """The planned run, and how large its pilots are.
 
-    Each seed has a part of the training data of its own to train on, and another to be judged by, so that the spread
-    over seeds holds what the choice of both is worth. The budget is the planned fraction of a full run, and the
-    learning rate is as planned.
+    Each seed trains on its own part of the training set and is evaluated on another, so that the variation over seeds
+    includes that of both samples. Budget (fraction of a full run) and learning rate are those of the planned run.
 
     Attributes:
-        settings: of the planned run; its method and `keep` are not read, its `budget` is.
+        settings: of the planned run; its `budget` is used, its method and `keep` are not.
         candidates: dynamic methods beside `rs2`. infobatch is left out where it cannot reach the budget.
         seeds: one pilot of each method per seed; at least two.
-        size: samples that a pilot trains on, at most.
-        epochs: of a pilot. By default as many as planned up to 20, or to what leaves half of the budget to pruned
-            epochs: with fewer the first epoch, which is full, would be most of the run.
-        same_steps: smaller batches, down to `SMALLEST`, so that a pilot takes as many steps as the planned run; else
-            the planned batch size, and fewer steps.
+        size: most samples that a pilot trains on.
+        epochs: of a pilot. By default those planned, at most 20 or what leaves half of the budget to pruned epochs:
+            with fewer, the full first epoch would be most of the run.
+        same_steps: use smaller batches, down to `SMALLEST`, so that a pilot takes as many steps as the planned run;
+            else the planned batch size, and fewer steps.
     """
 
     settings: Settings
@@ -55,41 +54,41 @@ class Pilot:
     same_steps: bool = True
 
     def validate(self) -> None:
-        """Raise UsageError for what cannot be meant, before any data is read."""
+        """Raise UsageError for invalid or contradictory settings, before any data is read."""
         settings = self.settings
         if settings.task != "classification":
-            raise UsageError(f"advice is for the classification of images, not for {settings.task}: use compare")
+            raise UsageError(f"advise works for image classification, not for {settings.task}: use compare")
         if settings.budget is None or settings.keep is not None:
-            raise UsageError("advice is for a fraction of a full run's samples: give --budget, and no --keep")
+            raise UsageError("advise needs the fraction of a full run's samples: give --budget, and no --keep")
         if settings.val_fraction or settings.steps is not None or settings.selection is not None:
-            raise UsageError("pilots hold samples out and plan steps of their own: leave that to them")
+            raise UsageError("pilots choose their own validation split, steps and selection: leave these options out")
         setup.check(settings)
         if settings.budget == 1:
-            raise UsageError("a --budget of 1 prunes nothing, and there is nothing to advise: give less")
+            raise UsageError("a --budget of 1 prunes nothing: give less")
         if len(self.seeds) < 2:
-            raise UsageError("one seed says nothing about uncertainty: give --seeds 2 or more")
+            raise UsageError("one seed shows no variation: give --seeds 2 or more")
         if self.size < 1 or (self.epochs is not None and self.epochs < 1):
             raise UsageError("--pilot-size and --pilot-epochs must be at least 1")
         for method in self.candidates:
             if method in (SHORT, RS2, "full"):
-                raise UsageError(f"{method} is compared with anyway: take it out of --candidates")
+                raise UsageError(f"{method} is always compared: take it out of --candidates")
         if not self.candidates:
-            raise UsageError("there must be a method to advise: name one with --candidates")
+            raise UsageError("no method to advise: name one with --candidates")
         tried = self._of(settings, self.candidates, self.seeds)
         tried.validate()
         if tried.static:
-            raise UsageError(f"pilots try methods that prune while training: {tried.static[0]} is one for compare")
+            raise UsageError(f"pilots try dynamic methods, and {tried.static[0]} is static: use compare")
 
     def sizes(self, total: int) -> tuple[int, int]:
-        """How many of so many training samples a pilot trains on, and how many it is judged by.
+        """How many of `total` training samples a pilot trains on, and how many it is evaluated on.
 
         Raises:
-            DataError: if they are too few for a pilot.
+            DataError: if there are too few for a pilot.
         """
         held = min(max(total - self.size, total // 5), MOST)
         train = min(self.size, total - held)
         if held < LEAST:
-            raise DataError(f"{total} training samples are too few for a pilot, which must hold {LEAST} out: compare")
+            raise DataError(f"{total} training samples are too few: a pilot holds out at least {LEAST}; use compare")
         return train, held
 
     def pilot_epochs(self) -> int:
@@ -100,7 +99,7 @@ class Pilot:
         )
 
     def data(self, data: Data, seed: int) -> Data:
-        """A pilot's own: what it is tested on is a part of the training data, with the labels that it has there."""
+        """Data of a pilot: its test samples are training samples, with the labels that they have there."""
         train, held = self.sizes(len(data.train))
         some = datasets.choose(len(data.train), train + held, f"training samples of {data.name}", seed)
         rest, chosen = datasets.hold_out(some, held / len(some), data.name, seed)
@@ -109,7 +108,7 @@ class Pilot:
         return data._replace(train=data.train.subset(rest), val=None, test=data.train.subset(chosen), note=note)
 
     def comparison(self, total: int, methods: Sequence[str], seed: int, *, anneal: float = 0.0) -> Comparison:
-        """A pilot of some methods, for so many training samples in all."""
+        """A pilot of some methods, for `total` training samples."""
         train, epochs, batch = self.sizes(total)[0], self.pilot_epochs(), self.settings.batch_size
         if self.same_steps:
             share = train * epochs / (total * self.settings.epochs)
@@ -118,34 +117,34 @@ class Pilot:
         return self._of(settings, methods, (seed,), anneal=anneal)
 
     def planned(self, method: str, total: int, anneal: float = 0.0) -> Settings:
-        """The settings of a whole run, for so many training samples."""
+        """Settings of the planned run with a method, for `total` training samples."""
         comparison = self._of(self.settings, [method], self.seeds, anneal=anneal)
-        found = comparison.run_settings(method, self.settings.seed, comparison.steps(total))
-        return replace(found, budget=None) if method == SHORT else found
+        settings = comparison.run_settings(method, self.settings.seed, total)
+        return replace(settings, budget=None) if method == SHORT else settings
 
     def methods(self, total: int) -> list[str]:
-        """References and candidates, those left out that cannot reach the budget.
+        """References and the candidates that can reach the budget.
 
         Raises:
-            UsageError: if the full epochs of the plan or of a pilot use the budget up.
+            UsageError: if full epochs use up the budget, of the plan or of a pilot.
         """
-        keep = self.comparison(total, [RS2], 0).keep(self.sizes(total)[0])
+        keep = self.comparison(total, [RS2], 0).plan(self.sizes(total)[0]).keep
         reachable = [method for method in self.candidates if method != "infobatch" or keep >= INFOBATCH]
         if not reachable:
             raise UsageError("infobatch cannot reach this budget: raise --budget, or name others with --candidates")
         return [SHORT, RS2, *reachable]
 
     def describe(self, total: int) -> dict[str, Any]:
-        """The pilots of so many training samples, in plain values."""
+        """The pilots for `total` training samples, as JSON values."""
         train, held = self.sizes(total)
-        some = self.comparison(total, [RS2], 0)
+        comparison = self.comparison(total, [RS2], 0)
         return {
             "samples": train,
             "held_out": held,
             "of": total,
-            "epochs": some.settings.epochs,
-            "batch_size": some.settings.batch_size,
-            "steps": some.steps(train),
+            "epochs": comparison.settings.epochs,
+            "batch_size": comparison.settings.batch_size,
+            "steps": comparison.plan(train).steps,
             "seeds": list(self.seeds),
             "methods": self.methods(total),
         }
@@ -162,19 +161,22 @@ def advise(
     report: Report | None = None,
     engine: Engine = engines.local,
 ) -> dict[str, Any]:
-    """Carry pilots out, or go on with them, and say what they advise.
+    """Carry pilots out, or continue them, and choose a method.
 
-    The method of the highest mean is advised, or all the data for as many steps where none is above that; how sure
-    that is stands beside it. For an advised method full epochs at the end are then tried, and advised likewise.
+    The method with the highest mean is advised, or all data for as many steps where no mean is above that, with the
+    probability that it is better. For an advised method, full epochs at the end are then tried, and advised likewise.
+
+    The pilots cost 7 to 11 times the samples of the planned run in the settings of `experiments/advise.py`; `cost`
+    says what they cost here.
 
     Args:
-        pilot: what is planned.
-        out: its folder: `advice.json`, and a folder of `compare` for each seed.
-        data: the planned run's, where it is loaded already. Its test set is not read.
+        pilot: the planned run and its pilots.
+        out: folder of `advice.json` and of a comparison for each seed. A call with more seeds continues there.
+        data: of the planned run, where it is loaded already. Its test set is not read.
         report: called after every epoch.
         engine: where runs are carried out, as for `compare`.
     Returns:
-        What advice.json holds: `plan` and `pilot`, `lines` (see `verdict.judge`), `advice` and `cost`.
+        Content of advice.json: `plan` and `pilot`, `lines` (see `advice_rule.judge`), `annealed`, `advice` and `cost`.
     Raises:
         as `compare`; DataError if there are too few samples.
     """
@@ -182,54 +184,85 @@ def advise(
     data = setup.load_data(pilot.settings) if data is None else data
     total = len(data.train)
     methods = pilot.methods(total)
-    for method in methods:  # a plan that cannot be carried out must not be found out after its pilots
+    for method in methods:  # a plan that cannot be carried out is refused before its pilots
         setup.build_pruner(pilot.planned(method, total), total, data.train.labels)
     about = pilot.describe(total)
-    _claim(out, {"plan": pilot.settings.as_dict(), "pilot": about})
+    shape = {name: value for name, value in about.items() if name != "seeds"}
+    claim(out, "plan", {**pilot.settings.computed(), "pilot": shape}, "advice.json")
 
-    def carry_out(names: Sequence[str], anneal: float = 0.0) -> list[dict[str, Any]]:
-        rows = []
+    def accuracies(names: Sequence[str], anneal: float = 0.0) -> Accuracies:
+        """By method and seed; the cost is added up."""
+        found: dict[str, dict[int, float]] = {name: {} for name in names}
         for seed in pilot.seeds:
             folder = out / f"pilot-seed{seed}{f'-anneal{anneal:g}' if anneal else ''}"
             comparison = pilot.comparison(total, names, seed, anneal=anneal)
-            found = compare(comparison, folder, data=pilot.data(data, seed), report=report, engine=engine)
-            rows += [row for row in found["runs"] if row["method"] in names]
-        return rows
+            content = compare(comparison, folder, data=pilot.data(data, seed), report=report, engine=engine)
+            for row in content["runs"]:
+                if row["method"] in found:
+                    found[row["method"]][seed] = row["accuracy"]
+                    spent.append((row["samples"], row["seconds"]))
+        return found
 
-    rows = carry_out(methods)
-    accuracies = _by_method(rows)
-    lines = advice_rule.judge(accuracies, about["held_out"])
-    method, anneal, annealed = advice_rule.advised(lines), 0.0, None
+    spent: list[tuple[int, float]] = []  # samples and seconds of every pilot
+    measured = accuracies(methods)
+    verdicts = advice_rule.judge(measured, about["held_out"])
+    method, anneal, annealed = advice_rule.advised(verdicts), 0.0, None
     if method != SHORT and _can_anneal(pilot, total):
-        more = carry_out([method], ANNEAL)
-        pair = {"with": _by_method(more)[method], "without": accuracies[method]}
-        spread = advice_rule.Spread.of(accuracies, about["held_out"])
-        gain = spread.difference(advice_rule.paired(pair, "with", "without"))
-        annealed, anneal = gain._asdict(), ANNEAL if gain.mean > 0 else 0.0
-        rows += more
+        pair = {"with": accuracies([method], ANNEAL)[method], "without": measured[method]}
+        spread = advice_rule.Spread.of(measured, about["held_out"])
+        gain = spread.difference(advice_rule.paired_differences(pair, "with", "without"))
+        annealed, anneal = asdict(gain), ANNEAL if gain.mean > 0 else 0.0
+    cost = Cost.of(spent, pilot.settings, total)
     planned = pilot.planned(method, total, anneal)
-    advice = {
-        "method": method,
-        "anneal": anneal,
-        "steps": planned.steps,
-        "sentence": _sentence(method, anneal, lines, len(pilot.seeds), planned.steps),
-        "command": command(planned),
-    }
-    result = {
+    assert planned.steps is not None
+    content = {
         "plan": pilot.settings.as_dict(),
         "pilot": about,
-        "lines": lines,
+        "lines": [asdict(verdict) for verdict in verdicts],
         "annealed": annealed,
-        "advice": advice,
-        "cost": _cost(rows, pilot.settings, total),
+        "advice": {
+            "method": method,
+            "anneal": anneal,
+            "steps": planned.steps,
+            "sentence": _sentence(method, anneal, verdicts, len(pilot.seeds), planned.steps, cost),
+            "command": command(planned),
+        },
+        "cost": asdict(cost),
     }
     if distributed.rank() == 0:
-        run_folder.write_json(out / "advice.json", result)
-    return result
+        files.write_json(out / "advice.json", content)
+    return content
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of all pilots.
+
+    Attributes:
+        samples: trained.
+        seconds: of training.
+        planned_samples: of the planned run.
+        full_samples: of the planned run without pruning.
+        relative: samples in units of the planned run.
+    """
+
+    samples: int
+    seconds: float
+    planned_samples: int
+    full_samples: int
+    relative: float
+
+    @classmethod
+    def of(cls, spent: Sequence[tuple[int, float]], settings: Settings, total: int) -> Cost:
+        """From samples and seconds of every pilot, and the planned run on `total` training samples."""
+        assert settings.budget is not None
+        samples, full = sum(row[0] for row in spent), settings.epochs * total
+        planned = settings.budget * full
+        return cls(samples, sum(row[1] for row in spent), round(planned), full, samples / planned)
 
 
 def command(settings: Settings) -> str:
-    """The call of `dataprune train` that carries these settings out."""
+    """The `dataprune train` command with these settings."""
     default, words = Settings(), ["dataprune", "train"]
     for entry in fields(Settings):
         value, flag = getattr(settings, entry.name), "--" + entry.name.replace("_", "-")
@@ -245,82 +278,44 @@ def command(settings: Settings) -> str:
     return shlex.join(words)
 
 
-def _claim(out: Path, what: dict[str, Any]) -> None:
-    """Note in the folder what its pilots are of; a call with more seeds goes on there.
-
-    Raises:
-        UsageError: if they are of something else.
-    """
-    run_folder.check_folder(out)
-    path = out / "plan.json"
-    if path.exists():
-        found = run_folder.read_json(path)
-        differs = Settings.of(what["plan"]).differs(found.get("plan", {}))
-        before, now = ({**one.get("pilot", {}), "seeds": None} for one in (found, what))
-        differs += ["pilots"] if before != now else []
-        if differs:
-            raise UsageError(f"{path} is of another plan ({', '.join(differs)}): choose another --out, or delete it")
-    elif distributed.rank() == 0:
-        run_folder.folder(out)
-        run_folder.write_json(path, what)
-
-
-def _by_method(rows: Sequence[dict[str, Any]]) -> dict[str, dict[int, float]]:
-    found: dict[str, dict[int, float]] = {}
-    for row in rows:
-        found.setdefault(row["method"], {})[row["seed"]] = row["accuracy"]
-    return found
-
-
 def _can_anneal(pilot: Pilot, total: int) -> bool:
-    """Whether full epochs at the end leave something to pruned ones, in the plan as in a pilot."""
+    """Whether the budget allows full epochs at the end, of the plan and of a pilot."""
     train = pilot.sizes(total)[0]
     try:
         for epochs, size in ((pilot.settings.epochs, total), (pilot.pilot_epochs(), train)):
             settings = replace(pilot.settings, epochs=epochs, method=RS2)
             setup.build_pruner(replace(settings, option=(), anneal=ANNEAL), size)
             if schedules.full_from(epochs, ANNEAL) == epochs:
-                return False  # too few epochs for a single full one
+                return False  # the share is less than one epoch
     except UsageError:
         return False
     return True
 
 
-def _sentence(method: str, anneal: float, lines: Sequence[dict[str, Any]], seeds: int, steps: int | None) -> str:
-    best = max(lines, key=lambda line: line[SHORT]["mean"])
-    line = next((one for one in lines if one["method"] == method), best)
+def _sentence(method: str, anneal: float, verdicts: Sequence[Verdict], seeds: int, steps: int, cost: Cost) -> str:
+    best = max(verdicts, key=lambda verdict: verdict.short.mean)
+    verdict = next((verdict for verdict in verdicts if verdict.method == method), best)
 
-    def told(reference: str) -> str:
-        found = line[reference]
+    def against(reference: str, difference: Difference) -> str:
         return (
-            f"{100 * found['mean']:+.1f} ± {100 * found['error']:.1f} points against {reference} (better with a "
-            f"probability of {found['probability']:.2f})"
+            f"{100 * difference.mean:+.1f} ± {100 * difference.error:.1f} points against {reference} (better with "
+            f"probability {difference.probability:.2f})"
         )
 
-    references = " and ".join(told(one) for one in (SHORT, RS2) if line[one] is not None)
-    limit = f"from about {100 * advice_rule.telling(lines, seeds):.1f} points on they would have been sure"
+    differences = " and ".join(
+        against(name, difference) for name, difference in ((SHORT, verdict.short), (RS2, verdict.rs2)) if difference
+    )
+    limit = f"these pilots are sure from about {100 * advice_rule.resolution(verdicts, seeds):.1f} points on"
+    price = f"The pilots trained {cost.relative:.1f} times the samples of the planned run."
     if method == SHORT:
         return (
-            f"Train on all the data for {steps:,} steps: no method did better in the pilots. The best, "
-            f"{best['method']}, is at {references}; {limit}."
+            f"Train on all the data for {steps:,} steps: no method had a higher mean in the pilots. The best, "
+            f"{best.method}, had {differences}; {limit}. {price}"
         )
-    end = f", the last {anneal:g} of the epochs full" if anneal else ""
-    if line["sure"]:
-        return f"Prune with {method}{end}: {references} in the pilots."
+    end = f", with the last {anneal:g} of the epochs full" if anneal else ""
+    if verdict.sure:
+        return f"Prune with {method}{end}: {differences} in the pilots. {price}"
     return (
-        f"Prune with {method}{end}, but all the data for {steps:,} steps may be as good: {references} in the pilots; "
-        f"{limit}."
+        f"Prune with {method}{end}, but all the data for {steps:,} steps may be as good: {differences} in the pilots; "
+        f"{limit}. {price}"
     )
-
-
-def _cost(rows: Sequence[dict[str, Any]], settings: Settings, total: int) -> dict[str, float]:
-    """Of all pilots, beside the planned run."""
-    assert settings.budget is not None
-    samples, planned = sum(row["samples"] for row in rows), settings.budget * settings.epochs * total
-    return {
-        "samples": samples,
-        "seconds": sum(row["seconds"] for row in rows),
-        "planned_samples": round(planned),
-        "full_samples": settings.epochs * total,
-        "relative": samples / planned,
-    }

@@ -1,22 +1,313 @@
-"""Methods side by side at equal compute: the runs of a comparison carried out, and what they came to."""
+"""Methods side by side at equal compute: which runs a comparison has, and how each row is made."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
-from dataclasses import replace
+import json
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
-from ... import distributed
-from ...errors import UsageError
+from ... import coresets, distributed, files
+from ...coresets.budget import count_of
+from ...dynamics import STATISTICS
+from ...errors import UsageError, suggest
+from ...methods import METHODS
 from ...selection import Selection
 from ..data.named import Data
+from ..report.summary import summarize_methods
 from ..training import downstream, run_folder, select, setup
 from ..training.settings import Settings
 from . import engines
-from .comparison import Comparison
-from .engines import CarryOut, Engine, Job, Record, Report, Steps
+from .engines import Engine, Job, Record, Report, Steps
+from .sweep import Places, carry_out, on_coreset
+
+SHORT = "short"  # all data, for as many steps as the pruned runs
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run in compare.json. Values that are None do not apply and are not written."""
+
+    method: str
+    seed: int
+    accuracy: float
+    samples: int
+    steps: int
+    seconds: float
+    select_seconds: float
+    reached_keep: float
+    knn_accuracy: float | None = None
+    finetuned_accuracy: float | None = None
+    val_accuracy: float | None = None
+    lr: float | None = None
+    scoring_samples: int | None = None
+    scoring_seconds: float | None = None
+
+    @classmethod
+    def of(cls, method: str, record: Mapping[str, Any]) -> Row:
+        """From the record of a run."""
+        names = [name for name in cls.__dataclass_fields__ if name in record and name not in ("method", "lr")]
+        return cls(method=method, **{name: record[name] for name in names})
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """Accuracy of a seed's encoder before pre-training, in compare.json."""
+
+    values: Mapping[str, Any]  # with `seed`
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return dict(self.values)
+
+
+class Plan(NamedTuple):
+    """The schedule that all pruned methods share, for a number of training samples."""
+
+    keep: float  # in a pruned epoch
+    steps: int
+    full: list[bool]  # by epoch
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Methods, seeds and the settings they share. It is a `Sweep`.
+
+    All pruned methods have the settings' schedule: `warmup` epochs full, then `keep`, then `anneal` of the epochs full.
+    Every run but `full` trains the same number of optimizer steps, those of that schedule: `short` on all data, a
+    static method on its coreset of `keep`, a method that decides how much it keeps on what it keeps; the learning rate
+    of each is planned over its own steps.
+
+    Static methods need a model first: one scoring run per seed, on all the data, serves all of them. The cost of
+    scoring and of selecting is in the row of each.
+
+    Attributes:
+        settings: of every run; method, seed and steps are set run by run.
+        methods: names from `METHODS` and `coresets.METHODS`, and "short".
+        seeds: one run of each method per seed.
+        learning_rates: if there are any, each method takes the one with the best validation accuracy on the first seed.
+        score_epochs: epochs of a scoring run; by default those of the settings.
+        score_model: model of a scoring run; by default that of the settings.
+        score_batch_size: batch size of a scoring run; by default that of the settings.
+        finetune_epochs: of contrastive learning: epochs in which every encoder is then fine-tuned on all labels.
+    """
+
+    kind: ClassVar[str] = "comparison"
+    file: ClassVar[str] = "compare.json"
+
+    settings: Settings
+    methods: Sequence[str]
+    seeds: Sequence[int]
+    learning_rates: Sequence[float] = ()
+    score_epochs: int | None = None
+    score_model: str | None = None
+    score_batch_size: int | None = None
+    finetune_epochs: int = 0
+    _plans: dict[int, Plan] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def validate(self) -> None:
+        """Raise UsageError for invalid or contradictory settings, before any data is read."""
+        setup.check(self.settings)
+        if not self.methods or not self.seeds:
+            raise UsageError("a comparison needs at least one method and one seed")
+        if self.score_epochs is not None and self.score_epochs < 1:
+            raise UsageError(f"--score-epochs must be at least 1, got {self.score_epochs}")
+        if self.finetune_epochs < 0:
+            raise UsageError(f"--finetune-epochs must not be negative, got {self.finetune_epochs}")
+        if self.finetune_epochs and self.settings.task != "contrastive":
+            raise UsageError("--finetune-epochs is for --task contrastive: leave it out")
+        known = [*METHODS, SHORT, *coresets.METHODS]
+        for number, method in enumerate(self.methods):
+            if method not in known:
+                raise UsageError(suggest(method, known, what="method"))
+            if method in self.methods[:number]:
+                raise UsageError(f"method {method} is named twice")
+        for text in self.settings.option:
+            method, _, name = text.split("=", 1)[0].rpartition(".")
+            if name.replace("-", "_") == "prune_probability":
+                raise UsageError(
+                    f"all methods of a comparison have the same schedule: --option {text} would change it for one"
+                )
+            if not method:
+                raise UsageError(f"--option {text} must say which method it is for: METHOD.{text}")
+        for method in self.methods:
+            if method in METHODS:
+                setup.check(replace(self.settings, method=method))
+        if self.static:
+            self._validate_static()
+        if self.learning_rates and not self.settings.val_fraction:
+            raise UsageError("learning rates are compared on a validation split: add --val-fraction 0.1")
+        for rate in self.learning_rates:
+            if not 0 < rate < float("inf"):
+                raise UsageError(f"--tune-lr takes positive learning rates, got {rate}")
+
+    def _validate_static(self) -> None:
+        if self.settings.task != "classification":
+            raise UsageError(f"{self.static[0]} is a static method, which needs images with labels: leave it out")
+        setup.check(self.scoring(self.settings.seed))
+        for method in self.static:
+            coreset = coresets.METHODS[method]
+            if coreset.needs == "validation" and not self.settings.val_fraction:
+                raise UsageError(f"{method} needs a validation split: add --val-fraction 0.1")
+            if coreset.needs == "scores" and self._statistic(method) is None:
+                raise UsageError(f"{method} reads a score: choose one with --option {method}.statistic=NAME")
+            for option in self.selector_options(method):
+                if option not in coreset.options():
+                    raise UsageError(suggest(option, coreset.options(), what=f"option of {method}"))
+
+    # -- the schedule -------------------------------------------------------------------------------------------------
+
+    def plan(self, size: int) -> Plan:
+        """Keep and steps of the schedule for N training samples."""
+        if size not in self._plans:
+            pruner = setup.build_pruner(replace(self.settings, method="rs2", option=()), size)
+            keep = min(pruner.schedule(epoch) for epoch in range(self.settings.epochs))
+            ranks = distributed.world_size()
+            steps = pruner.planned_steps(self.settings.batch_size, world_size=ranks, drop_last=True)
+            self._plans[size] = Plan(keep, steps, [count == size for count in pruner.counts])
+        return self._plans[size]
+
+    def schedule(self, size: int) -> str:
+        """The schedule of all pruned runs in words."""
+        plan = self.plan(size)
+        pruned = plan.full.count(False)
+        start = plan.full.index(False) if pruned else len(plan.full)
+        return (
+            f"{len(plan.full)} epochs: {start} full at the start (--warmup), {pruned} with {plan.keep:.3g} of the data "
+            f"(--keep), {len(plan.full) - start - pruned} full at the end (--anneal); {plan.steps:,} steps"
+        )
+
+    def epochs(self, size: int) -> int:
+        """Epochs of all runs together, those for scoring and tuning included, for a progress bar."""
+        dynamic = (len(self.methods) - len(self.static)) * self.settings.epochs
+        static = len(self.static) and len(self.static) * self._coreset_epochs(size)
+        scored = self.scoring(0).epochs if self.static else 0
+        tuned = (len(self.methods) + 1) * self.finetune_epochs  # the methods' encoders, and an untrained one
+        return (len(self.seeds) + len(self.learning_rates)) * (dynamic + static) + len(self.seeds) * (scored + tuned)
+
+    def _coreset_epochs(self, size: int) -> int:
+        """Epochs on a coreset that the planned steps need."""
+        plan = self.plan(size)
+        batches = max(count_of(size, plan.keep) // distributed.world_size() // self.settings.batch_size, 1)
+        return -(-plan.steps // batches)
+
+    # -- settings of the runs -----------------------------------------------------------------------------------------
+
+    @property
+    def static(self) -> list[str]:
+        """The methods that choose a coreset once, from a scoring run."""
+        return [method for method in self.methods if method in coresets.METHODS and method not in METHODS]
+
+    def run_settings(self, method: str, seed: int, size: int, coreset: Path | None = None) -> Settings:
+        """Settings of one run.
+
+        Args:
+            method: one of the methods.
+            seed: one of the seeds.
+            size: training samples, N.
+            coreset: file of a static method's coreset.
+        """
+        steps = None if method == "full" else self.plan(size).steps
+        settings = replace(self.settings, method=method, arm=method, seed=seed, steps=steps)
+        if coreset is not None:
+            return on_coreset(settings, coreset, epochs=self._coreset_epochs(size))
+        if method in ("full", SHORT):
+            return replace(settings, method="full", option=())
+        own = tuple(text for text in self.settings.option if text.split("=", 1)[0].rpartition(".")[0] == method)
+        return replace(settings, option=own)
+
+    def scoring(self, seed: int) -> Settings:
+        """Settings of the run that scores all samples."""
+        settings = replace(
+            self.settings,
+            method="full",
+            seed=seed,
+            model=self.score_model or self.settings.model,
+            batch_size=self.score_batch_size or self.settings.batch_size,
+            epochs=self.settings.epochs if self.score_epochs is None else self.score_epochs,
+            steps=None,
+            keep=None,
+            budget=None,
+            option=tuple(
+                f"{owner}.{name}={json.dumps(value)}"
+                for owner, options in self.settings.options().items()
+                for name, value in options.items()
+                if _of_statistic(owner, name)
+            ),
+        )
+        needed = [self._statistic(method) for method in self.static]
+        names = [*setup.recordable(settings), *(name for name in needed if name)]
+        return replace(settings, statistics=",".join(dict.fromkeys(names)))
+
+    def selector_options(self, method: str) -> dict[str, Any]:
+        """A static method's options for its selector; others of the same name belong to the statistic."""
+        options = self.settings.options().get(method, {})
+        return {name: value for name, value in options.items() if not _of_statistic(method, name)}
+
+    def _statistic(self, method: str) -> str | None:
+        """The statistic that a static method reads, None where it reads none."""
+        return self.selector_options(method).get("statistic", coresets.METHODS[method].statistic)
+
+    # -- as a sweep ---------------------------------------------------------------------------------------------------
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What rows of one compare.json share."""
+        shared = replace(self.settings, method="rs2", option=()).computed()
+        for name in ("method", "seed", "steps", "selected", "statistics", "option"):
+            del shared[name]
+        scoring = ("score_epochs", "score_model", "score_batch_size") if self.static else ()
+        names = ("finetune_epochs", *scoring)
+        options = self.settings.options()
+        own = {f"options of {method}": options.get(method, {}) for method in self.methods}
+        return {**shared, **{name: getattr(self, name) for name in names}, **own}
+
+    def steps(self, data: Data, places: Places) -> dict[Hashable, Steps]:
+        """How each row is made."""
+        size = len(data.train)
+        self.plan(size)
+        for method in self.methods:  # a wrong option is refused before anything is trained
+            if method not in self.static:
+                setup.build_pruner(self.run_settings(method, self.settings.seed, size), size, data.train.labels)
+        rows: dict[Hashable, Steps] = {}
+        if self.settings.task == "contrastive":
+            rows |= {("untrained", seed): _untrained(self, seed, data, places) for seed in self.seeds}
+        for seed in self.seeds:
+            rows |= {(method, seed): method_run(self, method, seed, data, places) for method in self.methods}
+        return rows
+
+    def kept(self, content: Mapping[str, Any]) -> dict[Hashable, Row | Untrained]:
+        """All rows: other methods and seeds stay."""
+        rows: dict[Hashable, Row | Untrained] = {}
+        rows |= {("untrained", row["seed"]): Untrained(row) for row in content.get("untrained", [])}
+        return rows | {(row["method"], row["seed"]): Row(**row) for row in content["runs"]}
+
+    def summary(self, data: Data, rows: Sequence[Row | Untrained]) -> dict[str, Any]:
+        """Content of compare.json."""
+        settings = self.settings
+        content: dict[str, Any] = {"data": settings.data, "model": settings.model}
+        content |= {"keep": self.plan(len(data.train)).keep, "epochs": settings.epochs}
+        runs = [row.as_dict() for row in rows if isinstance(row, Row)]
+        content |= {
+            "runs": runs,
+            "summary": summarize_methods(runs, list(dict.fromkeys(row["method"] for row in runs))),
+        }
+        if settings.task != "classification":
+            content |= {"task": settings.task, "finetune_epochs": self.finetune_epochs}
+        if settings.glue:
+            from ..data.glue import GLUE
+
+            content["metric"] = GLUE[settings.glue].metrics[0]
+        if settings.task == "contrastive":
+            untrained = [row for row in rows if isinstance(row, Untrained)]
+            content["untrained"] = [row.as_dict() for row in sorted(untrained, key=lambda row: row.values["seed"])]
+        return content
 
 
 def compare(
@@ -27,265 +318,109 @@ def compare(
     report: Report | None = None,
     engine: Engine = engines.local,
 ) -> dict[str, Any]:
-    """Carry a comparison out, or go on with one: what is finished in `out` is not done again.
+    """Carry a comparison out, or continue it; arguments as for `carry_out`, errors too.
 
-    Args:
-        comparison: what to compare.
-        out: its folder: `compare.json`, written after every run, and `runs/METHOD-seedN/`.
-        data: the settings' data, where it is loaded already.
-        report: called after every epoch; where runs are carried out elsewhere, for all epochs of a run at its end.
-        engine: where the runs are carried out: `engines.local`, `engines.processes(4)`, `ray_engine.on_ray()`.
+    Methods and seeds can be added to a folder by later calls.
+
     Returns:
-        What `compare.json` holds: data, model, keep, epochs, runs and summary. Rows of static methods also say what
-        scoring and selecting cost: `scoring_samples`, `scoring_seconds`. With a validation split the runs and the
-        summary also name the validation accuracy, with learning rates to choose from the runs also theirs. Of
-        contrastive learning there is `untrained` too, what each seed's encoder was worth before training, and with
-        fine-tuning everywhere `finetuned_accuracy`.
-    Raises:
-        as `fit`.
+        Content of `compare.json`: data, model, keep, epochs, runs and summary. Rows of static methods have the cost of
+        scoring and selecting, `scoring_samples` and `scoring_seconds`. With a validation split, runs and summary have
+        the validation accuracy too, with learning rates to choose from the runs also theirs. Contrastive learning adds
+        `untrained`, the accuracies of each seed's encoder before training, and with fine-tuning `finetuned_accuracy`.
     """
     comparison.validate()
-    run_folder.check_folder(out)
     data = setup.load_data(comparison.settings) if data is None else data
-    with engine(comparison.settings, data, report) as carry_out:
-        return _compare(comparison, out, data, carry_out)
+    return carry_out(comparison, out, data=data, report=report, engine=engine)
 
 
-def _compare(comparison: Comparison, out: Path, data: Data, carry_out: CarryOut) -> dict[str, Any]:
-    settings, size = comparison.settings, len(data.train)
-    steps = comparison.steps(size)
-    for method in comparison.methods:  # a wrong option must not wait for its method's turn
-        if method not in comparison.static:
-            setup.build_pruner(comparison.run_settings(method, settings.seed, steps), size, data.train.labels)
-    result: dict[str, Any] = {
-        "data": settings.data,
-        "model": settings.model,
-        "keep": comparison.keep(size),
-        "epochs": settings.epochs,
-        "runs": [],
-        "summary": [],
-    }
-    if settings.task != "classification":
-        result["task"] = settings.task
-        result["finetune_epochs"] = comparison.finetune_epochs
-    if settings.glue:
-        from ..data.glue import GLUE
-
-        result["metric"] = GLUE[settings.glue].metrics[0]
-    kept = _kept(comparison, steps, size, out, result)
-    if settings.task == "contrastive":
-        result["untrained"] = _untrained(comparison, data, out, carry_out)
-    names = list(dict.fromkeys([*(row["method"] for row in kept), *comparison.methods]))
-    tuning = [_best_rate(comparison, method, steps, data, out) for method in comparison.methods]
-    rates = {comparison.methods[position]: rate for position, rate in carry_out(tuning)}
-    planned = [(method, seed) for seed in comparison.seeds for method in comparison.methods]
-    rows: dict[int, dict[str, Any]] = {}
-    places = Places(out)
-    made = [one_run(comparison, *one, data, places, rate=rates[one[0]], steps=steps) for one in planned]
-    for position, row in carry_out(made):
-        rows[position] = row
-        result["runs"] = kept + [rows[place] for place in sorted(rows)]
-        result["summary"] = summarize(result["runs"], names)
-        if distributed.rank() == 0:
-            run_folder.write_json(out / "compare.json", result)
-    return result
+# -- how a row is made ------------------------------------------------------------------------------------------------
 
 
-class Places:
-    """Where the runs of a comparison lie: by the names of methods and seeds, in one folder."""
-
-    def __init__(self, out: Path):
-        self.out = out
-
-    def run(self, method: str, settings: Settings) -> Path:
-        """Folder of a run."""
-        return self.out / "runs" / f"{method}-seed{settings.seed}"
-
-    def scoring(self, settings: Settings) -> Path:
-        """Folder of a run that scores."""
-        return self.out / "scoring" / f"seed{settings.seed}"
-
-    def coreset(self, comparison: Comparison, method: str, seed: int) -> Path:
-        """File of a coreset."""
-        return self.out / "coresets" / f"{method}-seed{seed}.safetensors"
-
-
-def one_run(
+def method_run(
     comparison: Comparison,
     method: str,
     seed: int,
     data: Data,
     places: Places,
     *,
-    rate: float | None = None,
-    steps: int | None = None,
     save_model: bool = False,
 ) -> Steps:
-    """One run, with what a static method needs before it; returns its row.
+    """Steps of one run, with the scoring and tuning that it needs before; they return its `Row`.
 
     Args:
         comparison: that it belongs to.
         method: one of its methods.
         seed: one of its seeds.
-        data: its data.
-        places: where folders lie.
-        rate: learning rate in place of the settings'.
-        steps: of the comparison, where they are known.
+        data: training and test data.
+        places: where the runs are stored.
         save_model: keep the final weights.
     """
-    static = method in comparison.static
-    steps = comparison.steps(len(data.train)) if steps is None else steps
-    cost = (yield from _choose(comparison, method, seed, data, places)) if static else {}
-    run = _settings(comparison, method, seed, steps, len(data.train), places, static=static)
-    run = run if rate is None else replace(run, lr=rate)
-    folder, epochs = places.run(method, run), comparison.finetune_epochs
-    (metrics,) = yield [Job(method, seed, run, folder, save_model=save_model or epochs > 0)]
+    rate = None
+    if comparison.learning_rates:
+        rate = yield from _best_rate(comparison, method, data, places)
+    settings, cost = yield from _settings(comparison, method, seed, data, places)
+    settings = settings if rate is None else replace(settings, lr=rate)
+    folder, epochs = places.run(method, settings), comparison.finetune_epochs
+    (record,) = yield [Job(method, seed, settings, folder, save_model=save_model or epochs > 0)]
+    row = replace(Row.of(method, record), lr=rate, **cost)
     if epochs:
         weights = folder / "model.safetensors"
-        (tuned,) = yield [Job(method, seed, downstream.finetuning(run, epochs), folder / "finetuned", weights=weights)]
-        metrics["finetuned_accuracy"] = tuned["accuracy"]
+        tuning = downstream.finetuning(settings, epochs)
+        (tuned,) = yield [Job(method, seed, tuning, folder / "finetuned", weights=weights)]
+        row = replace(row, finetuned_accuracy=tuned["accuracy"])
         if distributed.rank() == 0 and not save_model:
-            weights.unlink(missing_ok=True)  # a sweep would keep a model for each of its runs
-    return _row(method, metrics, run if comparison.learning_rates else None) | cost
+            weights.unlink(missing_ok=True)  # or a sweep keeps a model for each of its runs
+    return row
 
 
-def _kept(comparison: Comparison, steps: int, size: int, out: Path, result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of the folder's compare.json that this call does not make anew: another method's or seed's, of its settings.
-
-    Raises:
-        UsageError: if the folder holds another comparison.
-    """
-    path = out / "compare.json"
-    if not path.exists():
-        return []
-    found = run_folder.read_json(path)
-    decisive = ("data", "model", "keep", "epochs", "finetune_epochs")
-    if any(found.get(name) != result.get(name) for name in decisive):
-        raise UsageError(f"{path} holds another comparison: choose another --out, or delete it")
-    rows, places = [], Places(out)
-    for row in found.get("runs", []):
-        method, seed = row["method"], row["seed"]
-        if method in comparison.methods and seed in comparison.seeds:
-            continue
-        folder = places.run(method, replace(comparison.settings, seed=seed))
-        if not (folder / "metrics.json").exists():
-            raise UsageError(f"{path} names a run that {folder} does not have: choose another --out, or delete it")
-        stored = run_folder.read_json(folder / "config.json")
-        static = places.coreset(comparison, method, seed).exists()
-        made = _settings(comparison, method, seed, steps, size, places, static=static)
-        made = replace(made, lr=row.get("lr", comparison.settings.lr))
-        other = [name for name in made.differs(stored) if name != "option"]  # which may name the method's own
-        if other:
-            raise UsageError(
-                f"{folder} is of another comparison ({', '.join(other)}): choose another --out, or delete it"
-            )
-        rows.append(row)
-    return rows
-
-
-def summarize(rows: Sequence[dict[str, Any]], methods: Sequence[str]) -> list[dict[str, Any]]:
-    """Mean and sample standard deviation over seeds; the speed-up is against the mean seconds of `full`."""
-    full = [row["seconds"] for row in rows if row["method"] == "full"]
-    summary = []
-    for method in methods:
-        mine = [row for row in rows if row["method"] == method]
-        if not mine:
-            continue
-        mean = {
-            name: statistics.fmean(row[name] for row in mine) for name in ("accuracy", "samples", "steps", "seconds")
-        }
-        line = {
-            "method": method,
-            "accuracy_mean": mean["accuracy"],
-            "accuracy_std": statistics.stdev(row["accuracy"] for row in mine) if len(mine) > 1 else 0.0,
-            "samples": round(mean["samples"]),
-            "steps": round(mean["steps"]),
-            "seconds": mean["seconds"],
-            "speedup": statistics.fmean(full) / mean["seconds"] if full else None,
-        }
-        scored = [row.get("scoring_seconds", 0.0) for row in mine]
-        if any(scored):
-            line["scoring_samples"] = round(statistics.fmean(row.get("scoring_samples", 0) for row in mine))
-            line["scoring_seconds"] = statistics.fmean(scored)
-            line["total_speedup"] = (
-                statistics.fmean(full) / (mean["seconds"] + statistics.fmean(scored)) if full else None
-            )
-        if "knn_accuracy" in mine[0]:
-            line["knn_accuracy_mean"] = statistics.fmean(row["knn_accuracy"] for row in mine)
-        if "finetuned_accuracy" in mine[0]:
-            tuned = [row["finetuned_accuracy"] for row in mine]
-            line["finetuned_accuracy_mean"] = statistics.fmean(tuned)
-            line["finetuned_accuracy_std"] = statistics.stdev(tuned) if len(tuned) > 1 else 0.0
-        if "val_accuracy" in mine[0]:
-            line["val_accuracy_mean"] = statistics.fmean(row["val_accuracy"] for row in mine)
-        summary.append(line)
-    return summary
-
-
-def _settings(
-    comparison: Comparison, method: str, seed: int, steps: int, size: int, places: Places, *, static: bool
-) -> Settings:
-    if static:
-        return comparison.coreset_settings(method, seed, steps, size, places.coreset(comparison, method, seed))
-    return comparison.run_settings(method, seed, steps)
-
-
-def _choose(comparison: Comparison, method: str, seed: int, data: Data, places: Places) -> Steps:
-    """Make a static method's coreset, with the scoring run it needs, unless both are there; returns what they cost."""
-    settings, file = comparison.scoring(seed), places.coreset(comparison, method, seed)
-    folder = places.scoring(settings)
-    (scored,) = yield [Job("scoring", seed, settings, folder, save_model=True, test=False)]
+def _settings(comparison: Comparison, method: str, seed: int, data: Data, places: Places) -> Steps:
+    """Returns settings of a run and what scoring costs; makes a static method's coreset where it does not exist."""
+    size = len(data.train)
+    if method not in comparison.static:
+        return comparison.run_settings(method, seed, size), {}
+    scoring, options = comparison.scoring(seed), comparison.selector_options(method)
+    folder = places.scoring(scoring)
+    keep = comparison.plan(size).keep
+    keys = {"method": method, "keep": keep, "scoring": scoring.key(), "options": options}
+    file = places.coreset(f"{method}-seed{seed}", keys)
+    (scored,) = yield [Job("scoring", seed, scoring, folder, save_model=True, test=False)]
     if distributed.rank() == 0 and not file.exists():
-        select.write(file, *comparison.choose(method, seed, folder, data))
+        select.write(file, *select.select(method, folder, keep=keep, seed=seed, options=options, data=data))
     distributed.barrier()
     seconds = scored["seconds"] + Selection.metadata(file)["seconds"]
-    return {"scoring_samples": scored["samples"], "scoring_seconds": seconds}
+    cost = {"scoring_samples": scored["samples"], "scoring_seconds": seconds}
+    return comparison.run_settings(method, seed, size, file), cost
 
 
-def _untrained(comparison: Comparison, data: Data, out: Path, carry_out: CarryOut) -> list[dict[str, Any]]:
-    """What encoders are worth before training, a row for each seed; those that compare.json has are not made anew."""
-    path = out / "compare.json"
-    known = run_folder.read_json(path).get("untrained", []) if path.exists() else []
-    rows = {row["seed"]: row for row in known}
-    new = [seed for seed in comparison.seeds if seed not in rows]
-    made = [_of_untrained(comparison, seed, data, out / "runs" / f"untrained-seed{seed}") for seed in new]
-    rows |= {new[position]: row for position, row in carry_out(made)}
-    return [rows[seed] for seed in sorted(rows)]
+def _best_rate(comparison: Comparison, method: str, data: Data, places: Places) -> Steps:
+    """Returns the learning rate with the best validation accuracy on the first seed; the test set stays unread."""
+    seed = comparison.seeds[0]
+    settings, _ = yield from _settings(comparison, method, seed, data, places)
+    runs = [replace(settings, lr=rate) for rate in comparison.learning_rates]
+    records: list[Record] = yield [Job(method, seed, run, places.tuning(method, run), test=False) for run in runs]
+    best = max(range(len(runs)), key=lambda number: records[number]["val_accuracy"])
+    return runs[best].lr
 
 
-def _of_untrained(comparison: Comparison, seed: int, data: Data, folder: Path) -> Steps:
+def _untrained(comparison: Comparison, seed: int, data: Data, places: Places) -> Steps:
+    """Returns the accuracies of an encoder before pre-training; they are written, since a probe takes a while."""
     settings = replace(comparison.settings, seed=seed)
-    found = {"seed": seed, **downstream.untrained(settings, data, setup.choose_device(settings.device))}
+    folder = places.run("untrained", settings)
+    file = folder / "untrained.json"
+    if file.exists():
+        values = files.read_json(file)
+    else:
+        values = downstream.untrained(settings, data, setup.choose_device(settings.device))
+        if distributed.rank() == 0:
+            run_folder.folder(folder)
+            files.write_json(file, values)
     if comparison.finetune_epochs:
-        tuned = downstream.finetuning(settings, comparison.finetune_epochs)
-        (metrics,) = yield [Job("untrained", seed, tuned, folder)]
-        found["finetuned_accuracy"] = metrics["accuracy"]
-    return found
+        tuning = downstream.finetuning(settings, comparison.finetune_epochs)
+        (record,) = yield [Job("untrained", seed, tuning, folder)]
+        values = {**values, "finetuned_accuracy": record["accuracy"]}
+    return Untrained({"seed": seed, **values})
 
 
-def _best_rate(comparison: Comparison, method: str, steps: int, data: Data, out: Path) -> Steps:
-    """Returns the learning rate with the best validation accuracy; the test set stays unread."""
-    rates, static, seed = comparison.learning_rates, method in comparison.static, comparison.seeds[0]
-    if not rates:
-        return comparison.settings.lr
-    places = Places(out)
-    if static:
-        yield from _choose(comparison, method, seed, data, places)
-    run = _settings(comparison, method, seed, steps, len(data.train), places, static=static)
-    folders = [out / "tuning" / f"{method}-lr{rate:g}" for rate in rates]
-    found: list[Record] = yield [
-        Job(method, seed, replace(run, lr=rate), folder, test=False) for rate, folder in zip(rates, folders)
-    ]
-    accuracies = dict(zip(rates, (record["val_accuracy"] for record in found)))
-    return max(accuracies, key=lambda rate: accuracies[rate])
-
-
-def _row(method: str, metrics: dict[str, Any], tuned: Settings | None) -> dict[str, Any]:
-    names = ("seed", "accuracy", "samples", "steps", "seconds", "select_seconds", "reached_keep")
-    row = {"method": method, **{name: metrics[name] for name in names}}
-    row |= {name: metrics[name] for name in ("knn_accuracy", "finetuned_accuracy") if name in metrics}
-    if metrics["val_accuracy"] is not None:
-        row["val_accuracy"] = metrics["val_accuracy"]
-    if tuned is not None:
-        row["lr"] = tuned.lr
-    return row
+def _of_statistic(name: str, parameter: str) -> bool:
+    """Whether the statistic of that name has the parameter."""
+    return name in STATISTICS and parameter in signature(STATISTICS[name]).parameters

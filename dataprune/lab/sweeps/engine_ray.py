@@ -1,4 +1,4 @@
-"""The runs of a sweep spread over a Ray cluster; their records come back to the process that drives it."""
+"""Run the jobs of a sweep on a Ray cluster; records and files return to the driving process."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ from uuid import uuid4
 
 import torch
 
+from ... import files
 from ...errors import UsageError
 from ..data.named import Data
-from ..training import run_folder, setup
+from ..training import setup
 from ..training.settings import Settings
-from .engines import CarryOut, Engine, Job, Record, Report, alone, carried_out, side_by_side
+from .engines import Drive, Engine, Job, Record, Report, perform, refuse_torchrun, side_by_side
 
 
 class Done(NamedTuple):
-    """What a worker gives back: the record, and the folder's files where the driver does not see that folder."""
+    """Result of a worker: the record, and the files of the run's folder if the driver cannot see that folder."""
 
     record: Record
     files: dict[str, bytes]
 
 
 def on_ray(address: str | None = None, jobs: int | None = None) -> Engine:
-    """An engine that gives every run a Ray task of its own, with one GPU where the cluster has any.
+    """An engine that runs each job as a Ray task, with one GPU where the cluster has any.
 
-    The data travels from here to the workers; only an image folder too large for that must lie at the same place on all
-    machines. Where a worker sees the sweep's folder (one machine, or a shared file system) it trains there, and an
-    interrupted run goes on from its last checkpoint; elsewhere it trains in a folder of its own, whose files come back.
+    The data is sent to the workers; only an image folder too large for that must have the same path on all machines. A
+    worker that sees the sweep's folder (same machine, or shared file system) trains there, and an interrupted run
+    resumes from its last checkpoint. Elsewhere it trains in a temporary folder, whose files are sent back.
 
     Args:
-        address: of a running cluster; RAY_ADDRESS by default, else a Ray of its own on this machine's cores.
-        jobs: runs side by side, at most; by default as many as the cluster has room for. With more of them than GPUs
-            they share these.
+        address: of a running cluster; by default RAY_ADDRESS, else a new Ray on this machine's cores.
+        jobs: most runs in parallel; by default as many as the cluster has room for. More jobs than GPUs share them.
     Raises:
         UsageError: without Ray, under torchrun, or where there is no cluster at `address`.
     """
 
     @contextmanager
-    def engine(settings: Settings, data: Data, report: Report | None) -> Iterator[CarryOut]:
-        alone("--engine ray")
+    def engine(settings: Settings, data: Data, report: Report | None) -> Iterator[Drive]:
+        refuse_torchrun("--engine ray")
         with ExitStack() as stack:
             ray = stack.enter_context(connected(address))
             stack.enter_context(setup.connected(torch.device("cpu")))
-            held = ray.put(data)
+            stored = ray.put(data)
             share = gpu_share(gpus_of(ray, settings.device), jobs)
             threads = max(1, settings.threads)
             task = ray.remote(num_cpus=threads, num_gpus=share)(_work)
@@ -58,22 +58,22 @@ def on_ray(address: str | None = None, jobs: int | None = None) -> Engine:
             def start(job: Job) -> Future[Record]:
                 selection = job.settings.selection
                 needed = {"coreset": selection and Path(selection), "weights": job.weights}
-                given = {name: path.read_bytes() for name, path in needed.items() if path and path.exists()}
+                contents = {name: path.read_bytes() for name, path in needed.items() if path and path.exists()}
                 job.out.mkdir(parents=True, exist_ok=True)
                 mark = (job.out / f".{uuid4().hex}").resolve()
                 mark.touch()
                 stack.callback(mark.unlink, missing_ok=True)
-                here = job._replace(out=job.out.resolve())
-                return _written(job, task.remote(here, [held], given, str(mark), threads).future())
+                here = replace(job, out=job.out.resolve())
+                return _written(job, task.remote(here, [stored], contents, str(mark), threads).future())
 
-            yield lambda every: side_by_side(every, start, jobs, report)
+            yield lambda all_steps: side_by_side(all_steps, start, jobs, report)
 
     return engine
 
 
 @contextmanager
 def connected(address: str | None) -> Iterator[Any]:
-    """Ray, joined to a cluster or started here; left or stopped at the end, unless it was there before."""
+    """Context manager: connects to a cluster or starts one here, and shuts down what it started on exit."""
     try:
         import ray
     except ImportError:
@@ -103,7 +103,7 @@ def gpus_of(ray: Any, device: str | None) -> int:
 
 
 def gpu_share(gpus: int, jobs: int | None) -> float:
-    """What one of so many jobs takes of a GPU: all of it, or a part such that all of them fit.
+    """Share of a GPU that one of so many parallel jobs takes: all of it, or a part such that all jobs fit.
 
     Example:
         >>> [gpu_share(4, jobs) for jobs in (None, 3, 6, 8)], gpu_share(0, 3)
@@ -113,7 +113,7 @@ def gpu_share(gpus: int, jobs: int | None) -> float:
 
 
 def cause(error: BaseException) -> BaseException:
-    """What a task raised, out of what Ray has wrapped it in."""
+    """The exception of a task, without Ray's wrappers."""
     while type(error).__module__.partition(".")[0] == "ray":
         inner = getattr(error, "cause", None) or error.__cause__
         if inner is None or inner is error:
@@ -123,24 +123,24 @@ def cause(error: BaseException) -> BaseException:
 
 
 def _answers(address: str) -> None:
-    """Raise OSError unless something listens at host:port; Ray itself would wait for it for minutes."""
+    """Raise OSError unless something listens at host:port; Ray itself would wait for minutes."""
     host, _, port = address.rpartition(":")
     if port.isdigit() and "/" not in host:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _written(job: Job, done: Future[Done]) -> Future[Record]:
-    """The record of a run whose folder is complete here."""
+    """The record of a run, after its files are written here."""
     record: Future[Record] = Future()
 
     def write(done: Future[Done]) -> None:
         try:
-            found = done.result()
-            for name in sorted(found.files, key=lambda name: name == "metrics.json"):  # last: it says that all is there
-                run_folder.write(job.out / name, found.files[name])
-            # once more: the coreset has another path there than here
-            run_folder.write_json(job.out / "config.json", job.settings.as_dict())
-            record.set_result(found.record)
+            result = done.result()
+            for name in sorted(result.files, key=lambda name: name == "metrics.json"):  # last: it marks a finished run
+                files.write_bytes(job.out / name, result.files[name])
+            # again, since the coreset has another path on the worker
+            files.write_json(job.out / "config.json", job.settings.as_dict())
+            record.set_result(result.record)
         except Exception as error:
             record.set_exception(cause(error))
 
@@ -150,36 +150,37 @@ def _written(job: Job, done: Future[Done]) -> Future[Record]:
 
 # -- in a worker of Ray ----------------------------------------------------------------------------------------------
 
-_held: dict[str, Data] = {}  # of the sweep that this worker last had a run of
+_data: dict[str, Data] = {}  # of the last sweep that this worker had a job of, by Ray's id
 
 
-def _work(job: Job, held: list[Any], given: dict[str, bytes], mark: str, threads: int) -> Done:
+def _work(job: Job, stored: list[Any], contents: dict[str, bytes], mark: str, threads: int) -> Done:
     import ray
 
-    if held[0].hex() not in _held:
-        _held.clear()
-        _held[held[0].hex()] = ray.get(held[0])
+    key = stored[0].hex()
+    if key not in _data:
+        _data.clear()
+        _data[key] = ray.get(stored[0])
     torch.set_num_threads(threads)
-    return train(job, _held[held[0].hex()], given, mark)
+    return train(job, _data[key], contents, mark)
 
 
-def train(job: Job, data: Data, given: dict[str, bytes], mark: str) -> Done:
-    """Carry a run out in its folder, or in one of this machine where that folder's mark is not to be seen.
+def train(job: Job, data: Data, contents: dict[str, bytes], mark: str) -> Done:
+    """Run a job in its folder, or in a temporary one if that folder's mark is not visible here.
 
     Args:
         job: the run.
         data: of the run.
-        given: what is in the files that the run needs: "coreset", the settings' `selection`, and "weights".
+        contents: of the files that the run needs: "coreset", the settings' `selection`, and "weights".
         mark: a file that the driver made in the run's folder.
     """
     with tempfile.TemporaryDirectory() as own:
         seen = Path(mark).exists()
         out = job.out if seen else Path(own, "run")
-        paths = {name: Path(own, f"{name}.safetensors") for name in given}
+        paths = {name: Path(own, f"{name}.safetensors") for name in contents}
         for name, path in paths.items():
-            path.write_bytes(given[name])
+            path.write_bytes(contents[name])
         settings = replace(job.settings, selection=str(paths["coreset"])) if "coreset" in paths else job.settings
-        there = job._replace(settings=settings, out=out, weights=paths.get("weights", job.weights))
-        record = carried_out(there, data)
-        files = {} if seen else {path.name: path.read_bytes() for path in out.iterdir()}
-    return Done(record, files)
+        there = replace(job, settings=settings, out=out, weights=paths.get("weights", job.weights))
+        record = perform(there, data)
+        written = {} if seen else {path.name: path.read_bytes() for path in out.iterdir()}
+    return Done(record, written)

@@ -1,7 +1,7 @@
-"""Where the runs of a sweep are carried out: here one after another, or side by side.
+"""Engines run the jobs of a sweep: one after another in this process, or in parallel.
 
-A sweep is written as *steps*: a generator that yields the jobs it needs next, all that may run at once, and is sent
-their records. An engine drives many of these, and yields what each returned as soon as it has.
+A row of a sweep is written as *steps*: a generator that yields the jobs it needs next, which may run in parallel, is
+sent their records, and returns the row. An engine drives many of these and yields each row when it is complete.
 """
 
 from __future__ import annotations
@@ -16,87 +16,127 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
+from ... import files
 from ...errors import CheckpointError, DataError, UsageError
 from ..data.named import Data
 from ..training import run_folder, setup
 from ..training.run import fit
 from ..training.settings import Settings
 from ..training.tasks.images import initialize
+from .joint import stages
 
 Record = dict[str, Any]
-Report = Callable[[str, int, dict[str, Any]], None]  # method, seed, a line of its history
+Report = Callable[[str, int, dict[str, Any]], None]  # arm, seed, a line of the run's history
 
 
-class Job(NamedTuple):
-    """One run: what `fit` is called with.
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep. It can be pickled.
 
     Attributes:
-        method: what errors and reports call it.
-        seed: as method.
+        arm: name in errors and on the progress bar.
+        seed: as arm.
         settings: of the run.
-        out: its folder, where the sweep is driven; it is also what tells jobs apart.
-        save_model: as for `fit`.
-        test: as for `fit`.
-        weights: model.safetensors of the run that this one goes on from, all but the last layer's; needed until it is
-            finished.
+        out: its folder; jobs with the same folder are the same job.
+        save_model: keep the final weights.
+        test: evaluate on the test set at the end.
+        weights: model.safetensors of an earlier run to start from; it must exist until this job is finished. Without
+            `prune`, all layers but the last are initialized with it.
+        prune: how the weights are pruned before training; the masks are held while training.
+        watch: what is measured after every epoch, see `stages.Watch`.
     """
 
-    method: str
+    arm: str
     seed: int
     settings: Settings
     out: Path
     save_model: bool = False
     test: bool = True
     weights: Path | None = None
+    prune: stages.Pruning | None = None
+    watch: stages.Watched | None = None
 
 
-def carried_out(job: Job, data: Data, report: Callable[[dict[str, Any]], None] | None = None) -> Record:
-    """The record of a job, in its folder.
+def perform(job: Job, data: Data, report: Callable[[dict[str, Any]], None] | None = None) -> Record:
+    """Run a job in this process, or read its record where it is finished.
 
+    Args:
+        job: the run.
+        data: of the run.
+        report: called with every line of the history.
     Raises:
-        UsageError: if the weights that it goes on from are not there.
+        UsageError: if the weights to start from do not exist, or the folder holds a model that was pruned otherwise.
+        and as `fit`.
     """
+    if job.prune is not None:
+        stages.note_pruning(job.prune, job.out)
+    watch = stages.Watch.of(job.watch, job.settings, job.out, data)
 
     def prepare(model: torch.nn.Module) -> None:
         if job.weights is not None and not job.weights.exists():
             raise UsageError(
-                f"{job.weights} is not there: the run was finished without a thought of going on from it, and kept no "
-                "weights; choose another --out"
+                f"{job.weights} does not exist: the finished run did not save its weights (save_model=False); choose "
+                "another --out"
             )
-        if job.weights is not None:
+        if job.prune is not None:
+            assert job.weights is not None
+            stages.prune(model, job.weights, job.prune, job.settings, data)
+        elif job.weights is not None:
             initialize(model, job.weights, data)
+        watch.begin(model)
+
+    def on_epoch(line: dict[str, Any]) -> None:
+        watch.record(line)
+        if report is not None:
+            report(line)
 
     return fit(
-        job.settings, job.out, data=data, report=report, save_model=job.save_model, test=job.test, prepare=prepare
+        job.settings, job.out, data=data, report=on_epoch, save_model=job.save_model, test=job.test, prepare=prepare
     )
 
 
+def finished(job: Job) -> Record | None:
+    """The record of a finished job, None where it is not finished.
+
+    Raises:
+        UsageError: if the folder holds another run.
+    """
+    record = run_folder.finished(job.out, job.settings)
+    if record is not None and job.prune is not None:
+        stages.check_pruning(job.prune, job.out)
+    return None if record is None else record.as_dict()
+
+
 Steps = Generator[list[Job], list[Record], Any]
-CarryOut = Callable[[Sequence[Steps]], Iterator[tuple[int, Any]]]  # (position, what the steps returned)
-Engine = Callable[[Settings, Data, Report | None], AbstractContextManager[CarryOut]]
+Drive = Callable[[Sequence[Steps]], Iterator[tuple[int, Any]]]  # yields (position, what these steps returned)
+Engine = Callable[[Settings, Data, Report | None], AbstractContextManager[Drive]]
 
 
 @contextmanager
-def local(settings: Settings, data: Data, report: Report | None) -> Iterator[CarryOut]:
-    """One run after another, in this process; under torchrun in all of its processes together."""
+def local(settings: Settings, data: Data, report: Report | None) -> Iterator[Drive]:
+    """Run one job after another in this process; under torchrun, each job on all ranks together."""
+    records: dict[Path, Record] = {}
 
     def run(job: Job) -> Record:
-        def line(found: dict[str, Any]) -> None:
+        def on_epoch(line: dict[str, Any]) -> None:
             if report is not None:
-                report(job.method, job.seed, found)
+                report(job.arm, job.seed, line)
 
-        try:
-            return carried_out(job, data, line)
-        except ValueError as error:
-            raise _named(job, error) from error
+        if job.out not in records:
+            try:
+                records[job.out] = perform(job, data, on_epoch)
+            except ValueError as error:
+                raise _named(job, error) from error
+        return records[job.out]
 
-    def carry_out(every: Sequence[Steps]) -> Iterator[tuple[int, Any]]:
-        for position, steps in enumerate(every):
+    def drive(all_steps: Sequence[Steps]) -> Iterator[tuple[int, Any]]:
+        for position, steps in enumerate(all_steps):
             try:
                 jobs = next(steps)
                 while True:
@@ -105,102 +145,101 @@ def local(settings: Settings, data: Data, report: Report | None) -> Iterator[Car
                 yield position, end.value
 
     with setup.connected(setup.choose_device(settings.device)):
-        yield carry_out
+        yield drive
 
 
 def processes(count: int) -> Engine:
-    """So many processes of this machine side by side, each with its share of the CPU's cores."""
+    """Run up to `count` jobs in parallel on this machine, each in a process with its share of the CPU cores."""
 
     @contextmanager
-    def engine(settings: Settings, data: Data, report: Report | None) -> Iterator[CarryOut]:
-        alone("--jobs")
+    def engine(settings: Settings, data: Data, report: Report | None) -> Iterator[Drive]:
+        refuse_torchrun("--jobs")
         before = set(multiprocessing.active_children())
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         threads = settings.threads or max(1, cores // count)
         with tempfile.TemporaryDirectory() as folder, setup.connected(torch.device("cpu")):
-            held = os.path.join(folder, "data.pt")
-            torch.save(data, held)
-            # spawned, for a forked process cannot use a GPU that its parent has touched
+            path = os.path.join(folder, "data.pt")
+            torch.save(data, path)
+            # spawned: a forked process cannot use a GPU that its parent has initialized
             context = multiprocessing.get_context("spawn")
-            pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(held, threads))
+            pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(path, threads))
             try:
-                yield lambda every: side_by_side(every, lambda job: pool.submit(_work, job), count, report)
+                yield lambda all_steps: side_by_side(all_steps, lambda job: pool.submit(_work, job), count, report)
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
                 for process in set(multiprocessing.active_children()) - before:
-                    process.terminate()  # what still runs was interrupted; its checkpoint is whole
+                    process.terminate()  # interrupted runs resume from their checkpoints, which are written atomically
                 pool.shutdown()
 
     return engine
 
 
-def alone(option: str) -> None:
-    """Raise UsageError under torchrun, whose processes would each drive a sweep of their own."""
+def refuse_torchrun(option: str) -> None:
+    """Raise UsageError under torchrun, where every rank would drive a sweep of its own."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise UsageError(f"{option} runs a comparison's runs side by side, in one process each: start without torchrun")
+        raise UsageError(f"{option} runs jobs in parallel, one process each: start without torchrun")
 
 
 def side_by_side(
-    every: Sequence[Steps], start: Callable[[Job], Future[Record]], limit: int | None, report: Report | None
+    all_steps: Sequence[Steps], start: Callable[[Job], Future[Record]], limit: int | None, report: Report | None
 ) -> Iterator[tuple[int, Any]]:
-    """Drive steps whose jobs run elsewhere. A run that fails ends its own steps; the others go on to their end.
+    """Drive steps whose jobs run elsewhere. A failed job ends the steps that need it; the others continue.
 
     Args:
-        every: the steps. A folder that several of them need a run in has one run.
-        start: begins a job; its future has the record, when the job's folder is complete.
-        limit: jobs that may run at once; None where `start` looks after that.
-        report: called with a run's history when it is finished.
+        all_steps: the steps. A job that several of them need runs once.
+        start: begins a job; its future has the record when the job's folder is complete.
+        limit: jobs that may run at once; None where `start` limits them.
+        report: called with all lines of a run's history when it is finished.
     Yields:
-        A position in `every` and what these steps returned, in the order in which they end.
+        A position in `all_steps` and what these steps returned, in order of completion.
     Raises:
-        RuntimeError or ValueError: the first failure, when all else is finished.
+        RuntimeError or ValueError: the first failure, after everything else is finished.
     """
     records: dict[Path, Record | Exception] = {}
     queue: deque[Job] = deque()
     running: dict[Future[Record], Job] = {}
-    asked: set[Path] = set()
+    requested: set[Path] = set()
     waiting: dict[int, list[Job]] = {}
     failures: list[Exception] = []
-    ready: deque[tuple[int, Any]] = deque((position, None) for position in range(len(every)))
+    ready: deque[tuple[int, Any]] = deque((position, None) for position in range(len(all_steps)))
     while ready or waiting:
         while ready:
-            position, found = ready.popleft()
+            position, sent = ready.popleft()
             try:
-                jobs = every[position].send(found)
+                waiting[position] = all_steps[position].send(sent)
             except StopIteration as end:
                 yield position, end.value
                 continue
             except Exception as error:
                 failures.append(error)
                 continue
-            waiting[position] = jobs
-            for job in jobs:
-                if job.out in asked:
+            for job in waiting[position]:
+                if job.out in requested:
                     continue
-                asked.add(job.out)
-                record = run_folder.finished(job.out, job.settings)
+                requested.add(job.out)
+                record = finished(job)
                 if record is None:
                     queue.append(job)
                 else:
-                    records[job.out] = record.as_dict()
+                    records[job.out] = record
         while queue and (limit is None or len(running) < limit):
             job = queue.popleft()
             running[_started(start, job)] = job
-        known = [position for position, jobs in waiting.items() if all(job.out in records for job in jobs)]
-        for future in wait(running, return_when=FIRST_COMPLETED).done if running and not known else ():
+        complete = [position for position, jobs in waiting.items() if all(job.out in records for job in jobs)]
+        for future in wait(running, return_when=FIRST_COMPLETED).done if running and not complete else ():
             job = running.pop(future)
             try:
                 records[job.out] = future.result()
-                _tell(job, report)
+                _report_history(job, report)
             except Exception as error:
                 failures.append(_named(job, error))
                 records[job.out] = failures[-1]
-        for position in known:
-            found = [records[job.out] for job in waiting.pop(position)]
-            if any(isinstance(one, Exception) for one in found):
-                every[position].close()
+        for position in complete:
+            results = [records[job.out] for job in waiting.pop(position)]
+            if any(isinstance(result, Exception) for result in results):
+                all_steps[position].close()
             else:
-                ready.append((position, found))
+                ready.append((position, results))
     if failures:
         raise failures[0]
 
@@ -208,46 +247,46 @@ def side_by_side(
 def _started(start: Callable[[Job], Future[Record]], job: Job) -> Future[Record]:
     try:
         return start(job)
-    except Exception as error:  # of a pool that has lost a process, say
+    except Exception as error:  # such as a pool that has lost a process
         failed: Future[Record] = Future()
         failed.set_exception(error)
         return failed
 
 
 def _named(job: Job, error: Exception) -> Exception:
-    """The error with the run's name before it."""
+    """The error with the job's name in front."""
     text = str(error) if isinstance(error, ValueError | RuntimeError | OSError) else repr(error)
     if isinstance(error, BrokenProcessPool):
-        text = "its process was killed, maybe for want of memory: the same command goes on, with fewer --jobs"
+        text = "its process was killed, possibly out of memory: repeat the command with fewer --jobs to continue"
     kind = next(
         (kind for kind in (CheckpointError, DataError, UsageError, ValueError) if isinstance(error, kind)), None
     )
-    named = (kind or RuntimeError)(f"{job.method}, seed {job.seed}: {text}")
+    named = (kind or RuntimeError)(f"{job.arm}, seed {job.seed}: {text}")
     named.__cause__ = error
     return named
 
 
-def _tell(job: Job, report: Report | None) -> None:
+def _report_history(job: Job, report: Report | None) -> None:
     if report is not None:
-        for line in run_folder.read_lines(job.out / "history.jsonl"):
-            report(job.method, job.seed, line)
+        for line in files.read_json_lines(job.out / "history.jsonl"):
+            report(job.arm, job.seed, line)
 
 
-# -- in a process of `processes` -------------------------------------------------------------------------------------
+# -- in a worker process of `processes` ------------------------------------------------------------------------------
 
-_held: Data | None = None
+_data: Data | None = None
 
 
 def _begin(path: str, threads: int) -> None:
-    global _held
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the process that drives: that one ends this one
+    global _data
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driving process handles Ctrl-C, and ends this one
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    _held = torch.load(path, mmap=True, weights_only=False)  # pages of one file, which all processes share
+    _data = torch.load(path, mmap=True, weights_only=False)  # all processes share the pages of one file
 
 
 def _end_with_parent() -> None:
-    """End this process when the one that drives was killed and could not do it; checkpoints are whole at any time."""
+    """End this process when the driving process was killed and could not end it."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -255,5 +294,5 @@ def _end_with_parent() -> None:
 
 
 def _work(job: Job) -> Record:
-    assert _held is not None
-    return carried_out(job, _held)
+    assert _data is not None
+    return perform(job, _data)

@@ -29,7 +29,7 @@ from dataprune.cli import app
 from dataprune.errors import DataError, UsageError
 from dataprune.lab.data import glue
 from dataprune.lab.sweeps import compare as comparing
-from dataprune.lab.sweeps.comparison import Comparison
+from dataprune.lab.sweeps.compare import Comparison
 from dataprune.lab.training import run as training
 from dataprune.lab.training import tasks
 from dataprune.lab.training.build import check, load_data

@@ -18,8 +18,7 @@ pytest.importorskip("PIL")
 from PIL import Image
 
 from dataprune.lab.report import page
-from dataprune.lab.sweeps.compare import compare
-from dataprune.lab.sweeps.comparison import Comparison
+from dataprune.lab.sweeps.compare import Comparison, compare
 
 SECTIONS = ("accuracy-and-differences", "retention-by-class", "samples-kept-and-pruned", "configuration-and-checks")
 

@@ -27,8 +27,7 @@ from dataprune.lab.data.datasets import Images
 from dataprune.lab.data.named import Data
 from dataprune.lab.report import differences, integrity, page, plots, records, sections, selections
 from dataprune.lab.report.document import Table
-from dataprune.lab.sweeps.compare import compare
-from dataprune.lab.sweeps.comparison import Comparison
+from dataprune.lab.sweeps.compare import Comparison, compare
 from dataprune.lab.training import run_folder
 from dataprune.lab.training.run import fit
 

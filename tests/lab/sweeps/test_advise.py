@@ -6,7 +6,7 @@ import importlib
 import json
 import math
 import shlex
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dataprune import files
 from dataprune.errors import DataError, UsageError
 from dataprune.lab.data.named import Data
 from dataprune.lab.sweeps import advice_rule
 from dataprune.lab.sweeps import advise as advice
 from dataprune.lab.sweeps.advise import Pilot, advise, command
-from dataprune.lab.training import run_folder, setup
+from dataprune.lab.training import setup
 from dataprune.lab.training.settings import Settings
 
 SEEDS = (0, 1, 2)
@@ -89,24 +90,25 @@ def test_the_rule_is_its_slow_form(counted: list[list[int]], held: int) -> None:
     variances = [np.var(row - table[0], ddof=1) for row in table[1:]]
     middle = np.median(variances) / (1 - 2 / (9 * 2)) ** 3
     common = max(middle, table[0].mean() * (1 - table[0].mean()) / held)
-    lines = advice_rule.judge(given_, held)
+    verdicts = advice_rule.judge(given_, held)
     means = {}
-    for line, row in zip(lines, table[1:], strict=True):
+    for verdict, row in zip(verdicts, table[1:], strict=True):
         probabilities = []
-        for reference, other in (("short", table[0]), ("rs2", table[1])):
-            if reference == line["method"]:
-                assert line[reference] is None
+        for reference, found, other in (("short", verdict.short, table[0]), ("rs2", verdict.rs2, table[1])):
+            if reference == verdict.method:
+                assert found is None
                 continue
+            assert found is not None
             difference = row - other
             error = math.sqrt((4 * common + 2 * np.var(difference, ddof=1)) / 6 / 3)
             expected = student(difference.mean() / error, 6)
-            assert line[reference]["mean"] == pytest.approx(difference.mean(), abs=1e-12)
-            assert line[reference]["error"] == pytest.approx(error)
-            assert line[reference]["probability"] == pytest.approx(expected, abs=1e-5)
-            probabilities.append(line[reference]["probability"])
-        assert line["sure"] == all(one >= 0.95 for one in probabilities)
-        means[line["method"]] = (row - table[0]).mean()
-    chosen, best = advice_rule.advised(lines), max(means.values())
+            assert found.mean == pytest.approx(difference.mean(), abs=1e-12)
+            assert found.error == pytest.approx(error)
+            assert found.probability == pytest.approx(expected, abs=1e-5)
+            probabilities.append(found.probability)
+        assert verdict.sure == all(probability >= 0.95 for probability in probabilities)
+        means[verdict.method] = (row - table[0]).mean()
+    chosen, best = advice_rule.advised(verdicts), max(means.values())
     assert abs(best) < 1e-9 or (chosen == "short" if best < 0 else means[chosen] == pytest.approx(best))
 
 
@@ -125,38 +127,40 @@ def test_the_rule_is_its_slow_form(counted: list[list[int]], held: int) -> None:
     ],
 )
 def test_advice_on_hand_made_records(differences: dict[str, tuple[float, ...]], chosen: str, sure: bool) -> None:
-    lines = advice_rule.judge(accuracies(**differences), 5000)
-    assert advice_rule.advised(lines) == chosen
-    assert any(line["sure"] for line in lines if line["method"] == chosen) == sure
-    sentence = advice._sentence(chosen, 0.0, lines, 3, 100)
+    verdicts = advice_rule.judge(accuracies(**differences), 5000)
+    assert advice_rule.advised(verdicts) == chosen
+    assert any(verdict.sure for verdict in verdicts if verdict.method == chosen) == sure
+    cost = advice.Cost.of([(90, 1.0), (30, 2.0)], tiny.settings(keep=None, budget=0.3, epochs=10), 10)
+    sentence = advice._sentence(chosen, 0.0, verdicts, 3, 100, cost)
+    assert sentence.endswith("The pilots trained 4.0 times the samples of the planned run.")
     assert (f"Prune with {chosen}" in sentence) == (chosen != "short")
     assert ("may be as good" in sentence) == (chosen != "short" and not sure)
-    assert ("they would have been sure" in sentence) == (not sure)
+    assert ("these pilots are sure from" in sentence) == (not sure)
 
 
 def test_seeds_that_agree_by_chance_do_not_make_it_sure() -> None:
     same = accuracies(rs2=(0.0, 0.0, 0.0), emp=(0.3, 0.3, 0.3))
-    (_, line) = advice_rule.judge(same, 500)
-    assert line["short"]["error"] > 0.005 and line["short"]["probability"] < 0.9
-    (_, line) = advice_rule.judge(same, 1_000_000)
-    assert line["short"]["probability"] > 0.99
+    (_, verdict) = advice_rule.judge(same, 500)
+    assert verdict.short.error > 0.005 and verdict.short.probability < 0.9
+    (_, verdict) = advice_rule.judge(same, 1_000_000)
+    assert verdict.short.probability > 0.99
 
 
 def test_nothing_to_tell_apart_is_even_odds() -> None:
     equal = {name: {0: 1.0, 1: 1.0} for name in ("short", "rs2", "emp")}  # all samples right: no spread of any kind
-    assert [line["short"]["probability"] for line in advice_rule.judge(equal, 100)] == [0.5, 0.5]
+    assert [verdict.short.probability for verdict in advice_rule.judge(equal, 100)] == [0.5, 0.5]
 
 
 def test_what_pilots_would_have_told_is_where_they_become_sure() -> None:
-    lines = advice_rule.judge(accuracies(emp=(0.4, 0.1, 0.3)), 2000)
-    least = advice_rule.telling(lines, 3)
-    middle = np.median([line["short"]["error"] for line in lines])
+    verdicts = advice_rule.judge(accuracies(emp=(0.4, 0.1, 0.3)), 2000)
+    least = advice_rule.resolution(verdicts, 3)
+    middle = np.median([verdict.short.error for verdict in verdicts])
     assert student(least / middle, 6) == pytest.approx(0.95, abs=1e-4)
 
 
 def test_differences_need_the_same_seeds() -> None:
     with pytest.raises(ValueError, match="same seeds, at least two"):
-        advice_rule.paired({"a": {0: 1.0, 1: 1.0}, "b": {0: 1.0}}, "a", "b")
+        advice_rule.paired_differences({"a": {0: 1.0, 1: 1.0}, "b": {0: 1.0}}, "a", "b")
 
 
 # -- pilots -----------------------------------------------------------------------------------------------------------
@@ -166,15 +170,15 @@ def test_the_test_set_is_never_read(tmp_path: Path) -> None:
     data = without_test(tiny.data())
     lines = []
     result = advise(pilot(), tmp_path, data=data, report=lambda *line: lines.append(line))
-    assert result == run_folder.read_json(tmp_path / "advice.json")
+    assert result == files.read_json(tmp_path / "advice.json")
     assert list(result) == ["plan", "pilot", "lines", "annealed", "advice", "cost"]
     assert [line["method"] for line in result["lines"]] == ["rs2", "loss", "memory"]
-    record = run_folder.read_json(tmp_path / "pilot-seed1/runs/loss-seed1/metrics.json")
+    record = files.read_json(tmp_path / "pilot-seed1/runs/loss-seed1/metrics.json")
     assert record["train_samples"] == 200 and record["test_samples"] == 200 and "not read" in record["note"]
-    trained = [run_folder.read_json(path)["samples"] for path in tmp_path.glob("pilot-*/runs/*/metrics.json")]
+    trained = [files.read_json(path)["samples"] for path in tmp_path.glob("pilot-*/runs/*/metrics.json")]
     assert result["cost"]["samples"] == sum(trained) and result["cost"]["planned_samples"] == 0.4 * 5 * 400
     assert {seed for _, seed, _ in lines} == {0, 1}
-    steps = {run_folder.read_json(path)["steps"] for path in tmp_path.glob("pilot-*/runs/*/metrics.json")}
+    steps = {files.read_json(path)["steps"] for path in tmp_path.glob("pilot-*/runs/*/metrics.json")}
     assert len(steps) == 1
 
 
@@ -183,13 +187,14 @@ def test_the_lines_are_those_of_the_runs(tmp_path: Path) -> None:
     result = advise(chosen, tmp_path, data=tiny.data())
     found = {
         method: {
-            seed: run_folder.read_json(tmp_path / f"pilot-seed{seed}/runs/{method}-seed{seed}/metrics.json")["accuracy"]
+            seed: files.read_json(tmp_path / f"pilot-seed{seed}/runs/{method}-seed{seed}/metrics.json")["accuracy"]
             for seed in SEEDS
         }
         for method in result["pilot"]["methods"]
     }
-    assert result["lines"] == advice_rule.judge(found, 200)
-    assert result["advice"]["method"] == advice_rule.advised(result["lines"])
+    verdicts = advice_rule.judge(found, 200)
+    assert result["lines"] == [asdict(verdict) for verdict in verdicts]
+    assert result["advice"]["method"] == advice_rule.advised(verdicts)
 
 
 def test_each_seed_trains_and_is_judged_by_samples_of_its_own() -> None:
@@ -231,7 +236,7 @@ def test_pilots_of_as_many_steps_as_planned(tmp_path: Path) -> None:
     assert pilot(size=80).describe(400)["batch_size"] == advice.SMALLEST
     assert pilot(epochs=50).describe(400)["batch_size"] == 16  # never larger
     result = advise(plan, tmp_path, data=tiny.data())
-    assert {run_folder.read_json(path)["steps"] for path in tmp_path.glob("pilot-*/runs/*/metrics.json")} == {
+    assert {files.read_json(path)["steps"] for path in tmp_path.glob("pilot-*/runs/*/metrics.json")} == {
         result["pilot"]["steps"]
     }
 
@@ -245,7 +250,7 @@ def test_infobatch_is_tried_where_it_can_reach_the_budget() -> None:
 
 
 def test_full_epochs_at_the_end_are_tried_for_what_is_advised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(advice_rule, "advised", lambda lines: "loss")
+    monkeypatch.setattr(advice_rule, "advised", lambda verdicts: "loss")
     plan = pilot(budget=0.5)
     plan = replace(plan, settings=replace(plan.settings, epochs=8))
     result = advise(plan, tmp_path, data=without_test(tiny.data()))
@@ -295,7 +300,7 @@ def test_a_folder_is_of_one_plan(tmp_path: Path) -> None:
         pilot(epochs=4),
         pilot(same_steps=False),
     ):
-        with pytest.raises(UsageError, match="of another plan"):
+        with pytest.raises(UsageError, match="holds another plan"):
             advise(other, tmp_path, data=tiny.data())
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is a file"):
@@ -321,13 +326,13 @@ def test_more_seeds_go_on_in_the_same_folder(tmp_path: Path) -> None:
         ({"budget": 1.0}, "prunes nothing"),
         ({"budget": None}, "give --budget"),
         ({"task": "contrastive", "shift": 0, "flip": False}, "not for contrastive"),
-        ({"val_fraction": 0.1}, "leave that to them"),
-        ({"seeds": (0,)}, "one seed says nothing about uncertainty"),
+        ({"val_fraction": 0.1}, "leave these options out"),
+        ({"seeds": (0,)}, "one seed shows no variation"),
         ({"size": 0}, "at least 1"),
         ({"candidates": ()}, "name one with --candidates"),
-        ({"candidates": ("rs2",)}, "rs2 is compared with anyway"),
+        ({"candidates": ("rs2",)}, "rs2 is always compared"),
         ({"candidates": ("memry",)}, "did you mean 'memory'"),
-        ({"candidates": ("el2n",)}, "el2n is one for compare"),
+        ({"candidates": ("el2n",)}, "el2n is static: use compare"),
     ],
 )
 def test_wrong_calls(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -339,7 +344,7 @@ def test_wrong_calls(changes: dict[str, Any], message: str, tmp_path: Path) -> N
 def test_too_little_data_or_budget(tmp_path: Path) -> None:
     few = tiny.data()
     few = few._replace(train=few.train.subset(torch.arange(300)))
-    with pytest.raises(DataError, match="300 training samples are too few for a pilot"):
+    with pytest.raises(DataError, match="300 training samples are too few"):
         advise(pilot(size=4000), tmp_path, data=few)
     with pytest.raises(UsageError, match="budget"):  # the first epoch, which is full, is a fifth
         advise(pilot(budget=0.2), tmp_path, data=tiny.data())
@@ -388,7 +393,7 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     shown = call("--candidates", "memory")
     assert shown.exit_code == 0, shown.output
     (folder,) = (tmp_path / "runs").iterdir()
-    stored = run_folder.read_json(folder / "advice.json")
+    stored = files.read_json(folder / "advice.json")
     short = [line["accuracy"] - line["short"]["mean"] for line in stored["lines"]]
     assert short[0] == pytest.approx(short[1]) and f"{100 * short[0]:.2f}" in shown.stdout
     assert "± " in shown.stdout and "times those of the planned run" in shown.stdout and "held out" in shown.stdout
@@ -397,8 +402,8 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert timeless(json.loads(printed.stdout)) == timeless(stored)
     for more, message in (
         (["--budget", "1.5"], "--budget is a fraction in (0, 1], got 1.5"),
-        (["--task", "contrastive"], "advice is for the classification of images, not for contrastive"),
-        (["--train-size", "300", "--pilot-size", "4000"], "too few for a pilot"),
+        (["--task", "contrastive"], "advise works for image classification, not for contrastive"),
+        (["--train-size", "300", "--pilot-size", "4000"], "training samples are too few"),
         (["--seeds", "1"], "--seeds 2"),
     ):
         wrong = call(*more)

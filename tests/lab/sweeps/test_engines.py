@@ -18,12 +18,12 @@ import pytest
 import tiny
 
 import dataprune
+from dataprune import files
 from dataprune.errors import UsageError
 from dataprune.lab.sweeps import engines
 from dataprune.lab.sweeps.compare import Comparison, compare
 from dataprune.lab.sweeps.engine_ray import on_ray, train
-from dataprune.lab.sweeps.engines import Job, carried_out, local, processes, side_by_side
-from dataprune.lab.training import run_folder
+from dataprune.lab.sweeps.engines import Job, local, perform, processes, side_by_side
 from dataprune.lab.training.run import fit
 
 ROOT = Path(dataprune.__file__).parents[1]
@@ -53,18 +53,18 @@ def same_sweep(one: Path, other: Path) -> None:
     assert files(one) == files(other)
     for name in files(one):
         if name.endswith("/config.json"):
-            mine, theirs = (run_folder.read_json(out / name) for out in (one, other))
+            mine, theirs = (files.read_json(out / name) for out in (one, other))
             assert {**mine, "selection": None} == {**theirs, "selection": None}
             where = [Path(found["selection"] or "none") for found in (mine, theirs)]
             assert where[0].parts[-2:] == where[1].parts[-2:] and where[0].is_absolute() == where[1].is_absolute()
         elif name.endswith(".json"):
-            assert lasting(run_folder.read_json(one / name)) == lasting(run_folder.read_json(other / name)), name
+            assert lasting(files.read_json(one / name)) == lasting(files.read_json(other / name)), name
         elif name.endswith(("history.jsonl", "counts.safetensors", "model.safetensors")):
             assert (one / name).read_bytes() == (other / name).read_bytes(), name
 
 
 def pids(out: Path) -> set[int]:
-    return {run_folder.read_json(path)["machine"]["process"] for path in out.glob("*/*/metrics.json")}
+    return {files.read_json(path)["machine"]["process"] for path in out.glob("*/*/metrics.json")}
 
 
 @pytest.mark.slow
@@ -78,7 +78,7 @@ def test_two_processes_leave_what_one_leaves(tmp_path: Path) -> None:
     one = compare(comparison(), tmp_path / "one", data=tiny.data(val=80), report=report)
     expected, lines = sorted(lines), []
     two = compare(comparison(), tmp_path / "two", data=tiny.data(val=80), report=report, engine=processes(2))
-    assert lasting(one) == lasting(two) == lasting(run_folder.read_json(tmp_path / "two" / "compare.json"))
+    assert lasting(one) == lasting(two) == lasting(files.read_json(tmp_path / "two" / "compare.json"))
     assert [(row["method"], row["seed"]) for row in two["runs"]] == [
         (row["method"], row["seed"]) for row in one["runs"]
     ]
@@ -94,13 +94,13 @@ class Held:
         self.futures: dict[str, Future[dict[str, Any]]] = {}
 
     def __call__(self, job: Job) -> Future[dict[str, Any]]:
-        assert job.method not in self.futures, "started twice"
-        self.futures[job.method] = Future()
-        if job.method.startswith("bad"):
-            self.futures[job.method].set_exception(ZeroDivisionError("division"))
+        assert job.arm not in self.futures, "started twice"
+        self.futures[job.arm] = Future()
+        if job.arm.startswith("bad"):
+            self.futures[job.arm].set_exception(ZeroDivisionError("division"))
         else:
-            self.futures[job.method].set_result({"method": job.method})
-        return self.futures[job.method]
+            self.futures[job.arm].set_result({"method": job.arm})
+        return self.futures[job.arm]
 
 
 def steps(out: Path, *stages: tuple[str, ...]) -> engines.Steps:
@@ -165,7 +165,7 @@ def test_a_failing_run_is_named_and_stops_no_other(side: tuple, tmp_path: Path) 
     out, err = done.communicate(timeout=120)
     assert done.returncode == 1 and out == "", err
     assert len(err.splitlines()) == 1 and err.startswith("error: full, seed 0: ") and "history.jsonl" in err
-    rows = run_folder.read_json(tmp_path / "out" / "compare.json")["runs"]
+    rows = files.read_json(tmp_path / "out" / "compare.json")["runs"]
     assert [(row["method"], row["seed"]) for row in rows] == [("rs2", 0), ("full", 1), ("rs2", 1)]
 
 
@@ -186,7 +186,7 @@ def test_an_interrupted_sweep_loses_nothing_that_was_finished(side: tuple, tmp_p
     lines = [line for line in err.splitlines() if ".cc:" not in line]  # Ray's core may say what it lost
     assert running.returncode == 1 and out == "" and len(lines) == 1 and lines[0].startswith("interrupted: "), err
     finished = {path: path.read_bytes() for path in tmp_path.glob("out/runs/*/metrics.json")}
-    assert 1 <= len(run_folder.read_json(compared)["runs"]) <= len(finished) < 6
+    assert 1 <= len(files.read_json(compared)["runs"]) <= len(finished) < 6
     left = [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
     assert all(path.name == ".lock" and not (path.parent / "metrics.json").exists() for path in left), left
     again = call(*given)
@@ -194,7 +194,7 @@ def test_an_interrupted_sweep_loses_nothing_that_was_finished(side: tuple, tmp_p
     assert again.returncode == 0 and err == "", err
     for path, content in finished.items():
         assert path.read_bytes() == content
-    assert len(run_folder.read_json(compared)["runs"]) == 6
+    assert len(files.read_json(compared)["runs"]) == 6
 
 
 @pytest.mark.slow
@@ -247,7 +247,7 @@ def test_a_worker_that_does_not_see_the_folder_sends_its_files(tmp_path: Path) -
     data, chosen = tiny.data(), comparison(methods=("rs2", "el2n"), seeds=(0,), learning_rates=())
     compare(chosen, tmp_path / "sweep", data=data)
     folder, coreset = (tmp_path / "sweep" / name for name in ("runs/el2n-seed0", "coresets/el2n-seed0.safetensors"))
-    settings = chosen.coreset_settings(0, chosen.steps(400), 400, coreset)
+    settings = chosen.run_settings("el2n", 0, 400, coreset)
     given = {"coreset": coreset.read_bytes()}
     coreset.unlink()  # it is not where the worker is
     job = Job("el2n", 0, settings, tmp_path / "there")
@@ -255,7 +255,7 @@ def test_a_worker_that_does_not_see_the_folder_sends_its_files(tmp_path: Path) -
     assert not job.out.exists()
     assert set(done.files) == {path.name for path in folder.iterdir()}
     assert done.files["history.jsonl"] == (folder / "history.jsonl").read_bytes()
-    assert lasting(done.record) == lasting(run_folder.read_json(folder / "metrics.json"))
+    assert lasting(done.record) == lasting(files.read_json(folder / "metrics.json"))
     (tmp_path / "mark").touch()
     seen = train(job, data, given, str(tmp_path / "mark"))
     assert seen.files == {} and (job.out / "metrics.json").exists()
@@ -267,13 +267,13 @@ def test_a_worker_is_sent_the_weights_that_it_goes_on_from(tmp_path: Path) -> No
     fit(settings, tmp_path / "first", data=data)
     weights = tmp_path / "first/model.safetensors"
     job = Job("full", 0, replace(settings, seed=1), tmp_path / "next", weights=weights)
-    wanted = carried_out(job, data)
+    wanted = perform(job, data)
     shutil.rmtree(job.out)
     given = {"weights": weights.read_bytes()}
     weights.unlink()
     assert lasting(train(job, data, given, str(tmp_path / "no such mark")).record) == lasting(wanted)
-    with pytest.raises(UsageError, match="kept no weights"):
-        carried_out(job, data)
+    with pytest.raises(UsageError, match="did not save its weights"):
+        perform(job, data)
 
 
 @pytest.mark.slow
@@ -304,10 +304,10 @@ def test_one_after_another_names_what_failed(tmp_path: Path) -> None:
     out = tmp_path / "run"
     fit(tiny.settings(method="full", model="mlp"), out, data=tiny.data())
     with (
-        local(tiny.settings(), tiny.data(), None) as carry_out,
+        local(tiny.settings(), tiny.data(), None) as drive,
         pytest.raises(UsageError, match=r"rs2, seed 0: .*other settings"),
     ):
-        list(carry_out([iter_of(Job("rs2", 0, tiny.settings(method="rs2", model="mlp"), out))]))
+        list(drive([iter_of(Job("rs2", 0, tiny.settings(method="rs2", model="mlp"), out))]))
 
 
 def iter_of(job: Job) -> engines.Steps:

@@ -19,7 +19,7 @@ from dataprune.errors import DataError, UsageError
 from dataprune.lab.models import build
 from dataprune.lab.sweeps import compare as comparing
 from dataprune.lab.sweeps import engines
-from dataprune.lab.sweeps.comparison import Comparison
+from dataprune.lab.sweeps.compare import Comparison
 from dataprune.lab.training import build as building
 from dataprune.lab.training import run as training
 from dataprune.lab.training import tasks
@@ -237,15 +237,15 @@ def test_fine_tuning_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.Mo
     comparison = Comparison(settings(), methods=("rs2",), seeds=(0,), finetune_epochs=2)
     whole = comparing.compare(comparison, tmp_path / "whole", data=tiny.data())
 
-    carried_out = engines.carried_out
+    perform = engines.perform
 
     def killed(job: engines.Job, *rest: Any) -> Any:
         if job.weights is not None:
             raise KeyboardInterrupt
-        return carried_out(job, *rest)
+        return perform(job, *rest)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(engines, "carried_out", killed)
+        patched.setattr(engines, "perform", killed)
         comparing.compare(comparison, tmp_path / "cut", data=tiny.data())
     assert (
         comparing.compare(comparison, tmp_path / "cut", data=tiny.data())["summary"][0].items()
@@ -257,11 +257,12 @@ def test_fine_tuning_that_cannot_be(tmp_path: Path) -> None:
     comparison = Comparison(settings(), methods=("rs2",), seeds=(0,))
     with pytest.raises(UsageError, match="must not be negative"):
         replace(comparison, finetune_epochs=-1).validate()
-    with pytest.raises(UsageError, match="follow on --task contrastive"):
+    with pytest.raises(UsageError, match="is for --task contrastive"):
         replace(comparison, settings=tiny.settings(), finetune_epochs=1).validate()
     comparing.compare(comparison, tmp_path, data=tiny.data())
     with pytest.raises(UsageError, match="holds another comparison"):
         comparing.compare(replace(comparison, finetune_epochs=1), tmp_path, data=tiny.data())
-    (tmp_path / "compare.json").unlink()
-    with pytest.raises(UsageError, match="kept no weights"):
+    for name in ("compare.json", "sweep.json"):
+        (tmp_path / name).unlink()
+    with pytest.raises(UsageError, match="did not save its weights"):
         comparing.compare(replace(comparison, finetune_epochs=1), tmp_path, data=tiny.data())

@@ -1,4 +1,4 @@
-"""Which runs a grid of joint data and network pruning consists of."""
+"""Which runs a grid of joint data and network pruning has, and their settings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from .... import distributed, network
 from ....coresets.budget import count_of
@@ -15,31 +15,40 @@ from ....errors import UsageError, suggest
 from ....methods import METHODS
 from ...data.named import Data
 from ...models import build
+from ...report.joint import BASE
 from ...training import setup
 from ...training.settings import Settings
+from ..sweep import on_coreset
 
-BASE = "base"  # the pipeline without data selection
 SCORED = ("low", "high")  # coresets of the lowest and the highest forgetting scores
 CORESETS = (*SCORED, "random")
 
 
-class Cell(NamedTuple):
-    """One model that is trained, pruned and fine-tuned."""
+@dataclass(frozen=True)
+class Cell:
+    """One model that is trained, pruned and fine-tuned.
+
+    Attributes:
+        arm: a coreset, a data method, or `BASE`.
+        ratio: fraction of the data that it is trained on; None for the base, which has all.
+        amount: share of the weights that is pruned.
+        seed: of all stages.
+    """
 
     arm: str
-    ratio: float | None  # fraction of the data that it is trained on; None for the base, which has it all
-    amount: float  # share of the weights that is pruned
+    ratio: float | None
+    amount: float
     seed: int
 
     @property
     def trained(self) -> str:
-        """The name of the training run, which cells of other amounts share."""
+        """Name of the training run, which cells of other amounts share."""
         ratio = "" if self.ratio is None else f"-keep{self.ratio:g}"
         return f"{self.arm}{ratio}-seed{self.seed}"
 
     @property
     def name(self) -> str:
-        """The name of the cell's folder."""
+        """Name of the cell's folder."""
         return f"{self.trained}-amount{self.amount:g}"
 
 
@@ -55,10 +64,10 @@ class Grid:
         data_methods: dynamic pruning methods in place of the coresets; their `keep` is the ratio.
         score_epochs: epochs of the run that counts forgetting events.
         finetune_epochs: epochs after pruning.
-        finetune_on: "all" the data, or the "coreset": what the model was trained on, in the same way.
-        finetune_lr: peak learning rate of fine-tuning; that of the settings by default.
+        finetune_on: "all" the data, or the "coreset" or data method that the model was trained with.
+        finetune_lr: peak learning rate of fine-tuning; by default that of the settings.
         scope: of `network.prune`.
-        reinitialize: whether the pruned model begins fine-tuning from new random weights under its masks.
+        reinitialize: fine-tune from new random weights under the masks.
     """
 
     settings: Settings
@@ -75,11 +84,11 @@ class Grid:
 
     @property
     def arms(self) -> list[str]:
-        """What is compared with the base."""
+        """Coresets or data methods that are compared with the base."""
         return list(self.data_methods or CORESETS)
 
     def cells(self) -> Iterator[Cell]:
-        """All cells, in the order in which they are made and recorded."""
+        """All cells, in the order of their rows."""
         for seed in self.seeds:
             yield from (Cell(BASE, None, amount, seed) for amount in self.amounts)
             for arm in self.arms:
@@ -87,23 +96,21 @@ class Grid:
                     yield from (Cell(arm, ratio, amount, seed) for amount in self.amounts)
 
     def validate(self) -> None:
-        """Raise UsageError for what cannot be meant, before any data is read."""
-        _require(
-            bool(self.ratios and self.amounts and self.seeds), "a grid needs a ratio, an amount and a seed at least"
-        )
+        """Raise UsageError for invalid or contradictory settings, before any data is read."""
+        _require(bool(self.ratios and self.amounts and self.seeds), "a grid needs at least one ratio, amount and seed")
         for ratio in self.ratios:
             _require(0 < ratio < 1, f"--ratios are fractions of the data in (0, 1), got {ratio:g}")
         for amount in self.amounts:
             _require(0 <= amount < 1, f"--amounts are shares of the weights in [0, 1), got {amount:g}")
         for option, values in (("ratios", self.ratios), ("amounts", self.amounts)):
-            _require(len({f"{one:g}" for one in values}) == len(values), f"--{option} names a number twice")
+            _require(len({f"{value:g}" for value in values}) == len(values), f"--{option} names a number twice")
         for name in self.data_methods:
             known = [method for method in METHODS if method != "full"]
             _require(name in known, suggest(name, known, what="data method"))
         _require(len(set(self.data_methods)) == len(self.data_methods), "--data-method names a method twice")
         if not self.data_methods:
-            _require(not self.settings.option, "--option is for the methods of --data-method: there is none")
-            _require(self.score_epochs >= 2, "--score-epochs: forgetting takes two epochs at least to be seen")
+            _require(not self.settings.option, "--option is for the methods of --data-method, and none is named")
+            _require(self.score_epochs >= 2, "--score-epochs must be at least 2: forgetting compares two epochs")
         _require(self.finetune_epochs >= 1, f"--finetune-epochs must be at least 1, got {self.finetune_epochs}")
         for value, known, what in (
             (self.finetune_on, ["all", "coreset"], "--finetune-on"),
@@ -116,7 +123,7 @@ class Grid:
             setup.check(self._settings(arm, min(self.ratios), min(self.seeds), None))
 
     def check(self, data: Data) -> None:
-        """Raise UsageError for what does not fit the data or the model, before anything is trained."""
+        """Raise UsageError for settings that do not fit the data or the model, before anything is trained."""
         size, batch = len(data.train), self.settings.batch_size
         for arm in self.data_methods:
             for ratio in self.ratios:
@@ -125,7 +132,7 @@ class Grid:
             kept = count_of(size, ratio)
             _require(
                 kept // distributed.world_size() >= batch,
-                f"--ratios: {ratio:g} of {size} samples are {kept}, less than a batch of {batch}: lower --batch-size",
+                f"--ratios: {ratio:g} of {size} samples are {kept}, fewer than a batch of {batch}: lower --batch-size",
             )
         model = build.build(self.settings.model, data.shape, len(data.classes), self.settings.seed)
         try:
@@ -134,35 +141,35 @@ class Grid:
             raise UsageError(f"--model {self.settings.model}: {error}") from error
 
     def scoring(self, seed: int) -> Settings:
-        """Of the run whose predictions are scored."""
+        """Settings of the run that counts forgetting events."""
         return replace(self._settings(BASE, None, seed, None), epochs=self.score_epochs)
 
     def training(self, cell: Cell, coreset: Path) -> Settings:
-        """Of the run that the cell's model comes from."""
+        """Settings of the run that trains the cell's model."""
         return self._settings(cell.arm, cell.ratio, cell.seed, coreset)
 
     def tuning(self, cell: Cell, coreset: Path) -> Settings:
-        """Of the run after pruning; its order, augmentation and new weights are not those of training again."""
+        """Settings of the run after pruning, with another seed for order, augmentation and new weights."""
         arm = BASE if self.finetune_on == "all" else cell.arm
         seed = setup.stream(cell.seed, "fine-tuning") % (1 << 31)
         settings = self._settings(arm, cell.ratio, seed, coreset)
         return replace(settings, epochs=self.finetune_epochs, lr=self.finetune_lr or settings.lr)
 
     def epochs(self) -> int:
-        """Epochs of all runs together: what a progress bar counts."""
+        """Epochs of all runs together, for a progress bar."""
         cells = list(self.cells())
         scored = 0 if self.data_methods else len(self.seeds) * self.score_epochs
         trained = len({cell.trained for cell in cells}) * self.settings.epochs
         return scored + trained + len(cells) * self.finetune_epochs
 
     def describe(self) -> dict[str, Any]:
-        """What cells must share to stand in one table: all but ratios, amounts, seeds and arms."""
+        """What the cells of one table share: all but ratios, amounts, seeds and arms."""
         settings = self.settings.computed()
         for name in ("seed", "method", "selected", "keep", "budget", "steps", "statistics"):
             del settings[name]
         return {
             "settings": settings,
-            "data_side": "methods" if self.data_methods else "coresets",  # both know a `random`
+            "data_side": "methods" if self.data_methods else "coresets",  # both have an arm `random`
             "score_epochs": self.score_epochs,
             "finetune_epochs": self.finetune_epochs,
             "finetune_on": self.finetune_on,
@@ -172,7 +179,7 @@ class Grid:
         }
 
     def key(self) -> str:
-        """A short text for the name of a folder."""
+        """Hash for the name of a folder."""
         return hashlib.sha256(json.dumps(self.describe(), sort_keys=True).encode()).hexdigest()[:8]
 
     def _settings(self, arm: str, ratio: float | None, seed: int, coreset: Path | None) -> Settings:
@@ -183,8 +190,8 @@ class Grid:
             return replace(plain, method="full", option=())
         if arm in self.data_methods:
             return replace(plain, method=arm, keep=ratio)
-        schedule: dict[str, Any] = {"warmup": Settings.warmup, "anneal": Settings.anneal}
-        return replace(plain, method="fixed", selection=str(coreset), option=(), **schedule)
+        assert coreset is not None
+        return on_coreset(plain, coreset)
 
 
 def _require(condition: bool, message: str) -> None:

@@ -1,25 +1,161 @@
-"""Data pruning and network pruning together: a grid of coresets and sparsities, against pruning without them."""
+"""Joint data and network pruning: how each row of a grid is made."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from safetensors.torch import save
+from torch import Tensor, nn
 
-from .... import coresets, distributed
+from .... import coresets, distributed, files, network
 from ....errors import UsageError
 from ....selection import Selection
 from ...data.named import Data
 from ...models import build
-from ...training import run_folder, setup
+from ...report.joint import summarize
+from ...training import setup
+from ...training.settings import Settings
+from .. import engines
+from ..engines import Engine, Job, Report, Steps
+from ..sweep import Places, carry_out
 from . import stages
 from .grid import BASE, SCORED, Cell, Grid
-from .summary import summarize
 
-Report = Callable[[str, dict[str, Any]], None]  # the name of a run, a line of its history
+
+@dataclass(frozen=True)
+class Scoring:
+    """A seed's scoring run, as a row of joint.json.
+
+    Attributes:
+        seed: of the run.
+        samples: trained.
+        flops: of training and scoring.
+        forgotten: how many samples were forgotten 0, 1, 2 ... times; a coreset is drawn at random among equals.
+        never_right: samples that were never right.
+    """
+
+    seed: int
+    samples: int
+    flops: float
+    forgotten: list[int]
+    never_right: int
+
+
+@dataclass(frozen=True)
+class Training:
+    """A model before pruning, as a row of joint.json; `curve` is the test accuracy after every epoch."""
+
+    arm: str
+    ratio: float | None
+    seed: int
+    accuracy: float
+    samples: int
+    steps: int
+    flops: float
+    curve: list[float]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A cell, as a row of joint.json.
+
+    Attributes:
+        accuracy: on the test set, after fine-tuning.
+        trained_accuracy: before pruning.
+        pruned_accuracy: after pruning, before fine-tuning.
+        sparsity: share of zeros in the prunable weights.
+        layers: the same by layer.
+        samples: trained, by stage.
+        flops: by stage, those of fine-tuning as if zeros were free; "total_dense" counts them.
+        curve: test accuracy after pruning and after every epoch of fine-tuning.
+    """
+
+    arm: str
+    ratio: float | None
+    amount: float
+    seed: int
+    accuracy: float
+    trained_accuracy: float
+    pruned_accuracy: float
+    sparsity: float
+    layers: dict[str, float]
+    samples: dict[str, int]
+    flops: dict[str, float]
+    curve: list[float]
+
+
+@dataclass(frozen=True)
+class Joint:
+    """A grid as a `Sweep`.
+
+    Attributes:
+        grid: what to run.
+        save_models: keep the cells' final models, as plain models with zeros.
+    """
+
+    kind: ClassVar[str] = "grid"
+    file: ClassVar[str] = "joint.json"
+
+    grid: Grid
+    save_models: bool = False
+
+    @property
+    def settings(self) -> Settings:
+        """Those of training."""
+        return self.grid.settings
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the cells of one table share."""
+        shared = self.grid.describe()
+        return {**shared.pop("settings"), **shared}
+
+    def steps(self, data: Data, places: Places) -> dict[Hashable, Steps]:
+        """How each row is made: a scoring run per seed, a training run per arm, ratio and seed, and the cells."""
+        self.grid.check(data)
+        settings = self.settings
+        make = _Rows(self, data, places.out, build.build(settings.model, data.shape, len(data.classes), settings.seed))
+        rows: dict[Hashable, Steps] = {}
+        for cell in self.grid.cells():
+            if self._scored(cell):
+                rows.setdefault(("scoring", cell.seed), make.scoring(cell.seed))
+            rows.setdefault(cell.trained, make.training(cell))
+            rows[cell] = make.cell(cell)
+        return rows
+
+    def kept(self, content: Mapping[str, Any]) -> dict[Hashable, Scoring | Training | Row]:
+        """Finished rows of this grid; those of other ratios, amounts, arms and seeds are not shown."""
+        rows: dict[Hashable, Scoring | Training | Row] = {}
+        for row in (Row(**row) for row in content["cells"]):
+            rows[Cell(row.arm, row.ratio, row.amount, row.seed)] = row
+        for row in (Training(**row) for row in content["training"]):
+            rows[Cell(row.arm, row.ratio, 0.0, row.seed).trained] = row
+        rows |= {("scoring", row["seed"]): Scoring(**row) for row in content["scoring"]}
+        planned = {key for cell in self.grid.cells() for key in (cell, cell.trained, ("scoring", cell.seed))}
+        return {key: row for key, row in rows.items() if key in planned}
+
+    def summary(self, data: Data, rows: Sequence[Scoring | Training | Row]) -> dict[str, Any]:
+        """Content of joint.json."""
+        grid = self.grid
+        content = {
+            "data": self.settings.data,
+            "model": self.settings.model,
+            "train_samples": len(data.train),
+            "test_samples": len(data.test),
+            "epochs": self.settings.epochs,
+            **grid.describe(),
+            "grid": {name: list(getattr(grid, name)) for name in ("arms", "ratios", "amounts", "seeds")},
+        }
+        for name, kind in (("scoring", Scoring), ("training", Training), ("cells", Row)):
+            content[name] = [asdict(row) for row in rows if isinstance(row, kind)]
+        return {**content, "summary": summarize(content)}
+
+    def _scored(self, cell: Cell) -> bool:
+        return cell.arm in SCORED and cell.arm not in self.grid.data_methods
 
 
 def joint(
@@ -28,158 +164,149 @@ def joint(
     *,
     data: Data | None = None,
     report: Report | None = None,
+    engine: Engine = engines.local,
     save_models: bool = False,
 ) -> dict[str, Any]:
-    """Carry a grid out, or go on with one: what is finished in `out` is not done again.
+    """Carry a grid out, or continue it; arguments and errors as for `carry_out`.
 
     For each seed: score all samples by how often a training run forgets them; take the most and the least forgotten
     ones, and random ones; train a new model on each coreset and one on all the data; prune the weights of smallest
     magnitude; train on with the masks held. Scoring is shared by all cells of a seed, training by those of all amounts.
 
     Args:
-        grid: what to do.
-        out: its folder: `joint.json`, written after every cell, and `scoring/`, `coresets/`, `training/`, `cells/`.
+        grid: what to run.
+        out: its folder: `joint.json`, and `scoring/`, `coresets/`, `training/`, `cells/`.
         data: the settings' data, where it is loaded already.
         report: called after every epoch of every run.
-        save_models: whether the cells' final models are kept, as plain models with zeros.
+        engine: where the runs are carried out.
+        save_models: keep the cells' final models, as plain models with zeros.
     Returns:
-        What `joint.json` holds: data, model, what the cells share, `grid`, `scoring` (a line for each seed), `training`
+        Content of `joint.json`: data, model, what the cells share, `grid`, `scoring` (a row for each seed), `training`
         (for each model before pruning), `cells` and `summary`.
-    Raises:
-        UsageError: for a grid that cannot be meant or does not fit data and model, or another grid's folder.
-        and as `fit`.
     Source: Gupta et al., "Drop it like it's hot: network pruning with data selection", Section 4. Differs: random
         coresets of the same sizes are a control; the optimizer, which the paper does not describe, is that of the
         settings, and begins anew for fine-tuning.
     """
     grid.validate()
-    run_folder.check_folder(out)
     data = setup.load_data(grid.settings) if data is None else data
-    with setup.connected(setup.choose_device(grid.settings.device)):
-        grid.check(data)
-        return _Joint(grid, out, data, report, save_models).carry_out()
+    return carry_out(Joint(grid, save_models), out, data=data, report=report, engine=engine)
 
 
 def load(out: Path) -> dict[str, Any]:
-    """What the folder's `joint.json` holds.
+    """Content of the folder's `joint.json`.
 
     Raises:
-        UsageError: if it has none.
+        UsageError: if there is none.
     """
     path = out / "joint.json"
     if not path.exists():
-        raise UsageError(f"there is no {path}: give the command without --table first")
-    return run_folder.read_json(path)
+        raise UsageError(f"{path} does not exist: run the command without --table first")
+    return files.read_json(path)
 
 
-class _Joint:
-    """A grid while it is carried out."""
+@dataclass(frozen=True)
+class _Rows:
+    """How the rows of a grid are made."""
 
-    def __init__(self, grid: Grid, out: Path, data: Data, report: Report | None, save_models: bool):
-        self.grid, self.out, self.data, self.report, self.save_models = grid, out, data, report, save_models
-        settings = grid.settings
-        self.model = build.build(settings.model, data.shape, len(data.classes), settings.seed)  # for its FLOPs
-        self.scores: dict[int, Tensor] = {}
-        self.scoring: dict[int, dict[str, Any]] = {}
-        self.training: dict[str, dict[str, Any]] = {}
-        self.cells: dict[Cell, dict[str, Any]] = {}
+    joint: Joint
+    data: Data
+    out: Path
+    model: nn.Module  # for its FLOPs
+    forgotten: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # by seed, what `stages.forgotten` returns
 
-    def carry_out(self) -> dict[str, Any]:
-        self._begin()
-        for cell in self.grid.cells():
-            try:
-                self._cell(cell)
-            except ValueError as error:
-                raise type(error)(f"{cell.name}: {error}") from error
-            self._write()
-        return run_folder.read_json(self.out / "joint.json")
+    def scoring(self, seed: int) -> Steps:
+        """Returns a `Scoring`."""
+        grid, out = self.joint.grid, self.out / "scoring" / f"seed{seed}"
+        settings = grid.scoring(seed)
+        (record,) = yield [Job("scoring", seed, settings, out, test=False, watch="forgetting")]
+        if seed not in self.forgotten:
+            self.forgotten[seed] = stages.forgotten(settings, out, self.data)
+        counts, last = (self.forgotten[seed][name] for name in ("forgetting", "forgetting_last"))
+        cost = stages.flops(self.model, self.data, record["samples"], scored=grid.score_epochs * len(counts))
+        histogram = torch.bincount(counts.long()).tolist()
+        return Scoring(seed, record["samples"], cost, histogram, int((counts != last).sum()))
 
-    def _begin(self) -> None:
-        """Take up the folder, if it is of the same runs."""
-        path, mine = self.out / "joint.json", self._header()
-        if path.exists():
-            found = run_folder.read_json(path)
-            other = [name for name in mine if name != "settings" and found.get(name) != mine[name]]
-            stored = found.get("settings") or {}
-            other += [name for name, value in mine["settings"].items() if stored.get(name) != value]
-            if other:
-                raise UsageError(
-                    f"{path} is of other runs ({', '.join(other)}): choose another --out, or delete the folder"
-                )
-        for cell in self.grid.cells():
-            record = self.out / "cells" / cell.name / "cell.json"
-            if record.exists():
-                self.cells[cell] = run_folder.read_json(record)
-        distributed.barrier()
-        if distributed.rank() == 0:
-            run_folder.folder(self.out)
-        self._write()
-
-    def _cell(self, cell: Cell) -> None:
-        settings, name = self.grid.training(cell, self._coreset(cell)), cell.trained
-        folder = self.out / "training" / name
-        if name not in self.training:
-            metrics, curve = stages.train(settings, folder, self.data, self._of(name))
-            self.training[name] = {
-                "arm": cell.arm,
-                "ratio": cell.ratio,
-                "seed": cell.seed,
-                "accuracy": metrics["accuracy"],
-                "samples": metrics["samples"],
-                "steps": metrics["steps"],
-                "flops": stages.flops(self.model, self.data, metrics["samples"]),
-                "curve": curve,
-            }
-        if cell not in self.cells:
-            self.cells[cell] = self._prune(cell, folder)
-
-    def _prune(self, cell: Cell, trained: Path) -> dict[str, Any]:
-        out = self.out / "cells" / cell.name
-        pruning = stages.Pruning(cell.amount, self.grid.scope, self.grid.reinitialize, cell.seed)
-        settings = self.grid.tuning(cell, self._coreset(cell))
-        found = stages.finetune(
-            settings, out, self.data, trained, pruning, self._of(cell.name), save_model=self.save_models
+    def training(self, cell: Cell) -> Steps:
+        """Returns the `Training` of a cell."""
+        if self.joint._scored(cell):
+            yield from self.scoring(cell.seed)
+        settings, out = self.joint.grid.training(cell, self.coreset(cell)), self.out / "training" / cell.trained
+        arm = cell.trained.removesuffix(f"-seed{cell.seed}")
+        (record,) = yield [Job(arm, cell.seed, settings, out, save_model=True, watch="accuracy")]
+        return Training(
+            arm=cell.arm,
+            ratio=cell.ratio,
+            seed=cell.seed,
+            accuracy=record["accuracy"],
+            samples=record["samples"],
+            steps=record["steps"],
+            flops=stages.flops(self.model, self.data, record["samples"]),
+            curve=stages.Curve.read(out, settings.epochs).accuracy,
         )
-        before = self.training[cell.trained]
-        scoring = self.scoring[cell.seed]["flops"] if cell.arm in SCORED else 0.0
-        row = {
-            "arm": cell.arm,
-            "ratio": cell.ratio,
-            "amount": cell.amount,
-            "seed": cell.seed,
-            "accuracy": found["accuracy"],
-            "trained_accuracy": before["accuracy"],
-            "pruned_accuracy": found["pruned_accuracy"],
-            "sparsity": found["sparsity"],
-            "layers": found["layers"],
-            "samples": {"training": before["samples"], "fine_tuning": found["samples"]},
-            "flops": {
+
+    def cell(self, cell: Cell) -> Steps:
+        """Returns the `Row` of a cell; it is written into the cell's folder, where the model is then deleted."""
+        out = self.out / "cells" / cell.name
+        file, weights = out / "cell.json", out / "model.safetensors"
+        if file.exists():
+            return Row(**files.read_json(file))
+        scoring = (yield from self.scoring(cell.seed)).flops if self.joint._scored(cell) else 0.0
+        trained: Training = yield from self.training(cell)
+        settings = self.joint.grid.tuning(cell, self.coreset(cell))
+        pruning = stages.Pruning(cell.amount, self.joint.grid.scope, self.joint.grid.reinitialize, cell.seed)
+        (record,) = yield [
+            Job(
+                cell.name.replace(f"-seed{cell.seed}", ""),
+                cell.seed,
+                settings,
+                out,
+                save_model=True,
+                weights=self.out / "training" / cell.trained / "model.safetensors",
+                prune=pruning,
+                watch="accuracy",
+            )
+        ]
+        model = stages.load(weights, settings, self.data)
+        network.finalize(model)
+        zeros, curve = network.sparsity(model), stages.Curve.read(out, settings.epochs)
+        dense, sparse = (stages.flops(model, self.data, record["samples"], sparse=sparse) for sparse in (False, True))
+        row = Row(
+            **asdict(cell),
+            accuracy=record["accuracy"],
+            trained_accuracy=trained.accuracy,
+            pruned_accuracy=curve.before,
+            sparsity=zeros.overall,
+            layers=dict(zeros.layers),
+            samples={"training": trained.samples, "fine_tuning": record["samples"]},
+            flops={
                 "scoring": scoring,
-                "training": before["flops"],
-                "fine_tuning": found["flops_sparse"],
-                "total": scoring + before["flops"] + found["flops_sparse"],
-                "total_dense": scoring + before["flops"] + found["flops"],
+                "training": trained.flops,
+                "fine_tuning": sparse,
+                "total": scoring + trained.flops + sparse,
+                "total_dense": scoring + trained.flops + dense,
             },
-            "curve": found["curve"],
-        }
-        distributed.barrier()
+            curve=[curve.before, *curve.accuracy],
+        )
+        distributed.barrier()  # every rank has read the model
         if distributed.rank() == 0:
-            run_folder.write_json(out / "cell.json", row)
-            if not self.save_models:
-                (out / "model.safetensors").unlink()
+            if self.joint.save_models:
+                state = {name: value.contiguous() for name, value in model.state_dict().items()}
+                files.write_bytes(weights, save(state))
+            files.write_json(file, asdict(row))
+            if not self.joint.save_models:
+                weights.unlink()
         return row
 
-    def _coreset(self, cell: Cell) -> Path:
-        """The cell's coreset, with the scoring run it needs, unless both are there."""
+    def coreset(self, cell: Cell) -> Path:
+        """The cell's coreset, chosen if it does not exist; the scoring run is finished."""
+        grid, data = self.joint.grid, self.data.train
         path = self.out / "coresets" / f"{cell.trained}.safetensors"
-        if cell.arm == BASE or cell.arm in self.grid.data_methods:
+        if cell.arm == BASE or cell.arm in grid.data_methods:
             return path
-        if cell.arm in SCORED:
-            self._scores(cell.seed)
         if distributed.rank() == 0 and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             notes = {"method": cell.arm, "keep": cell.ratio, "seed": cell.seed}
-            self._choose(cell).save(path, notes, dataset=self.data.train, labels=self.data.train.labels)
+            self._choose(cell).save(path, notes, dataset=data, labels=data.labels)
         distributed.barrier()
         return path
 
@@ -187,57 +314,5 @@ class _Joint:
         assert cell.ratio is not None
         if cell.arm == "random":
             return coresets.random(len(self.data.train), keep=cell.ratio, seed=cell.seed)
-        select = coresets.top if cell.arm == "high" else coresets.bottom
-        return select(self._scores(cell.seed), keep=cell.ratio, seed=cell.seed)
-
-    def _scores(self, seed: int) -> Tensor:
-        """How often each sample was forgotten in the seed's scoring run."""
-        if seed in self.scores:
-            return self.scores[seed]
-        folder, epochs = self.out / "scoring" / f"seed{seed}", self.grid.score_epochs
-        metrics, found = stages.score(self.grid.scoring(seed), folder, self.data, self._of(f"scoring-seed{seed}"))
-        counts = found["forgetting"]
-        samples, scored = metrics["samples"], epochs * len(counts)
-        self.scores[seed] = counts
-        self.scoring[seed] = {
-            "seed": seed,
-            "samples": samples,
-            "flops": stages.flops(self.model, self.data, samples, scored=scored),
-            # how many samples were forgotten 0, 1, 2 ... times: between equals a coreset is drawn at random
-            "forgotten": torch.bincount(counts.long()).tolist(),
-            "never_right": int((counts != found["forgetting_last"]).sum()),
-        }
-        return counts
-
-    def _write(self) -> None:
-        grid = self.grid
-        result = {
-            **self._header(),
-            "grid": {
-                "arms": grid.arms,
-                "ratios": list(grid.ratios),
-                "amounts": list(grid.amounts),
-                "seeds": list(grid.seeds),
-            },
-            "scoring": list(self.scoring.values()),
-            "training": list(self.training.values()),
-            "cells": [self.cells[cell] for cell in grid.cells() if cell in self.cells],
-        }
-        if distributed.rank() == 0:
-            run_folder.write_json(self.out / "joint.json", {**result, "summary": summarize(result)})
-        distributed.barrier()
-
-    def _header(self) -> dict[str, Any]:
-        data, settings = self.data, self.grid.settings
-        return {
-            "data": settings.data,
-            "model": settings.model,
-            "train_samples": len(data.train),
-            "test_samples": len(data.test),
-            "epochs": settings.epochs,
-            **self.grid.describe(),
-        }
-
-    def _of(self, name: str) -> Callable[[dict[str, Any]], None] | None:
-        report = self.report
-        return None if report is None else lambda line: report(name, line)
+        choose = coresets.top if cell.arm == "high" else coresets.bottom
+        return choose(self.forgotten[cell.seed]["forgetting"], keep=cell.ratio, seed=cell.seed)

@@ -1,20 +1,19 @@
-"""The stages of joint pruning, each a run with a folder of its own: scoring, training, pruning with fine-tuning."""
+"""What the jobs of joint pruning do besides training: count forgetting, follow accuracy, prune before training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, UInt8
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .... import distributed, network
+from .... import distributed, files, network
 from ....dynamics import Recorder, forgetting, load_scores, save_scores
 from ....errors import CheckpointError, UsageError
 from ....modules import inference
@@ -23,8 +22,9 @@ from ...data.augment import normalize
 from ...data.named import Data
 from ...models import build
 from ...training import evaluate, run_folder, setup
-from ...training.run import Report, fit
 from ...training.settings import Settings
+
+Watched = Literal["forgetting", "accuracy"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Pruning:
     Attributes:
         amount: share of the weights.
         scope: "layer" or "global", as for `network.prune`.
-        reinitialize: whether what is left begins again from random weights, those of the fine-tuning run's seed.
+        reinitialize: restart the remaining weights from random values, those of the fine-tuning run's seed.
         seed: decides between equal magnitudes.
     """
 
@@ -44,108 +44,40 @@ class Pruning:
     seed: int = 0
 
 
-def score(
-    settings: Settings, out: Path, data: Data, report: Report | None = None
-) -> tuple[dict[str, Any], dict[str, Float[Tensor, " n"]]]:
-    """Train on all the data, and count the forgetting events of every sample between the ends of epochs.
-
-    After every epoch the model predicts all training samples, in dataset order, not augmented and in evaluation mode.
-    Each prediction is recorded under its sample's position. A sample is forgotten where it was right after an epoch and
-    is wrong after the next.
+def prune(model: nn.Module, weights: Path, pruning: Pruning, settings: Settings, data: Data) -> None:
+    """Prune trained weights in one shot and put them, or their masks alone, on a new model.
 
     Args:
-        settings: of the run.
-        out: its folder; the scores are written there as a table.
-        data: the settings' data.
-        report: called after every epoch.
-    Returns:
-        The run's record, and two scores: `forgetting`, the count; `forgetting_last`, the same but for samples that were
-        never right, which have the number of epochs there.
-    Source: Gupta et al., "Drop it like it's hot: network pruning with data selection", Sections 3.2 and 4.1. Differs:
-        nothing in the count. Whole batches only are trained, as everywhere in this library; all samples are scored.
-    """
-    seen = _Predictions(out / "recorder.pt", settings, data)
-    look = _both(seen.record, report)
-    metrics = fit(settings, out, data=data, report=look, save_model=False, test=False, prepare=seen.hold)
-    path = out / ("scores.parquet" if find_spec("pyarrow") else "scores.csv")
-    if distributed.rank() == 0 and not path.exists():
-        notes = {"settings": settings.as_dict(), "fingerprint": fingerprint(data.train)}
-        save_scores(path, seen.scores(), labels=data.train.labels, notes=notes)
-        seen.path.unlink()
-    distributed.barrier()
-    return metrics, load_scores(path).scores
-
-
-def train(
-    settings: Settings, out: Path, data: Data, report: Report | None = None
-) -> tuple[dict[str, Any], list[float]]:
-    """Train a model, and keep its weights; its record, and its test accuracy after every epoch.
-
-    The accuracy is for the figures, nothing is chosen by it.
-    """
-    curve = _Curve(out / "curve.json", settings, data)
-    metrics = fit(settings, out, data=data, report=_both(curve.record, report), prepare=curve.hold)
-    return metrics, curve.read()["accuracy"]
-
-
-def finetune(
-    settings: Settings,
-    out: Path,
-    data: Data,
-    trained: Path,
-    pruning: Pruning,
-    report: Report | None = None,
-    *,
-    save_model: bool = False,
-) -> dict[str, Any]:
-    """Prune a trained model in one shot, and train on with its masks held.
-
-    Args:
+        model: new model; gets the masks, and the trained weights unless `pruning.reinitialize`.
+        weights: model.safetensors of the training run.
+        pruning: how they are pruned.
         settings: of the run that fine-tunes.
-        out: its folder.
-        data: the settings' data.
-        trained: the folder of the run that the model comes from.
-        pruning: how it is pruned.
-        report: called after every epoch.
-        save_model: whether `model.safetensors` is kept: a plain model, zero where it is pruned.
-    Returns:
-        `accuracy`, `pruned_accuracy` (before fine-tuning), `curve` (after pruning and after every epoch, on the test
-        set), `sparsity` and `layers` (shares of zeros in the final weights), `samples`, and the FLOPs of this stage:
-        `flops` as the hardware does them, `flops_sparse` if zeros were free.
+        data: of that run.
     Raises:
-        UsageError: if the folder holds a run that was pruned otherwise.
-        CheckpointError: if the trained model is missing or damaged.
+        CheckpointError: if the weights are missing or damaged.
     """
-    _note(pruning, trained, out)
-    curve = _Curve(out / "curve.json", settings, data)
+    trained = load(weights, settings, data)
+    network.apply(model, network.prune(trained, pruning.amount, scope=pruning.scope, seed=pruning.seed))
+    if not pruning.reinitialize:
+        model.load_state_dict(trained.state_dict())
 
-    def prepare(model: nn.Module) -> None:
-        found = build.build(settings.model, data.shape, len(data.classes), settings.seed)
-        _load(found, trained / "model.safetensors")
-        masks = network.prune(found, pruning.amount, scope=pruning.scope, seed=pruning.seed)
-        network.apply(model, masks)
-        if not pruning.reinitialize:
-            model.load_state_dict(found.state_dict())
-        curve.begin(model)
 
-    metrics = fit(settings, out, data=data, report=_both(curve.record, report), prepare=prepare)
+def load(weights: Path, settings: Settings, data: Data) -> nn.Module:
+    """The settings' model with weights from a file, and with masks where the file has them.
+
+    Raises:
+        CheckpointError: if the file is missing or damaged.
+    """
     model = build.build(settings.model, data.shape, len(data.classes), settings.seed)
-    _load(model, out / "model.safetensors")
-    network.finalize(model)
-    zeros, values = network.sparsity(model), curve.read()
-    distributed.barrier()  # all have read the model
-    if distributed.rank() == 0 and save_model:
-        run_folder.write(out / "model.safetensors", save({k: v.contiguous() for k, v in model.state_dict().items()}))
-    return {
-        "accuracy": metrics["accuracy"],
-        "pruned_accuracy": values["before"],
-        "sparsity": zeros.overall,
-        "layers": zeros.layers,
-        "samples": metrics["samples"],
-        "flops": flops(model, data, metrics["samples"]),
-        "flops_sparse": flops(model, data, metrics["samples"], sparse=True),
-        "curve": [values["before"], *values["accuracy"]],
-    }
+    try:
+        state = load_file(weights)
+        network.apply(model, network.Masks.of(state))
+        model.load_state_dict(state)
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"{weights} is missing or damaged ({error}): delete {weights.parent} to train it again"
+        ) from error
+    return model
 
 
 def flops(model: nn.Module, data: Data, samples: float, *, scored: float = 0, sparse: bool = False) -> float:
@@ -153,17 +85,50 @@ def flops(model: nn.Module, data: Data, samples: float, *, scored: float = 0, sp
     return network.training_flops(model, torch.zeros(1, *data.shape), samples, scored=scored, sparse=sparse)
 
 
-class _Watch:
-    """Looks at a run's model after every epoch."""
+def note_pruning(pruning: Pruning, out: Path) -> None:
+    """Write into a run's folder how its model is pruned, which its settings do not say.
+
+    Raises:
+        UsageError: if the folder holds a model that was pruned otherwise.
+    """
+    check_pruning(pruning, out)
+    distributed.barrier()
+    if distributed.rank() == 0:
+        run_folder.folder(out)
+        files.write_json(out / "pruning.json", asdict(pruning))
+
+
+def check_pruning(pruning: Pruning, out: Path) -> None:
+    """Raise UsageError if the folder holds a model that was pruned otherwise."""
+    path = out / "pruning.json"
+    if path.exists() and files.read_json(path) != asdict(pruning):
+        raise UsageError(f"{out} holds a model that was pruned otherwise: choose another --out, or delete it")
+
+
+class Watch:
+    """Looks at a run's model after every epoch; this one measures nothing."""
 
     def __init__(self, path: Path, settings: Settings, data: Data):
         self.path, self.settings, self.data = path, settings, data
         self.device = setup.choose_device(settings.device)
         self.model: nn.Module | None = None
 
-    def hold(self, model: nn.Module) -> None:
-        """For `fit`'s `prepare`."""
+    @staticmethod
+    def of(watched: Watched | None, settings: Settings, out: Path, data: Data) -> Watch:
+        """What measures "forgetting" or test "accuracy" in a run's folder."""
+        match watched:
+            case "forgetting":
+                return Forgetting(out / "recorder.pt", settings, data)
+            case "accuracy":
+                return Accuracy(out / "curve.json", settings, data)
+        return Watch(out, settings, data)
+
+    def begin(self, model: nn.Module) -> None:
+        """Take the model, before training begins or goes on."""
         self.model = model
+
+    def record(self, line: dict[str, Any]) -> None:
+        """Measure after an epoch, whose line of the history is given."""
 
     def inputs(self, pixels: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         return normalize(pixels, self.data.mean, self.data.std, torch.float32)
@@ -172,39 +137,47 @@ class _Watch:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.bf16)
 
 
-class _Predictions(_Watch):
-    """Forgetting events, counted from what the model predicts after every epoch.
+class Forgetting(Watch):
+    """Counts forgetting events between the ends of epochs, in `recorder.pt`.
 
-    The recorder is written after every epoch, before the run's own checkpoint: a run that goes on from an earlier epoch
-    trains the same way again, and what is recorded already is passed over.
+    After every epoch the model predicts all training samples, in dataset order, not augmented and in evaluation mode.
+    A sample is forgotten where it was right after an epoch and is wrong after the next.
+
+    The recorder is written before the run's own checkpoint: a run that resumes from an earlier epoch trains the same
+    way again, and epochs that are recorded already are skipped.
+
+    Source: Gupta et al., "Drop it like it's hot: network pruning with data selection", Sections 3.2 and 4.1. Differs:
+        nothing in the count. Only whole batches are trained, as everywhere in this library; all samples are scored.
     """
 
     def __init__(self, path: Path, settings: Settings, data: Data):
         super().__init__(path, settings, data)
-        counted = {"forgetting": forgetting(never="zero"), "forgetting_last": forgetting(never="last")}
-        self.recorder = Recorder(len(data.train), counted)
+        statistics = {"forgetting": forgetting(never="zero"), "forgetting_last": forgetting(never="last")}
+        self.recorder = Recorder(len(data.train), statistics)
         if path.exists():
-            state = run_folder.read_checkpoint(path)
-            state.pop("schema")
-            self.recorder.load_state_dict(state["recorder"])
+            self.recorder.load_state_dict(run_folder.read_checkpoint(path)["recorder"])
 
     def record(self, line: dict[str, Any]) -> None:
         if line["epoch"] < self.recorder.epoch:
             return
         assert self.model is not None
-        if distributed.rank() == 0:  # the others record nothing, and join what this one did
-            done = 0
+        if distributed.rank() == 0:  # the other ranks record nothing, and receive the union
+            start = 0
             with inference(self.model), self.autocast():
-                parts = evaluate.batches(self.data.train, 512, self.device, self.settings.workers)
-                for pixels, labels in parts:
-                    index = torch.arange(done, done + len(labels), device=labels.device)
+                for pixels, labels in evaluate.batches(self.data.train, 512, self.device, self.settings.workers):
+                    index = torch.arange(start, start + len(labels), device=labels.device)
                     self.recorder.update(index, self.model(self.inputs(pixels)).float(), labels)
-                    done += len(labels)
+                    start += len(labels)
         self.recorder.end_epoch()
         if distributed.rank() == 0:
             run_folder.write_checkpoint(self.path, {"recorder": self.recorder.state_dict()})
 
     def scores(self) -> dict[str, Float[Tensor, " n"]]:
+        """The counts after all epochs.
+
+        Raises:
+            CheckpointError: if an epoch is missing.
+        """
         if self.recorder.epoch != self.settings.epochs:
             raise CheckpointError(
                 f"{self.path} holds {self.recorder.epoch} of {self.settings.epochs} epochs: delete {self.path.parent} "
@@ -213,27 +186,24 @@ class _Predictions(_Watch):
         return self.recorder.scores()
 
 
-class _Curve(_Watch):
-    """Test accuracy, after every epoch; written as it grows, as the recorder of `_Predictions`."""
+class Accuracy(Watch):
+    """Writes the test accuracy before training and after every epoch into `curve.json`.
+
+    It is for figures; nothing is chosen by it.
+    """
 
     def begin(self, model: nn.Module) -> None:
-        """Hold the model, and note its accuracy as it is."""
-        self.hold(model.to(self.device))
+        super().begin(model.to(self.device))
         if distributed.rank() == 0 and not self.path.exists():
-            run_folder.write_json(self.path, {"before": self._accuracy(), "accuracy": []})
+            run_folder.folder(self.path.parent)
+            files.write_json(self.path, {"before": self._accuracy(), "accuracy": []})
 
     def record(self, line: dict[str, Any]) -> None:
         if distributed.rank() != 0:
             return
-        found = run_folder.read_json(self.path) if self.path.exists() else {"accuracy": []}
-        if line["epoch"] == len(found["accuracy"]):
-            run_folder.write_json(self.path, {**found, "accuracy": [*found["accuracy"], self._accuracy()]})
-
-    def read(self) -> dict[str, Any]:
-        found = run_folder.read_json(self.path) if self.path.exists() else {"accuracy": []}
-        if len(found["accuracy"]) != self.settings.epochs:
-            raise CheckpointError(f"{self.path} is not whole: delete {self.path.parent} to make this run again")
-        return found
+        curve = files.read_json(self.path)
+        if line["epoch"] == len(curve["accuracy"]):
+            files.write_json(self.path, {**curve, "accuracy": [*curve["accuracy"], self._accuracy()]})
 
     def _accuracy(self) -> float:
         assert self.model is not None
@@ -243,33 +213,41 @@ class _Curve(_Watch):
             )
 
 
-def _note(pruning: Pruning, trained: Path, out: Path) -> None:
-    """Write down how the run is pruned, which its settings do not say, or compare it with what was written."""
-    wanted, path = {**asdict(pruning), "trained": trained.name}, out / "pruning.json"
-    if path.exists() and run_folder.read_json(path) != wanted:
-        raise UsageError(f"{out} holds a model that was pruned otherwise: choose another --out, or delete it")
+def forgotten(settings: Settings, out: Path, data: Data) -> dict[str, Float[Tensor, " n"]]:
+    """Forgetting counts of every sample, from the folder of a finished run that watched "forgetting".
+
+    Returns:
+        `forgetting`: how often each sample was forgotten, 0 where it was never right; `forgetting_last`: the same, but
+        the number of epochs where it was never right. They are also written into the folder as a table of scores.
+    Raises:
+        CheckpointError: if an epoch was not recorded.
+    """
+    path = out / ("scores.parquet" if find_spec("pyarrow") else "scores.csv")
+    if distributed.rank() == 0 and not path.exists():
+        watch = Forgetting(out / "recorder.pt", settings, data)
+        notes = {"settings": settings.as_dict(), "fingerprint": fingerprint(data.train)}
+        save_scores(path, watch.scores(), labels=data.train.labels, notes=notes)
+        watch.path.unlink()
     distributed.barrier()
-    if distributed.rank() == 0:
-        run_folder.folder(out)
-        run_folder.write_json(path, wanted)
+    return load_scores(path).scores
 
 
-def _load(model: nn.Module, path: Path) -> None:
-    """Load weights, and the masks on them where there are any."""
-    try:
-        state = load_file(path)
-        network.apply(model, network.Masks.of(state))
-        model.load_state_dict(state)
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is missing or damaged ({error}): delete {path.parent} to train it again"
-        ) from error
+@dataclass(frozen=True)
+class Curve:
+    """Test accuracy before training and after every epoch."""
 
+    before: float
+    accuracy: list[float]
 
-def _both(one: Report, other: Report | None) -> Callable[[dict[str, Any]], None]:
-    def report(line: dict[str, Any]) -> None:
-        one(line)
-        if other is not None:
-            other(line)
+    @classmethod
+    def read(cls, out: Path, epochs: int) -> Curve:
+        """From the folder of a finished run that watched "accuracy".
 
-    return report
+        Raises:
+            CheckpointError: if an epoch is missing.
+        """
+        path = out / "curve.json"
+        content = files.read_json(path) if path.exists() else {}
+        if len(content.get("accuracy", ())) != epochs:
+            raise CheckpointError(f"{path} is incomplete: delete {out} to repeat this run")
+        return cls(content["before"], content["accuracy"])

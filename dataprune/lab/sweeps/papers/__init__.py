@@ -1,28 +1,33 @@
-"""The tables and figures of papers: files that say what to run, in `experiments/papers`, and what runs them.
+"""The tables and figures of papers: files of settings in `experiments/papers`, and what carries them out.
 
     dataprune reproduce emp_table1 --scale cpu
 
-`experiment` reads a file, `run` carries a grid of comparisons out, `findings` are what figures need beside accuracies,
-`other` is for what is no grid.
+`experiment` reads a file, `run` carries its comparisons out, `curves` reads what figures need beside accuracies,
+`other` is for experiments that are not comparisons.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .... import files
 from ....errors import UsageError
 from .experiment import available, content
+
+if TYPE_CHECKING:
+    from ...training.settings import Settings
+    from ..engines import Engine, Report
 
 __all__ = ["about", "available", "reproduce"]
 
 
 def about(name: str) -> tuple[str, str]:
-    """Paper, and number of the table or figure; and what it claims."""
-    found = content(name)[1]
-    return str(found.get("source", "")), str(found.get("claim", ""))
+    """Source (paper, and number of the table or figure) and claim of an experiment."""
+    given = content(name)[1]
+    return str(given.get("source", "")), str(given.get("claim", ""))
 
 
 def reproduce(
@@ -33,60 +38,58 @@ def reproduce(
     *,
     overrides: Mapping[str, Any] | None = None,
     jobs: int | None = None,
-    report: Callable[..., None] | None = None,
+    report: Report | None = None,
 ) -> list[Path]:
-    """Carry an experiment out, or go on with it, and write its table and figure.
+    """Carry an experiment out, or continue it, and write its table and figure.
 
     Args:
-        name: of one that is `available`, the path of a file of one's own, or a file of `dataprune pack`, whose results
-            are drawn again without any run.
+        name: one of `available`, the path of another file, or a file of `dataprune pack`, whose table and figure are
+            written again without any run.
         scale: "smoke", "cpu" or "paper".
         out: folder of the results.
         cache: folder of the runs, which experiments share.
         overrides: `seeds`, and of language tasks `model`, in place of the file's where they are not None.
-        jobs: runs side by side; by default one for each CPU core, and one on a GPU.
-        report: called after every epoch, a run's name first.
+        jobs: runs in parallel; by default one for each CPU core, and one on a GPU.
+        report: called after every epoch.
     Returns:
         The files written.
     Raises:
-        UsageError: if there is no such experiment or scale, the file says what cannot be meant, it has no model to be
-            given, or `out` holds something else; else as `fit`.
+        UsageError: if there is no such experiment or scale, its settings are invalid, a model is given to an experiment
+            without language tasks, or `out` holds another experiment; else as `fit`.
     """
     from ...report import joint_plots, tables
-    from ...training import run_folder, setup
-    from .. import engines
+    from ..joint.run import joint
     from . import experiment, other, run
 
     if Path(name).suffix == ".json":
         return _redraw(Path(name), out)
-    title, said = content(name)
-    given = {key: value for key, value in (overrides or {}).items() if value is not None}
-    if "seeds" in given:
-        said = _with(said, scale, seeds=given["seeds"])
-    kind = said.get("kind", "grid")
-    if "model" in given and kind != "grid":
+    title, given = content(name)
+    changed = {key: value for key, value in (overrides or {}).items() if value is not None}
+    if "seeds" in changed:
+        given = _with(given, scale, seeds=changed["seeds"])
+    kind = given.get("kind", "grid")
+    if "model" in changed and kind != "grid":
         raise UsageError(f"--model is for language tasks, {title} has others")
     if kind == "script":
-        other.script(title, said, scale, out)
+        other.script(title, given, scale, out)
         return [out]
     if kind == "joint":
-        result = other.joint(title, said, scale, out, report or (lambda *_: None))
-        shown = tables.plain(tables.joint(result))  # refuses a grid that is not finished
-        text = f"# {title}\n\n{said['source']}. {said['claim']}\n\nScale {scale}.\n\n```\n{shown}```\n"
-        run_folder.write(out / "table.md", text.encode())
+        grid = other.grid(title, given, scale)
+        result = joint(grid, out, report=report, engine=_engine(grid.settings, jobs))
+        shown = tables.plain(tables.joint(result))  # refuses an unfinished grid
+        text = f"# {title}\n\n{given['source']}. {given['claim']}\n\nScale {scale}.\n\n```\n{shown}```\n"
+        files.write_text(out / "table.md", text)
         return [out / "joint.json", out / "table.md", *joint_plots.draw(result, out)]
     if kind != "grid":
         raise UsageError(f"{name}: kind is grid, joint or script, got {kind!r}")
-    planned = experiment.of(title, said, scale)
-    if "model" in given:
+    planned = experiment.of(title, given, scale)
+    if "model" in changed:
         if not all(next(planned.cells(panel)).comparison.settings.glue for panel in planned.panels):
             raise UsageError(f"--model is for language tasks, {title} has others")
-        said = _with(said, scale, settings={**planned.settings, "model": given["model"]})
-        planned = experiment.of(title, said, scale)
+        given = _with(given, scale, settings={**planned.settings, "model": changed["model"]})
+        planned = experiment.of(title, given, scale)
     first = next(planned.cells(next(iter(planned.panels)))).comparison.settings
-    count = jobs or (1 if setup.choose_device(first.device).type == "cuda" else os.cpu_count() or 1)
-    engine = engines.local if count == 1 or int(os.environ.get("WORLD_SIZE", 1)) > 1 else engines.processes(count)
-    result = run.reproduce(planned, out, cache, engine=engine, report=report)
+    result = run.reproduce(planned, out, cache, engine=_engine(first, jobs), report=report)
     return [out / "result.json", *_write_table_and_figure(result, out)]
 
 
@@ -104,13 +107,20 @@ def _redraw(packed: Path, out: Path) -> list[Path]:
 
 def _write_table_and_figure(result: Mapping[str, Any], out: Path) -> list[Path]:
     from ...report import reproductions
-    from ...training import run_folder
 
-    run_folder.write(out / "table.md", reproductions.table(result).encode())
+    files.write_text(out / "table.md", reproductions.table(result))
     return [out / "table.md", *reproductions.figure(result, out / "figure")]
 
 
-def _with(said: dict[str, Any], scale: str, **more: Any) -> dict[str, Any]:
-    """What a file says, with more at one scale; a scale that it does not have stays away."""
-    scales = said.get("scales") or {}
-    return {**said, "scales": {**scales, scale: {**(scales[scale] or {}), **more}}} if scale in scales else said
+def _engine(settings: Settings, jobs: int | None) -> Engine:
+    from ...training import setup
+    from .. import engines
+
+    count = jobs or (1 if setup.choose_device(settings.device).type == "cuda" else os.cpu_count() or 1)
+    return engines.local if count == 1 or int(os.environ.get("WORLD_SIZE", 1)) > 1 else engines.processes(count)
+
+
+def _with(given: dict[str, Any], scale: str, **changes: Any) -> dict[str, Any]:
+    """Content of a file with changes at one scale; a scale that the file does not have stays missing."""
+    scales = given.get("scales") or {}
+    return {**given, "scales": {**scales, scale: {**(scales[scale] or {}), **changes}}} if scale in scales else given

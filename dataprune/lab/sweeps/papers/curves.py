@@ -1,8 +1,8 @@
-"""What figures draw that is no accuracy: read from the runs' folders."""
+"""Curves for figures other than accuracy: selection counts, losses, interpolation."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,90 +11,94 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from .... import files
 from ...data.named import Data, choose
-from ...training import evaluate, run_folder, setup, tasks
+from ...training import evaluate, setup, tasks
 from ...training.settings import Settings
 from ...training.tasks.images import prepare
-from ..compare import Places
+from ..sweep import Places
 from .experiment import Cell
 
 EPSILON = tuple(round(0.05 * step, 2) for step in range(25))  # along the line from initial (0) to final weights (1)
-SAMPLED = 2000  # training samples that give the loss on that line
+SAMPLED = 2000  # training samples for the loss on that line
+
+Curves = Mapping[str, Sequence[float]]  # by name
 
 
 def of(show: str, cells: Sequence[Cell], places: Places, data: Data) -> list[dict[str, Any]]:
-    """A line for each arm and keep of a panel, means over seeds.
+    """A line for each arm and keep of a panel, with means over seeds.
 
     Args:
         show: "selections", "loss" or "interpolation".
         cells: of one panel, finished.
-        places: where their runs lie.
+        places: where their runs are stored.
         data: of the panel.
     Returns:
-        Lines with `arm`, `keep` and: `samples`, how many were selected in 0, 1, 2 ... epochs; or `loss`, of every
-        epoch; or `epsilon`, `loss` and `accuracy` at each of them.
+        Lines with `arm`, `keep`, and `samples` (how many were selected in 0, 1, 2 ... epochs), or `loss` of every
+        epoch, or `epsilon` with `loss` and `accuracy` at each.
     """
-    together: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, float], list[Curves]] = {}
     for cell in cells:
         settings = _settings(cell, len(data.train))
-        found = _FINDINGS[show](settings, places.run(cell.method, settings), data)
-        together.setdefault((cell.arm, cell.keep), []).append(found)
+        read = _CURVES[show](settings, places.run(cell.method, settings), data)
+        groups.setdefault((cell.arm, cell.keep), []).append(read)
     lines = []
-    for (arm, keep), every in together.items():
-        lengths = {name: max(len(found[name]) for found in every) for name in every[0]}
+    for (arm, keep), group in groups.items():
+        lengths = {name: max(len(run[name]) for run in group) for name in group[0]}
         means = {
-            name: np.mean([np.pad(found[name], (0, length - len(found[name]))) for found in every], axis=0)
+            name: np.mean([np.pad(run[name], (0, length - len(run[name]))) for run in group], axis=0)
             for name, length in lengths.items()
         }
         lines.append({"arm": arm, "keep": keep, **{name: np.round(mean, 5).tolist() for name, mean in means.items()}})
     return lines
 
 
-def selections(settings: Settings, run: Path, data: Data) -> dict[str, Any]:
+def selections(settings: Settings, run: Path, data: Data) -> Curves:
     """How many samples were selected in 0, 1, 2 ... epochs."""
     counts = load_file(run / "selection_counts.safetensors")["selected"]
-    return {"samples": np.bincount(counts.numpy(), minlength=settings.epochs + 1)}
+    return {"samples": np.bincount(counts.numpy(), minlength=settings.epochs + 1).tolist()}
 
 
-def losses(settings: Settings, run: Path, data: Data) -> dict[str, Any]:
-    """The mean loss of the samples trained in each epoch."""
-    return {"loss": [line["loss"] or 0.0 for line in run_folder.read_lines(run / "history.jsonl")]}
+def losses(settings: Settings, run: Path, data: Data) -> Curves:
+    """Mean loss of the samples trained in each epoch."""
+    return {"loss": [line["loss"] or 0.0 for line in files.read_json_lines(run / "history.jsonl")]}
 
 
 @torch.no_grad()
-def interpolation(settings: Settings, run: Path, data: Data) -> dict[str, Any]:
+def interpolation(settings: Settings, run: Path, data: Data) -> Curves:
     """Training loss and test accuracy of (1 − ε) · initial + ε · final weights.
 
-    Batch norm gets statistics of its own at each ε, those of the training samples that the loss is of: interpolated
-    ones would be of no model. The loss is that of these samples without augmentation.
+    Batch-norm statistics are estimated anew at each ε, on the samples of the loss, since interpolated statistics fit
+    neither model. The loss is that of these samples without augmentation.
 
     Source: Goodfellow et al. 2014, arXiv:1412.6544, as Xiao et al., arXiv:2408.16031, section 4.4, use it.
     """
     device = setup.choose_device(settings.device)
     task = tasks.of(settings, data)
     model = task.model().to(device)
-    initial = {name: one.detach().clone() for name, one in model.named_parameters()}
-    final = {name: one.to(device) for name, one in load_file(run / "model.safetensors").items() if name in initial}
+    initial = {name: value.detach().clone() for name, value in model.named_parameters()}
+    weights = load_file(run / "model.safetensors")
+    final = {name: value.to(device) for name, value in weights.items() if name in initial}
     assert not isinstance(data.train, evaluate.Texts)
     part = data.train.subset(choose(len(data.train), min(SAMPLED, len(data.train)), "samples on the line"))
 
     def prepared(pixels: torch.Tensor) -> torch.Tensor:
         return prepare(pixels, data, settings)
 
-    found: dict[str, Any] = {"epsilon": list(EPSILON), "loss": [], "accuracy": []}
+    curve: dict[str, list[float]] = {"epsilon": list(EPSILON), "loss": [], "accuracy": []}
     for epsilon in EPSILON:
         for name, parameter in model.named_parameters():
             parameter.copy_(torch.lerp(initial[name], final[name], epsilon))
         batches = evaluate.batches(part, settings.batch_size, device, 0)
         evaluate.recalibrate_batch_norm(model, (prepared(pixels) for pixels, _ in batches))
         logits, labels = evaluate.outputs(model, part, prepared, device)
-        found["loss"].append(float(F.cross_entropy(logits, labels)))
-        found["accuracy"].append(evaluate.accuracy(model, data.test, prepared, device))
-    return found
+        curve["loss"].append(float(F.cross_entropy(logits, labels)))
+        curve["accuracy"].append(evaluate.accuracy(model, data.test, prepared, device))
+    return curve
 
 
 def _settings(cell: Cell, size: int) -> Settings:
-    return cell.comparison.run_settings(cell.method, cell.seed, cell.comparison.steps(size))
+    return cell.comparison.run_settings(cell.method, cell.seed, size)
 
 
-_FINDINGS = {"selections": selections, "loss": losses, "interpolation": interpolation}
+_CURVES = {"selections": selections, "loss": losses, "interpolation": interpolation}

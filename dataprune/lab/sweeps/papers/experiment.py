@@ -1,4 +1,4 @@
-"""What an experiment is: a file of settings, read and checked before anything runs."""
+"""Experiments: files of settings, read and checked before anything runs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ....errors import UsageError, suggest
 from ...training.settings import Settings, defaults_of
-from ..comparison import Comparison
+from ..compare import Comparison
 from . import kinds
 
 SCALES = ("smoke", "cpu", "paper")
@@ -29,27 +29,27 @@ class Experiment:
 
     Attributes:
         name: of the file.
-        claim: what the paper says of it; may be left out.
-        source: paper, and number of the table or figure; likewise.
+        claim: of the paper; optional.
+        source: paper, and number of the table or figure; optional.
         scale: "smoke", "cpu" or "paper".
         settings: of all runs.
-        panels: name of a part of the table, and the settings that are its own: data, model, task.
+        panels: settings by the name of a part of the table: data, model, task.
         keep: fractions of the data.
-        arms: name of a line, and what is its own: `method` where that is not its name, settings, `option` of the
-            method, `anneal`, `warmup`, `score_epochs`, `score_model`; `at` says what is so at one keep alone.
+        arms: by the name of a line: `method` where that is not its name, settings, `option` of the method, `anneal`,
+            `warmup`, `score_epochs`, `score_model`; `at` has values for one keep.
         seeds: runs of each.
-        anneal: share of full epochs at the end, of every pruned run.
+        anneal: share of full epochs at the end of every pruned run.
         warmup: full epochs at its beginning.
-        score_epochs: of the run that scores for static methods.
-        score_model: of that run, where it is not the panel's.
-        finetune_epochs: after contrastive pre-training.
-        strategy: "E", or "P": epochs longer by 1 / keep, so that all coresets get the steps of a full run.
-        small_batches: half the batch size where a fifth or less is kept, a quarter at a tenth; not to score.
-        show: what the figure draws: "accuracy" against keep, its "difference" from that of `short` seed by seed,
+        score_epochs: epochs of the run that scores for static methods.
+        score_model: model of that run; by default the panel's.
+        finetune_epochs: epochs of fine-tuning after contrastive pre-training.
+        strategy: "E", or "P": 1 / keep times as many epochs, so that all coresets get the steps of a full run.
+        small_batches: half the batch size where a fifth or less is kept, a quarter at a tenth; not for scoring.
+        show: what the figure draws: "accuracy" against keep, its "difference" from that of `short` paired by seed,
             "selections" per sample, training "loss" per epoch, or "interpolation": loss and accuracy along the line
             from initial to final weights.
-        published: by panel and arm, what the paper prints for each `keep`, in percent, or None. A file has a number for
-            each `keep` of the part that it stands in; a scale takes those of its own shares.
+        published: the paper's numbers by panel and arm, one for each `keep`, in percent, or None. A file has a number
+            for each `keep` of the part that it is in; a scale takes those of its own shares.
         note: what this scale can and cannot show.
     """
 
@@ -75,18 +75,18 @@ class Experiment:
 
     @property
     def plan(self) -> dict[str, Any]:
-        """What decides each run beside its keep and seed, for JSON."""
+        """What determines each run beside its keep and seed, for JSON."""
         return json.loads(json.dumps({name: getattr(self, name) for name in _PLANNED}))
 
     def cells(self, panel: str, seeds: Sequence[int] | None = None) -> Iterator[Cell]:
-        """All runs of a panel, the seeds outermost."""
+        """All runs of a panel, seed by seed."""
         for seed in range(self.seeds) if seeds is None else seeds:
             for keep in self.keep:
                 for arm in self.arms:
                     yield Cell(panel, keep, arm, seed, self.comparison(panel, keep, arm, seed))
 
     def comparison(self, panel: str, keep: float, arm: str, seed: int) -> Comparison:
-        """The comparison of one method that a cell is, which says how many steps it has and what goes before it."""
+        """A comparison of one method, which has a cell's schedule and scoring run."""
         parts = [self.settings, self.panels[panel], self.arms[arm]]
         parts.append(self.arms[arm].get("at", {}).get(keep, {}))
         values = {name.replace("-", "_"): value for part in parts for name, value in part.items() if name != "at"}
@@ -102,14 +102,15 @@ class Experiment:
         if self.small_batches and method != "full":
             from ....coresets import small_batch
 
-            shared["score_batch_size"] = settings.batch_size  # all the data are trained as they are elsewhere
+            shared["score_batch_size"] = settings.batch_size  # scoring trains on all data, as elsewhere
             settings = replace(settings, batch_size=small_batch(settings.batch_size, keep))
         if settings.task != "contrastive":
             shared["finetune_epochs"] = 0
         return Comparison(settings, [method], [seed], **shared)
 
 
-class Cell(NamedTuple):
+@dataclass(frozen=True)
+class Cell:
     """One run of an experiment."""
 
     panel: str
@@ -123,15 +124,20 @@ class Cell(NamedTuple):
         """Of the comparison."""
         return self.comparison.methods[0]
 
+    @property
+    def key(self) -> tuple[str, float, str, int]:
+        """Its place in the experiment."""
+        return self.panel, self.keep, self.arm, self.seed
+
 
 def settings_of(values: Mapping[str, Any], option: tuple[str, ...] = ()) -> Settings:
-    """Settings from names as a file writes them, over the defaults of the task."""
+    """Settings by their names in a file, with the defaults of the task."""
     plain = {name.replace("-", "_"): value for name, value in values.items() if name != "option"}
     defaults = {name: value for name, value in defaults_of(str(plain.get("task", ""))).items() if name != "methods"}
     known = {name: kind for name, kind in typing.get_type_hints(Settings).items() if name != "option"}
     for name, value in list(plain.items()):
         if name not in known:
-            raise UsageError(suggest(name.replace("_", "-"), [one.replace("_", "-") for one in known], what="setting"))
+            raise UsageError(suggest(name.replace("_", "-"), [key.replace("_", "-") for key in known], what="setting"))
         if known[name] is float and isinstance(value, str):  # YAML 1.1 reads 1e-4, without a point, as text
             with contextlib.suppress(ValueError):
                 plain[name] = float(value)
@@ -140,7 +146,7 @@ def settings_of(values: Mapping[str, Any], option: tuple[str, ...] = ()) -> Sett
 
 
 def available() -> dict[str, Path]:
-    """The experiments that come with the library, by name."""
+    """Files of the experiments in the library, by name."""
     here = Path(__file__).parent
     for folder in (here / "files", here.parents[3] / "experiments" / "papers"):  # installed; in a clone
         if folder.is_dir():
@@ -155,13 +161,13 @@ def read(name: str, scale: str) -> Experiment:
         name: of one that is `available`, or the path of a file of one's own.
         scale: one of `SCALES` that the file has.
     Raises:
-        UsageError: if there is no such experiment or scale, or the file says what cannot be meant.
+        UsageError: if there is no such experiment or scale, or the file has invalid or contradictory settings.
     """
     return of(*content(name), scale)
 
 
 def of(name: str, content: Mapping[str, Any], scale: str) -> Experiment:
-    """An experiment from what its file holds, as for `read`."""
+    """An experiment from the content of its file, as for `read`."""
     try:
         merged = {"source": "", "claim": "", **at_scale(name, content, scale)}
         merged |= {key: _named(merged[key]) for key in ("arms", "panels") if key in merged}
@@ -182,7 +188,7 @@ def of(name: str, content: Mapping[str, Any], scale: str) -> Experiment:
 
 
 def at_scale(name: str, content: Mapping[str, Any], scale: str) -> dict[str, Any]:
-    """What a file says of one scale: its `settings` are joined with the shared ones, all else replaces them."""
+    """Content of a file for one scale: its `settings` are merged with the shared ones, all else replaces them."""
     scales = content.get("scales") or {}
     if scale not in scales:
         raise UsageError(f"{name} has no scale {scale!r}, it has {', '.join(map(str, scales)) or 'no scales at all'}")
@@ -195,27 +201,27 @@ def at_scale(name: str, content: Mapping[str, Any], scale: str) -> dict[str, Any
 
 
 def _published(content: Mapping[str, Any], merged: Mapping[str, Any], scale: str) -> Mapping[str, Any]:
-    """What is printed for the panels, arms and shares of a scale; numbers stand beside the `keep` of their own part."""
+    """Published numbers for the panels, arms and shares of a scale; they belong to the `keep` of their own part."""
     own = (content["scales"][scale] or {}).get("published")
     keep = merged["keep"] if own is not None else content.get("keep") or ()
     kinds.check("keep", keep, Sequence[float])
-    found: dict[str, dict[str, list[float | None]]] = {}
+    published: dict[str, dict[str, list[float | None]]] = {}
     for panel, lines in merged.get("published", {}).items():
         for arm, values in lines.items():
             if len(values) != len(keep):
                 raise UsageError(f"published, {panel}, {arm}: {len(values)} numbers for the {len(keep)} of keep")
             at = dict(zip(keep, values))
-            mine = [at.get(share) for share in merged["keep"]]
-            if panel in merged["panels"] and arm in merged["arms"] and any(one is not None for one in mine):
-                found.setdefault(panel, {})[arm] = mine
-    return found
+            numbers = [at.get(share) for share in merged["keep"]]
+            if panel in merged["panels"] and arm in merged["arms"] and any(number is not None for number in numbers):
+                published.setdefault(panel, {})[arm] = numbers
+    return published
 
 
 def _check(experiment: Experiment) -> None:
     if experiment.show not in SHOWN:
         raise UsageError(suggest(experiment.show, SHOWN, what="kind of figure"))
     if experiment.show == "difference" and "short" not in experiment.arms:
-        raise UsageError("a difference is that from `short`: give it among the arms")
+        raise UsageError("the difference is to `short`: add it to the arms")
     if experiment.seeds < 1:
         raise UsageError(f"seeds must be at least 1, got {experiment.seeds}")
     if len(set(experiment.keep)) < len(experiment.keep):
@@ -224,12 +230,12 @@ def _check(experiment: Experiment) -> None:
         for name in own:
             if name in ("keep", "seed", "seeds"):
                 raise UsageError(
-                    f"{part!r} sets {name}: all share them, write `keep: [...]` and `seeds:` beside the arms"
+                    f"{part!r} sets {name}: all arms share it; write `keep: [...]` and `seeds:` beside the arms"
                 )
     for arm, own in experiment.arms.items():
         for name in own:
             if name.replace("-", "_") in _OF_DATA:
-                raise UsageError(f"{arm!r} sets {name}: all arms of a panel share their data, so it is the panel's")
+                raise UsageError(f"{arm!r} sets {name}: all arms of a panel share their data; set it in the panel")
     for panel in experiment.panels:
         for cell in experiment.cells(panel, seeds=[0]):
             try:
@@ -239,7 +245,7 @@ def _check(experiment: Experiment) -> None:
 
 
 def content(name: str) -> tuple[str, dict[str, Any]]:
-    """The name of an experiment, and what its file holds; as for `read`."""
+    """Name of an experiment, and the content of its file; as for `read`."""
     import yaml
 
     path = available().get(name, Path(name))
@@ -255,7 +261,7 @@ def content(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def _named(values: Any) -> Any:
-    """By name what is said of each: a list has names alone."""
+    """A mapping by name; a list has only names."""
     if isinstance(values, list):
         kinds.check("a name", values, Sequence[str])
         return {name: {} for name in values}

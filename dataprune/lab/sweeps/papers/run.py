@@ -1,160 +1,171 @@
-"""An experiment carried out: its runs, kept by what is in their settings, and what they came to."""
+"""Carry an experiment out: a sweep for each panel, whose runs are stored by what their settings compute."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import statistics
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from .... import __version__, distributed
-from ....errors import UsageError
+from .... import __version__, distributed, files
 from ...data.named import Data
-from ...training import run_folder, setup
+from ...report.summary import summarize
+from ...training import setup
 from ...training.settings import Settings
-from .. import engines
-from ..compare import Places, one_run
-from ..comparison import Comparison
+from .. import compare, engines
 from ..engines import Engine, Report, Steps
+from ..sweep import Places, carry_out
 from . import curves
 from .experiment import Cell, Experiment
 
 
 class Cache(Places):
-    """Where runs lie that several experiments share: by what their settings compute, and by what is left of them.
+    """Runs that several experiments share, stored by what their settings compute.
 
     Args:
-        out: folder of all.
-        kept: what a run leaves beside its record, "" for nothing: a run that has thrown its weights away cannot serve
-            those who need them.
+        out: folder of all runs.
+        kept: what a run leaves beside its record, "" for nothing: a run without weights cannot serve an experiment that
+            reads them.
     """
 
     def __init__(self, out: Path, kept: str = ""):
         super().__init__(out)
         self.kept = kept
 
-    def run(self, method: str, settings: Settings) -> Path:
+    def run(self, arm: str, settings: Settings) -> Path:
         return self.out / "runs" / (settings.key() + self.kept)
 
     def scoring(self, settings: Settings) -> Path:
         return self.out / "runs" / settings.key()
 
-    def coreset(self, comparison: Comparison, method: str, seed: int) -> Path:
-        chosen = {
-            "method": method,
-            "keep": comparison.settings.keep,
-            "scoring": comparison.scoring(seed).key(),
-            "options": comparison.selector_options(method),
-        }
-        key = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
+    def coreset(self, name: str, keys: Mapping[str, Any]) -> Path:
+        key = hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()[:12]
         return self.out / "coresets" / f"{key}.safetensors"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run of an experiment, as a row of result.json."""
+
+    panel: str
+    keep: float
+    arm: str
+    run: compare.Row
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> Row:
+        """From a row of result.json."""
+        own = {name: values[name] for name in ("panel", "keep", "arm")}
+        return cls(**own, run=compare.Row(**{name: values[name] for name in values if name not in own}))
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"panel": self.panel, "keep": self.keep, "arm": self.arm, **self.run.as_dict()}
+
+    @property
+    def key(self) -> tuple[str, float, str, int]:
+        """The key of its cell."""
+        return self.panel, self.keep, self.arm, self.run.seed
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A panel of an experiment, whose runs share their data, as a `Sweep`. All panels write one result.json."""
+
+    kind: ClassVar[str] = "experiment"
+    file: ClassVar[str] = "result.json"
+
+    experiment: Experiment
+    panel: str
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Its cells."""
+        return list(self.experiment.cells(self.panel))
+
+    @property
+    def settings(self) -> Settings:
+        """Those of its first run."""
+        return self.cells[0].comparison.settings
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Name, scale and plan; seeds, shares, panels and arms can be added."""
+        plan = self.experiment.plan
+        panels = {f"panel {name}": values for name, values in plan.pop("panels").items()}
+        arms = {f"arm {name}": values for name, values in plan.pop("arms").items()}
+        return {"name": self.experiment.name, "scale": self.experiment.scale, **plan, **panels, **arms}
+
+    @property
+    def reads_weights(self) -> bool:
+        """Whether the figure reads the final weights."""
+        return self.experiment.show == "interpolation"
+
+    def steps(self, data: Data, places: Places) -> dict[Hashable, Steps]:
+        """How each row is made."""
+        return {cell.key: self._row(cell, data, places) for cell in self.cells}
+
+    def _row(self, cell: Cell, data: Data, places: Places) -> Steps:
+        run = yield from compare.method_run(
+            cell.comparison, cell.method, cell.seed, data, places, save_model=self.reads_weights
+        )
+        return Row(cell.panel, cell.keep, cell.arm, run)
+
+    def kept(self, content: Mapping[str, Any]) -> dict[Hashable, Row]:
+        """The experiment's rows; those of other seeds, shares, panels and arms are not shown."""
+        rows = {row.key: row for row in map(Row.read, content["rows"])}
+        return {key: row for key, row in rows.items() if key in self._order}
+
+    def summary(self, data: Data, rows: Sequence[Row]) -> dict[str, Any]:
+        """Content of result.json."""
+        experiment, order = self.experiment, self._order
+        lines = [row.as_dict() for row in sorted(rows, key=lambda row: order[row.key])]
+        return {
+            **{name: getattr(experiment, name) for name in ("name", "scale", "source", "claim", "note", "show")},
+            **{name: list(getattr(experiment, name)) for name in ("panels", "keep", "arms")},
+            "seeds": experiment.seeds,
+            "plan": experiment.plan,
+            "version": __version__,
+            "published": experiment.published,
+            "rows": lines,
+            "summary": summarize(lines, ("panel", "keep", "arm")),
+        }
+
+    @property
+    def _order(self) -> dict[Hashable, int]:
+        cells = (cell for panel in self.experiment.panels for cell in self.experiment.cells(panel))
+        return {cell.key: place for place, cell in enumerate(cells)}
 
 
 def reproduce(
     experiment: Experiment, out: Path, cache: Path, *, engine: Engine = engines.local, report: Report | None = None
 ) -> dict[str, Any]:
-    """Carry an experiment out, or go on with one.
+    """Carry an experiment out, or continue it.
 
     Args:
-        experiment: what to do.
-        out: its folder, for `result.json`, which is written after every run.
-        cache: folder of the runs. Runs of the same settings are made once, whichever experiments they belong to.
-        engine: where the runs are carried out, as for `compare`.
+        experiment: what to run.
+        out: folder of `result.json`, which is written after every run.
+        cache: folder of the runs. Runs with equal settings are made once, whichever experiments they belong to.
+        engine: where the runs are carried out.
         report: called after every epoch.
     Returns:
-        What result.json holds: what was claimed and done, `plan`, `rows` (a line for each run) and `summary`.
+        Content of result.json: claim, plan, `rows` (one for each run), `summary`, and `kept`, what the figure needs
+        beside accuracies.
     Raises:
-        UsageError: if the folder holds the results of something else; else as `compare`.
+        UsageError: if the folder holds another experiment; else as `compare`.
     """
-    _refuse_other(experiment, out)
-    result: dict[str, Any] = {
-        **{name: getattr(experiment, name) for name in ("name", "scale", "source", "claim", "note", "show")},
-        **{name: list(getattr(experiment, name)) for name in ("panels", "keep", "arms")},
-        "seeds": experiment.seeds,
-        "plan": experiment.plan,
-        "version": __version__,
-        "published": experiment.published,
-        "rows": [],
-    }
-    run_folder.folder(out)
-    kept = {panel: _carry_out(experiment, panel, out, cache, engine, report, result) for panel in experiment.panels}
-    result["kept"] = {panel: found for panel, found in kept.items() if found}
+    content: dict[str, Any] = {}
+    shown: dict[str, Any] = {}
+    for name in experiment.panels:
+        panel = Panel(experiment, name)
+        data, tuned = setup.load_data(panel.settings), panel.cells[0].comparison.finetune_epochs
+        places = Cache(cache, "-weights" * panel.reads_weights + f"-finetuned{tuned}" * bool(tuned))
+        content = carry_out(panel, out, data=data, engine=engine, report=report, places=places)
+        if experiment.show not in ("accuracy", "difference") and distributed.rank() == 0:
+            shown[name] = curves.of(experiment.show, panel.cells, places, data)
+    content["kept"] = shown
     if distributed.rank() == 0:
-        run_folder.write_json(out / "result.json", result)
-    return result
-
-
-def _refuse_other(experiment: Experiment, out: Path) -> None:
-    """A folder is of one experiment at one scale; more seeds, shares, panels and arms may come to it."""
-    if (out / "compare.json").exists():
-        raise UsageError(f"{out} holds a comparison: choose another --out")
-    if not (out / "result.json").exists():
-        return
-    before, own = run_folder.read_json(out / "result.json"), experiment.plan
-    differs = [name for name in ("name", "scale") if before.get(name) != getattr(experiment, name)]
-    for part, mine in own.items() if "plan" in before else ():
-        theirs = before["plan"].get(part)
-        if part in ("panels", "arms"):
-            differs += [f"{part[:-1]} {name}" for name in mine if theirs.get(name, mine[name]) != mine[name]]
-        elif mine != theirs:
-            differs.append(part)
-    if differs:
-        raise UsageError(
-            f"{out} holds results of something else ({', '.join(differs)}): choose another --out, or delete it"
-        )
-
-
-def _carry_out(
-    experiment: Experiment,
-    panel: str,
-    out: Path,
-    cache: Path,
-    engine: Engine,
-    report: Report | None,
-    result: dict[str, Any],
-) -> Any:
-    """The runs of a panel, which share their data; returns what the figure needs beside their accuracies."""
-    cells = list(experiment.cells(panel))
-    settings = cells[0].comparison.settings
-    data = setup.load_data(settings)
-    weights, tuned = experiment.show == "interpolation", cells[0].comparison.finetune_epochs
-    places = Cache(cache, "-weights" * weights + f"-finetuned{tuned}" * bool(tuned))
-    done: dict[int, dict[str, Any]] = {}
-    before = list(result["rows"])
-    with engine(settings, data, report) as carry_out:
-        made = [_cell(cell, data, places, save_model=weights) for cell in cells]
-        for position, row in carry_out(made):
-            done[position] = row
-            result["rows"] = before + [done[place] for place in sorted(done)]
-            result["summary"] = summarize(result["rows"])
-            if distributed.rank() == 0:
-                run_folder.write_json(out / "result.json", result)
-    if experiment.show in ("accuracy", "difference") or distributed.rank() != 0:
-        return None
-    return curves.of(experiment.show, cells, places, data)
-
-
-def _cell(cell: Cell, data: Data, places: Cache, *, save_model: bool) -> Steps:
-    row = yield from one_run(cell.comparison, cell.method, cell.seed, data, places, save_model=save_model)
-    return {"panel": cell.panel, "keep": cell.keep, "arm": cell.arm, **row}
-
-
-def summarize(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean and sample standard deviation over seeds, a line for each panel, keep and arm."""
-    found: dict[tuple[str, float, str], list[dict[str, Any]]] = {}
-    for row in rows:
-        found.setdefault((row["panel"], row["keep"], row["arm"]), []).append(row)
-    lines = []
-    for (panel, keep, arm), mine in found.items():
-        line: dict[str, Any] = {"panel": panel, "keep": keep, "arm": arm, "seeds": len(mine)}
-        for name in ("accuracy", "finetuned_accuracy"):
-            if name in mine[0]:
-                values = [row[name] for row in mine]
-                line[f"{name}_mean"] = statistics.fmean(values)
-                line[f"{name}_std"] = statistics.stdev(values) if len(values) > 1 else 0.0
-        for name in ("samples", "steps", "seconds"):
-            line[name] = round(statistics.fmean(row[name] for row in mine), 2)
-        lines.append(line)
-    return lines
+        files.write_json(out / "result.json", content)
+    return content

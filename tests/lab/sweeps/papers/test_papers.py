@@ -16,12 +16,14 @@ pytest.importorskip("yaml", reason="the extra cli is not installed: pip install 
 pytest.importorskip("matplotlib", reason="the extra cli is not installed: pip install -c constraints.txt -e '.[cli]'")
 pytest.importorskip("sklearn", reason="the extra cli is not installed: pip install -c constraints.txt -e '.[cli]'")
 
+from dataprune import files
 from dataprune.cli import app
 from dataprune.errors import UsageError
 from dataprune.lab.report import reproductions
 from dataprune.lab.sweeps import papers
+from dataprune.lab.sweeps.compare import compare
 from dataprune.lab.sweeps.papers import experiment, run
-from dataprune.lab.training import run_folder, setup, tasks
+from dataprune.lab.training import setup, tasks
 from dataprune.lab.training.run import fit
 
 EVERY = papers.available()
@@ -167,13 +169,13 @@ def test_strategy_p_has_the_steps_of_full_training() -> None:
     assert {cells["full", keep].epochs for keep in (0.5, 0.25)} == {4}
     assert [cells["static_random", keep].epochs for keep in (0.5, 0.25)] == [8, 16]
     comparison = next(cell.comparison for cell in planned.cells("digits") if cell.arm == "static_random")
-    assert comparison.steps(96) == 8 * (48 // 16)
+    assert comparison.plan(96).steps == 8 * (48 // 16)
 
 
 def test_coresets_of_another_model(tmp_path: Path) -> None:
     planned = of(arms=["aum"], score_model="lenet")
     run.reproduce(planned, tmp_path / "a", tmp_path / "cache")
-    stored = [run_folder.read_json(file) for file in (tmp_path / "cache" / "runs").glob("*/config.json")]
+    stored = [files.read_json(file) for file in (tmp_path / "cache" / "runs").glob("*/config.json")]
     assert {(one["method"], one["model"]) for one in stored} == {("full", "lenet"), ("fixed", "mlp")}
 
 
@@ -195,15 +197,15 @@ def test_coresets_of_another_model(tmp_path: Path) -> None:
         ({"arms": [1, True]}, "a name must be a list, each text"),
         ({"arms": "rs2"}, "arms must be lines of name: value"),
         ({"arms": {"rs2": 3}}, "arms must be lines of name: value, each lines of name: value, got"),
-        ({"arms": {"emp": {"seed": 5}}}, "'emp' sets seed: all share them"),
-        ({"arms": {"emp": {"keep": 0.1}}}, "'emp' sets keep: all share them"),
+        ({"arms": {"emp": {"seed": 5}}}, "'emp' sets seed: all arms share it"),
+        ({"arms": {"emp": {"keep": 0.1}}}, "'emp' sets keep: all arms share it"),
         ({"settings": {**SETTINGS, "seed": 5}}, "'settings' sets seed"),
         ({"settings": {**SETTINGS, "label-noise": "abc"}}, "label-noise must be a number, got 'abc'"),
         ({"settings": [1]}, "settings must be lines of name: value"),
         ({"seeds": 0}, "seeds must be at least 1"),
         ({"seeds": "two"}, "seeds must be a whole number, got 'two'"),
         ({"published": {"digits": {"emp": {0.5: "hello"}}}}, "published must be lines of name: value, each lines"),
-        ({"arms": ["full", "rs2"], "show": "difference"}, "a difference is that from `short`"),
+        ({"arms": ["full", "rs2"], "show": "difference"}, "the difference is to `short`"),
     ],
 )
 def test_what_cannot_be_meant(said: dict[str, Any], message: str) -> None:
@@ -224,13 +226,14 @@ def test_a_folder_is_of_one_experiment(tmp_path: Path) -> None:
     for name, other in [
         ("scale", replace(planned, scale="cpu")),
         ("name", replace(planned, name="another")),
-        ("settings", of(settings={**SETTINGS, "lr": 0.5})),
-        ("arm rs2", of(arms={"rs2": {"lr": 0.5}})),
+        ("settings.lr was null, now 0.5", of(settings={**SETTINGS, "lr": 0.5})),
+        ("arm rs2.lr was null, now 0.5", of(arms={"rs2": {"lr": 0.5}})),
     ]:
-        with pytest.raises(UsageError, match=rf"results of something else \({name}.*choose another --out"):
+        with pytest.raises(UsageError, match=rf"holds another experiment \({name}.*choose another --out"):
             run.reproduce(other, tmp_path / "a", tmp_path / "cache")
-    run_folder.write_json(tmp_path / "compare.json", {})
-    with pytest.raises(UsageError, match="holds a comparison"):
+    cell = next(planned.cells("digits"))
+    compare(cell.comparison, tmp_path)
+    with pytest.raises(UsageError, match='kind was "comparison", now "experiment"'):
         run.reproduce(planned, tmp_path, tmp_path / "cache")
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="is a file"):
@@ -293,7 +296,7 @@ def test_weights_are_there_although_a_run_without_them_was_made(tmp_path: Path) 
 def test_losses_are_those_of_the_history(tmp_path: Path) -> None:
     planned = of(arms=["loss"], show="loss", seeds=2)
     result = run.reproduce(planned, tmp_path / "a", tmp_path / "cache")
-    histories = [run_folder.read_lines(file) for file in (tmp_path / "cache" / "runs").glob("*/history.jsonl")]
+    histories = [files.read_json_lines(file) for file in (tmp_path / "cache" / "runs").glob("*/history.jsonl")]
     wanted = np.mean([[line["loss"] for line in one] for one in histories], axis=0)
     assert result["kept"]["digits"][0]["loss"] == pytest.approx(wanted, abs=1e-5)
 

@@ -1,0 +1,169 @@
+"""A sweep: many runs in one folder, written to its results file row by row and resumable at any instant."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from ... import distributed, files
+from ...errors import CheckpointError, UsageError
+from ..data.named import Data
+from ..training import run_folder
+from ..training.settings import Settings
+from . import engines
+from .engines import Engine, Report, Steps
+
+IDENTITY = "sweep.json"
+
+
+class Places:
+    """Where the runs of a sweep are stored: one folder, by the names of arms and seeds."""
+
+    def __init__(self, out: Path):
+        self.out = out
+
+    def run(self, arm: str, settings: Settings) -> Path:
+        """Folder of a run."""
+        return self.out / "runs" / f"{arm}-seed{settings.seed}"
+
+    def tuning(self, arm: str, settings: Settings) -> Path:
+        """Folder of a run that tries a learning rate."""
+        return self.out / "tuning" / f"{arm}-lr{settings.lr:g}"
+
+    def scoring(self, settings: Settings) -> Path:
+        """Folder of a run that scores."""
+        return self.out / "scoring" / f"seed{settings.seed}"
+
+    def coreset(self, name: str, keys: Mapping[str, Any]) -> Path:
+        """File of a coreset; `keys` are what else decides it."""
+        return self.out / "coresets" / f"{name}.safetensors"
+
+
+def on_coreset(settings: Settings, coreset: Path, **changes: Any) -> Settings:
+    """Settings of a run on a coreset: no schedule, and no options of a dynamic method."""
+    schedule = {"keep": None, "budget": None, "warmup": Settings.warmup, "anneal": Settings.anneal, "option": ()}
+    return replace(settings, method="fixed", selection=str(coreset), **{**schedule, **changes})
+
+
+class Sweep(Protocol):
+    """What `carry_out` needs to know. Rows can be of several types; each has a key that no other has.
+
+    Attributes:
+        kind: what messages call it.
+        file: name of the results file in the sweep's folder.
+        settings: those that decide where the runs are trained: device and threads.
+        identity: by name, what must agree to continue in a folder; a name that only one call has is not compared.
+    """
+
+    kind: ClassVar[str]
+    file: ClassVar[str]
+
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def identity(self) -> Mapping[str, Any]: ...
+
+    def steps(self, data: Data, places: Places) -> Mapping[Hashable, Steps]:
+        """How each row is made, by its key, in the order of the rows.
+
+        Raises:
+            UsageError: for what does not fit the data, before anything is trained.
+        """
+        ...
+
+    def kept(self, content: Mapping[str, Any]) -> Mapping[Hashable, Any]:
+        """Rows of a results file of the same identity that stay until this call makes them anew."""
+        ...
+
+    def summary(self, data: Data, rows: Sequence[Any]) -> dict[str, Any]:
+        """Content of the results file."""
+        ...
+
+
+def carry_out(
+    sweep: Sweep,
+    out: Path,
+    *,
+    data: Data,
+    engine: Engine = engines.local,
+    report: Report | None = None,
+    places: Places | None = None,
+) -> dict[str, Any]:
+    """Carry a sweep out, or continue it: finished runs are not repeated.
+
+    Args:
+        sweep: what to run; validated already.
+        out: its folder. The results file is written after every row.
+        data: of all runs.
+        engine: where the runs are carried out: `engines.local`, `engines.processes(4)`, `engine_ray.on_ray()`.
+        report: called with arm, seed and history line after every epoch; where runs are carried out elsewhere, for all
+            epochs of a run at its end.
+        places: where the runs are stored; in `out` by default.
+    Returns:
+        Content of the results file.
+    Raises:
+        UsageError: if the folder holds another sweep.
+        and as `fit`.
+    """
+    run_folder.check_folder(out)
+    path = out / sweep.file
+    with engine(sweep.settings, data, report) as drive:
+        planned = sweep.steps(data, places or Places(out))
+        claim(out, sweep.kind, sweep.identity, sweep.file)
+        rows = _kept(sweep, path)
+        order = [*(key for key in rows if key not in planned), *planned]
+        distributed.barrier()  # every rank has read the file
+
+        keys, content = list(planned), {}
+        for position, row in drive(list(planned.values())):
+            rows[keys[position]] = row
+            content = sweep.summary(data, [rows[key] for key in order if key in rows])
+            if distributed.rank() == 0:
+                files.write_json(path, content)
+    return content
+
+
+def _kept(sweep: Sweep, path: Path) -> dict[Hashable, Any]:
+    if not path.exists():
+        return {}
+    try:
+        return dict(sweep.kept(files.read_json(path)))
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged ({error!r}): delete it, and run again") from error
+
+
+def claim(out: Path, kind: str, identity: Mapping[str, Any], file: str) -> None:
+    """Write a sweep's identity into its folder, or compare it with the one that is there.
+
+    Args:
+        out: the folder.
+        kind: of the sweep, as messages call it.
+        identity: JSON values by name. A name that only one side has is not compared, and is added.
+        file: name of the results file; a folder that has one needs an identity.
+    Raises:
+        UsageError: if a value differs; the message has names, old and new values.
+    """
+    run_folder.check_folder(out)
+    path = out / IDENTITY
+    new: dict[str, Any] = json.loads(json.dumps({"kind": kind, **identity}))
+    old = files.read_json(path) if path.exists() else {}
+    if not old and (out / file).exists():
+        raise UsageError(f"{out} has {file} but no {IDENTITY}: choose another --out, or delete the folder")
+    differences = [text for name in old if name in new for text in _differences(name, old[name], new[name])]
+    if differences:
+        raise UsageError(f"{out} holds another {kind} ({'; '.join(differences)}): choose another --out, or delete it")
+    distributed.barrier()
+    if distributed.rank() == 0:
+        run_folder.folder(out)
+        files.write_json(path, {**old, **new})
+
+
+def _differences(name: str, old: Any, new: Any) -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in {**old, **new}:
+            yield from _differences(f"{name}.{key}", old.get(key), new.get(key))
+    elif old != new:
+        yield f"{name} was {json.dumps(old)}, now {json.dumps(new)}"

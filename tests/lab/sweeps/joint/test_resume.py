@@ -1,0 +1,146 @@
+"""Grids go on after any interruption, and grow; what was damaged is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from tiny_joint import grid
+
+from dataprune import Selection, files
+from dataprune.dynamics import load_scores
+from dataprune.errors import CheckpointError, UsageError
+from dataprune.lab.report.joint import check_whole, missing
+from dataprune.lab.sweeps.joint import stages
+from dataprune.lab.sweeps.joint.run import joint
+from dataprune.lab.training import run as fitting
+
+
+class Interrupted:
+    """Raises KeyboardInterrupt at one call of a function, once."""
+
+    def __init__(self, function: Callable[..., Any], at: int):
+        self.function, self.left = function, at
+
+    def __call__(self, *args: Any, **more: Any) -> Any:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+        return self.function(*args, **more)
+
+
+INTERRUPTIONS = [  # an owner, a function's name, and the call that is interrupted
+    *((fitting._Run, "_train_step", at) for at in (30, 110, 230)),
+    *((files, "write_bytes", at) for at in (2, 25)),
+    (stages.Accuracy, "_accuracy", 4),
+    (stages, "save_scores", 1),
+    (Path, "unlink", 3),
+    *(
+        pytest.param(*one, marks=pytest.mark.slow)
+        for one in (
+            *((fitting._Run, "_train_step", at) for at in (1, 85, 145, 300)),
+            *((files, "write_bytes", at) for at in (1, 4, 9, 12, 17, 40, 60, 77)),
+            *((stages.Accuracy, "_accuracy", at) for at in (1, 9)),
+            (stages.Forgetting, "scores", 1),
+            (Selection, "save", 2),
+        )
+    ),
+]
+
+
+RESUMED: dict[str, Any] = {"ratios": (0.2,), "amounts": (0.0, 0.6), "checkpoint_every": 7}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole")
+    joint(grid(**RESUMED), out, data=tiny.data())
+    return out
+
+
+@pytest.mark.parametrize(("owner", "name", "at"), INTERRUPTIONS)
+def test_an_interrupted_grid_goes_on(
+    owner: Any, name: str, at: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function = getattr(owner, name)
+    stop = Interrupted(function, at)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        bound = (lambda self, *args, **more: stop(self, *args, **more)) if isinstance(owner, type) else stop
+        patch.setattr(owner, name, bound)
+        joint(grid(**RESUMED), tmp_path, data=tiny.data())
+    before = {path: path.read_bytes() for path in tmp_path.glob("*/*/metrics.json")}
+    joint(grid(**RESUMED), tmp_path, data=tiny.data())
+    assert (tmp_path / "joint.json").read_text() == (whole / "joint.json").read_text()
+    for path, content in before.items():
+        assert path.read_bytes() == content  # what was finished was not made again
+    columns = [load_scores(next((out / "scoring/seed0").glob("scores.*"))).scores for out in (tmp_path, whole)]
+    assert columns[0].keys() == columns[1].keys()
+    names = {path.relative_to(whole) for path in whole.rglob("*") if path.name != "model.safetensors"}
+    assert names <= {path.relative_to(tmp_path) for path in tmp_path.rglob("*")}
+
+
+def test_an_interruption_loses_at_most_the_running_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen, step = grid(), fitting._Run._train_step
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop = Interrupted(step, 400)
+        patch.setattr(fitting._Run, "_train_step", lambda self, *args: stop(self, *args))
+        joint(chosen, tmp_path, data=tiny.data())
+    result = files.read_json(tmp_path / "joint.json")
+    done = len(list(tmp_path.glob("cells/*/cell.json")))
+    assert len(result["cells"]) == done > 2
+    gaps = missing(result)
+    assert len(gaps) == 14 - done and gaps[-1] == "random ratio 0.5 amount 0.6 seed 0"
+    with pytest.raises(UsageError, match=rf"^{14 - done} of 14 cells are missing \(.* \.\.\.\): run the command again"):
+        check_whole(result)
+    made: list[str] = []
+    joint(chosen, tmp_path, data=tiny.data(), report=lambda arm, seed, line: made.append(arm))
+    cells = {name for name in made if "amount" in name}
+    assert len(cells) == 14 - done
+
+
+def test_a_grid_grows_without_doing_anything_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tiny.data()
+    small = joint(grid(ratios=(0.5,), amounts=(0.6,)), tmp_path, data=data)
+    made: set[str] = set()
+    wide = joint(grid(seeds=(0, 1)), tmp_path, data=data, report=lambda arm, seed, line: made.add(f"{arm}, {seed}"))
+    assert all(row in wide["cells"] for row in small["cells"])
+    assert "base, 0" not in made and "base-amount0, 0" in made and "base, 1" in made
+    assert "base-amount0.6, 0" not in made and "scoring, 0" not in made
+    monkeypatch.setattr(fitting, "_Run", None)  # nothing is left to train
+    assert joint(grid(seeds=(0, 1)), tmp_path, data=data) == wide
+    assert joint(grid(ratios=(0.5,), amounts=(0.6,)), tmp_path, data=data) == small
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"scope": "global"}, 'scope was "layer", now "global"'),
+        ({"lr": 0.01}, "lr was 0.05, now 0.01; finetune_lr was 0.05, now 0.01"),
+        ({"reinitialize": True}, "reinitialize was false, now true"),
+        ({"finetune_epochs": 3}, "finetune_epochs was 2, now 3"),
+        ({"data_methods": ("random",)}, 'data_side was "coresets", now "methods"'),
+    ],
+)
+def test_another_grids_folder_is_refused(changes: dict, names: str, tmp_path: Path) -> None:
+    small = {"ratios": (0.5,), "amounts": (0.6,)}
+    result = joint(grid(**small), tmp_path, data=tiny.data())
+    with pytest.raises(UsageError, match=rf"holds another grid \({names}\): choose another --out"):
+        joint(grid(**{**small, **changes}), tmp_path, data=tiny.data())
+    assert files.read_json(tmp_path / "joint.json") == result
+
+
+def test_what_was_deleted_or_damaged_is_named(tmp_path: Path) -> None:
+    data = tiny.data()
+    joint(grid(ratios=(0.5,), amounts=(0.6,)), tmp_path, data=data)
+    weights = tmp_path / "training/low-keep0.5-seed0/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:50])
+    with pytest.raises(
+        CheckpointError, match=r"low-keep0.5-amount0.3, seed 0: .*model.safetensors is missing or damaged"
+    ):
+        joint(grid(ratios=(0.5,), amounts=(0.6, 0.3)), tmp_path, data=data)
+    next((tmp_path / "scoring/seed0").glob("scores.*")).unlink()
+    with pytest.raises(CheckpointError, match="holds 0 of 3 epochs: delete"):
+        joint(grid(ratios=(0.5,), amounts=(0.6, 0.3)), tmp_path, data=data)

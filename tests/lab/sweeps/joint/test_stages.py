@@ -1,0 +1,94 @@
+"""What jobs of joint pruning do besides training: forgetting counts, masks, and notes of how a model was pruned."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from safetensors.torch import save_file
+from tiny_joint import grid
+from torch import nn
+
+from dataprune import network
+from dataprune.errors import CheckpointError, UsageError
+from dataprune.lab.data.augment import normalize
+from dataprune.lab.sweeps.engines import Job, finished, perform
+from dataprune.lab.sweeps.joint import stages
+from dataprune.lab.training import run as fitting
+
+
+def test_scores_count_what_is_forgotten_between_the_ends_of_epochs(tmp_path: Path) -> None:
+    """In dataset order, from right to wrong alone: what the published code gets wrong in two ways."""
+    data, settings = tiny.data(), grid(epochs=6, lr=0.3).scoring(0)
+    settings, held, right = replace(settings, epochs=6), [], []
+
+    def look(line: dict[str, Any]) -> None:
+        with torch.no_grad():
+            found = [  # one at a time: each prediction is that of its own image, whatever the order
+                int(held[-1](normalize(image[None], data.mean, data.std, torch.float32)).argmax()) == int(label)
+                for image, label in zip(data.train.images, data.train.labels)
+            ]
+        right.append(found)
+
+    fitting.fit(settings, tmp_path / "plain", data=data, report=look, prepare=held.append)
+    metrics = perform(Job("scoring", 0, settings, tmp_path / "scored", test=False, watch="forgetting"), data)
+    scores = stages.forgotten(settings, tmp_path / "scored", data)
+    history = np.array(right)
+    forgotten = np.zeros(400)
+    for before, after in pairwise(history):
+        forgotten += before & ~after
+    assert forgotten.max() >= 2  # or nothing is tested
+    assert scores["forgetting"].tolist() == forgotten.tolist()
+    never = ~history.any(axis=0)
+    assert scores["forgetting_last"].tolist() == np.where(never, 6, forgotten).tolist()
+    assert tiny.history(tmp_path / "plain") == tiny.history(tmp_path / "scored")  # looking changes nothing
+    assert metrics["accuracy"] is None  # the test set was not read
+
+
+def test_one_folder_is_of_one_pruning(tmp_path: Path) -> None:
+    data, settings = tiny.data(), tiny.settings(model="mlp", method="full", keep=None)
+    perform(Job("base", 0, settings, tmp_path / "trained", save_model=True), data)
+    weights = tmp_path / "trained/model.safetensors"
+    job = Job("base", 0, settings, tmp_path / "cell", weights=weights, prune=stages.Pruning(0.5))
+    assert finished(job) is None
+    record = perform(job, data)
+    assert finished(job) == record
+    other = replace(job, prune=stages.Pruning(0.6))
+    for refuse in (finished, lambda job: perform(job, data)):
+        with pytest.raises(UsageError, match="was pruned otherwise"):
+            refuse(other)
+
+
+def test_a_model_with_masks_goes_through_fit(tmp_path: Path) -> None:
+    """`prepare` is called again on a resumed run, and what it did is then the checkpoint's."""
+    data, settings, seen = tiny.data(), tiny.settings(method="full", keep=None, checkpoint_every=5), []
+
+    def prepare(model: nn.Module) -> None:
+        seen.append(model)
+        network.prune(model, 0.5)
+
+    fitting.fit(settings, tmp_path / "whole", data=data, prepare=prepare)
+    step = fitting._Run._train_step
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        taken: list[None] = []
+
+        def stopped(self: Any, *batch: Any) -> None:
+            taken.append(None)
+            if len(taken) == 48:
+                raise KeyboardInterrupt
+            step(self, *batch)
+
+        patch.setattr(fitting._Run, "_train_step", stopped)
+        fitting.fit(settings, tmp_path / "parts", data=data, prepare=prepare)
+    fitting.fit(settings, tmp_path / "parts", data=data, prepare=prepare)
+    assert len(seen) == 3
+    tiny.same_end(tmp_path / "whole", tmp_path / "parts")
+    save_file({}, tmp_path / "empty.safetensors")
+    with pytest.raises(CheckpointError, match="missing or damaged"):
+        stages.load(tmp_path / "empty.safetensors", settings, data)
