@@ -11,7 +11,8 @@ import pytest
 import tiny
 import torch
 
-from dataprune import Selection, files
+import dataprune
+from dataprune import Selection, coresets, files
 from dataprune.errors import CheckpointError, UsageError
 from dataprune.lab.sweeps import compare as comparing
 from dataprune.lab.sweeps.compare import Comparison, compare
@@ -294,6 +295,13 @@ def test_static_methods_are_found_again_and_added_to(tmp_path: Path, monkeypatch
     assert compare(static(methods=("rs2", "el2n", "k_center")), tmp_path, data=tiny.data()) == again
     with pytest.raises(UsageError, match=r"another comparison \(score_epochs was 4, now 5"):
         compare(static(methods=("el2n",), score_epochs=5), tmp_path, data=tiny.data())
+
+
+def test_all_arms_have_one_namespace() -> None:
+    names = [*dataprune.METHODS, comparing.SHORT, *coresets.METHODS]
+    assert len(set(names)) == len(names)
+    every = comparison(methods=names)
+    assert every.static == list(coresets.METHODS)
 
 
 def test_options_are_those_of_their_own_method(tmp_path: Path) -> None:
