@@ -93,12 +93,12 @@ SEEDS = {"smoke": (0, 1), "held-out": (0, 1, 2), "chosen-on": (0, 1)}
 def measure(
     name: str, recipe: Mapping[str, Any], pilot: Mapping[str, Any], seeds: Sequence[int], folder: Path
 ) -> dict[str, Any]:
-    """Advice for a setting, and what it and all methods come to on the test set."""
+    """Run the pilots of a setting, and all methods on its test set."""
     settings = Settings(device="cpu", threads=1, **recipe)
     data = setup.load_data(settings)
     place = folder / ("pilot" if pilot["same_steps"] else "pilot-planned-batches")
-    found = advise(Pilot(settings, CANDIDATES, **pilot), place, data=data)
-    advice = found["advice"]
+    advised = advise(Pilot(settings, CANDIDATES, **pilot), place, data=data)
+    advice = advised["advice"]
     rows = compare(Comparison(settings, METHODS, seeds), folder / "full", data=data)["runs"]
     accuracy = {method: [row["accuracy"] for row in rows if row["method"] == method] for method in METHODS}
     chosen = advice["method"]
@@ -107,7 +107,7 @@ def measure(
         annealed = Comparison(replace(settings, anneal=advice["anneal"]), [advice["method"]], seeds)
         accuracy[chosen] = [row["accuracy"] for row in compare(annealed, folder / "annealed", data=data)["runs"]]
     errors = [
-        statistics.stdev(mine - short for mine, short in zip(values, accuracy[SHORT])) / len(seeds) ** 0.5
+        statistics.stdev(value - base for value, base in zip(values, accuracy[SHORT])) / len(seeds) ** 0.5
         for method, values in accuracy.items()
         if method != SHORT
     ]
@@ -119,12 +119,12 @@ def measure(
         "regret": regrets(accuracy, chosen),
         "spread": statistics.median(errors),
         "steps": advice["steps"],
-        "pilot": {part: found[part] for part in ("pilot", "lines", "annealed", "advice", "cost")},
+        "pilot": {part: advised[part] for part in ("pilot", "lines", "annealed", "advice", "cost")},
     }
 
 
 def regrets(accuracy: Mapping[str, Sequence[float]], chosen: str) -> dict[str, float]:
-    """Of following the advice, and of always taking one method."""
+    """Regret of following the advice, and of always taking one method."""
     mean = {method: statistics.fmean(values) for method, values in accuracy.items()}
     best = max(mean.values())
     return {ADVISED: best - mean[chosen], **{method: best - mean[method] for method in METHODS}}
@@ -139,13 +139,13 @@ def table(points: Sequence[Mapping[str, Any]]) -> str:
         "| --- | --- | --- |" + " --- |" * (len(policies) + 2),
     ]
     for point, name in zip(points, best):
-        cells = " | ".join(f"{100 * point['regret'][one]:.2f}" for one in policies)
+        cells = " | ".join(f"{100 * point['regret'][policy]:.2f}" for policy in policies)
         top = f"`{name}` {100 * statistics.fmean(point['accuracy'][name]):.2f}"
         cost = f"{point['pilot']['cost']['relative']:.1f} runs"
         row = (point["setting"], top, f"`{point['chosen']}`", cells, f"{100 * point['spread']:.2f}", cost)
         lines.append("| " + " | ".join(row) + " |")
     for what, of in (("mean", statistics.fmean), ("worst", max)):
-        cells = " | ".join(f"{100 * of([point['regret'][one] for point in points]):.2f}" for one in policies)
+        cells = " | ".join(f"{100 * of([point['regret'][policy] for point in points]):.2f}" for policy in policies)
         lines.append(f"| {what} | | | {cells} | | |")
     return "\n".join(lines) + "\n"
 

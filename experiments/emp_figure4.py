@@ -97,13 +97,13 @@ class Study:
     def distances(self, model: SimCLR, index: Int[Tensor, " k"]) -> tuple[Float[Tensor, "k pairs"], float]:
         """‖f(x_i) - f(x_j)‖₂ for pairs of views that no training saw, and the mean of ‖f‖."""
         model.eval()
-        found, norms = [], []
+        distances, norms = [], []
         for pair in range(self.pairs):
             views = self.task.views(self.images[index], index, seed=self.settings.seed + 1, epoch=pair)
             (f_i, f_j), _ = model(*views)
-            found.append((f_i - f_j).norm(dim=1))
+            distances.append((f_i - f_j).norm(dim=1))
             norms.append(torch.cat([f_i, f_j]).norm(dim=1).mean().item())
-        return torch.stack(found, dim=1), sum(norms) / len(norms)
+        return torch.stack(distances, dim=1), sum(norms) / len(norms)
 
 
 class Ledger:
@@ -121,8 +121,8 @@ class Ledger:
         self.path, self.lines = path, {line["run"]: line for line in lines[1:]}
         run_folder.write(path, "".join(json.dumps(line) + "\n" for line in (self.head, *self.lines.values())).encode())
 
-    def add(self, run: str, **found: Any) -> None:
-        self.lines[run] = {"run": run, **found}
+    def add(self, run: str, **figures: Any) -> None:
+        self.lines[run] = {"run": run, **figures}
         run_folder.append(self.path, self.lines[run])
 
 
@@ -211,7 +211,7 @@ def analyse(table: Float[Tensor, "k k"], whole: Float[Tensor, " k"]) -> dict[str
     }
 
 
-def draw(table: Float[Tensor, "k k"], whole: Float[Tensor, " k"], found: dict[str, Any], title: str) -> Figure:
+def draw(table: Float[Tensor, "k k"], whole: Float[Tensor, " k"], result: dict[str, Any], title: str) -> Figure:
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     figure.suptitle(title, fontsize=10)
     left, right = figure.subplots(1, 2, width_ratios=[1.7, 1])
@@ -222,7 +222,7 @@ def draw(table: Float[Tensor, "k k"], whole: Float[Tensor, " k"], found: dict[st
         left.plot([place] * (size - 1), others, ".", color="0.75", markersize=3, zorder=1, rasterized=True)
     left.plot([], [], ".", color="0.6", label=f"it is trained on, another one left out ({size - 1} retrainings)")
     left.plot(range(size), first[order], "o", color="C0", markersize=4, zorder=3, label="it is left out")
-    left.axhline(found["first_term_mean"], color="C3", linewidth=1.2, label=f"mean of the {size} where it is left out")
+    left.axhline(result["first_term_mean"], color="C3", linewidth=1.2, label=f"mean of the {size} where it is left out")
     left.xaxis.get_major_locator().set_params(integer=True)
     left.set_xlabel("sample, in the order of its distance where it is left out")
     left.set_ylabel(DISTANCE)
@@ -230,10 +230,10 @@ def draw(table: Float[Tensor, "k k"], whole: Float[Tensor, " k"], found: dict[st
     left.legend(frameon=False, fontsize=8, loc="upper left")
     right.axline((float(whole.mean()),) * 2, slope=1, color="0.7", linewidth=1, zorder=0)
     right.plot(whole, first, "o", color="C0", markersize=4)
-    right.axhline(found["first_term_mean"], color="C3", linewidth=1.2)
+    right.axhline(result["first_term_mean"], color="C3", linewidth=1.2)
     right.set_xlabel(f"{DISTANCE}, trained on all samples: A(D)")
     right.set_ylabel(f"{DISTANCE}, it is left out: A(D − x)")
-    right.set_title(f"Pearson {found['first_second_pearson']:.3f}; grey: equal; red: if it were uniform", fontsize=9)
+    right.set_title(f"Pearson {result['first_second_pearson']:.3f}; grey: equal; red: if it were uniform", fontsize=9)
     for axes in (left, right):
         axes.grid(alpha=0.25)
     return figure
@@ -256,16 +256,18 @@ def main(scale: str, out: Path) -> dict[str, Any]:
     measure(study, chosen, ledger)
     whole = torch.tensor(ledger.lines["all"]["distance"])
     table = torch.tensor([ledger.lines[f"without {sample}"]["distance"] for sample in chosen.tolist()])
-    found = analyse(table, whole)
-    found["deviation_by_choice_of_views"] = ledger.lines["all"]["deviation"] / study.pairs**0.5  # of a term
+    result = analyse(table, whole)
+    result["deviation_by_choice_of_views"] = ledger.lines["all"]["deviation"] / study.pairs**0.5  # of a term
     title = (
         f"{study.settings.data}, {len(study.images)} images, {study.settings.model}, {study.settings.epochs} epochs: "
         f"distance of two views' features, {len(table)} retrainings, each without one sample"
     )
-    save(draw(table, whole, found, title), out / "figure4")
-    run_folder.write_json(out / "figure4.json", {**ledger.head, "result": found, "points": list(ledger.lines.values())})
-    print(json.dumps(found, indent=2))
-    return found
+    save(draw(table, whole, result, title), out / "figure4")
+    run_folder.write_json(
+        out / "figure4.json", {**ledger.head, "result": result, "points": list(ledger.lines.values())}
+    )
+    print(json.dumps(result, indent=2))
+    return result
 
 
 def command(description: str, main: Callable[[str, Path], Any]) -> None:

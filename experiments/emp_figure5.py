@@ -67,8 +67,8 @@ def measure(study: Study, rates: tuple[float, ...], repeats: int, ledger: Ledger
     """All trainings that the ledger lacks."""
     if "all" not in ledger.lines:
         everyone = torch.arange(len(study.images))
-        each, found = trained(study, everyone, everyone[:0], "epochs")
-        ledger.add("all", arm="all", rate=0, distances=rounded(each), **found)
+        each, figures = trained(study, everyone, everyone[:0], "epochs")
+        ledger.add("all", arm="all", rate=0, distances=rounded(each), **figures)
     whole = torch.tensor(ledger.lines["all"]["distances"])
     todo = [(arm, rate, repeat) for repeat in range(repeats) for rate in rates for arm in ARMS]
     for number, (arm, rate, repeat) in enumerate(todo, start=1):
@@ -77,10 +77,10 @@ def measure(study: Study, rates: tuple[float, ...], repeats: int, ledger: Ledger
             continue
         order = study.draw("pruned", repeat)
         pruned, kept = order[: round(rate * len(order))], order[round(rate * len(order)) :]
-        _, found = trained(study, kept, pruned, arm)
-        found |= {"pruned_under_all": float(whole[pruned].mean()), "kept_under_all": float(whole[kept].mean())}
-        ledger.add(name, arm=arm, rate=rate, repeat=repeat, **found)
-        print(f"{number}/{len(todo)} {name}: {found['pruned']:.4f}", flush=True)
+        _, figures = trained(study, kept, pruned, arm)
+        figures |= {"pruned_under_all": float(whole[pruned].mean()), "kept_under_all": float(whole[kept].mean())}
+        ledger.add(name, arm=arm, rate=rate, repeat=repeat, **figures)
+        print(f"{number}/{len(todo)} {name}: {figures['pruned']:.4f}", flush=True)
 
 
 def trained(study: Study, kept: Tensor, pruned: Tensor, arm: str) -> tuple[Float[Tensor, " n"], dict[str, Any]]:
@@ -108,33 +108,33 @@ def analyse(lines: list[dict[str, Any]]) -> dict[str, Any]:
 
     Each is given for the smallest and the largest r, as mean and deviation over repetitions.
     """
-    found = {}
+    result = {}
     for arm in ARMS:
-        mine = [line for line in lines if line["arm"] == arm]
-        rates = [line["rate"] for line in mine]
+        of_arm = [line for line in lines if line["arm"] == arm]
+        rates = [line["rate"] for line in of_arm]
         series = {
-            "loss": [line["pruned"] for line in mine],
-            "loss_over_length": [line["pruned"] / line["length"] for line in mine],
-            "memory": [line["pruned"] / line["pruned_under_all"] - 1 for line in mine],
+            "loss": [line["pruned"] for line in of_arm],
+            "loss_over_length": [line["pruned"] / line["length"] for line in of_arm],
+            "memory": [line["pruned"] / line["pruned_under_all"] - 1 for line in of_arm],
             "left_out": [
                 (line["pruned"] / line["pruned_under_all"]) / (line["kept"] / line["kept_under_all"]) - 1
-                for line in mine
+                for line in of_arm
             ],
         }
-        found[arm] = {}
+        result[arm] = {}
         for name, values in series.items():
             rank: Any = stats.spearmanr(rates, values)
             ends = [_mean(values, rates, end) for end in (min(rates), max(rates))]
-            found[arm][name] = {
+            result[arm][name] = {
                 "spearman": float(rank.statistic),
                 "p": float(rank.pvalue),
                 "at_smallest_r": ends[0],
                 "at_largest_r": ends[1],
                 "above_0": sum(value > 0 for value in values),
             }
-        rises = {name: found[arm][name]["spearman"] > 0 and found[arm][name]["p"] < 0.05 for name in series}
-        found[arm]["agrees"] = {"rises": rises["loss"], "rises_over_length": rises["loss_over_length"]}
-    return found
+        rises = {name: result[arm][name]["spearman"] > 0 and result[arm][name]["p"] < 0.05 for name in series}
+        result[arm]["agrees"] = {"rises": rises["loss"], "rises_over_length": rises["loss_over_length"]}
+    return result
 
 
 def _mean(values: list[float], rates: list[float], rate: float) -> list[float]:
@@ -142,23 +142,23 @@ def _mean(values: list[float], rates: list[float], rate: float) -> list[float]:
     return [float(here.mean()), float(here.std())]
 
 
-def draw(lines: list[dict[str, Any]], found: dict[str, Any], title: str) -> Figure:
+def draw(lines: list[dict[str, Any]], result: dict[str, Any], title: str) -> Figure:
     figure = Figure(figsize=(10, 7), layout="constrained")
     figure.suptitle(title, fontsize=10)
     above, below = figure.subplots(2, 2, sharex=True, sharey="row")
     whole = next(line for line in lines if line["run"] == "all")
     for column, arm in enumerate(ARMS):
-        mine = [line for line in lines if line["arm"] == arm]
+        of_arm = [line for line in lines if line["arm"] == arm]
         for axes, by_length in ((above[column], False), (below[column], True)):
             for part, colour in (("pruned", "C0"), ("kept", "C1")):
-                points = [(line["rate"], line[part] / (line["length"] if by_length else 1)) for line in mine]
+                points = [(line["rate"], line[part] / (line["length"] if by_length else 1)) for line in of_arm]
                 _band(axes, points, colour, f"{part} samples")
             start = whole["kept"] / (whole["length"] if by_length else 1)
             axes.axhline(start, color="0.4", linewidth=0.7, linestyle=":")
             axes.plot([0], [start], "D", color="0.4", markersize=5, label="nothing pruned")
             axes.grid(alpha=0.25)
             name = "loss_over_length" if by_length else "loss"
-            rank = f"pruned samples against r: Spearman {found[arm][name]['spearman']:+.2f}"
+            rank = f"pruned samples against r: Spearman {result[arm][name]['spearman']:+.2f}"
             axes.set_title(rank if by_length else f"{ARMS[arm]}\n{rank}", fontsize=9)
         below[column].set_xlabel("r, share of the samples that is pruned")
     above[0].set_ylabel(f"mean {DISTANCE}")
@@ -182,15 +182,15 @@ def main(scale: str, out: Path) -> dict[str, Any]:
     ledger = Ledger(out / "retrainings.jsonl", settings)
     measure(study, rates, repeats, ledger)
     lines = list(ledger.lines.values())
-    found = analyse(lines)
+    result = analyse(lines)
     title = (
         f"{study.settings.data}, {len(study.images)} images, {study.settings.model}: distance of two views' features; "
         f"{repeats} repetitions, shaded: one standard deviation"
     )
-    save(draw(lines, found, title), out / "figure5")
-    run_folder.write_json(out / "figure5.json", {**ledger.head, "result": found, "points": lines})
-    print(json.dumps(found, indent=2))
-    return found
+    save(draw(lines, result, title), out / "figure5")
+    run_folder.write_json(out / "figure5.json", {**ledger.head, "result": result, "points": lines})
+    print(json.dumps(result, indent=2))
+    return result
 
 
 if __name__ == "__main__":

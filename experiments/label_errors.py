@@ -79,7 +79,7 @@ def plant(settings: Settings) -> Planted:
 def scored(settings: Settings, data: datasets.Data, out: Path) -> dict[str, np.ndarray]:
     """One run on all the data: its table of scores."""
     record = fit(replace(settings, statistics=",".join(STATISTICS), option=WINDOWS), out, data=data, save_model=False)
-    return {name: one.numpy() for name, one in dynamics.load_scores(out / record["scores"]).scores.items()}
+    return {name: values.numpy() for name, values in dynamics.load_scores(out / record["scores"]).scores.items()}
 
 
 def predicted(settings: Settings, data: datasets.Data, out: Path) -> np.ndarray:
@@ -87,15 +87,15 @@ def predicted(settings: Settings, data: datasets.Data, out: Path) -> np.ndarray:
     train = data.train
     assert isinstance(train, Images)
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(settings.seed))
-    found = torch.full((len(train), len(data.classes)), torch.nan, dtype=torch.float64)
+    probabilities = torch.full((len(train), len(data.classes)), torch.nan, dtype=torch.float64)
     for fold in range(FOLDS):
         held = torch.zeros(len(train), dtype=torch.bool)
         held[order[fold::FOLDS]] = True
         models: list[nn.Module] = []
         part = data._replace(train=train.subset((~held).nonzero()[:, 0]))
         fit(settings, out / str(fold), data=part, save_model=False, test=False, prepare=models.append)
-        found[held] = logits(models[0], train.images[held], data, settings).double().softmax(1)
-    return found.numpy()
+        probabilities[held] = logits(models[0], train.images[held], data, settings).double().softmax(1)
+    return probabilities.numpy()
 
 
 @torch.no_grad()
@@ -118,7 +118,7 @@ def cleanlab(labels: np.ndarray, probabilities: np.ndarray) -> tuple[dict[str, n
 
 
 def auroc(score: np.ndarray, wrong: np.ndarray) -> float:
-    """Of a wrong and a right label, how often the wrong one scores higher; equals count half."""
+    """Of a wrong and a right label, how often the wrong scores higher; equals count half."""
     ranks = rankdata(score)
     return float((ranks[wrong].mean() - (wrong.sum() + 1) / 2) / (~wrong).sum())
 
@@ -131,9 +131,9 @@ def precision(score: np.ndarray, wrong: np.ndarray) -> float:
     return float((wrong[above].sum() + wrong[at].mean() * (count - above.sum())) / count)
 
 
-def fates(found: dict[str, np.ndarray], some: np.ndarray, epochs: int) -> dict[str, float]:
+def fates(scores: dict[str, np.ndarray], some: np.ndarray, epochs: int) -> dict[str, float]:
     """Of some samples, the shares that the run never got right, learned for good, and fits when it ends (p_y > 1/2)."""
-    events, loss = found["forgetting"][some], found["loss"][some]
+    events, loss = scores["forgetting"][some], scores["loss"][some]
     shares = {"never_learned": events >= epochs, "never_forgotten": events == 0, "fitted": loss < np.log(2)}
     return {name: round(float(share.mean()), 4) for name, share in shares.items()}
 
@@ -142,7 +142,7 @@ def measure(settings: Settings, folder: Path) -> dict[str, Any]:
     """One recipe and seed."""
     data, wrong = plant(settings)
     started = time.perf_counter()
-    found = scored(settings, data, folder / "all")
+    scores = scored(settings, data, folder / "all")
     scoring = time.perf_counter() - started
     line: dict[str, Any] = {
         "data": f"{settings.data}, {settings.epochs} epochs",
@@ -150,64 +150,66 @@ def measure(settings: Settings, folder: Path) -> dict[str, Any]:
         "samples": len(wrong),
         "planted": int(wrong.sum()),
         "accuracy": run_folder.read_json(folder / "all" / "metrics.json")["accuracy"],
-        "wrong_labels": fates(found, wrong, settings.epochs),
-        "right_labels": fates(found, ~wrong, settings.epochs),
+        "wrong_labels": fates(scores, wrong, settings.epochs),
+        "right_labels": fates(scores, ~wrong, settings.epochs),
         "seconds": {"scores": round(scoring, 1)},
     }
     started = time.perf_counter()
     held_out = predicted(settings, data, folder / "folds")
     labels = data.train.labels.numpy()
     line["held_out_agreement"] = float((held_out.argmax(1) == labels)[~wrong].mean())
-    found["held-out loss"] = -np.log(held_out[np.arange(len(labels)), labels])
-    theirs = cleanlab(labels, held_out)
+    scores["held-out loss"] = -np.log(held_out[np.arange(len(labels)), labels])
+    detected = cleanlab(labels, held_out)
     line["seconds"]["folds"] = round(time.perf_counter() - started, 1)
-    if theirs is not None:
-        found |= theirs[0]
-        named = theirs[1]
+    if detected is not None:
+        scores |= detected[0]
+        named = detected[1]
         hits = int((named & wrong).sum())
         line["confident_learning"] = {
             "found": int(named.sum()),
             "precision": hits / max(1, int(named.sum())),
             "recall": hits / int(wrong.sum()),
         }
-    line["auroc"] = {name: round(auroc(score, wrong), 4) for name, score in found.items()}
-    line["precision"] = {name: round(precision(score, wrong), 4) for name, score in found.items()}
+    line["auroc"] = {name: round(auroc(score, wrong), 4) for name, score in scores.items()}
+    line["precision"] = {name: round(precision(score, wrong), 4) for name, score in scores.items()}
     return line
 
 
 def summary(lines: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, list[float]]]]:
     """Mean and deviation over seeds, by recipe, detector and measure; the best precision first."""
-    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+    results: dict[str, dict[str, dict[str, list[float]]]] = {}
     for data in dict.fromkeys(line["data"] for line in lines):
-        mine = [line for line in lines if line["data"] == data]
+        points = [line for line in lines if line["data"] == data]
         table = {}
-        for name in mine[0]["auroc"]:
-            series = {key: [line[key][name] for line in mine] for key in ("auroc", "precision")}
+        for name in points[0]["auroc"]:
+            series = {key: [line[key][name] for line in points] for key in ("auroc", "precision")}
             table[name] = {
                 key: [round(float(np.mean(values)), 4), round(float(np.std(values, ddof=1)), 4)]
                 for key, values in series.items()
             }
-        found[data] = dict(sorted(table.items(), key=lambda entry: -entry[1]["precision"][0]))
-    return found
+        results[data] = dict(sorted(table.items(), key=lambda entry: -entry[1]["precision"][0]))
+    return results
 
 
-def draw(lines: list[dict[str, Any]], found: dict[str, Any]) -> Figure:
-    tables = list(found.values())
+def draw(lines: list[dict[str, Any]], results: dict[str, Any]) -> Figure:
+    tables = list(results.values())
     names = sorted(tables[0], key=lambda name: sum(table[name]["precision"][0] for table in tables))
     colours = ["C1" if "held-out" in name or "cleanlab" in name else "C0" for name in names]
-    figure = Figure(figsize=(2.6 + 3.6 * len(found), 1.6 + 0.3 * len(names)), layout="constrained")
-    panels = figure.subplots(1, len(found), squeeze=False, sharey=True)[0]
-    for axes, (data, table) in zip(panels, found.items()):
-        mine = [line for line in lines if line["data"] == data]
+    figure = Figure(figsize=(2.6 + 3.6 * len(results), 1.6 + 0.3 * len(names)), layout="constrained")
+    panels = figure.subplots(1, len(results), squeeze=False, sharey=True)[0]
+    for axes, (data, table) in zip(panels, results.items()):
+        points = [line for line in lines if line["data"] == data]
         axes.barh(names, [table[name]["precision"][0] for name in names], color=colours, alpha=0.75)
         for place, name in enumerate(names):
-            axes.plot([line["precision"][name] for line in mine], [place] * len(mine), ".", color="0.15", markersize=4)
+            axes.plot(
+                [line["precision"][name] for line in points], [place] * len(points), ".", color="0.15", markersize=4
+            )
             axes.text(1.02, place, f"{table[name]['auroc'][0]:.3f}", va="center", fontsize=8)
         axes.text(1.02, len(names) - 0.35, "AUROC", fontsize=8)
-        share = np.mean([line["planted"] / line["samples"] for line in mine])
+        share = np.mean([line["planted"] / line["samples"] for line in points])
         axes.axvline(share, color="0.4", linestyle=":", linewidth=1)
         axes.set_xlim(0, 1)
-        axes.set_title(f"{data}: {mine[0]['samples']:,} samples", fontsize=10)
+        axes.set_title(f"{data}: {points[0]['samples']:,} samples", fontsize=10)
         axes.set_xlabel("precision at the number of planted errors", fontsize=9)
     figure.suptitle(
         "blue: one training run; orange: five held-out folds; dots: seeds; dotted: chance", fontsize=9, color="0.3"
@@ -228,13 +230,13 @@ def main(scale: str, out: Path) -> dict[str, Any]:
             print(f"{lines[-1]['data']}, seed {seed}: {json.dumps(lines[-1]['precision'])}", flush=True)
     if "confident_learning" not in lines[0]:
         print("cleanlab is missing (pip install cleanlab): its own scores are left out", file=sys.stderr)
-    found = summary(lines)
+    results = summary(lines)
     out.mkdir(parents=True, exist_ok=True)
     for form in ("svg", "png"):
         buffer = io.BytesIO()
         with rc_context({"svg.hashsalt": "dataprune"}):
             metadata = {"Date": None} if form == "svg" else None
-            draw(lines, found).savefig(buffer, format=form, dpi=130, metadata=metadata)
+            draw(lines, results).savefig(buffer, format=form, dpi=130, metadata=metadata)
         run_folder.write(out / f"label_errors.{form}", buffer.getvalue())
     record = {
         "scale": scale,
@@ -242,11 +244,11 @@ def main(scale: str, out: Path) -> dict[str, Any]:
         "folds": FOLDS,
         "windows": WINDOWS,
         "recipes": SCALES[scale],
-        "summary": found,
+        "summary": results,
     }
     record["machine"] = run_folder.machine(torch.device("cpu"))
     run_folder.write_json(out / "label_errors.json", {**record, "points": lines})
-    return found
+    return results
 
 
 if __name__ == "__main__":
