@@ -61,7 +61,8 @@ def reported(debug: bool) -> Iterator[None]:
     shown = set()
 
     def show(message: Warning | str, *rest: Any, **more: Any) -> None:
-        text = _line(str(message))
+        # the library names an argument where the command line has an option
+        text = _line(str(message)).replace("warmup=0", "--warmup 0")
         if first_rank() and text not in shown:
             print(f"warning: {text}", file=sys.stderr)
         shown.add(text)

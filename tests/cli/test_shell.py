@@ -30,8 +30,13 @@ def test_what_is_noteworthy_of_the_data_goes_to_stderr(tmp_path: Path, monkeypat
 
 @pytest.mark.filterwarnings("default")
 def test_warnings_are_lines_on_stderr() -> None:
-    result = call("train", "--model", "mlp", "--epochs", 2, "--train-size", 320, "--keep", 0.3, "--json")
-    assert result.stderr.startswith("warning: with 2 epochs") and len(result.stderr.splitlines()) == 1
+    short = ["--data", "digits", "--model", "mlp", "--epochs", 2, "--train-size", 320, "--keep", 0.3, "--json"]
+    result = call("train", *short)
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("warning: ") and "--warmup 0" in line
+    json.loads(result.stdout)
+    result = call("compare", *short, "--methods", "rs2,loss,emp", "--seeds", 1)  # once, however many runs it is true of
+    assert result.stderr == f"{line}\n"
     json.loads(result.stdout)
 
 
