@@ -20,8 +20,8 @@ from .shell import first_rank, takes_settings
 METHODS = "full,short,rs2,random,loss,infobatch,emp,memory"
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
 
-# What a call without --data runs. Sizes and budget were chosen by `full` and `short` alone: of the settings tried, their
-# difference is the largest against its standard error over seeds.
+# Job of a call without --data. Sizes and budget were chosen by `full` and `short` alone: of the settings tried, those
+# with the largest difference against its standard error over seeds. The results are in experiments/results/demo_*.json.
 MAIN_JOB: dict[str, dict[str, Any]] = {
     "digits": {"test_size": 1000, "epochs": 20, "keep": 0.05, "seeds": 10},
     "fashion-mnist": {"train_size": 3000, "epochs": 10, "keep": 0.1, "batch_size": 64, "seeds": 3},
