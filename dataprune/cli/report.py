@@ -18,7 +18,7 @@ def report(
         list[Path],
         typer.Argument(
             metavar="RUNS...",
-            help="Folders of `dataprune compare` and `dataprune train`, or folders that contain them.",
+            help="Folders of compare, train or joint, folders above them, files of `dataprune pack`.",
         ),
     ],
     out: Annotated[
@@ -35,9 +35,9 @@ def report(
 ) -> None:
     """Write a report on runs: one self-contained HTML page.
 
-    Shows accuracy against full, short and rs2 with the spread over seeds, the compute saved, how often samples were
-    selected, their scores, classes and pictures, and consistency checks of the records. Runs that differ only in
-    method, seed and keep are compared with each other. Writes report.html, report.md and figures/*.png.
+    Shows the result in a sentence, accuracy against samples, differences over seeds, the compute saved, how often
+    samples were selected, their scores, classes and pictures, and consistency checks of the records. Runs that differ
+    only in method, seed and keep are compared with each other. Writes report.html, report.md and figures/*.png.
     """
     with reported(debug):
         require_drawing()

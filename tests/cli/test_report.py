@@ -18,7 +18,7 @@ def test_report_of_single_runs_and_of_what_is_none(tmp_path: Path) -> None:
     assert "digits, mlp" in page and "time × 90 W (given with --watts)" in page
     result = call("report", tmp_path / "emp", "--json")
     assert json.loads(result.stdout)["page"] == str(tmp_path / "emp/report.html")
-    assert "there is no run of full to compare with" in (tmp_path / "emp/report.html").read_text()
+    assert "no run of full to compare with" in (tmp_path / "emp/report.html").read_text()
     fails(2, "nowhere is no folder: give folders of `dataprune compare` or `train`", "report", "nowhere")
     fails(2, "--watts must be a positive number, got -1", "report", tmp_path / "emp", "--watts", -1)
     fails(2, "Missing argument 'RUNS...'", "report")

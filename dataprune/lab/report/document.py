@@ -85,11 +85,16 @@ class Part:
         return [chart for block in blocks if not isinstance(block, str | Table) for chart in block]
 
 
-def markdown(parts: Sequence[Part], overview: Table | None = None) -> str:
-    """The report as Markdown; figures are `figures/NAME.png`, of several parts `figures/NAME-PART.png`."""
+def markdown(parts: Sequence[Part], overview: Sequence[Block] = ()) -> str:
+    """The report as Markdown; figures are `figures/NAME.png`, of several parts `figures/NAME-PART.png`.
+
+    Args:
+        parts: of the report.
+        overview: what several parts have in common; one part stands without it.
+    """
     several, lines = len(parts) > 1, []
     if several:
-        lines = [f"# {len(parts)} groups of runs", "", *([] if overview is None else _table(overview))]
+        lines = [f"# {len(parts)} groups of runs", "", *(line for block in overview for line in _block(block, ""))]
     for number, part in enumerate(parts):
         mark = f"-{number + 1}" if several else ""
         source = f"From `{part.source.replace('`', '')}`."

@@ -14,7 +14,7 @@ from ...errors import UsageError
 from ...files import write_bytes, write_text
 from ..data.named import Data
 from ..training import run_folder
-from . import plots, records, sections, selections
+from . import joint_sections, plots, records, sections, selections
 from .document import Part, markdown
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def write(paths: Sequence[Path], out: Path, *, watts: float | None = None, data:
     """Write report.html, report.md and figures/.
 
     Args:
-        paths: folders and packed files of `dataprune compare`, `train` and `pretrain`, or folders that hold such.
+        paths: folders and packed files of `dataprune compare`, `train`, `pretrain` and `joint`, or folders above them.
         out: folder to write to.
         watts: power of a processor; by default an assumption, which the report states.
         data: the runs' data, where it is loaded already.
@@ -65,13 +65,16 @@ def write(paths: Sequence[Path], out: Path, *, watts: float | None = None, data:
     run_folder.check_folder(out)
     if watts is not None and not 0 < watts < float("inf"):
         raise UsageError(f"--watts must be a positive number, got {watts}")
-    groups = records.read(paths)
+    entries = records.entries(paths)
+    groups, left_out = records.groups(entries)
     titles = sections.titles(groups)
     parts = []
     for group, title in zip(groups, titles):
         loaded = selections.matching(group, selections.load(group) if data is None else data)
         parts.append(_part(group, title, loaded, watts))
-    text = markdown(parts, sections.overview(groups))
+    grids = [(str(entry.folder), entry.result) for entry in entries if entry.command == "joint" and entry.result]
+    parts += [joint_sections.part(source, result) for source, result in grids]
+    text = markdown(parts, sections.overview(groups, left_out))
     drawn = {}
     run_folder.folder(out / "figures")
     for number, part in enumerate(parts):

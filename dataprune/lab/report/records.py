@@ -119,6 +119,20 @@ def computed(stored: Mapping[str, Any]) -> dict[str, Any]:
     return {name: stored.get(name, default) for name, default in Settings().computed().items()}
 
 
+def entries(paths: Sequence[Path]) -> list[pack.Entry]:
+    """What folders, folders above such and packed files hold.
+
+    Raises:
+        UsageError: if a path holds no results.
+        CheckpointError: if a file is damaged.
+    """
+    return [
+        entry
+        for path in dict.fromkeys(paths)
+        for entry in (pack.read(path) if path.suffix == ".json" else pack.collect(path))
+    ]
+
+
 def read(paths: Sequence[Path]) -> list[Group]:
     """Read comparisons, and single runs in groups that differ in nothing but method, seed and share kept.
 
@@ -129,33 +143,34 @@ def read(paths: Sequence[Path]) -> list[Group]:
         UsageError: if a path is none of these, or nothing in it is finished.
         CheckpointError: if a file is damaged.
     """
-    groups: list[Group] = []
+    return groups(entries(paths))[0]
+
+
+def groups(found: Sequence[pack.Entry]) -> tuple[list[Group], list[Path]]:
+    """The groups of what `entries` found, and the folders left out since nothing in them is finished; as `read`."""
+    compared: list[Group] = []
     single: list[Run] = []
-    for path in dict.fromkeys(paths):
-        entries = pack.read(path) if path.suffix == ".json" else pack.collect(path)
-        before = len(groups) + len(single)
-        for entry in entries:
-            runs = {record.path: _run(entry.folder / record.path, record) for record in entry.runs}
-            if entry.command == "compare":
-                groups.append(_group(entry.folder, entry.result or {}, runs))
-            elif entry.command == "train":
-                single += [run for name, run in runs.items() if not _nested(name, runs)]
-        if len(groups) + len(single) == before:
-            commands = ", ".join(sorted({entry.command for entry in entries}))
+    for entry in found:
+        runs = {record.path: _run(entry.folder / record.path, record) for record in entry.runs}
+        if entry.command == "compare":
+            compared.append(_group(entry.folder, entry.result or {}, runs))
+        elif entry.command == "train":
+            single += [run for name, run in runs.items() if not _nested(name, runs)]
+    tested = [run for run in single if run.metrics and run.metrics["accuracy"] is not None]
+    whole = [group for group in compared if group.result["summary"]]
+    left = [group.folder for group in compared if group not in whole] + [
+        run.folder for run in single if run not in tested
+    ]
+    if not tested and not whole and not any(entry.command == "joint" for entry in found):
+        if not left:
+            commands = ", ".join(sorted({entry.command for entry in found}))
             raise UsageError(
-                f"{path} holds no comparison and no run, but results of {commands}: no report is made of them"
+                f"{found[0].folder} holds no comparison and no run, but {commands} results: no report is made of them"
             )
-    for run in single:
-        if run.metrics is None:
-            raise UsageError(f"{run.folder} is not finished: repeat the command that began it, it resumes there")
-        if run.metrics["accuracy"] is None:
-            raise UsageError(
-                f"{run.folder} scored samples and was not tested: a report is of runs of `dataprune train`"
-            )
-    for group in groups:
-        if not group.result["summary"]:
-            raise UsageError(f"{group.folder} has no finished run: repeat the command that began it, it resumes there")
-    return groups + _grouped(single)
+        if single and single[0].metrics:
+            raise UsageError(f"{left[0]} scored samples and was not tested: a report is of runs of `dataprune train`")
+        raise UsageError(f"{left[0]} is not finished: repeat the command that began it, it resumes there")
+    return whole + _grouped(tested), left
 
 
 def _nested(name: str, runs: Mapping[str, Run]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ..training.settings import Settings
@@ -32,8 +33,8 @@ def titles(groups: Sequence[Group]) -> list[str]:
     ]
 
 
-def overview(groups: Sequence[Group]) -> Table:
-    """A row for each group: its best method beside the reference methods."""
+def overview(groups: Sequence[Group], skipped: Sequence[Path]) -> list[Block]:
+    """A row for each group: its best method beside the reference methods; and what was left out."""
     rows = []
     names = [setting(group.result) + _noise(group) for group in groups]
     for group, name in zip(groups, names):
@@ -56,7 +57,9 @@ def overview(groups: Sequence[Group]) -> Table:
         )
     head = ["group", "best method", "its %", "minus rs2, points", *(f"{name}, %" for name in REFERENCES)]
     caption = "All groups: test means over seeds ± standard deviation"
-    return Table(caption, [*head, "metric", "epochs", "keep", "seeds"], rows)
+    table = Table(caption, [*head, "metric", "epochs", "keep", "seeds"], rows)
+    unfinished = f"Left out, not finished or not tested: {listed(list(map(str, skipped)))}."
+    return [*([table] if rows else []), *([unfinished] if skipped else [])]
 
 
 def result(group: Group, title: str) -> tuple[str, list[Block]]:
