@@ -64,7 +64,7 @@ class Without(Pruner):
         ]
 
     def select(self, epoch: int) -> Selection:
-        self.selected = epoch
+        self._epoch = self._epoch.next(epoch)
         return self._drawn[epoch]
 
     def loss(self, index: Any, losses: torch.Tensor, outputs: Any = None, targets: Any = None) -> torch.Tensor:

@@ -1,6 +1,6 @@
-"""Train on fewer samples at the same accuracy.
+"""Train PyTorch models on fewer samples.
 
-    pruner = dataprune.emp(len(train_set), keep=0.3, epochs=200)
+    pruner = dataprune.memory(len(train_set), keep=0.3, epochs=200)
     loader = dataprune.prune_loader(loader, pruner)
     for epoch in range(200):
         for index, (x, y) in loader:
@@ -13,28 +13,15 @@ Names are imported when they are first used, so that the command line's help doe
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import contrastive, coresets, criteria, dynamics, learning_rate, methods, network, policies, schedules
     from .errors import CheckpointError, DataError, PlanError, UsageError
+    from .hashing import Key
     from .loading import Indexed, IndexedCollate, PruneSampler, prune_loader
-    from .methods import (
-        METHODS,
-        elfl,
-        emp,
-        emp_contrastive,
-        emp_reverse,
-        epsilon_greedy,
-        full,
-        infobatch,
-        loss,
-        memory,
-        random,
-        rs2,
-        static_random,
-        ucb,
-    )
+    from .methods import *
     from .pruner import Pruner
     from .scores import ScoreBook
     from .selection import Selection, fingerprint
@@ -43,23 +30,9 @@ __version__ = "0.1.0"
 
 _HOME = {
     "errors": ["CheckpointError", "DataError", "PlanError", "UsageError"],
+    "hashing": ["Key"],
     "loading": ["Indexed", "IndexedCollate", "PruneSampler", "prune_loader"],
-    "methods": [
-        "METHODS",
-        "elfl",
-        "emp",
-        "emp_contrastive",
-        "emp_reverse",
-        "epsilon_greedy",
-        "full",
-        "infobatch",
-        "loss",
-        "memory",
-        "random",
-        "rs2",
-        "static_random",
-        "ucb",
-    ],
+    "methods": ["METHODS"],  # and every recipe in it
     "pruner": ["Pruner"],
     "scores": ["ScoreBook"],
     "selection": ["Selection", "fingerprint"],
@@ -69,60 +42,28 @@ _MODULES = [
     "coresets",
     "criteria",
     "dynamics",
+    "learning_rate",
     "methods",
     "network",
     "policies",
-    "learning_rate",
     "schedules",
 ]
 _FROM = {name: module for module, names in _HOME.items() for name in names}
 
-__all__ = [
-    "METHODS",
-    "CheckpointError",
-    "DataError",
-    "Indexed",
-    "IndexedCollate",
-    "PlanError",
-    "PruneSampler",
-    "Pruner",
-    "ScoreBook",
-    "Selection",
-    "UsageError",
-    "contrastive",
-    "coresets",
-    "criteria",
-    "dynamics",
-    "elfl",
-    "emp",
-    "emp_contrastive",
-    "emp_reverse",
-    "epsilon_greedy",
-    "fingerprint",
-    "full",
-    "infobatch",
-    "learning_rate",
-    "loss",
-    "memory",
-    "methods",
-    "network",
-    "policies",
-    "prune_loader",
-    "random",
-    "rs2",
-    "schedules",
-    "static_random",
-    "ucb",
-]
-
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return import_module(f".{name}", __name__)
     if name in _FROM:
         return getattr(import_module(f".{_FROM[name]}", __name__), name)
+    if name == "__all__":
+        return sorted([*_MODULES, *_FROM, *__getattr__("METHODS")])
+    if name.startswith("_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if find_spec(f"{__name__}.{name}") is not None:
+        return import_module(f".{name}", __name__)
+    if name in (methods := __getattr__("METHODS")):
+        return methods[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted([*globals(), *__getattr__("__all__")])

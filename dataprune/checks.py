@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 import warnings
 import zlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from . import distributed
 from .errors import CheckpointError, PlanError
 from .selection import Selection
+
+if TYPE_CHECKING:
+    from .epoch import Epoch
 
 _WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -163,7 +167,7 @@ def check_ranks(headers: list[list[int]]) -> None:
     wrong = (
         "call select or sync for different epochs: call them on every rank, in the same order (-1 is sync)",
         "have pruners with different arguments: build it alike on every rank, with the same seed",
-        "hold different selections: the policy must depend on the book, the count and its generator alone",
+        "hold different selections: the policy must depend on the book, the count and its key alone",
         "hold different score books: load the same state on every rank, and record on all of them",
     )
     for rank, header in enumerate(headers):
@@ -219,33 +223,28 @@ def check_run(found: dict[str, Any], saved: dict[str, Any]) -> None:
         )
 
 
-def check_trained(
-    epoch: int | None, planned: int, missing: int, foreign: int, *, ranks: int, largest: int, exhausted: bool
-) -> None:
+def check_trained(epoch: Epoch, planned: int, missing: int) -> None:
     """Raise PlanError unless an epoch trained what was planned; a ragged tail and an abandoned epoch are fine.
 
     Args:
-        epoch: which it was.
+        epoch: that is over.
         planned: samples selected for it.
         missing: of these, not recorded.
-        foreign: records of samples that another rank had trained.
-        ranks: that trained.
-        largest: samples in the largest batch.
-        exhausted: whether the sampler handed all of it out.
     """
-    tolerated = ranks * largest  # a ragged tail, and the padding of frameworks that fill their last batches up
+    ranks = distributed.world_size()
+    tolerated = ranks * epoch.largest  # a ragged tail, and the padding of frameworks that fill their last batches up
     # a batch left out on purpose is the user's business; sharding twice loses half of the epoch or more
-    if exhausted and missing >= tolerated and 4 * missing >= planned:
+    if epoch.exhausted and missing >= tolerated and 4 * missing >= planned:
         raise PlanError(
-            f"epoch {epoch} handed out {planned} samples but {missing} of them were never recorded: either a framework "
-            "shards what PruneSampler has sharded already (give it rank=0, world_size=1, or switch the framework's own "
-            "sharding off), or some batches did not go through pruner.loss or pruner.update"
+            f"epoch {epoch.number} handed out {planned} samples but {missing} of them were never recorded: either a "
+            "framework shards what PruneSampler has sharded already (give it rank=0, world_size=1, or switch the "
+            "framework's own sharding off), or some batches did not go through pruner.loss or pruner.update"
         )
-    if ranks > 1 and foreign >= tolerated > 0:
+    if ranks > 1 and epoch.foreign >= tolerated > 0:
         raise PlanError(
-            f"{foreign} samples of epoch {epoch} were trained by more than one of {ranks} ranks: a framework has "
-            "replaced the sampler with one that does not shard. Keep PruneSampler as the loader's sampler (Lightning: "
-            "use_distributed_sampler=False; Ray: add_dist_sampler=False)"
+            f"{epoch.foreign} samples of epoch {epoch.number} were trained by more than one of {ranks} ranks: a "
+            "framework has replaced the sampler with one that does not shard. Keep PruneSampler as the loader's "
+            "sampler (Lightning: use_distributed_sampler=False; Ray: add_dist_sampler=False)"
         )
 
 

@@ -10,17 +10,47 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, ClassVar
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 Criterion = Callable[[Tensor, Any, Any], Tensor]
+Reads = Literal["losses", "probabilities", "features", "nothing"]
 
 IGNORED = -100  # torch's own ignore_index: a token that carries no loss
 _LOWEST = torch.finfo(torch.float32).min
 _CHUNK = 1 << 22  # logits softened at a time, so that no second (B, S, V) tensor ever exists
+
+
+@runtime_checkable
+class Declared(Protocol):
+    """A criterion that declares more of itself than a plain function can; dataclasses inherit the defaults.
+
+    Attributes:
+        values: shape of one sample's score: () for a number, (V,) for a row, which the policy's own book takes in.
+        reads: what it looks at beside the losses.
+    """
+
+    values: tuple[int, ...] = ()
+    reads: Reads = "probabilities"
+
+    def __call__(self, losses: Tensor, outputs: Any, targets: Any) -> Tensor:
+        """Score a batch: (B, *values)."""
+        ...
+
+
+def reads(criterion: Criterion) -> Reads:
+    """What a criterion looks at: a plain function of your own may look at the outputs."""
+    if isinstance(criterion, Declared):
+        return criterion.reads
+    return "losses" if criterion is loss else "probabilities"
+
+
+def values(criterion: Criterion) -> tuple[int, ...]:
+    """Shape of one sample's score."""
+    return criterion.values if isinstance(criterion, Declared) else ()
 
 
 def loss(losses: Float[Tensor, " b"], outputs: Any, targets: Any) -> Float[Tensor, " b"]:
@@ -77,16 +107,17 @@ def entropy(losses: Float[Tensor, " b"], outputs: Any, targets: Any) -> Float[Te
     raise ValueError(f"outputs must be (B, C) or (B, S, C), got {tuple(outputs.shape)}: flatten positions into S")
 
 
-def loss_plus_entropy(beta: float = 5.0) -> Criterion:
-    """Loss plus beta times the entropy of the prediction: EMP's score.
+@dataclass(frozen=True)
+class loss_plus_entropy(Declared):
+    """Add beta times the entropy of the prediction to the loss: EMP's score.
 
     Outputs with a single value per sample, (B,) or (B, 1), are a regression head: it has no distribution, its entropy
     is the same for all, and the score is the loss.
 
     Args:
         beta: weight of the memory term.
-    Returns:
-        A criterion; it raises ValueError where the outputs are missing.
+    Raises:
+        ValueError: if beta is not a finite number; when called, if the outputs are missing or no logits.
     Example:
         >>> loss_plus_entropy(beta=1.0)(torch.tensor([1.0]), torch.zeros(1, 4), None)
         tensor([2.3863])
@@ -94,9 +125,12 @@ def loss_plus_entropy(beta: float = 5.0) -> Criterion:
     Source: Xiao et al., arXiv:2408.16031, Eq. 8. Differs: nothing.
     """
 
-    _check_beta(beta)
+    beta: float = 5.0
 
-    def criterion(losses: Tensor, outputs: Any, targets: Any) -> Tensor:
+    def __post_init__(self) -> None:
+        _check_beta(self.beta)
+
+    def __call__(self, losses: Tensor, outputs: Any, targets: Any) -> Tensor:
         if outputs is None:
             raise ValueError("EMP scores the model's outputs too: call pruner.loss(index, losses, outputs, targets)")
         if isinstance(outputs, Tensor) and not outputs.is_floating_point():
@@ -106,40 +140,20 @@ def loss_plus_entropy(beta: float = 5.0) -> Criterion:
         if isinstance(outputs, Tensor) and (outputs.ndim == 1 or (outputs.ndim == 2 and outputs.shape[1] == 1)):
             return losses
         if isinstance(outputs, Tensor) and outputs.ndim == 2 and len(outputs) == len(losses):
-            return torch.add(losses, _plogp(outputs), alpha=-beta)  # the common case, with one call less
-        return torch.add(losses, entropy(losses, outputs, targets), alpha=beta)
-
-    return criterion
+            return torch.add(losses, _plogp(outputs), alpha=-self.beta)  # the common case, with one call less
+        return torch.add(losses, entropy(losses, outputs, targets), alpha=self.beta)
 
 
 @dataclass(frozen=True)
-class loss_and_distance:
-    """Two values per sample: `loss_minus_distance`, and the distance itself; for `policies.drifted`.
-
-    Args:
-        beta: as in `loss_minus_distance`.
-    """
-
-    beta: float = 5.0
-    values: ClassVar[tuple[int, ...]] = (2,)
-
-    def __post_init__(self) -> None:
-        _check_beta(self.beta)
-
-    def __call__(self, losses: Tensor, outputs: Any, targets: Any) -> Tensor:
-        distance = _distance(outputs, len(losses))
-        return torch.stack([losses - self.beta * distance, distance], dim=1)
-
-
-def loss_minus_distance(beta: float = 5.0) -> Criterion:
-    """Loss minus beta times the distance ‖f_i − f_j‖₂ of a sample's two views: EMP's score in contrastive learning.
+class loss_minus_distance(Declared):
+    """Subtract beta times the distance ‖f_i − f_j‖₂ of a sample's views from the loss: EMP's contrastive score.
 
     The outputs are a pair (f_i, f_j), each (B, D): what the encoder makes of the first and of the second views.
 
     Args:
         beta: weight of the memory term.
-    Returns:
-        A criterion; it raises ValueError where the outputs are no such pair.
+    Raises:
+        ValueError: if beta is not a finite number; when called, if the outputs are not such a pair.
     Example:
         >>> views = (torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]))
         >>> loss_minus_distance(beta=1.0)(torch.tensor([7.0]), views, None)
@@ -147,12 +161,15 @@ def loss_minus_distance(beta: float = 5.0) -> Criterion:
 
     Source: Xiao et al., arXiv:2408.16031, Eq. 12 and 13. Differs: nothing.
     """
-    _check_beta(beta)
 
-    def criterion(losses: Tensor, outputs: Any, targets: Any) -> Tensor:
-        return torch.add(losses, _distance(outputs, len(losses)), alpha=-beta)
+    beta: float = 5.0
+    reads = "features"
 
-    return criterion
+    def __post_init__(self) -> None:
+        _check_beta(self.beta)
+
+    def __call__(self, losses: Tensor, outputs: Any, targets: Any) -> Tensor:
+        return torch.add(losses, _distance(outputs, len(losses)), alpha=-self.beta)
 
 
 def _distance(outputs: Any, batch: int) -> Float[Tensor, " b"]:

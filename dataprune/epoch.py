@@ -1,6 +1,8 @@
-"""What was trained in the running epoch: new scores that wait for the score book, and who trained which sample."""
+"""What happens in one epoch: scores that wait for the score book, who trained which sample, and how far it is."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,33 +10,58 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from . import checks, distributed
-from .errors import PlanError
+from .errors import CheckpointError, PlanError
 from .scores import ScoreBook
 
 _NOBODY = -1
 _EARLIER = -2  # some rank of a run with another number of ranks
 
 
-class Ledger:
-    """Pending scores stay where they were computed until `flush`; recording never waits for a device or a rank.
+class Epoch:
+    """The running epoch. `Pruner.select` and `load_state_dict` replace it whole.
 
-    A sample belongs to the first rank that trained it in an epoch: what other ranks record of it is padding and does
-    not count, while repetitions on its own rank count in order. So flushing in parts equals flushing once.
+    Pending scores stay where they were computed until `flush`; recording never waits for a device or a rank. A sample
+    belongs to the first rank that trained it: what other ranks record of it is padding and does not count, while
+    repetitions on its own rank count in order. So flushing in parts equals flushing once.
 
     Args:
         size: samples in the dataset, N. Two bytes are kept for each.
         values: shape of one sample's score: () for a number, (V,) for a row.
+        number: 0-based; None before the first epoch is selected.
+    Attributes:
+        owner: (N,) int16, rank that trained each sample, negative for none.
+        recorded: samples recorded by this rank, repetitions included.
+        largest: samples in the largest batch; a ragged tail is smaller.
+        foreign: records of samples that another rank had trained already.
+        begun: whether batches have been handed out.
+        exhausted: whether a sampler has handed out all of it.
+        tail: samples of all ranks that the loader drops at its end; None where that is not known.
     """
 
-    def __init__(self, size: int, values: tuple[int, ...] = ()):
+    def __init__(self, size: int, values: tuple[int, ...] = (), number: int | None = None):
         self.size = size
         self.values = values
+        self.number = number
         self.owner = np.full(size, _NOBODY, dtype=np.int16)
-        self.largest = 0  # samples in the largest batch of this epoch: a ragged tail is smaller
-        self.foreign = 0  # records of samples that another rank had trained already
+        self.recorded = 0
+        self.largest = 0
+        self.foreign = 0
+        self.begun = False
+        self.exhausted = False
+        self.tail: int | None = None
+        self._resumed: np.ndarray | None = None  # (N,) bool: trained before the state was loaded
+        self._unsynced: np.ndarray | None = None  # (N,) bool: of these, what only this rank knows of
         self._index = torch.empty(0, dtype=torch.int64)
         self._score = torch.empty(0, *values)
         self._length = 0
+
+    def next(self, number: int) -> Epoch:
+        """A new epoch that takes over the buffers of this one, which is over."""
+        epoch = Epoch(self.size, self.values, number)
+        epoch._index, epoch._score = self._index, self._score
+        return epoch
+
+    # -- recording --------------------------------------------------------------------------------------------------
 
     def record(self, index: Int[Tensor, " b"], score: Float[Tensor, "b *values"]) -> None:
         """Append a batch. On the CPU it is checked here, on other devices when it is flushed.
@@ -54,6 +81,7 @@ class Ledger:
         self._index.narrow(0, begin, len(index)).copy_(index, non_blocking=True)
         self._score.narrow(0, begin, len(index)).copy_(score, non_blocking=True)
         self._length = end
+        self.recorded += len(index)
         self.largest = max(self.largest, len(index))
 
     def pending(self) -> tuple[Tensor, Tensor]:
@@ -61,7 +89,7 @@ class Ledger:
         return self._index[: self._length].cpu(), self._score[: self._length].cpu()
 
     def flush(self, book: ScoreBook, smoothing: float, parts: list[distributed.Part], planned: Tensor | None) -> None:
-        """Move what all ranks brought into the book.
+        """Move what all ranks recorded into the book.
 
         Args:
             book: takes the scores.
@@ -94,21 +122,91 @@ class Ledger:
             book.record(index, score, smoothing)
         self._length = 0
 
-    def trained(self) -> np.ndarray:
-        """(size,) bool: flushed in this epoch, by any rank."""
-        return self.owner != _NOBODY
+    # -- progress ---------------------------------------------------------------------------------------------------
 
-    def clear(self) -> None:
-        """Begin an epoch."""
-        self.owner.fill(_NOBODY)
-        self.largest = 0
-        self.foreign = 0
+    def begin(self, *, tail: int | None) -> None:
+        """An iteration over the epoch begins; `tail` as in the attributes."""
+        self.tail, self.exhausted, self.begun = tail, False, True
 
-    def restore(self, owner: Int[Tensor, " n"], *, same_ranks: bool) -> None:
-        """Take over who trained what, from a saved state; with other ranks than before it counts as anyone's."""
-        self.owner = owner.numpy().copy()
-        if not same_ranks:
-            self.owner[self.owner != _NOBODY] = _EARLIER
+    def started(self) -> bool:
+        """Whether any sample of it was trained and flushed."""
+        return bool((self.owner != _NOBODY).any())
+
+    def trained(self, index: Int[Tensor, " k"]) -> np.ndarray:
+        """(K,) bool: flushed in this epoch, by any rank."""
+        return self.owner[index.numpy()] != _NOBODY
+
+    def complete(self, index: Int[Tensor, " k"]) -> bool:
+        """Whether all of the selected samples have been trained, but for those that the loader drops."""
+        ranks = distributed.world_size()
+        trained = self.owner != _NOBODY
+        flushed = int(np.count_nonzero(trained[index.numpy()]))
+        trained[self.pending()[0].numpy()] = True
+        pending = int(np.count_nonzero(trained[index.numpy()])) - flushed
+        missing = len(index) - flushed - ranks * pending  # the other ranks have trained as many as this one
+        if self.tail is not None:
+            return missing <= self.tail
+        return missing <= 0 or (self.exhausted and missing < ranks * self.largest)
+
+    def remaining(self, index: Int[Tensor, " k"]) -> int:
+        """Of the selected samples, how many were left to be trained when the epoch began or was resumed."""
+        if self._resumed is None or self._unsynced is None:
+            return len(index)
+        at = index.numpy()
+        unsynced = int(np.count_nonzero(self._unsynced[at])) * distributed.world_size()
+        return max(0, len(at) - int(np.count_nonzero(self._resumed[at])) - unsynced)
+
+    def left(self, index: Int[Tensor, " k"]) -> Int[Tensor, " r"]:
+        """Without what all ranks know to have been trained before a state was loaded."""
+        return index if self._resumed is None else index[torch.from_numpy(~self._resumed)[index]]
+
+    def left_here(self, share: Int[Tensor, " k"]) -> Int[Tensor, " r"]:
+        """A rank's share without what it alone knows to have been trained before a state was loaded."""
+        return share if self._unsynced is None else share[torch.from_numpy(~self._unsynced)[share]]
+
+    # -- resuming ---------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values (copies)."""
+        index, score = self.pending()
+        return {
+            "epoch": self.number,
+            "tail": self.tail,
+            "exhausted": self.exhausted,
+            "largest": self.largest,
+            "rank": distributed.rank(),
+            "world_size": distributed.world_size(),
+            "owner": torch.from_numpy(self.owner.copy()),
+            "pending_index": index.clone(),
+            "pending_score": score.clone(),
+        }
+
+    @classmethod
+    def resumed(cls, state: dict[str, Any], size: int, values: tuple[int, ...]) -> Epoch:
+        """Restore what `state_dict` gave, checked by `checks.check_state`.
+
+        Raises:
+            CheckpointError: if it is of another rank, and holds what the other ranks do not know.
+        """
+        here = (distributed.rank(), distributed.world_size())
+        if len(state["pending_index"]) and (state["rank"], state["world_size"]) != here:
+            raise CheckpointError(
+                f"this state was saved by rank {state['rank']} of {state['world_size']} without what the other ranks "
+                "had recorded: call pruner.sync() on every rank before state_dict()"
+            )
+        epoch = cls(size, values, state["epoch"])
+        epoch.owner = state["owner"].numpy().copy()
+        if state["world_size"] != here[1]:
+            epoch.owner[epoch.owner != _NOBODY] = _EARLIER
+        if len(state["pending_index"]):
+            epoch.record(state["pending_index"], state["pending_score"])
+        epoch.largest = state["largest"]
+        epoch.tail, epoch.exhausted = state["tail"], state["exhausted"]
+        resumed = epoch.owner != _NOBODY
+        unsynced = np.zeros(size, dtype=np.bool_)
+        unsynced[state["pending_index"].numpy()] = True
+        epoch._resumed, epoch._unsynced = resumed, unsynced & ~resumed
+        return epoch
 
 
 def claim(parts: list[distributed.Part], owner: np.ndarray) -> np.ndarray:

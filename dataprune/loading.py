@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.utils.data import (
@@ -22,6 +22,7 @@ from torch.utils.data.dataloader import default_collate
 from . import checks, distributed
 from .pruner import Pruner
 
+EndedBy = Literal["sampler", "loader", "trainer"]
 _CHUNK = 1 << 16  # positions turned into Python numbers at a time: a list of all costs 40 bytes each
 
 
@@ -85,20 +86,34 @@ class PruneSampler(Sampler[int]):
         rank: whose share; torch.distributed's by default, else 0.
         world_size: how many share; torch.distributed's by default, else 1.
         shuffle: in random order; else in ascending order.
+        batch_size: of the loader, where it is known; then the samples that it drops are known too.
+        drop_last: whether the loader drops a last, smaller batch.
+        ended_by: what says that an epoch is over, by `finish`: this sampler when its last position has been handed out,
+            the loader when the loop over it is over (workers fetch ahead), or a trainer.
     Raises:
         ValueError: if only one of rank and world_size is given, or rank is outside [0, world_size).
     """
 
-    def __init__(self, pruner: Pruner, *, rank: int | None = None, world_size: int | None = None, shuffle: bool = True):
+    def __init__(
+        self,
+        pruner: Pruner,
+        *,
+        rank: int | None = None,
+        world_size: int | None = None,
+        shuffle: bool = True,
+        batch_size: int | None = None,
+        drop_last: bool = False,
+        ended_by: EndedBy = "sampler",
+    ):
         if (rank is None) != (world_size is None):
             raise ValueError("give rank and world_size together, or neither: torch.distributed's are used then")
         if rank is not None and world_size is not None and not 0 <= rank < world_size:
             raise ValueError(f"rank must be in [0, world_size), got rank {rank} of {world_size}")
         self.pruner = pruner
         self.shuffle = shuffle
-        self.batch_size: int | None = None  # of the loader, where it is known: then also the samples it drops
-        self.drop_last = False
-        self.loop: object | None = None  # the running loop over a PrunedLoader, which then says when an epoch is over
+        self.batch_size = batch_size
+        self.drop_last = drop_last
+        self.ended_by: EndedBy = ended_by
         self._rank, self._world_size = rank, world_size
         self._epoch: int | None = None  # None: wherever the pruner is
         self._loads = pruner.loads
@@ -176,42 +191,42 @@ class _Positions(Iterator[int]):
         resume = self._start is None
         order = pruner.order(epoch, sampler.rank, sampler.world_size, shuffle=sampler.shuffle, resume=resume)
         if resume:
-            share = -(-len(pruner.select(epoch).index) // sampler.world_size)
+            share = -(-len(pruner.select(epoch)) // sampler.world_size)
             self._position = share - len(order)
         else:
             order = order[self._start :]
         tail = None
         if sampler.batch_size is not None:
             tail = len(order) % sampler.batch_size * sampler.world_size if sampler.drop_last else 0
-            share = -(-len(pruner.select(epoch).index) // sampler.world_size)
+            share = -(-len(pruner.select(epoch)) // sampler.world_size)
             if sampler.drop_last:
                 checks.check_batch_size(f"epoch {epoch}", share, sampler.batch_size)
         pruner.begin(epoch, tail=tail)
         for start in range(0, len(order), _CHUNK):
             yield from order[start : start + _CHUNK].tolist()
-        if sampler.loop is None:
+        if sampler.ended_by == "sampler":
             sampler.finish(epoch)
 
 
 class _ToTheEnd:
-    """A loader whose epoch is over when the loop over it is: workers fetch ahead, so the sampler is done before."""
+    """A loader whose epoch is over when the loop over it is: workers fetch ahead, so the sampler is done before.
+
+    Of several loops at a time the one begun last counts.
+    """
 
     sampler: PruneSampler
+    loop: object = None  # the one begun last
 
     def __iter__(self) -> Iterator[Any]:
         loop = object()
-        self.sampler.loop = loop
+        self.__dict__["loop"] = loop  # DataLoader forbids some attributes once it is built
         return self._until_end(super().__iter__(), loop)  # type: ignore[misc]
 
     def _until_end(self, iterator: Iterator[Any], loop: object) -> Iterator[Any]:
-        try:
-            yield from iterator
-            epoch = self.sampler.pruner.selected
-            if self.sampler.loop is loop and epoch is not None:
-                self.sampler.finish(epoch)
-        finally:
-            if self.sampler.loop is loop:
-                self.sampler.loop = None
+        yield from iterator
+        epoch = self.sampler.pruner.selected
+        if self.loop is loop and epoch is not None and self.sampler.ended_by == "loader":
+            self.sampler.finish(epoch)
 
 
 class PrunedLoader(_ToTheEnd, DataLoader):
@@ -257,8 +272,15 @@ def prune_loader(
     shuffle = _shuffles(batches.sampler, len(dataset))
     if isinstance(batches.sampler, DistributedSampler) and rank is None:
         rank, world_size = batches.sampler.rank, batches.sampler.num_replicas
-    sampler = PruneSampler(pruner, rank=rank, world_size=world_size, shuffle=shuffle)
-    sampler.batch_size, sampler.drop_last = batches.batch_size, batches.drop_last
+    sampler = PruneSampler(
+        pruner,
+        rank=rank,
+        world_size=world_size,
+        shuffle=shuffle,
+        batch_size=batches.batch_size,
+        drop_last=batches.drop_last,
+        ended_by="loader",
+    )
     if batches.drop_last:
         smallest = -(-min(pruner.counts) // sampler.world_size)
         checks.check_batch_size("a pruned epoch", smallest, batches.batch_size)

@@ -1,24 +1,14 @@
 """Named recipes: each composes a criterion, a policy and a schedule into a `Pruner`. `METHODS` is their index.
 
-`fixed`, which replays a coreset chosen beforehand, stands apart: it is given a selection in place of a fraction.
-
-The others share these arguments:
-
-    size: samples in the dataset, N.
-    keep: fraction kept in a pruned epoch, in (0, 1].
-    budget: in place of `keep`, the fraction of a full run's samples; keep is solved, warm-up and annealing inside.
-    epochs: epochs of the run.
-    seed: decides the selections and the order within an epoch.
-    warmup: full epochs at the start. With one to three epochs in all, a full first epoch eats the gain: warmup=0 then
-        walks through unseen samples first.
-    anneal: share of full epochs at the end; full from epoch ceil((1 - anneal) * epochs).
-    balance: (N,) class ids; with them the highest scores are taken class by class, in equal numbers.
-
-They raise ValueError where an argument is out of range, or where full epochs use a budget up.
+`fixed`, which replays a coreset, is given a selection in place of a fraction and stands apart. The others share the
+arguments that each of their docstrings lists, and raise ValueError where an argument is out of range, or where full
+epochs use a budget up.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -27,7 +17,7 @@ import torch
 from torch import Tensor
 
 from . import checks, criteria, policies, schedules
-from .errors import suggest
+from .errors import UsageError, suggest
 from .pruner import Pruner
 from .selection import Selection
 
@@ -201,7 +191,7 @@ def infobatch(
     epochs: int,
     seed: int = 0,
     warmup: int = 1,
-    anneal: float = 0.125,
+    anneal: float = 0.0,
     prune_probability: float | None = None,
 ) -> Pruner:
     """Samples below the mean loss are dropped with a probability, the others of them weigh more: an unbiased gradient.
@@ -212,7 +202,7 @@ def infobatch(
         budget: as `keep`, and with the same limit.
         prune_probability: r in [0, 1), the paper's own parameter (0.5 there), in place of keep and budget.
     Source: Qin et al. 2024, arXiv:2303.04947. Differs: a fixed number of survivors in place of a coin for each sample,
-        and `keep`, are this project's.
+        and `keep`, are this project's; anneal=0.125 there.
     """
     if prune_probability is None:
         return Pruner(
@@ -238,7 +228,7 @@ def emp(
     epochs: int,
     seed: int = 0,
     warmup: int = 1,
-    anneal: float = 0.125,
+    anneal: float = 0.0,
     beta: float = 5.0,
     balance: Tensor | Sequence[int] | None = None,
 ) -> Pruner:
@@ -246,7 +236,7 @@ def emp(
 
     Args:
         beta: weight of the memory term.
-    Source: Xiao et al., arXiv:2408.16031, Eq. 8, Algorithm 1; annealing as in its section 4.1. Differs: nothing.
+    Source: Xiao et al., arXiv:2408.16031, Eq. 8, Algorithm 1. Differs: anneal=0.125 there, as in its section 4.1.
     """
     schedule = _schedule(keep, budget, epochs, warmup, anneal)
     criterion = criteria.loss_plus_entropy(beta)
@@ -261,7 +251,7 @@ def emp_reverse(
     epochs: int,
     seed: int = 0,
     warmup: int = 1,
-    anneal: float = 0.125,
+    anneal: float = 0.0,
     beta: float = 5.0,
     balance: Tensor | Sequence[int] | None = None,
 ) -> Pruner:
@@ -269,7 +259,7 @@ def emp_reverse(
 
     Args:
         beta: weight of the memory term.
-    Source: Xiao et al., arXiv:2408.16031, "EMP-reverse". Differs: nothing.
+    Source: Xiao et al., arXiv:2408.16031, "EMP-reverse". Differs: anneal=0.125 there.
     """
     schedule = _schedule(keep, budget, epochs, warmup, anneal)
     criterion = criteria.loss_plus_entropy(beta)
@@ -286,9 +276,8 @@ def emp_contrastive(
     epochs: int,
     seed: int = 0,
     warmup: int = 1,
-    anneal: float = 0.125,
+    anneal: float = 0.0,
     beta: float = 5.0,
-    drift: float = 0.0,
     balance: Tensor | Sequence[int] | None = None,
 ) -> Pruner:
     """The highest NT-Xent minus beta times the distance of a sample's two views: the hard, and those remembered.
@@ -298,15 +287,9 @@ def emp_contrastive(
 
     Args:
         beta: weight of the memory term.
-        drift: weight of an estimate of the first term of Eq. 11, which the paper drops: how far a sample's distance had
-            moved while it was not trained, the first after its return minus the last before. 9 more bytes per sample.
-    Source: Xiao et al., arXiv:2408.16031, Eq. 13, Algorithm 2; annealing as in its section 4.1. Differs:
-        `drift` is this project's.
+    Source: Xiao et al., arXiv:2408.16031, Eq. 13, Algorithm 2. Differs: anneal=0.125 there, as in its section 4.1.
     """
     schedule = _schedule(keep, budget, epochs, warmup, anneal)
-    if drift:
-        policy = policies.drifted(drift, balance=_classes(balance, size))
-        return Pruner(size, criteria.loss_and_distance(beta), policy, schedule, epochs=epochs, seed=seed)
     criterion = criteria.loss_minus_distance(beta)
     return Pruner(size, criterion, policies.top_k(balance=_classes(balance, size)), schedule, epochs=epochs, seed=seed)
 
@@ -343,7 +326,7 @@ def fixed(size: int, *, selection: Selection, epochs: int, seed: int = 0, strate
         strategy: "E": as many epochs on the coreset. "P": 1 / keep times as many, so that about as many samples are
             trained as on all the data; `epochs` of the pruner says how many.
     Returns:
-        A pruner that keeps len(selection.index) samples in every epoch.
+        A pruner that keeps len(selection) samples in every epoch.
     Raises:
         TypeError: if it is no Selection.
         ValueError: if positions are repeated or outside the dataset, or weights are negative or not finite.
@@ -352,7 +335,7 @@ def fixed(size: int, *, selection: Selection, epochs: int, seed: int = 0, strate
     if not isinstance(selection, Selection):
         raise TypeError(f"selection must be a Selection, got {type(selection).__name__}: Selection.of(index) makes one")
     checks.check_positions(selection, size, what="the selection")
-    count = len(selection.index)
+    count = len(selection)
     if not bool((selection.weight.isfinite() & (selection.weight >= 0)).all()):
         raise ValueError("a selection's weights multiply losses: they must be finite and not negative")
     if strategy not in ("E", "P"):
@@ -383,6 +366,54 @@ METHODS: dict[str, Callable[..., Pruner]] = {
 }
 
 
+_SHARED = {
+    "size": "samples in the dataset, N.",
+    "keep": "fraction kept in a pruned epoch, in (0, 1]; full epochs of `warmup` and `anneal` come on top.",
+    "budget": "in place of `keep`, the fraction of a full run's samples; keep is solved, full epochs inside.",
+    "epochs": "epochs of the run.",
+    "seed": "decides the selections and the order within an epoch.",
+    "warmup": "full epochs at the start; with few epochs in all, warmup=0 walks through unseen samples first.",
+    "anneal": "share of full epochs at the end, in [0, 1].",
+    "balance": "(N,) class ids; the highest scores are then taken class by class, in equal numbers.",
+}
+
+
+def _document(recipe: Callable[..., Pruner]) -> None:
+    """Add the shared arguments to a recipe's docstring, so that `help` shows all of them."""
+    text = recipe.__doc__ or ""  # python -OO drops docstrings
+    own = text.partition("    Args:\n")[2]
+    lines = "".join(
+        f"        {name}: {_SHARED[name]}\n"
+        for name in inspect.signature(recipe).parameters
+        if name in _SHARED and f"        {name}: " not in own
+    )
+    if own:
+        recipe.__doc__ = text.replace("    Args:\n", f"    Args:\n{lines}", 1)
+    else:
+        recipe.__doc__ = text.replace("    Source:", f"    Args:\n{lines}    Source:", 1)
+
+
+for _recipe in METHODS.values():
+    _document(_recipe)
+
+
+@functools.cache
+def reads(name: str) -> criteria.Reads:
+    """What a method reads of a training step: "losses", "probabilities", "features" or "nothing".
+
+    Args:
+        name: in `METHODS`.
+    Raises:
+        UsageError: if there is no such method.
+    Example:
+        >>> reads("emp"), reads("loss"), reads("rs2")
+        ('probabilities', 'losses', 'nothing')
+    """
+    if name not in METHODS:
+        raise UsageError(suggest(name, METHODS, what="method"))
+    return METHODS[name](2, keep=0.5, epochs=4).reads
+
+
 def _schedule(keep: float | None, budget: float | None, epochs: int, warmup: int, anneal: float) -> schedules.Schedule:
     if isinstance(warmup, bool) or not isinstance(warmup, int) or warmup < 0:
         raise ValueError(f"warmup is a number of full epochs, at least 0, got {warmup!r}")
@@ -395,8 +426,8 @@ def _schedule(keep: float | None, budget: float | None, epochs: int, warmup: int
     schedule = schedules.window(keep, warmup, stop)
     if keep < 1 and warmup > 0 and epochs <= 3:
         warnings.warn(
-            f"with {epochs} epochs, {min(warmup, epochs)} full at the start save little: warmup=0 walks through unseen "
-            "samples instead",
+            f"{min(warmup, epochs)} of {epochs} epochs train all samples before anything is pruned, which leaves "
+            "little to save: with warmup=0 the first epochs train samples not yet seen, and pruning starts at once",
             stacklevel=3,
         )
     return schedule

@@ -1,122 +1,175 @@
-"""Which samples an epoch trains: functions from (book, count, generator) to a `Selection`.
+"""Which samples an epoch trains: callables from (book, count, key) to a `Selection`.
 
-Whatever is equal is decided at random, never by position, and only the given generator is read. A policy may carry
-attributes: `variance = True` asks for a book that keeps variances; `exact = False` says that it may return another
-number of samples than `count`; `always = True`, that it is asked also where all samples are kept; `blind = True`, that
-it reads no scores, and may be used in a loop that records none; and `plan` is a text that says what it selects: a saved
-run is resumed only where it is the same.
+A selection depends on the book, the count and the key alone. Ties are broken by the key's hash of the position, not by
+the position itself, so that a sample is selected or not whatever rank or shard it is on. Your own policy is a function,
+or inherits from `Policy` and declares what differs from its defaults.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from numbers import Real
-from typing import ClassVar
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from .scores import DriftBook, ScoreBook
+from .hashing import Key
+from .scores import ScoreBook
 from .selection import Selection
 
-Policy = Callable[[ScoreBook, int, Generator], Selection]
+_CHUNK = 1 << 16  # positions hashed at a time, so that all intermediate values stay in the processor's cache
+_EXPLORE, _CLASSES = 1, 2  # draws of a position or class that must not depend on how ties were broken, draw 0
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Selects from a score book, and declares how it does so.
+
+    Attributes:
+        exact: whether it returns exactly `count` samples.
+        reads_scores: whether it needs scores; a loop that records none may use one that does not.
+        when_full: whether it is also asked in epochs that keep all samples, as where it weights them.
+    """
+
+    exact: bool = True
+    reads_scores: bool = True
+    when_full: bool = False
+
+    def book(self, size: int) -> ScoreBook:
+        """Make the book that it reads, for a dataset of `size` samples."""
+        return ScoreBook(size)
+
+    def __call__(self, book: ScoreBook, count: int, key: Key) -> Selection:
+        """Select `count` samples.
+
+        Args:
+            book: scores and draws of all samples; not to be changed.
+            count: samples asked for, in [1, book.size].
+            key: what random decisions depend on.
+        """
+        ...
 
 
 @dataclass(frozen=True)
-class uniform:
-    """A uniformly random subset.
+class Function(Policy):
+    """A policy given as a plain callable: `Pruner` wraps one in this.
+
+    Args:
+        function: from (book, count, key) to a selection.
+        exact: as in `Policy`.
+        reads_scores: as in `Policy`.
+        when_full: as in `Policy`.
+    """
+
+    function: Callable[[ScoreBook, int, Key], Selection]
+    exact: bool = True
+    reads_scores: bool = True
+    when_full: bool = False
+
+    def __call__(self, book: ScoreBook, count: int, key: Key) -> Selection:
+        return self.function(book, count, key)
+
+
+def declared(policy: Policy | Callable[[ScoreBook, int, Key], Selection]) -> Policy:
+    """Return a policy as it is, and a plain callable as one, with those attributes of `Policy` that it has.
+
+    Raises:
+        TypeError: if it is not callable.
+    """
+    if isinstance(policy, Policy):
+        return policy
+    if not callable(policy):
+        raise TypeError(f"policy must be callable as policy(book, count, key), got {type(policy).__name__}")
+    names = ("exact", "reads_scores", "when_full")
+    return Function(policy, **{name: getattr(policy, name) for name in names if hasattr(policy, name)})
+
+
+@dataclass(frozen=True)
+class uniform(Policy):
+    """Select a uniformly random subset.
 
     Example:
-        >>> len(uniform()(ScoreBook(10), 4, torch.Generator().manual_seed(0)).index)
+        >>> len(uniform()(ScoreBook(10), 4, Key(seed=0, epoch=1)))
         4
 
     Source: "random" in Raju et al. 2021, arXiv:2111.12621, section 4.1. Differs: nothing.
     """
 
-    blind: ClassVar[bool] = True
+    reads_scores = False
 
-    def __call__(self, book: ScoreBook, count: int, generator: Generator) -> Selection:
-        return Selection.of(random_subset(book.size, count, generator))
+    def __call__(self, book: ScoreBook, count: int, key: Key) -> Selection:
+        return Selection.of(random_subset(book.size, count, key))
 
 
 @dataclass(frozen=True)
-class least_drawn:
-    """The samples drawn least often so far, random among equals: chunk after chunk of one permutation after another.
+class least_drawn(Policy):
+    """Select the samples drawn least often so far, random among equals: chunks of one permutation after another.
 
     Source: RS2 without replacement, Okanovic et al. 2024, arXiv:2305.18424, section 3. Differs: a pass that ends inside
         an epoch is filled up from the next permutation, so that no sample is left out.
     """
 
-    blind: ClassVar[bool] = True
+    reads_scores = False
 
-    def __call__(self, book: ScoreBook, count: int, generator: Generator) -> Selection:
-        return Selection.of(highest(-book.drawn, count, generator))
+    def __call__(self, book: ScoreBook, count: int, key: Key) -> Selection:
+        return Selection.of(highest(-book.drawn, count, key))
 
 
-class replay:
-    """The same selection in every epoch, weights included.
+@dataclass(frozen=True, eq=False)
+class replay(Policy):
+    """Return the same selection in every epoch, weights included.
 
     Args:
-        selection: what to replay.
+        selection: to replay; it is copied.
     """
 
-    always = True  # all samples may be kept, and weighted
-    blind = True
+    selection: Selection
+    reads_scores = False
+    when_full = True  # all samples may be kept, and weighted
 
-    def __init__(self, selection: Selection):
-        self.selection = Selection(selection.index.clone(), selection.weight.clone())
-        content = self.selection.index.numpy().tobytes() + self.selection.weight.numpy().tobytes()
-        self.plan = hashlib.sha256(content).hexdigest()[:16]
+    def __post_init__(self) -> None:
+        copied = Selection(self.selection.index.clone(), self.selection.weight.clone())
+        object.__setattr__(self, "selection", copied)
 
-    def __call__(self, book: ScoreBook, count: int, generator: Generator) -> Selection:
-        """The selection that was given."""
+    def __call__(self, book: ScoreBook, count: int, key: Key) -> Selection:
         return self.selection
 
 
-def top_k(*, balance: Tensor | None = None) -> Policy:
-    """The highest scores; unseen samples come first.
+@dataclass(frozen=True, eq=False)
+class top_k(Policy):
+    """Select the highest scores; unseen samples come first.
 
     Args:
         balance: (N,) class ids; with them every class gets the same number of places, as far as it has samples.
     """
-    return lambda book, count, generator: Selection.of(_greedy(book.score, count, generator, balance))
+
+    balance: Tensor | None = field(default=None, kw_only=True)
+
+    def __call__(self, book: ScoreBook, count: int, key: Key) -> Selection:
+        return Selection.of(_greedy(book.score, count, key, self.balance))
 
 
-@dataclass(frozen=True)
-class drifted:
-    """The highest score + gamma * drift, see `DriftBook`; unseen samples come first.
-
-    Args:
-        gamma: weight of the drift.
-        balance: as for `top_k`.
-    """
-
-    gamma: float
-    balance: Tensor | None = None
-    book: ClassVar[type[ScoreBook]] = DriftBook
-
-    def __call__(self, book: ScoreBook, count: int, generator: Generator) -> Selection:
-        assert isinstance(book, DriftBook)
-        index = _greedy(book.score + self.gamma * book.drift, count, generator, self.balance)
-        book.absent |= torch.ones(book.size, dtype=torch.bool).index_fill_(0, index, False)
-        return Selection.of(index)
-
-
-def bottom_k(*, balance: Tensor | None = None) -> Policy:
-    """The lowest scores; unseen samples come first.
+@dataclass(frozen=True, eq=False)
+class bottom_k(Policy):
+    """Select the lowest scores; unseen samples come first.
 
     Args:
         balance: as for `top_k`.
     """
-    return lambda book, count, generator: Selection.of(_greedy(-book.score, count, generator, balance))
+
+    balance: Tensor | None = field(default=None, kw_only=True)
+
+    def __call__(self, book: ScoreBook, count: int, key: Key) -> Selection:
+        return Selection.of(_greedy(-book.score, count, key, self.balance))
 
 
-def epsilon_greedy(epsilon: float = 0.1, *, balance: Tensor | None = None) -> Policy:
-    """(1 - epsilon) of the places to the highest scores, the others uniformly to the rest.
+@dataclass(frozen=True, eq=False)
+class epsilon_greedy(Policy):
+    """Give (1 - epsilon) of the places to the highest scores, and the others uniformly to the rest.
 
     Args:
         epsilon: share of random places, in [0, 1].
@@ -125,43 +178,49 @@ def epsilon_greedy(epsilon: float = 0.1, *, balance: Tensor | None = None) -> Po
         ValueError: if epsilon is outside [0, 1].
     Source: Raju et al. 2021, arXiv:2111.12621, section 4.2. Differs: nothing.
     """
-    if not 0 <= epsilon <= 1:
-        raise ValueError(f"epsilon is a share of the places, in [0, 1], got {epsilon}")
 
-    def policy(book: ScoreBook, count: int, generator: Generator) -> Selection:
-        explored = int(epsilon * count + 0.5)
+    epsilon: float = 0.1
+    balance: Tensor | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.epsilon <= 1:
+            raise ValueError(f"epsilon is a share of the places, in [0, 1], got {self.epsilon}")
+
+    def __call__(self, book: ScoreBook, count: int, key: Key) -> Selection:
+        explored = int(self.epsilon * count + 0.5)
         chosen = np.zeros(book.size, dtype=np.bool_)
-        chosen[_greedy(book.score, count - explored, generator, balance).numpy()] = True
-        chosen[~chosen] = _random_mask(book.size - (count - explored), explored, generator)
-        return Selection.of(_positions(chosen))
-
-    return policy
+        chosen[_greedy(book.score, count - explored, key, self.balance).numpy()] = True
+        return Selection.of(_positions(_draw(~chosen, explored, key, _EXPLORE, into=chosen)))
 
 
-@dataclass(frozen=True)
-class upper_confidence:
-    """The highest score + c * variance; unseen samples come first.
+@dataclass(frozen=True, eq=False)
+class upper_confidence(Policy):
+    """Select the highest score + c * variance; unseen samples come first.
 
     Args:
         c: weight of the variance.
         balance: as for `top_k`.
+    Raises:
+        ValueError: if c is not a finite number.
     Source: "UCB" in Raju et al. 2021, arXiv:2111.12621, section 4.3 (a variance, not its root). Differs: nothing.
     """
 
     c: float = 1.0
     balance: Tensor | None = None
-    variance: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if isinstance(self.c, bool) or not isinstance(self.c, Real) or not math.isfinite(self.c):
             raise ValueError(f"c is the weight of the variance, a finite number, got {self.c!r}")
 
-    def __call__(self, book: ScoreBook, count: int, generator: Generator) -> Selection:
-        return Selection.of(_greedy(book.score + self.c * book.variance, count, generator, self.balance))
+    def book(self, size: int) -> ScoreBook:
+        return ScoreBook(size, variance=True)
+
+    def __call__(self, book: ScoreBook, count: int, key: Key) -> Selection:
+        return Selection.of(_greedy(book.score + self.c * book.variance, count, key, self.balance))
 
 
 @dataclass(frozen=True)
-class soft_prune:
+class soft_prune(Policy):
     """Drop samples below the mean score with probability r, and weight those that survive by 1 / (1 - r).
 
     The expected weighted sum over the selection is the sum over all samples. The survivors are a subset of fixed size,
@@ -179,14 +238,14 @@ class soft_prune:
 
     prune_probability: float | None = None
     limit: float = 0.9
-    exact: ClassVar[bool] = False
+    exact = False
 
     def __post_init__(self) -> None:
         for name, value in (("prune_probability", self.prune_probability), ("limit", self.limit)):
             if value is not None and not 0 <= value < 1:
                 raise ValueError(f"{name} is a probability in [0, 1), got {value}")
 
-    def __call__(self, book: ScoreBook, count: int, generator: Generator) -> Selection:
+    def __call__(self, book: ScoreBook, count: int, key: Key) -> Selection:
         score = book.score.numpy()
         seen = ~np.isnan(score)
         # summed in float64, compared in float32: the mean of equal scores must not come out a hair above them
@@ -198,24 +257,23 @@ class soft_prune:
             r = min((book.size - count) / candidates, self.limit) if candidates else 0.0
         expected = round((1 - r) * candidates, 6)
         survivors = int(expected)
-        survivors += float(torch.rand((), generator=generator, dtype=torch.float64)) < expected - survivors
-        kept = ~low
-        kept[low] = _random_mask(candidates, survivors, generator)
-        index = _positions(kept)
+        survivors += float(torch.rand((), generator=key.generator(), dtype=torch.float64)) < expected - survivors
+        index = _positions(_draw(low, survivors, key, into=~low))
         weight = torch.ones(len(index))
-        weight[torch.from_numpy(low[kept])] = 1 / (1 - r)
+        weight[torch.from_numpy(low)[index]] = 1 / (1 - r)
         return Selection(index, weight)
 
 
-def highest(values: Tensor, count: int, generator: Generator) -> Tensor:
-    """Positions of the `count` highest values, ascending; NaN counts as highest and equals are drawn at random.
+def highest(values: Tensor, count: int, key: Key, positions: Tensor | None = None) -> Tensor:
+    """Places of the `count` highest values, ascending; NaN counts as highest, equal values are drawn at random.
 
     Args:
         values: (N,) numbers on the CPU.
         count: how many, in [0, N].
-        generator: decides between equals.
+        key: decides between equal values.
+        positions: (N,) int64, of the values in the dataset; by default 0 to N - 1.
     Returns:
-        (count,) int64 positions.
+        (count,) int64 places in `values`.
     """
     if count == 0:
         return torch.empty(0, dtype=torch.int64)
@@ -228,23 +286,21 @@ def highest(values: Tensor, count: int, generator: Generator) -> Tensor:
     else:
         ties = array == threshold
         chosen = ~(array <= threshold)  # NaN passes
-    places = count - int(np.count_nonzero(chosen))
-    chosen[ties] = _random_mask(int(np.count_nonzero(ties)), places, generator)
-    return _positions(chosen)
+    return _positions(_draw(ties, count - int(np.count_nonzero(chosen)), key, into=chosen, positions=positions))
 
 
-def random_subset(size: int, count: int, generator: Generator) -> Tensor:
+def random_subset(size: int, count: int, key: Key) -> Tensor:
     """`count` of `size` positions, ascending, each subset with the same probability; int64."""
-    return _positions(_random_mask(size, count, generator))
+    return _positions(_draw(np.ones(size, dtype=np.bool_), count, key, into=np.zeros(size, dtype=np.bool_)))
 
 
-def quotas(sizes: Tensor, count: int, generator: Generator) -> list[int]:
+def quotas(sizes: Tensor, count: int, key: Key) -> list[int]:
     """Places per class: equal, what a small class leaves goes to the others, an odd rest to classes drawn at random.
 
     Args:
         sizes: (C,) samples per class, int64 on the CPU.
         count: places, at most the sum of sizes.
-        generator: draws the classes that get an odd rest.
+        key: draws the classes that get an odd rest.
     """
     places = torch.zeros_like(sizes)
     left = count
@@ -252,8 +308,8 @@ def quotas(sizes: Tensor, count: int, generator: Generator) -> list[int]:
         open_classes = (places < sizes).nonzero().squeeze(1)
         share = left // len(open_classes)
         if share == 0:
-            lucky = open_classes[torch.randperm(len(open_classes), generator=generator)[:left]]
-            places[lucky] += 1
+            drawn = key.hash(open_classes, _CLASSES).argsort(descending=True)[:left]
+            places[open_classes[drawn]] += 1
             break
         given = torch.minimum(sizes[open_classes] - places[open_classes], torch.tensor(share))
         places[open_classes] += given
@@ -261,9 +317,9 @@ def quotas(sizes: Tensor, count: int, generator: Generator) -> list[int]:
     return places.tolist()
 
 
-def _greedy(values: Tensor, count: int, generator: Generator, balance: Tensor | None) -> Tensor:
+def _greedy(values: Tensor, count: int, key: Key, balance: Tensor | None) -> Tensor:
     if balance is None:
-        return highest(values, count, generator)
+        return highest(values, count, key)
     if balance.shape != values.shape or balance.is_floating_point():
         raise ValueError(
             f"balance must hold one class id for each of the {len(values)} samples, "
@@ -273,25 +329,56 @@ def _greedy(values: Tensor, count: int, generator: Generator, balance: Tensor | 
     labels = balance.cpu()
     _, sizes = torch.unique(labels, return_counts=True)
     members = torch.argsort(labels, stable=True).split(sizes.tolist())
-    for positions, places in zip(members, quotas(sizes, count, generator), strict=True):
-        chosen[positions[highest(values[positions], places, generator)].numpy()] = True
+    for positions, places in zip(members, quotas(sizes, count, key), strict=True):
+        chosen[positions[highest(values[positions], places, key, positions)].numpy()] = True
     return _positions(chosen)
 
 
-def _random_mask(size: int, count: int, generator: Generator) -> np.ndarray:
-    """(size,) bool with `count` of them set, uniformly."""
-    if count >= size:
-        return np.ones(size, dtype=np.bool_)
+def _draw(
+    among: np.ndarray, count: int, key: Key, draw: int = 0, *, into: np.ndarray, positions: Tensor | None = None
+) -> np.ndarray:
+    """Set those `count` places of `into` that have the highest hashes among the places where `among` is set.
+
+    Args:
+        among: (N,) bool.
+        count: how many.
+        key: hashes positions.
+        draw: which hash of a position.
+        into: (N,) bool, changed in place and returned.
+        positions: (N,) int64, of the places in the dataset; by default 0 to N - 1.
+    """
+    total = int(np.count_nonzero(among))
+    if count >= total:
+        into |= among
+        return into
     if count <= 0:
-        return np.zeros(size, dtype=np.bool_)
-    keys = torch.empty(size, dtype=torch.int32).random_(generator=generator).numpy()
-    threshold = np.partition(keys, count)[count]
-    chosen = keys < threshold
-    missing = count - int(np.count_nonzero(chosen))
-    if missing:  # equal keys at the edge: draw again among them
-        ties = keys == threshold
-        chosen[ties] = _random_mask(int(np.count_nonzero(ties)), missing, generator)
-    return chosen
+        return into
+
+    def hashes(places: np.ndarray) -> np.ndarray:
+        at = torch.from_numpy(places)
+        return key.hash(at if positions is None else positions[at], draw).numpy().view(np.uint64)
+
+    high = np.empty(total, dtype=np.uint32)  # the upper halves decide, but for a few at the edge
+    filled = 0
+    for places in _places(among):
+        high[filled : filled + len(places)] = hashes(places) >> np.uint64(32)
+        filled += len(places)
+    threshold = np.partition(high, total - count)[total - count]
+    drawn = high > threshold
+    edge = np.flatnonzero(high == threshold)
+    missing = count - int(np.count_nonzero(drawn))
+    if missing < len(edge):
+        at = np.flatnonzero(among)[edge]
+        edge = edge[np.argsort(hashes(at))[len(edge) - missing :]]
+    drawn[edge] = True
+    into[among] |= drawn
+    return into
+
+
+def _places(mask: np.ndarray) -> Iterator[np.ndarray]:
+    """Where a mask is set, a chunk at a time."""
+    for start in range(0, len(mask), _CHUNK):
+        yield np.flatnonzero(mask[start : start + _CHUNK]) + start
 
 
 def _positions(mask: np.ndarray) -> Tensor:

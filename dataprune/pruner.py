@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cached_property
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Generator, Tensor
+from torch import Tensor
 
-from . import checks, distributed
-from .criteria import Criterion
-from .epoch import Ledger
+from . import checks, criteria, distributed
+from .criteria import Criterion, Reads
+from .epoch import Epoch
 from .errors import CheckpointError
-from .policies import Policy
+from .hashing import Key
+from .plan import Plan, check_plan, plan_of
+from .policies import Policy, declared
 from .schedules import Schedule, check_fraction
 from .scores import ScoreBook
 from .selection import Selection, pack, unpack
 
-SCHEMA = 1  # of state_dict
+SCHEMA = 2  # of state_dict; 1 drew equal samples in another order
+_ORDER = 1 << 32  # set apart the stream of orders from that of selections
 
 
 class Pruner:
@@ -31,7 +35,7 @@ class Pruner:
     Args:
         size: samples in the dataset, N.
         criterion: scores a batch, see `criteria`.
-        policy: selects from the book, see `policies`.
+        policy: selects from the book, see `policies`; a plain function (book, count, key) as well.
         schedule: fraction kept in each epoch, see `schedules`.
         epochs: epochs of the run; `select` raises beyond them.
         smoothing: weight of a new score against the remembered one, in (0, 1].
@@ -40,7 +44,6 @@ class Pruner:
         seed: feeds two independent streams, one for selections and one for the order within an epoch.
     Attributes:
         book: the `ScoreBook`, as of the last `select` or `sync`.
-        selected: the epoch that `select` was last called for, None before.
         counts: samples that the schedule asks for, in every epoch.
     Raises:
         ValueError: if an argument is out of range.
@@ -50,7 +53,7 @@ class Pruner:
         self,
         size: int,
         criterion: Criterion,
-        policy: Policy,
+        policy: Policy | Callable[[ScoreBook, int, Key], Selection],
         schedule: Schedule,
         *,
         epochs: int,
@@ -65,34 +68,42 @@ class Pruner:
             raise ValueError(f"smoothing is the weight of a new score, in (0, 1], got {smoothing}")
         self.size = int(size)
         self.criterion = criterion
-        self.policy = policy
+        self.policy = declared(policy)
         self.schedule = schedule
         self.epochs = int(epochs)
         self.smoothing = smoothing
         self.every = int(every)
         self.seed = int(seed)
-        self.book = getattr(policy, "book", ScoreBook)(self.size, variance=getattr(policy, "variance", False))
+        self.book = self.policy.book(self.size)
         self.loads = 0  # how often a state was loaded: samplers take up the new place
         self.counts = [self._count(epoch) for epoch in range(self.epochs)]
         self._first_pruned = next((e for e, count in enumerate(self.counts) if count < self.size), 0)
-        self._ledger = self._new_ledger()
+        self._epoch = Epoch(self.size, criteria.values(criterion))
         self._selection: Selection | None = None
-        self.selected: int | None = None  # the epoch that the selection is for
         self._weight: Tensor | None = None  # (size,) on the device of the losses; None while all are one
         self._overlap: float | None = None
-        self._resumed: np.ndarray | None = None  # (size,) trained before the state was loaded, in this epoch
-        self._own: np.ndarray | None = None  # (size,) of these, what only this rank knows of: it was not synced
-        self._tail: int | None = None  # samples a rank drops at the end of this epoch, where the loader is known
-        self._begun = False  # whether batches of this epoch have been handed out
-        self._exhausted = False  # whether a sampler has handed out all of this epoch
-        self._unplanned = 0  # samples recorded while no epoch was selected yet
+
+    def __repr__(self) -> str:
+        return (
+            f"Pruner({self.size}, {_name(self.criterion)}, {_name(self.policy)}, {_name(self.schedule)}, "
+            f"epochs={self.epochs}, smoothing={self.smoothing}, every={self.every}, seed={self.seed})"
+        )
+
+    @property
+    def reads(self) -> Reads:
+        """What it needs of a training step: "losses", "probabilities" or "features" beside them, or "nothing"."""
+        return criteria.reads(self.criterion) if self.policy.reads_scores else "nothing"
+
+    @property
+    def selected(self) -> int | None:
+        """The epoch that `select` was last called for, None before."""
+        return self._epoch.number
 
     # -- planning ---------------------------------------------------------------------------------------------------
 
     def epoch_sizes(self) -> list[int]:
         """Planned samples of every epoch; an upper bound where the policy decides by the scores how many it keeps."""
-        exact = getattr(self.policy, "exact", True)
-        return [count if exact else self.size for count in self.counts]
+        return [count if self.policy.exact else self.size for count in self.counts]
 
     def planned_steps(
         self, batch_size: int, *, world_size: int = 1, accumulate: int = 1, drop_last: bool = False
@@ -116,12 +127,7 @@ class Pruner:
         """Samples of an epoch still to be trained, on all ranks: as planned, and exact once it is selected."""
         if self._selection is None or epoch != self.selected:
             return self.epoch_sizes()[epoch]
-        if self._resumed is None or self._own is None:
-            return len(self._selection.index)
-        index = self._selection.index.numpy()
-        # the other ranks have trained as many as this one
-        own = int(np.count_nonzero(self._own[index])) * distributed.world_size()
-        return max(0, len(index) - int(np.count_nonzero(self._resumed[index])) - own)
+        return self._epoch.remaining(self._selection.index)
 
     @property
     def epoch(self) -> int:
@@ -129,9 +135,9 @@ class Pruner:
 
         A resumed loop starts here: `for epoch in range(pruner.epoch, epochs)`.
         """
-        if self.selected is None:
+        if self.selected is None or self._selection is None:
             return 0
-        return self.selected + 1 if self._complete() else self.selected
+        return self.selected + self._epoch.complete(self._selection.index)
 
     # -- selecting --------------------------------------------------------------------------------------------------
 
@@ -156,26 +162,10 @@ class Pruner:
         if self._selection is not None and epoch == self.selected:
             return self._selection
         self._flush(epoch)
-        trained = self._ledger.trained()
-        if self._selection is not None and trained.any():
-            planned = len(self._selection.index)
-            checks.check_trained(
-                self.selected,
-                planned,
-                planned - int(np.count_nonzero(trained[self._selection.index.numpy()])),
-                self._ledger.foreign,
-                ranks=distributed.world_size(),
-                largest=self._ledger.largest,
-                exhausted=self._exhausted,
-            )
-        elif self._selection is not None and self._begun and not getattr(self.policy, "blind", False):
-            checks.check_scored(self.selected, self.book.score)
+        self._check_trained()
         if self._due(epoch):
             self._replace(self._choose(epoch))
-        self.selected = epoch
-        self._ledger.clear()
-        self._resumed, self._own, self._tail, self._exhausted = None, None, None, False
-        self._begun = False
+        self._epoch = self._epoch.next(epoch)
         assert self._selection is not None
         return self._selection
 
@@ -201,13 +191,13 @@ class Pruner:
         ranks = distributed.world_size()
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        share = -(-len(self.select(epoch).index) // ranks)
+        share = -(-len(self.select(epoch)) // ranks)
         if drop_last:
             checks.check_batch_size(f"epoch {epoch}", share, batch_size)
         order = self.order(epoch, distributed.rank(), ranks)
         tail = len(order) % batch_size if drop_last else 0
         order = order[: len(order) - tail]
-        self.begin(epoch, tail=tail * ranks)
+        self._epoch.begin(tail=tail * ranks)
         if self._weight is not None and device is not None:
             self._weight = self._weight.to(device)  # now, when the device has nothing to do, not in the first step
         return iter(order.to(device).split(batch_size) if len(order) else ())
@@ -228,17 +218,13 @@ class Pruner:
         """
         index = self.select(epoch).index
         if shuffle:
-            index = index[torch.randperm(len(index), generator=self._generator("order", epoch))]
-        rest = index
-        if resume and self._resumed is not None:
-            rest = index[torch.from_numpy(~self._resumed)[index]]
+            index = index[torch.randperm(len(index), generator=Key(self.seed + _ORDER, epoch).generator())]
+        rest = self._epoch.left(index) if resume else index
         padding = -len(rest) % world_size
         if padding:
             rest = torch.cat([rest, index.repeat(-(-padding // len(index)))[:padding]])
         share = rest[rank::world_size]
-        if resume and self._own is not None:  # after the split, which must be alike on all ranks
-            share = share[torch.from_numpy(~self._own)[share]]
-        return share
+        return self._epoch.left_here(share) if resume else share  # after the split, which is alike on all ranks
 
     # -- recording --------------------------------------------------------------------------------------------------
 
@@ -260,10 +246,28 @@ class Pruner:
         self.update(index, losses, outputs, targets)
         if self._weight is None:
             return losses.mean()
-        if self._weight.device != losses.device:
-            self._weight = self._weight.to(losses.device, non_blocking=losses.is_cuda)
-        at = index.to(losses.device, torch.int64, non_blocking=True)  # as uint8 it would be taken for a mask
-        return (self._weight[at] * losses).mean()
+        return (self.weight(index, losses.device) * losses).mean()
+
+    def weight(self, index: Int[Tensor, " b"], device: torch.device | str | None = None) -> Float[Tensor, " b"]:
+        """Loss multipliers of a batch, by the running epoch's selection.
+
+        Args:
+            index: positions of the batch in the dataset.
+            device: where the multipliers are needed; that of `index` by default.
+        Returns:
+            Ones, unless the method re-weights; 1 also for samples outside the selection.
+        """
+        device = index.device if device is None else torch.device(device)
+        if self._weight is None:
+            return torch.ones(len(index), device=device)
+        if self._weight.device != device:
+            self._weight = self._weight.to(device, non_blocking=device.type == "cuda")
+        return self._weight[index.to(device, torch.int64, non_blocking=device.type == "cuda")]  # uint8 would be a mask
+
+    @property
+    def weighted(self) -> bool:
+        """Whether the running epoch's selection weights its samples differently from 1."""
+        return self._weight is not None
 
     def update(
         self, index: Int[Tensor, " b"], losses: Float[Tensor, " b"], outputs: Any = None, targets: Any = None
@@ -285,14 +289,13 @@ class Pruner:
         if len(index) == 0:
             return
         if self._selection is None:
-            self._unplanned += len(index)
-            most = -(-self.size // distributed.world_size()) + max(self._ledger.largest, len(index))
-            checks.check_planned(self._unplanned, most)
+            most = -(-self.size // distributed.world_size()) + max(self._epoch.largest, len(index))
+            checks.check_planned(self._epoch.recorded + len(index), most)
         with torch.no_grad():
             score = self.criterion(losses.detach(), outputs, targets)
-        if score.shape != (*index.shape, *self._ledger.values):
+        if score.shape != (*index.shape, *self._epoch.values):
             raise ValueError(f"the criterion gave scores of shape {tuple(score.shape)} for {len(index)} samples")
-        self._ledger.record(index, score)
+        self._epoch.record(index, score)
 
     # -- looking ----------------------------------------------------------------------------------------------------
 
@@ -307,7 +310,7 @@ class Pruner:
         if self._selection is None:
             return {"epoch": None, "reached_keep": None, "overlap": None, "never_seen": self.size, "draws": [self.size]}
         draws = np.bincount(self.book.drawn.numpy()).tolist()
-        reached = len(self._selection.index) / self.size
+        reached = len(self._selection) / self.size
         return {
             "epoch": self.selected,
             "reached_keep": reached,
@@ -326,24 +329,15 @@ class Pruner:
         """
         if distributed.world_size() == 1:
             self._flush(-1)
-        index, score = self._ledger.pending()
         state: dict[str, Any] = {
             "schema": SCHEMA,
             "size": self.size,
             "seed": self.seed,
-            "plan": self._plan(),
-            "epoch": self.selected,
+            "plan": json.dumps(self._plan),
             "overlap": self._overlap,
-            "tail": self._tail,
-            "exhausted": self._exhausted,
-            "largest": self._ledger.largest,
-            "rank": distributed.rank(),
-            "world_size": distributed.world_size(),
-            "owner": torch.from_numpy(self._ledger.owner.copy()),
-            "pending_index": index.clone(),
-            "pending_score": score.clone(),
             "selection": None,
             "weight": None,
+            **self._epoch.state_dict(),
             **self.book.state_dict(),
         }
         if self._selection is not None:
@@ -356,7 +350,8 @@ class Pruner:
         """Take up where `state_dict` left off. Never collective; every rank must load.
 
         Raises:
-            CheckpointError: if the state is of another dataset, schema or rank, or not a pruner's.
+            CheckpointError: if the state is of another dataset, schema or rank, of a pruner with other arguments (each
+                is named, with both values), or not a pruner's.
         """
         if not isinstance(state, dict) or "schema" not in state or "score" not in state:
             raise CheckpointError("this is not the state of a pruner: pass what `state_dict()` returned")
@@ -367,41 +362,22 @@ class Pruner:
             )
         if state.get("size") != self.size:
             raise CheckpointError(f"this state is of {state.get('size')} samples, this pruner of {self.size}")
-        if state.get("plan") != self._plan():
-            raise CheckpointError(
-                "this state is of a pruner with other arguments (method, keep, epochs, warmup, anneal, smoothing ...): "
-                "build this one as that one was"
-            )
+        check_plan(state.get("plan"), self._plan)
         state = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in state.items()}
-        checks.check_state(state, self.size, self.epochs, self._ledger.values)
-        here = (distributed.rank(), distributed.world_size())
-        if len(state["pending_index"]) and (state["rank"], state["world_size"]) != here:
-            raise CheckpointError(
-                f"this state was saved by rank {state['rank']} of {state['world_size']} without what the other ranks "
-                "had recorded: call pruner.sync() on every rank before state_dict()"
-            )
+        checks.check_state(state, self.size, self.epochs, self._epoch.values)
+        epoch = Epoch.resumed(state, self.size, self._epoch.values)
         try:
             self.book.load_state_dict(state)
         except ValueError as error:
             raise CheckpointError(str(error)) from None
         self.seed = state["seed"]
-        self._ledger = self._new_ledger()
-        self._ledger.restore(state["owner"], same_ranks=state["world_size"] == here[1])
-        if len(state["pending_index"]):
-            self._ledger.record(state["pending_index"], state["pending_score"])
-        self._ledger.largest = state["largest"]
         self._selection, self._weight = None, None
         if state["selection"] is not None:
             index = unpack(state["selection"], self.size)
             weight = state["weight"]
             self._hold(Selection(index, torch.ones(len(index)) if weight is None else weight.clone()))
-        self.selected = state["epoch"]
         self._overlap = state["overlap"]
-        self._tail, self._exhausted, self._begun = state["tail"], state["exhausted"], False
-        self._resumed = self._ledger.trained()
-        self._own = np.zeros(self.size, dtype=np.bool_)
-        self._own[state["pending_index"].numpy()] = True
-        self._own &= ~self._resumed
+        self._epoch = epoch
         self.loads += 1
 
     # -- inside -----------------------------------------------------------------------------------------------------
@@ -413,15 +389,13 @@ class Pruner:
             epoch: that `select` was last called for.
             tail: samples, of all ranks, that the loader drops at the end of it; None where the sampler cannot know.
         """
-        self._tail, self._exhausted, self._begun = tail, False, True
+        if epoch == self.selected:
+            self._epoch.begin(tail=tail)
 
     def end(self, epoch: int) -> None:
         """For samplers: all samples of `epoch` have been handed out."""
         if epoch == self.selected:
-            self._exhausted = True
-
-    def _new_ledger(self) -> Ledger:
-        return Ledger(self.size, getattr(self.criterion, "values", ()))
+            self._epoch.exhausted = True
 
     def _count(self, epoch: int) -> int:
         keep = self.schedule(epoch)
@@ -438,19 +412,19 @@ class Pruner:
 
     def _choose(self, epoch: int) -> Selection:
         count = self.counts[epoch]
-        if count == self.size and not getattr(self.policy, "always", False):
+        if count == self.size and not self.policy.when_full:
             return Selection.of(torch.arange(self.size))
         # drawn from where the block begins, so that it does not matter in which of its epochs it is first asked for
         start = self._first_pruned + self._block(epoch) * self.every
-        selection = self.policy(self.book, count, self._generator("selection", start))
-        checks.check_selection(selection, self.size, count, exact=getattr(self.policy, "exact", True))
+        selection = self.policy(self.book, count, Key(self.seed, start))
+        checks.check_selection(selection, self.size, count, exact=self.policy.exact)
         return selection
 
     def _replace(self, selection: Selection) -> None:
         if self._selection is not None:
             before = np.zeros(self.size, dtype=np.bool_)
             before[self._selection.index.numpy()] = True
-            self._overlap = int(np.count_nonzero(before[selection.index.numpy()])) / len(selection.index)
+            self._overlap = int(np.count_nonzero(before[selection.numpy()])) / len(selection)
         self.book.drawn[selection.index] += 1
         self._hold(selection)
 
@@ -461,13 +435,20 @@ class Pruner:
             self._weight = torch.ones(self.size)
             self._weight[selection.index] = selection.weight
 
-    def _generator(self, stream: str, epoch: int) -> Generator:
-        digest = hashlib.sha256(f"{self.seed}/{stream}/{epoch}".encode()).digest()
-        return Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    def _check_trained(self) -> None:
+        """Raise or warn unless the epoch that ends trained what was selected for it, and was recorded."""
+        epoch = self._epoch
+        if self._selection is None:
+            return
+        if epoch.started():
+            trained = epoch.trained(self._selection.index)
+            checks.check_trained(epoch, len(trained), len(trained) - int(np.count_nonzero(trained)))
+        elif epoch.begun and self.policy.reads_scores:
+            checks.check_scored(epoch.number, self.book.score)
 
     def _flush(self, epoch: int) -> None:
         """Take in what all ranks recorded; `epoch` says what for, -1 for nothing but that."""
-        index, score = self._ledger.pending()
+        index, score = self._epoch.pending()
         # batches on a GPU are checked only now; the other ranks must hear of it, or they would wait for ever
         problem = checks.problem(index, score, self.size)
         alone = distributed.world_size() == 1
@@ -477,37 +458,37 @@ class Pruner:
         if not alone:
             headers = [part.header for part in parts]
             checks.check_ranks(headers)
-            self._exhausted = any(header[4] for header in headers)
-            self._ledger.largest = max(header[5] for header in headers)
+            self._epoch.exhausted = any(header[4] for header in headers)
+            self._epoch.largest = max(header[5] for header in headers)
         planned = None if self._selection is None else self._selection.index
-        self._ledger.flush(self.book, self.smoothing, parts, planned)
+        self._epoch.flush(self.book, self.smoothing, parts, planned)
 
     def _header(self, epoch: int) -> list[int]:
-        plan = f"{self._plan()} {self.seed}"
-        chosen = 0 if self._selection is None else checks.checksum(self._selection.index)
-        state = [epoch, zlib.crc32(plan.encode()), chosen, checks.checksum(self.book.score, self.book.drawn)]
-        return [*state, int(self._exhausted), self._ledger.largest]
+        plan = f"{json.dumps(self._plan)} {self.seed}"
+        index = 0 if self._selection is None else checks.checksum(self._selection.index)
+        state = [epoch, zlib.crc32(plan.encode()), index, checks.checksum(self.book.score, self.book.drawn)]
+        return [*state, int(self._epoch.exhausted), self._epoch.largest]
 
-    def _plan(self) -> str:
-        """What decides how many are selected when, and by what kind of rule, as one short text."""
-        parts = [getattr(part, "__qualname__", type(part).__qualname__) for part in (self.criterion, self.policy)]
-        parts.append(getattr(self.policy, "plan", ""))
-        counts = hashlib.sha256(repr(self.counts).encode()).hexdigest()[:16]
-        return f"{self.size} {self.epochs} {counts} {self.smoothing} {self.every} {' '.join(parts).rstrip()}"
+    @cached_property
+    def _plan(self) -> Plan:
+        return plan_of(
+            criterion=self.criterion,
+            policy=self.policy,
+            schedule=self.schedule,
+            counts=self.counts,
+            size=self.size,
+            epochs=self.epochs,
+            smoothing=self.smoothing,
+            every=self.every,
+        )
 
-    def _complete(self) -> bool:
-        """Whether all of the current epoch has been trained, but for what the loader drops."""
-        if self._selection is None:
-            return False
-        ranks = distributed.world_size()
-        trained = self._ledger.trained()
-        flushed = int(np.count_nonzero(trained[self._selection.index.numpy()]))
-        trained[self._ledger.pending()[0].numpy()] = True
-        pending = int(np.count_nonzero(trained[self._selection.index.numpy()])) - flushed
-        missing = len(self._selection.index) - flushed - ranks * pending
-        if self._tail is not None:
-            return missing <= self._tail
-        return missing <= 0 or (self._exhausted and missing < ranks * self._ledger.largest)
+
+def _name(part: Any) -> str:
+    """A criterion, policy or schedule in a pruner's repr, on one line."""
+    if hasattr(part, "__qualname__"):
+        return part.__qualname__
+    text = repr(part)
+    return text if len(text) <= 60 and "\n" not in text else f"{type(part).__qualname__}(...)"
 
 
 def epoch_steps(samples: int, batch_size: int, *, world_size: int, accumulate: int, drop_last: bool) -> int:

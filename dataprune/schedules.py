@@ -1,16 +1,18 @@
-"""How much of the data an epoch keeps: functions from a 0-based epoch to a fraction in (0, 1]."""
+"""How much of the data an epoch keeps: callables from a 0-based epoch to a fraction in (0, 1]."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from numbers import Real
 
 Schedule = Callable[[int], float]
 
 
-def constant(keep: float) -> Schedule:
-    """The same fraction in every epoch.
+@dataclass(frozen=True)
+class constant:
+    """Keep the same fraction in every epoch.
 
     Args:
         keep: fraction in (0, 1].
@@ -20,12 +22,19 @@ def constant(keep: float) -> Schedule:
         >>> constant(0.3)(7)
         0.3
     """
-    check_fraction("keep", keep)
-    return lambda epoch: keep
+
+    keep: float
+
+    def __post_init__(self) -> None:
+        check_fraction("keep", self.keep)
+
+    def __call__(self, epoch: int) -> float:
+        return self.keep
 
 
-def window(keep: float, start: int, stop: int) -> Schedule:
-    """All data before epoch `start` and from epoch `stop` on; `keep` in between.
+@dataclass(frozen=True)
+class window:
+    """Keep all data before epoch `start` and from epoch `stop` on; `keep` in between.
 
     Args:
         keep: fraction kept inside the window, in (0, 1].
@@ -37,14 +46,23 @@ def window(keep: float, start: int, stop: int) -> Schedule:
         >>> [window(0.5, 1, 3)(epoch) for epoch in range(4)]
         [1.0, 0.5, 0.5, 1.0]
     """
-    check_fraction("keep", keep)
-    if start < 0:
-        raise ValueError(f"start is the first pruned epoch and counts from 0, got {start}")
-    return lambda epoch: keep if start <= epoch < stop else 1.0
+
+    keep: float
+    start: int
+    stop: int
+
+    def __post_init__(self) -> None:
+        check_fraction("keep", self.keep)
+        if self.start < 0:
+            raise ValueError(f"start is the first pruned epoch and counts from 0, got {self.start}")
+
+    def __call__(self, epoch: int) -> float:
+        return self.keep if self.start <= epoch < self.stop else 1.0
 
 
-def linear(first: float, last: float, epochs: int) -> Schedule:
-    """From `first` in epoch 0 to `last` in epoch `epochs` - 1, in equal steps.
+@dataclass(frozen=True)
+class linear:
+    """Go from `first` in epoch 0 to `last` in epoch `epochs` - 1, in equal steps.
 
     Args:
         first: fraction kept in epoch 0, in (0, 1].
@@ -56,11 +74,19 @@ def linear(first: float, last: float, epochs: int) -> Schedule:
         >>> [linear(1.0, 0.5, 3)(epoch) for epoch in range(3)]
         [1.0, 0.75, 0.5]
     """
-    check_fraction("first", first)
-    check_fraction("last", last)
-    if epochs < 1:
-        raise ValueError(f"epochs must be at least 1, got {epochs}")
-    return lambda epoch: first + (last - first) * min(epoch / max(epochs - 1, 1), 1.0)
+
+    first: float
+    last: float
+    epochs: int
+
+    def __post_init__(self) -> None:
+        check_fraction("first", self.first)
+        check_fraction("last", self.last)
+        if self.epochs < 1:
+            raise ValueError(f"epochs must be at least 1, got {self.epochs}")
+
+    def __call__(self, epoch: int) -> float:
+        return self.first + (self.last - self.first) * min(epoch / max(self.epochs - 1, 1), 1.0)
 
 
 def full_from(epochs: int, anneal: float) -> int:

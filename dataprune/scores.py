@@ -36,7 +36,7 @@ class ScoreBook:
         """float32, 0 until the second score; AttributeError where the book was made without it."""
         if self._variance is None:
             raise AttributeError(
-                "this book keeps no variance: a policy that reads it says so with an attribute `variance = True`"
+                "this book keeps no variance: a policy that reads it returns ScoreBook(size, variance=True) from `book`"
             )
         return self._variance
 
@@ -75,55 +75,15 @@ class ScoreBook:
         Raises:
             ValueError: if a tensor is missing or of another size.
         """
-        wanted = self.state_dict()
-        for name, mine in wanted.items():
-            theirs = state.get(name)
-            if theirs is None or theirs.shape != mine.shape:
-                found = "none" if theirs is None else f"{len(theirs)} values"
-                raise ValueError(f"the saved state has {found} for `{name}`, this pruner needs {self.size}")
+        for name, current in self.state_dict().items():
+            saved = state.get(name)
+            if saved is None or saved.shape != current.shape:
+                count = "no values" if saved is None else f"{len(saved)} values"
+                raise ValueError(f"the saved state has {count} for `{name}`, this pruner needs {self.size}")
         self.score = state["score"].clone()
         self.drawn = state["drawn"].clone()
         if self._variance is not None:
             self._variance = state["variance"].clone()
-
-
-class DriftBook(ScoreBook):
-    """Also each sample's last distance, and how far it had moved when the sample last came back from an absence.
-
-    Args:
-        size: samples in the dataset, N.
-        variance: must be False.
-    Attributes:
-        distance: float32, as last recorded; NaN before.
-        drift: float32, distance on re-entry minus distance on exit; 0 until a sample has come back.
-        absent: bool, left out of a selection and not recorded since; the policy sets it.
-    """
-
-    def __init__(self, size: int, *, variance: bool = False):
-        super().__init__(size, variance=variance)
-        self.distance = torch.full((size,), torch.nan)
-        self.drift = torch.zeros(size)
-        self.absent = torch.zeros(size, dtype=torch.bool)
-
-    def record(self, index: Int[Tensor, " k"], new: Float[Tensor, "k 2"], smoothing: float = 1.0) -> None:
-        """Take in rows of (score, distance), in order; of a repeated index the first ends the absence."""
-        for rows in rounds(index, self.size):
-            at, distance = index[rows], new[rows, 1]
-            back = self.absent[at] & ~self.distance[at].isnan()
-            self.drift[at] = torch.where(back, distance - self.distance[at], self.drift[at])
-            self.distance[at] = distance
-            self.absent[at] = False
-        super().record(index, new[:, 0].contiguous(), smoothing)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The tensors, by name (copies)."""
-        extra = {name: getattr(self, name).clone() for name in ("distance", "drift", "absent")}
-        return super().state_dict() | extra
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore what `state_dict` gave; ValueError if a tensor is missing or of another size."""
-        super().load_state_dict(state)  # which checks all of `state_dict`, these too
-        self.distance, self.drift, self.absent = (state[name].clone() for name in ("distance", "drift", "absent"))
 
 
 def rounds(index: Tensor, size: int) -> Iterator[Tensor | slice]:

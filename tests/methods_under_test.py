@@ -78,12 +78,11 @@ ROWS = [
     Row("loss", warmup=1),
     Row("epsilon_greedy", warmup=1, every=10, smoothing=0.8, defaults=(("epsilon", 0.1),)),
     Row("ucb", warmup=1, every=10, smoothing=0.8, defaults=(("c", 1.0),)),
-    Row("infobatch", warmup=1, anneal=0.125, exact=False, defaults=(("prune_probability", None),)),
-    Row("infobatch", warmup=1, anneal=0.125, exact=False, options=(("prune_probability", 0.5),)),
-    Row("emp", warmup=1, anneal=0.125, outputs=True, defaults=(("beta", 5.0),)),
-    Row("emp_reverse", warmup=1, anneal=0.125, outputs=True, defaults=(("beta", 5.0),)),
-    Row("emp_contrastive", warmup=1, anneal=0.125, outputs=True, pair=True, defaults=(("beta", 5.0),)),
-    Row("emp_contrastive", warmup=1, anneal=0.125, outputs=True, pair=True, bytes=20, options=(("drift", 2.0),)),
+    Row("infobatch", warmup=1, exact=False, defaults=(("prune_probability", None),)),
+    Row("infobatch", warmup=1, exact=False, options=(("prune_probability", 0.5),)),
+    Row("emp", warmup=1, outputs=True, defaults=(("beta", 5.0),)),
+    Row("emp_reverse", warmup=1, outputs=True, defaults=(("beta", 5.0),)),
+    Row("emp_contrastive", warmup=1, outputs=True, pair=True, defaults=(("beta", 5.0),)),
     Row("memory", warmup=1, outputs=True),
 ]
 

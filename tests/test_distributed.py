@@ -150,7 +150,9 @@ def differing(rank: int, world_size: int, how: str) -> str | None:
     pruner = dataprune.loss(SIZE, keep=0.3 if how != "keep" or not odd else 0.4, epochs=8, seed=how == "seed" and odd)
     try:
         if how == "policy":
-            pruner.policy = lambda book, count, generator: dataprune.Selection.of(torch.arange(count) + rank)
+            pruner.policy = dataprune.policies.Function(
+                lambda book, count, key: dataprune.Selection.of(torch.arange(count) + rank)
+            )
         for epoch in range(2):
             for batch in pruner.batches(epoch, 8):
                 record(pruner, epoch, batch)

@@ -75,7 +75,7 @@ def test_epochs_are_full_in_warmup_and_annealing_and_pruned_between(row: Row) ->
 
 
 def test_annealing_of_the_papers_starts_at_epoch_175_of_200() -> None:
-    counts = dataprune.emp(1000, keep=0.3, epochs=200).counts
+    counts = dataprune.emp(1000, keep=0.3, epochs=200, anneal=0.125).counts
     assert counts == [1000] + [300] * 174 + [1000] * 25
 
 
@@ -256,8 +256,8 @@ def test_keep_and_budget_exclude_each_other(row: Row) -> None:
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("emp", {"budget": 6 / 40, "epochs": 40}),  # the first full, and the last five
-        ("emp", {"budget": 0.1, "epochs": 40}),
+        ("emp", {"budget": 6 / 40, "epochs": 40, "anneal": 0.125}),  # the first full, and the last five
+        ("emp", {"budget": 0.1, "epochs": 40, "anneal": 0.125}),
         ("loss", {"budget": 0.25, "epochs": 4}),
         ("loss", {"budget": 0.07, "epochs": 100, "warmup": 7}),
         ("rs2", {"budget": 0.5, "epochs": 10, "warmup": 10}),
@@ -323,11 +323,10 @@ def reference_scores(name: str, epoch: int, index: list[int]) -> dict[int, float
 @pytest.mark.parametrize("name", ["loss", "emp", "emp_reverse", "memory"])
 def test_greedy_methods_keep_the_highest_latest_scores(name: str) -> None:
     """Algorithm 1 of the EMP paper: only trained samples get a new score; the others keep their last."""
-    pruner = METHODS[name](SIZE, keep=KEEP, epochs=EPOCHS)
+    pruner = METHODS[name](SIZE, keep=KEEP, epochs=EPOCHS, anneal=0.125)
     scores: dict[int, float] = {}
-    stop = 21 if name.startswith("emp") else EPOCHS
     for epoch in range(EPOCHS):
-        if epoch == 0 or epoch >= stop:
+        if epoch == 0 or epoch >= 21:
             expected = set(range(SIZE))
         else:
             ranked = sorted(scores, key=scores.__getitem__, reverse=name != "emp_reverse")
@@ -421,7 +420,7 @@ def test_ucb_keeps_the_highest_mean_plus_variance() -> None:
     "options", [{"prune_probability": 0.5}, {"prune_probability": 0.3}, {"keep": 0.7}, {"keep": 0.1}]
 )
 def test_infobatch_prunes_below_the_mean_and_reweights(options: dict) -> None:
-    pruner = dataprune.infobatch(SIZE, epochs=EPOCHS, **options)
+    pruner = dataprune.infobatch(SIZE, epochs=EPOCHS, anneal=0.125, **options)
     scores: dict[int, float] = {}
     for epoch in range(EPOCHS):
         selection = pruner.select(epoch)

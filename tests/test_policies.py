@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dataprune import ScoreBook, policies
+from dataprune import Key, ScoreBook, policies
 from dataprune.policies import Policy
 
 fast = settings(max_examples=60, deadline=None, derandomize=True)
@@ -39,6 +39,10 @@ def book_of(score: list[float] | Tensor, *, drawn: list[int] | None = None) -> S
     return book
 
 
+def key(seed: int = 0) -> Key:
+    return Key(seed, epoch=3)
+
+
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
@@ -48,7 +52,7 @@ def generator(seed: int = 0) -> torch.Generator:
 @fast
 def test_unique_positions_and_exact_counts(name: str, score: list[float], share: float, seed: int) -> None:
     count = round(share * len(score))
-    selection = EXACT[name](book_of(score), count, generator(seed))
+    selection = EXACT[name](book_of(score), count, key(seed))
     index, weight = selection.index, selection.weight
     assert index.dtype == torch.int64
     assert weight.dtype == torch.float32
@@ -63,7 +67,7 @@ def test_unique_positions_and_exact_counts(name: str, score: list[float], share:
 @fast
 def test_greedy_policies_take_the_unseen_then_the_best(name: str, score: list[float], share: float, seed: int) -> None:
     count = round(share * len(score))
-    index = EXACT[name](book_of(score), count, generator(seed)).index.tolist()
+    index = EXACT[name](book_of(score), count, key(seed)).index.tolist()
     values = np.float32(score)
     if name == "bottom_k":
         values = -values
@@ -73,12 +77,12 @@ def test_greedy_policies_take_the_unseen_then_the_best(name: str, score: list[fl
 
 
 @pytest.mark.parametrize("name", EXACT)
-def test_policies_depend_on_their_generator_alone(name: str) -> None:
+def test_policies_depend_on_their_key_alone(name: str) -> None:
     book = book_of([math.nan] * 10 + [1.0] * 20)
-    first = EXACT[name](book, 15, generator(5)).index
+    first = EXACT[name](book, 15, key(5)).index
     torch.manual_seed(1)
-    assert torch.equal(EXACT[name](book, 15, generator(5)).index, first)
-    assert not all(torch.equal(EXACT[name](book, 15, generator(seed)).index, first) for seed in range(6, 10))
+    assert torch.equal(EXACT[name](book, 15, key(5)).index, first)
+    assert not all(torch.equal(EXACT[name](book, 15, key(seed)).index, first) for seed in range(6, 10))
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -88,10 +92,9 @@ def test_ties_are_broken_at_random_not_by_position(name: str, value: float) -> N
     hits = np.zeros(size)
     shared = np.zeros((size, size))
     book = book_of([value] * size)
-    draw = generator(1)
-    for _ in range(trials):
+    for trial in range(trials):
         chosen = np.zeros(size)
-        chosen[EXACT[name](book, count, draw).index.numpy()] = 1
+        chosen[EXACT[name](book, count, Key(1, trial)).index.numpy()] = 1
         hits += chosen
         shared += np.outer(chosen, chosen)
     p = count / size
@@ -103,30 +106,30 @@ def test_ties_are_broken_at_random_not_by_position(name: str, value: float) -> N
 
 def test_only_what_is_equal_is_decided_at_random() -> None:
     book = book_of([5.0, 4.0, 3.0, 3.0, 3.0, 1.0])
-    seen = {tuple(policies.top_k()(book, 3, generator(seed)).index.tolist()) for seed in range(50)}
+    seen = {tuple(policies.top_k()(book, 3, key(seed)).index.tolist()) for seed in range(50)}
     assert seen == {(0, 1, 2), (0, 1, 3), (0, 1, 4)}
 
 
 def test_least_drawn_takes_the_least_drawn_first() -> None:
     book = book_of([1.0] * 6, drawn=[2, 0, 1, 0, 1, 5])
-    assert set(policies.least_drawn()(book, 2, generator()).index.tolist()) == {1, 3}
-    assert set(policies.least_drawn()(book, 4, generator()).index.tolist()) == {1, 2, 3, 4}
-    thirds = {tuple(sorted(policies.least_drawn()(book, 3, generator(s)).index.tolist())) for s in range(30)}
+    assert set(policies.least_drawn()(book, 2, key()).index.tolist()) == {1, 3}
+    assert set(policies.least_drawn()(book, 4, key()).index.tolist()) == {1, 2, 3, 4}
+    thirds = {tuple(sorted(policies.least_drawn()(book, 3, key(s)).index.tolist())) for s in range(30)}
     assert thirds == {(1, 2, 3), (1, 3, 4)}
 
 
 def test_upper_confidence_adds_the_variance_not_its_root() -> None:
     book = book_of([1.0, 1.0, 1.2])
     book.variance.copy_(torch.tensor([0.09, 0.0, 0.0]))  # with its root 1.3, as a variance 1.09
-    assert policies.upper_confidence(1.0)(book, 1, generator()).index.tolist() == [2]
-    assert policies.upper_confidence(3.0)(book, 1, generator()).index.tolist() == [0]
+    assert policies.upper_confidence(1.0)(book, 1, key()).index.tolist() == [2]
+    assert policies.upper_confidence(3.0)(book, 1, key()).index.tolist() == [0]
 
 
 @given(score=scores, share=st.floats(0, 1), epsilon=st.floats(0, 1), seed=seeds)
 @fast
 def test_epsilon_greedy_contains_its_greedy_share(score: list[float], share: float, epsilon: float, seed: int) -> None:
     count = round(share * len(score))
-    index = policies.epsilon_greedy(epsilon)(book_of(score), count, generator(seed)).index.tolist()
+    index = policies.epsilon_greedy(epsilon)(book_of(score), count, key(seed)).index.tolist()
     greedy = math.floor(count * (1 - epsilon))  # at least; rounding is the policy's
     values = np.float32(score)
     values[np.isnan(values)] = np.inf
@@ -162,7 +165,7 @@ def test_balance_is_equal_up_to_the_size_of_a_class(labels: list[int], share: fl
     count = round(share * len(labels))
     balance = torch.tensor(labels)
     book = book_of(torch.randn(len(labels), generator=generator(seed)))
-    index = policies.top_k(balance=balance)(book, count, generator(seed)).index
+    index = policies.top_k(balance=balance)(book, count, key(seed)).index
     assert len(set(index.tolist())) == len(index) == count
     classes = sorted(set(labels))
     got = [int((balance[index] == c).sum()) for c in classes]
@@ -180,7 +183,7 @@ def test_the_odd_places_of_a_balance_go_to_any_class() -> None:
     balance = torch.arange(30) % 3
     extra = set()
     for seed in range(40):
-        index = policies.top_k(balance=balance)(book_of([1.0] * 30), 10, generator(seed)).index
+        index = policies.top_k(balance=balance)(book_of([1.0] * 30), 10, key(seed)).index
         extra.add(tuple(torch.bincount(balance[index]).tolist()))
     assert extra == {(4, 3, 3), (3, 4, 3), (3, 3, 4)}
 
@@ -190,7 +193,7 @@ def test_the_odd_places_of_a_balance_go_to_any_class() -> None:
 )
 def test_balance_must_hold_one_class_for_each_sample(balance: Tensor) -> None:
     with pytest.raises(ValueError, match="balance"):
-        policies.top_k(balance=balance)(book_of([1.0] * 6), 3, generator())
+        policies.top_k(balance=balance)(book_of([1.0] * 6), 3, key())
 
 
 # -- soft pruning ----------------------------------------------------------------------------------------------------
@@ -199,7 +202,7 @@ def test_balance_must_hold_one_class_for_each_sample(balance: Tensor) -> None:
 @given(score=scores, r=st.floats(0, 0.99), seed=seeds)
 @fast
 def test_soft_pruning_drops_only_what_is_below_the_mean(score: list[float], r: float, seed: int) -> None:
-    selection = policies.soft_prune(r)(book_of(score), 1, generator(seed))
+    selection = policies.soft_prune(r)(book_of(score), 1, key(seed))
     index, weight = selection.index, selection.weight
     values = np.float32(score).astype(np.float64)
     seen = ~np.isnan(values)
@@ -219,7 +222,7 @@ def test_soft_pruning_drops_only_what_is_below_the_mean(score: list[float], r: f
 @fast
 def test_soft_pruning_meets_a_count_that_is_in_reach(score: list[float], share: float, seed: int) -> None:
     count = max(1, round(share * len(score)))
-    selection = policies.soft_prune()(book_of(score), count, generator(seed))
+    selection = policies.soft_prune()(book_of(score), count, key(seed))
     index, weight = selection.index, selection.weight
     values = np.float32(score).astype(np.float64)
     seen = ~np.isnan(values)
@@ -238,10 +241,10 @@ def test_soft_pruning_is_unbiased(policy: Policy) -> None:
     """The expected weighted sum is the sum over all samples, and each low sample is as likely as another."""
     size, trials = 25, 6000
     score = torch.cat([torch.linspace(0, 1, 15), torch.full((10,), 3.0)])
-    book, draw = book_of(score), generator(3)
+    book = book_of(score)
     total = np.zeros(size)
-    for _ in range(trials):
-        selection = policy(book, 19, draw)
+    for trial in range(trials):
+        selection = policy(book, 19, Key(3, trial))
         total[selection.numpy()] += selection.weight.numpy()
     expected = total / trials
     assert np.array_equal(expected[15:], np.ones(10))
@@ -251,7 +254,7 @@ def test_soft_pruning_is_unbiased(policy: Policy) -> None:
 
 def test_soft_pruning_keeps_all_of_equal_scores() -> None:
     for value in (0.1, 1 / 3, 1e-20, 123456.789):
-        selection = policies.soft_prune(0.9)(book_of([value] * 1001), 1, generator())
+        selection = policies.soft_prune(0.9)(book_of([value] * 1001), 1, key())
         assert len(selection) == 1001
         assert torch.equal(selection.weight, torch.ones(1001))
 
@@ -269,8 +272,8 @@ def test_policies_are_quick_and_exact_on_many_samples() -> None:
     size = 1_000_000
     book = book_of(torch.rand(size, generator=generator()))
     for name in EXACT:
-        index = EXACT[name](book, 300_000, generator()).index
+        index = EXACT[name](book, 300_000, key()).index
         assert len(index) == 300_000
         assert torch.equal(index, index.unique())
     wanted = torch.topk(book.score, 300_000).values.min()
-    assert book.score[policies.top_k()(book, 300_000, generator()).index].min() == wanted
+    assert book.score[policies.top_k()(book, 300_000, key()).index].min() == wanted

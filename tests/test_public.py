@@ -54,12 +54,8 @@ def test_all_public_names_resolve() -> None:
 def test_the_names_of_the_design_are_public() -> None:
     names = ["Selection", "ScoreBook", "Pruner", "PruneSampler", "Indexed", "prune_loader", "METHODS", *RECIPES]
     assert set(names) <= set(dataprune.__all__)
-    for module in ("criteria", "policies", "schedules", "progress", "methods"):
+    for module in ("criteria", "policies", "schedules", "learning_rate", "methods"):
         assert getattr(dataprune, module).__name__ == f"dataprune.{module}"
-
-
-def test_the_table_of_names_agrees_with_all() -> None:
-    assert sorted([*dataprune._FROM, *dataprune._MODULES]) == sorted(dataprune.__all__)
 
 
 def test_every_method_is_public_under_its_name() -> None:

@@ -35,9 +35,7 @@ class WholeEpochs(PruneSampler):
     """
 
     def __init__(self, pruner: Pruner, batch_size: int, *, drop_last: bool, shuffle: bool):
-        super().__init__(pruner, shuffle=shuffle)
-        self.batch_size, self.drop_last = batch_size, drop_last
-        self.loop = self  # workers fetch ahead: the Trainer says when an epoch is over
+        super().__init__(pruner, shuffle=shuffle, batch_size=batch_size, drop_last=drop_last, ended_by="trainer")
 
     def __iter__(self) -> Iterator[int]:
         positions: Any = super().__iter__()

@@ -75,7 +75,6 @@ class PrunedTrainerMixin(_Trainer):
         self._savings = Savings()
         self._pace: Pace | None = None  # where the losses decide how long epochs are
         self._kept = 1.0  # share of the data in this epoch's selection
-        self._weight: Tensor | None = None  # (N,) of this epoch's selection; None while all are one
         self._begin = 0  # global step that the epoch began with
         self._weights_agree = False  # whether weighted and plain loss have been compared
         self._warned = False
@@ -124,19 +123,13 @@ class PrunedTrainerMixin(_Trainer):
     def _run_epoch(self, **loop: Any) -> None:
         trainer_checks.check_loader(self._sampler)
         epoch = loop["epoch"]
-        selection = self.pruner.select(epoch)
-        count = len(selection.index)
+        count = len(self.pruner.select(epoch))
         steps = self._steps(count)
         if not (epoch == loop["epochs_trained"] and loop["steps_trained_in_current_epoch"]):
             self._begin = self.state.global_step
         if self._pace is not None:  # lengths are known up to this epoch
             self.state.max_steps = self._begin + steps + sum(map(self._steps, self.pruner.epoch_sizes()[epoch + 1 :]))
         self._kept = count / self.pruner.size
-        self._weight = None
-        if not bool((selection.weight == 1).all()):
-            self._weight = torch.ones(self.pruner.size)
-            self._weight[selection.index] = selection.weight
-            self._weight = self._weight.to(self.args.device)
         super()._run_epoch(**loop | {"steps_in_epoch": self._batches(count), "num_update_steps_per_epoch": steps})
         assert self._sampler is not None
         if self.state.global_step - self._begin == steps:
@@ -162,7 +155,7 @@ class PrunedTrainerMixin(_Trainer):
             )
         loss, outputs = result if return_outputs else (result, None)
         self._savings.add(len(index) * self.args.world_size, self._kept)
-        with torch.set_grad_enabled(self._weight is not None):
+        with torch.set_grad_enabled(self.pruner.weighted):
             each = self._read(seen[0] if seen else None, given)
         if each is None:  # the batch's loss for all of it; that it has no distribution is said by its shape
             scaled = self.model_accepts_loss_kwargs and num_items_in_batch is not None
@@ -171,8 +164,8 @@ class PrunedTrainerMixin(_Trainer):
         else:
             trainer_checks.check_rows(each.total, index)
             self.pruner.update(index, each.mean().detach(), each.outputs, each.targets)
-        if self._weight is not None:
-            loss = self._weighted(loss, each, self._weight[index], num_items_in_batch)
+        if self.pruner.weighted:
+            loss = self._weighted(loss, each, self.pruner.weight(index), num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
     def _read(self, outputs: Any, given: dict[str, Any]) -> SampleLosses | None:
@@ -251,7 +244,7 @@ class PrunedTrainerMixin(_Trainer):
         super()._init_training_state(*args, **kwargs)
         checkpoint = kwargs.get("resume_from_checkpoint", args[3] if len(args) > 3 else None)
         self._begin, self._savings, self._pace, self._weights_agree = 0, Savings(), None, False
-        if self.args.max_steps <= 0 and not getattr(self.pruner.policy, "exact", True):
+        if self.args.max_steps <= 0 and not self.pruner.policy.exact:
             self._pace = Pace(Progress(self.pruner, self._train_batch_size, **self._run()))
         if checkpoint is None or not os.path.isfile(os.path.join(checkpoint, "trainer_state.json")):
             self.pruner.load_state_dict(self._new_pruner)  # a second train() starts anew, as the Trainer does

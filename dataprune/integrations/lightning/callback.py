@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ... import checks
 from ...errors import CheckpointError
+from ...loading import EndedBy
 from ...pruner import Pruner
 from ..savings import Savings
 from . import trainer_checks
@@ -61,6 +62,7 @@ class PruneCallback(Callback):
         self._state: dict[str, Any] | None = None  # of the checkpoint that training resumes from
         self._used = False  # whether the pruner had begun before this fit
         self._run: dict[str, Any] | None = None  # what the steps of an epoch depend on
+        self._ended_by: EndedBy = "loader"  # outside training
 
     # -- hooks ------------------------------------------------------------------------------------------------------
 
@@ -85,6 +87,7 @@ class PruneCallback(Callback):
         if saved is not None:
             checks.check_run(self._run, saved)
         trainer_checks.check_plan(trainer, self.pruner, loader, sampler)
+        self._ended_by, sampler.ended_by = sampler.ended_by, "trainer"  # by `on_train_epoch_end`: workers fetch ahead
         if trainer.current_epoch < self.pruner.epochs:
             self._open(trainer, done, again=resumed)
 
@@ -109,8 +112,9 @@ class PruneCallback(Callback):
         pl_module.log_dict(values, on_step=False, on_epoch=True, batch_size=1, sync_dist=trainer.world_size > 1)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Take in the last scores."""
+        """Take in the last scores, and leave the loader as it was."""
         self.pruner.sync()
+        trainer_checks.pruned_loader(trainer, self.pruner)[1].ended_by = self._ended_by
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """Where the checkpoint was of a finished run, training did not start."""
@@ -144,8 +148,7 @@ class PruneCallback(Callback):
         epoch, loop = trainer.current_epoch, trainer.fit_loop
         loader, sampler = trainer_checks.pruned_loader(trainer, self.pruner)
         sampler.set_epoch(epoch)
-        self._kept = len(self.pruner.select(epoch).index) / self.pruner.size
-        sampler.loop = self  # workers fetch ahead: `on_train_epoch_end` says when an epoch is over
+        self._kept = len(self.pruner.select(epoch)) / self.pruner.size
         rest = len(loader)
         if trainer.fast_dev_run:
             rest = min(rest, trainer.limit_train_batches)
