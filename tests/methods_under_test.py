@@ -65,7 +65,6 @@ def _halved(criterion: Criterion) -> Criterion:
     def halved(losses: Tensor, outputs: Any, targets: Any) -> Tensor:
         return criterion(losses, (outputs[:, :-1], outputs[:, 1:]), targets)
 
-    halved.values = getattr(criterion, "values", ())  # type: ignore[attr-defined]
     return halved
 
 

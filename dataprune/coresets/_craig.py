@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
+from ..hashing import Key
 from ..selection import Selection
 from .budget import count_of, split
 from .chunks import MAX_MEMORY, chunk_rows
@@ -55,7 +56,7 @@ def craig(
     errors, features = check_gradients(errors, features)
     labels = check_class_ids(labels, errors)
     generator = torch.Generator().manual_seed(seed)
-    groups = split(len(labels), count_of(len(labels), keep), labels.cpu(), "proportional", generator)
+    groups = split(len(labels), count_of(len(labels), keep), labels.cpu(), "proportional", Key(seed, 0))
     index, weight = [], []
     for positions, places in groups:
         # argmax takes the first of equal gains

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
+from ..hashing import Key
 from ..selection import Selection
 from .budget import Balance, check_balance, count_of, split
 from .chunks import MAX_MEMORY, chunk_rows
@@ -72,7 +73,7 @@ def glister(
     generator = torch.Generator().manual_seed(seed)
     left = torch.full((int(labels.max()) + 1,), count)  # places that each class can still give
     if balance == "class":
-        for positions, places in split(size, count, labels.cpu(), "proportional", generator):
+        for positions, places in split(size, count, labels.cpu(), "proportional", Key(seed, 0)):
             left[labels[positions[0]]] = places
     left = left.to(labels.device)
     item, chunk = errors.element_size(), min(CHUNK, max(size, len(val_errors)))

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
+from ..hashing import Key
 from ..selection import Selection
 from .budget import Balance, check_balance, count_of, split
 from .chunks import MAX_MEMORY, chunk_rows
@@ -62,7 +63,7 @@ def grad_match(
     generator = torch.Generator().manual_seed(seed)
     division = "proportional" if balance == "class" else "none"
     index, weight = [], []
-    for positions, places in split(size, count_of(size, keep), labels.cpu(), division, generator):
+    for positions, places in split(size, count_of(size, keep), labels.cpu(), division, Key(seed, 0)):
         # argmax takes the first of equal inner products
         members = positions[torch.randperm(len(positions), generator=generator)].to(labels.device)
         item, chunk = errors.element_size(), min(CHUNK, len(members))

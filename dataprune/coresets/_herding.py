@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
+from ..hashing import Key
 from ..selection import Selection
 from .budget import Balance, check_balance, check_features, check_labels, count_of, split
 from .chunks import MAX_MEMORY, check_finite, chunk_rows, mean_of
@@ -51,7 +52,7 @@ def herding(
     assert ids is not None
     check_balance(balance, ids)
     generator = torch.Generator().manual_seed(seed)
-    groups = split(size, count, ids, "equal" if balance == "class" else "proportional", generator)
+    groups = split(size, count, ids, "equal" if balance == "class" else "proportional", Key(seed, 0))
     largest = max(len(positions) for positions, _ in groups)
     fixed = 96 * size + 64 * width
     rows = chunk_rows("herding", fixed=fixed, row=40 * width, size=size, max_memory=max_memory)

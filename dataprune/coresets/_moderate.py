@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .. import policies
 from ..errors import UsageError, suggest
+from ..hashing import Key
 from ..selection import Selection
 from .budget import Balance, check_balance, check_features, check_labels, count_of, split
 from .chunks import MAX_MEMORY, check_finite, chunk_rows, mean_of
@@ -66,17 +67,17 @@ def moderate(
     fixed = 56 * size + 16 * len(sizes) * width + sorting + 12 * count
     rows = chunk_rows("moderate", fixed=fixed, row=40 * width, size=size, max_memory=max_memory)
     check_finite("features", features, rows)
-    generator = torch.Generator().manual_seed(seed)
     distance = torch.empty(size, dtype=torch.float64)
     for positions in torch.argsort(ids, stable=True).split(sizes.tolist()):
         middle = mean_of(features, positions, rows) if center == "mean" else _median(features, positions, rows)
         for part in positions.split(min(rows, max(1, _CACHED // width))):
             distance[part] = (features[part.to(features.device)].double() - middle).norm(dim=1).cpu()
     chosen = np.zeros(size, dtype=np.bool_)
-    for positions, places in split(size, count, ids, "equal" if balance == "class" else "none", generator):
+    groups = split(size, count, ids, "equal" if balance == "class" else "none", Key(seed, 0))
+    for number, (positions, places) in enumerate(groups, start=1):
         values = distance[positions].numpy()
         closeness = torch.from_numpy(-np.abs(values - np.median(values)))
-        chosen[positions[policies.highest(closeness, places, generator)].numpy()] = True
+        chosen[positions[policies.highest(closeness, places, Key(seed, number))].numpy()] = True
     return Selection.of(torch.from_numpy(np.flatnonzero(chosen)))
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 from jaxtyping import Float, Integer
-from torch import Generator, Tensor
+from torch import Tensor
 
 from .. import policies
+from ..hashing import Key
 from ..selection import Selection
 from .budget import Balance, check_scores
 from .chunks import MAX_MEMORY
@@ -70,8 +71,8 @@ def stratified(
     def capacity(size: int) -> int:
         return size - dropped(size)
 
-    def rule(values: Tensor, count: int, generator: Generator) -> Tensor:
-        return _stratify(values, count, bins, dropped(len(values)), generator)
+    def rule(values: Tensor, count: int, key: Key) -> Tensor:
+        return _stratify(values, count, bins, dropped(len(values)), key)
 
     # masks and strata, where there is a cutoff a partition; float64 chunks, and the samples that `_draw` is unsure of
     size, each = len(scores), scores.element_size() + (12 if cutoff else 5)
@@ -79,13 +80,13 @@ def stratified(
     return choose("stratified", scores, rule, keep, labels, balance, seed, max_memory, capacity=capacity, memory=memory)
 
 
-def _stratify(values: Tensor, count: int, bins: int, dropped: int, generator: Generator) -> Tensor:
+def _stratify(values: Tensor, count: int, bins: int, dropped: int, key: Key) -> Tensor:
     """Draw `count` positions evenly over bins of all but the `dropped` highest values."""
     array = values.numpy()
     low, high, excluded = float(array.min()), float(array.max()), None
     if dropped:
         excluded = np.zeros(len(array), dtype=np.bool_)
-        excluded[policies.highest(values, dropped, generator).numpy()] = True
+        excluded[policies.highest(values, dropped, key).numpy()] = True
         high = float(array.max(where=~excluded, initial=-np.inf))
     strata = np.empty(
         len(array), dtype=np.uint8 if bins < 256 else np.uint16
@@ -104,14 +105,14 @@ def _stratify(values: Tensor, count: int, bins: int, dropped: int, generator: Ge
         sizes += np.bincount(strata[rows], minlength=bins + 1)
     del excluded
     places = np.zeros(bins + 1, dtype=np.int64)
-    shuffled = torch.randperm(bins, generator=generator).numpy()
+    shuffled = torch.randperm(bins, generator=key.generator()).numpy()
     for done, stratum in enumerate(shuffled[np.argsort(sizes[shuffled], kind="stable")]):
         places[stratum] = min(int(sizes[stratum]), count // (bins - done))
         count -= int(places[stratum])
-    return _draw(strata, places, sizes, generator)
+    return _draw(strata, places, sizes, key)
 
 
-def _draw(strata: np.ndarray, places: np.ndarray, sizes: np.ndarray, generator: Generator) -> Tensor:
+def _draw(strata: np.ndarray, places: np.ndarray, sizes: np.ndarray, key: Key) -> Tensor:
     """Draw `places[s]` members of each stratum s at random; ascending positions.
 
     Every sample draws a uniform number. Samples far below the share of their stratum are in, those far above are out,
@@ -122,6 +123,7 @@ def _draw(strata: np.ndarray, places: np.ndarray, sizes: np.ndarray, generator: 
     margin = 6 * np.sqrt(share * (1 - share) / np.maximum(sizes, 1)) + 10 / np.maximum(sizes, 1)
     low = np.where(share < 1, share - margin, 2).astype(np.float32)
     high = np.select([share == 0, share < 1], [-1, share + margin], 2).astype(np.float32)
+    generator = key.generator()
     while True:
         chosen = np.zeros(len(strata), dtype=np.bool_)
         between = []
@@ -140,5 +142,6 @@ def _draw(strata: np.ndarray, places: np.ndarray, sizes: np.ndarray, generator: 
         if (missing >= 0).all() and (missing <= able).all():
             break
     for members, more in zip(np.split(unsure[np.argsort(stratum, kind="stable")], np.cumsum(able)), missing):
-        chosen[members[policies.random_subset(len(members), int(more), generator).numpy()]] = True
+        drawn_last = torch.randperm(len(members), generator=generator)[: int(more)]
+        chosen[members[drawn_last.numpy()]] = True
     return torch.from_numpy(np.flatnonzero(chosen))

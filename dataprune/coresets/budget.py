@@ -8,10 +8,11 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float, Int, Integer
-from torch import Generator, Tensor
+from torch import Tensor
 
 from .. import policies
 from ..errors import UsageError, suggest
+from ..hashing import Key
 from ..schedules import check_fraction
 
 Balance = Literal["none", "class"]
@@ -43,7 +44,7 @@ def split(
     count: int,
     labels: Integer[Tensor, " n"] | None,
     division: Division,
-    generator: Generator,
+    key: Key,
     *,
     capacity: Callable[[int], int] = lambda size: size,
 ) -> list[tuple[Int[Tensor, " m"], int]]:
@@ -56,14 +57,14 @@ def split(
         division: "none" for one group of all samples; "equal" for a group per class with equal places, as far as it
             has samples; "proportional" for a group per class with places in proportion to its size, where the largest
             fractions are rounded up.
-        generator: draws the classes that get an odd place, and decides between equal fractions.
+        key: draws the classes that get an odd place, and decides between equal fractions.
         capacity: samples of a class -> how many of them can be selected; for "equal".
     Returns:
         Ascending positions and places of each group, classes in ascending order.
     Raises:
         ValueError: if a class would get no place.
     Example:
-        >>> [places for _, places in split(4, 3, torch.tensor([0, 0, 0, 1]), "proportional", torch.Generator())]
+        >>> [places for _, places in split(4, 3, torch.tensor([0, 0, 0, 1]), "proportional", Key(0, 0))]
         [2, 1]
     """
     if division == "none" or labels is None:
@@ -71,11 +72,11 @@ def split(
     classes, sizes = torch.unique(labels, return_counts=True)
     if division == "equal":
         capacities = [capacity(members) for members in sizes.tolist()]
-        places = policies.quotas(torch.tensor(capacities), count, generator)
+        places = policies.quotas(torch.tensor(capacities), count, key)
     else:
         exact = sizes * count
         rounded = exact // size
-        rounded[policies.highest(exact % size, count - int(rounded.sum()), generator)] += 1
+        rounded[policies.highest(exact % size, count - int(rounded.sum()), key)] += 1
         places = rounded.tolist()
     _check_no_class_empty(classes, sizes.tolist(), places, count)
     return list(zip(torch.argsort(labels, stable=True).split(sizes.tolist()), places))

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Int
 from torch import Generator, Tensor
 
+from ..hashing import Key
 from ..selection import Selection
 from .budget import Balance, check_balance, check_labels, count_of, split
 from .chunks import check_finite, chunk_rows
@@ -83,7 +84,7 @@ def cover(
     check_finite("features" if name == "k_center" else "outputs", values, rows)
     generator = torch.Generator().manual_seed(seed)
     chosen = []
-    for positions, places in split(size, count, ids, "equal" if balance == "class" else "none", generator):
+    for positions, places in split(size, count, ids, "equal" if balance == "class" else "none", Key(seed, 0)):
         members = None if len(positions) == size else positions.to(values.device)
         space = make_space(values, rows, members)
         picks = farthest_first(space, len(positions), places, first, generator, rows, candidates)

@@ -8,14 +8,15 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from jaxtyping import Float, Integer, Shaped
-from torch import Generator, Tensor
+from torch import Tensor
 
 from .. import policies
+from ..hashing import Key
 from ..selection import Selection
 from .budget import Balance, check_balance, check_labels, check_scores, count_of, split
 from .chunks import MAX_MEMORY, chunk_rows
 
-Choose = Callable[[Tensor, int, Generator], Tensor]  # ((n,) values, count, generator) -> (count,) ascending positions
+Choose = Callable[[Tensor, int, Key], Tensor]  # ((n,) values, count, key) -> (count,) ascending positions
 
 
 def top(
@@ -71,8 +72,8 @@ def bottom(
     Source: the easy samples of Sorscher et al. 2022, arXiv:2206.14486, section 3. Differs: as for `top`.
     """
 
-    def lowest(values: Tensor, count: int, generator: Generator) -> Tensor:
-        return policies.highest(-values, count, generator)
+    def lowest(values: Tensor, count: int, key: Key) -> Tensor:
+        return policies.highest(-values, count, key)
 
     return choose("bottom", check_scores(scores), lowest, keep, labels, balance, seed, max_memory)
 
@@ -109,8 +110,8 @@ def random(
     if isinstance(samples, bool) or not isinstance(samples, int):
         raise ValueError(f"size is the number of samples, got {samples!r}")
 
-    def subset(values: Tensor, count: int, generator: Generator) -> Tensor:
-        return policies.random_subset(len(values), count, generator)
+    def subset(values: Tensor, count: int, key: Key) -> Tensor:
+        return policies.random_subset(len(values), count, key)
 
     no_values = torch.empty(1, dtype=torch.uint8).expand(max(samples, 0))
     return choose("random", no_values, subset, keep, labels, balance, seed, max_memory)
@@ -148,7 +149,7 @@ def choose(
     labels = check_labels(labels, size)
     check_balance(balance, labels)
     by_class = balance == "class"
-    if memory is None:  # numpy's partition copies the values; ties draw int32 keys and partition these
+    if memory is None:  # numpy's partition copies the values; ties draw 32 bits each and partition these
         memory = size * (values.element_size() * 2 + 12)
     chunk_rows(name, fixed=memory + 32 * size * by_class + 12 * count, row=0, size=size, max_memory=max_memory)
     sizes = torch.unique(labels, return_counts=True)[1].tolist() if by_class and labels is not None else [size]
@@ -158,10 +159,11 @@ def choose(
             "is at most 1)"
         )
     # a stream for each selector: with one seed `random` must not draw what `top` and `bottom` draw between equals
-    generator = torch.Generator().manual_seed(zlib.crc32(f"{name} {seed}".encode()))
+    stream = zlib.crc32(f"{name} {seed}".encode())
     if not by_class:
-        return Selection.of(rule(values, count, generator))
+        return Selection.of(rule(values, count, Key(stream, 0)))
     chosen = np.zeros(size, dtype=np.bool_)
-    for positions, places in split(size, count, labels, "equal", generator, capacity=capacity):
-        chosen[positions[rule(values[positions], places, generator)].numpy()] = True
+    groups = split(size, count, labels, "equal", Key(stream, 0), capacity=capacity)
+    for number, (positions, places) in enumerate(groups, start=1):
+        chosen[positions[rule(values[positions], places, Key(stream, number))].numpy()] = True
     return Selection.of(torch.from_numpy(np.flatnonzero(chosen)))

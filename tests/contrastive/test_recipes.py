@@ -221,34 +221,3 @@ def _logits(z_i: Tensor, z_j: Tensor) -> tuple[Tensor, Tensor]:
     z = F.normalize(torch.cat([z_i, z_j]), dim=1)
     logits = (z @ z.T / 0.5).masked_fill(torch.eye(len(z), dtype=torch.bool), -torch.inf)
     return logits, torch.arange(len(z)).roll(len(z_i))
-
-
-# -- drift -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("gamma", [0.5, 20.0])
-def test_drift_is_what_the_distance_moved_while_a_sample_was_left_out(gamma: float) -> None:
-    pruner = dataprune.emp_contrastive(SIZE, keep=KEEP, epochs=EPOCHS, beta=5.0, drift=gamma)
-    score: dict[int, float] = {}
-    distance: dict[int, float] = {}
-    drift = dict.fromkeys(range(SIZE), 0.0)
-    before = set(range(SIZE))
-    moved = 0
-    for epoch in range(EPOCHS):
-        expected = set(range(SIZE))
-        if 0 < epoch < 14:
-            total = {i: score[i] + gamma * drift[i] for i in range(SIZE)}
-            expected = set(sorted(total, key=total.__getitem__, reverse=True)[:COUNT])
-        assert set(pruner.select(epoch).index.tolist()) == expected, f"epoch {epoch}"
-        for index in pruner.batches(epoch, 8, drop_last=False):
-            losses, pair = signals(epoch, index)
-            pruner.loss(index, losses, pair)
-            found = [-value for value in slow_score(torch.zeros(len(index)), pair, 1.0)]
-            for sample, new in zip(index.tolist(), found, strict=True):
-                if sample not in before:
-                    drift[sample] = new - distance[sample]
-                    moved += 1
-                distance[sample] = new
-            score.update(zip(index.tolist(), slow_score(losses, pair, 5.0), strict=True))
-        before = expected
-    assert moved > 20

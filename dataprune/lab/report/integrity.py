@@ -118,7 +118,7 @@ def _planned(run: Run) -> list[int] | None:
         pruner = setup.build_pruner(settings, run.size)
     except (UsageError, ValueError):  # of a version with other options, or with balance=true, which needs labels
         return None
-    return pruner.counts if getattr(pruner.policy, "exact", True) else None
+    return pruner.counts if pruner.policy.exact else None
 
 
 def _settings(group: Group) -> Check:

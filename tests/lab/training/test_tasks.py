@@ -84,7 +84,7 @@ def test_what_is_scored_changes_what_is_kept(tmp_path: Path) -> None:
     assert not torch.equal(one["selected"], other["selected"])
 
 
-@pytest.mark.parametrize("changes", [{}, {"workers": 2}, {"option": ("drift=1",)}, {"bf16": True}])
+@pytest.mark.parametrize("changes", [{}, {"workers": 2}, {"bf16": True}])
 def test_an_interrupted_run_goes_on(changes: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen, data = settings(checkpoint_every=3, epochs=5, **changes), tiny.data(val=40)
     training.run(chosen, tmp_path / "whole", data=data)
