@@ -153,6 +153,10 @@ def epsilon_greedy(
 ) -> Pruner:
     """Mostly the highest smoothed loss, a share `epsilon` at random, selected every ten epochs.
 
+    Args:
+        epsilon: share of random places, in [0, 1].
+        every: epochs that a selection is kept for.
+        smoothing: weight of a new loss against the remembered one, in (0, 1].
     Source: Raju et al. 2021, arXiv:2111.12621, section 4.2. Differs: nothing.
     """
     schedule = _schedule(keep, budget, epochs, warmup, anneal)
@@ -176,6 +180,10 @@ def ucb(
 ) -> Pruner:
     """The highest smoothed loss plus c times its variance, selected every ten epochs.
 
+    Args:
+        c: weight of the variance.
+        every: epochs that a selection is kept for.
+        smoothing: weight of a new loss against the remembered one, in (0, 1].
     Source: Raju et al. 2021, arXiv:2111.12621, section 4.3. Differs: nothing.
     """
     schedule = _schedule(keep, budget, epochs, warmup, anneal)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dataprune import Key
 from dataprune.coresets import budget
 
 
@@ -28,5 +29,5 @@ def stored(errors: Tensor, features: Tensor) -> np.ndarray:
 
 def shares(labels: Tensor, count: int) -> dict[int, int]:
     """Places per class as the selectors give them with seed 0."""
-    groups = budget.split(len(labels), count, labels, "proportional", torch.Generator().manual_seed(0))
+    groups = budget.split(len(labels), count, labels, "proportional", Key(0, 0))
     return {int(labels[positions[0]]): places for positions, places in groups}
