@@ -303,7 +303,7 @@ def test_our_loader_has_all_that_theirs_has() -> None:
 def test_the_module_can_be_read_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     monkeypatch.delitem(vars(huggingface), "PrunedTrainer", raising=False)
-    with pytest.raises(ImportError, match="pip install 'dataprune\\[hf\\]'"):
+    with pytest.raises(ImportError, match=r"pip install -c constraints.txt -e '.\[hf\]'"):
         huggingface.PrunedTrainer  # noqa: B018
     with pytest.raises(AttributeError, match="no attribute 'Trainer'"):
         huggingface.Trainer  # noqa: B018
