@@ -9,6 +9,7 @@ Comments in a page's source say how, each on a line before its block:
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shlex
@@ -16,6 +17,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +28,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 APART = re.compile(r"^(?:import|from) (?:ray|lightning|accelerate|transformers)\b", re.MULTILINE)
 BLOCK = re.compile(
     r"^<!-- hidden\n(?P<hidden>.*?)^-->"
-    r"|(?:^<!-- (?P<how>run with|not run): (?P<what>.*?) -->\n)?^```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^```",
+    r"|(?:^<!-- (?P<how>run with|not run): (?P<what>.*?) -->\n)?"
+    r"^```(?: \{\.)?(?P<language>\w*)[^\n]*\n(?P<code>.*?)^```",
     re.MULTILINE | re.DOTALL,
 )
 LANGUAGES = {"python", "sh", "text", "yaml", "bibtex"}
@@ -134,22 +137,26 @@ def commands(block: Block) -> list[list[str]]:
     return [line[line.index("dataprune") + 1 :] for line in words if "dataprune" in line[:3]]
 
 
+@pytest.fixture(scope="module")
+def group() -> Any:
+    """The command line, as typer hands it to click."""
+    typer = pytest.importorskip("typer", reason="the extra cli is not installed")
+    return typer.main.get_command(importlib.import_module("dataprune.cli").app)
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if any(map(commands, blocks(page)))], ids=name)
-def test_commands_have_the_options_they_name(page: Path) -> None:
+def test_commands_have_the_options_they_name(page: Path, group: Any) -> None:
     """Those that are not run here too."""
-    pytest.importorskip("typer", reason="the extra cli is not installed")
-    import click
-    import typer
-
-    from dataprune.cli.app import app
-
-    group = typer.main.get_command(app)
-    assert isinstance(group, click.Group) or hasattr(group, "commands")
     for block in blocks(page):
         for name_of_command, *arguments in commands(block):
             command = group.commands[name_of_command]
             context = command.make_context(name_of_command, [], resilient_parsing=True)
             command.make_parser(context).parse_args([*arguments, *shlex.split(block.extra)])
+
+
+def test_the_page_of_commands_has_them_all(group: Any) -> None:
+    text = (ROOT / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `dataprune (\w+)` \|", text, flags=re.MULTILINE)) == set(group.commands)
 
 
 def test_blocks_say_what_they_are() -> None:
