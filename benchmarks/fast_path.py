@@ -31,7 +31,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,10 @@ import torch
 from dataprune import Pruner, Selection, criteria, methods, policies, schedules
 from dataprune.lab.data import named as datasets
 from dataprune.lab.data.named import Data, Images
-from dataprune.lab.training import run as fit
-from dataprune.lab.training import run_folder, setup
+from dataprune.lab.training import run as training
+from dataprune.lab.training.device import choose_device
+from dataprune.lab.training.epoch_history import EpochRecord
+from dataprune.lab.training.run_folder import Environment
 from dataprune.lab.training.settings import Settings
 
 FULL, RANDOM = "full, no pruner", "random, no pruner"
@@ -85,7 +87,7 @@ class Epoch:
 
 
 class Run:
-    """A run of `fit` in a thread of its own, which goes on by one epoch when it is its turn.
+    """A run of `training.run` in a thread of its own, which goes on by one epoch when it is its turn.
 
     Args:
         name: FULL, RANDOM, or a method.
@@ -137,7 +139,7 @@ class Run:
     def _train(self, settings: Settings, data: Data, out: Path) -> None:
         try:
             self._begin()
-            fit.fit(settings, out, data=data, report=self._end, save_model=False, test=False)
+            training.run(settings, out, data=data, on_epoch=self._end, save_model=False, test=False)
         except BaseException as error:
             self._error = error
         self._over.release()
@@ -147,9 +149,9 @@ class Run:
         self._calls.clear()
         self._started = time.perf_counter(), time.process_time()  # all other threads wait for their turns
 
-    def _end(self, line: dict[str, Any]) -> None:
+    def _end(self, model: torch.nn.Module, line: EpochRecord) -> None:
         wall, processor = time.perf_counter() - self._started[0], time.process_time() - self._started[1]
-        self.epochs.append(Epoch(wall, processor, line["samples"], dict(self._calls)))
+        self.epochs.append(Epoch(wall, processor, line.samples, dict(self._calls)))
         self._over.release()
         self._begin()
 
@@ -225,12 +227,12 @@ def _interval(values: list[float]) -> tuple[float, float]:
 
 def main() -> None:
     arguments = _arguments()
-    device = setup.choose_device(arguments.device)
+    device = choose_device(arguments.device)
     if device.type == "cpu":
         torch.set_num_threads(1)
     clock = "processor" if device.type == "cpu" else "wall"
     names = [FULL, RANDOM, *arguments.methods.split(",")]
-    result: dict[str, Any] = {"machine": run_folder.machine(device), "clock": clock, "keep": arguments.keep}
+    result: dict[str, Any] = {"machine": asdict(Environment.current(device)), "clock": clock, "keep": arguments.keep}
     result["load_before"], result["models"] = os.getloadavg(), []
     del result["machine"]["process"]
     for model in arguments.model.split(","):

@@ -33,7 +33,7 @@ import io
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,9 @@ from matplotlib.figure import Figure
 from dataprune.errors import DataError, UsageError
 from dataprune.lab.sweeps.advise import Pilot, advise
 from dataprune.lab.sweeps.compare import SHORT, Comparison, compare
-from dataprune.lab.training import run_folder, setup
+from dataprune.lab.training.build import load_data
+from dataprune.lab.training.run_folder import Environment
+from dataprune import files
 from dataprune.lab.training.settings import Settings
 
 CANDIDATES = ("loss", "emp", "memory")
@@ -95,7 +97,7 @@ def measure(
 ) -> dict[str, Any]:
     """Run the pilots of a setting, and all methods on its test set."""
     settings = Settings(device="cpu", threads=1, **recipe)
-    data = setup.load_data(settings)
+    data = load_data(settings)
     place = folder / ("pilot" if pilot["same_steps"] else "pilot-planned-batches")
     advised = advise(Pilot(settings, CANDIDATES, **pilot), place, data=data)
     advice = advised["advice"]
@@ -180,17 +182,17 @@ def main(scale: str, out: Path, work: Path, same_steps: bool = True) -> list[dic
     record = {
         "scale": scale,
         "seeds": SEEDS[scale],
-        "machine": run_folder.machine(torch.device("cpu")),
+        "machine": asdict(Environment.current(torch.device("cpu"))),
         "points": points,
     }
-    run_folder.write_json(out / "advise.json", record)
-    run_folder.write(out / "table.md", table(points).encode())
+    files.write_json(out / "advise.json", record)
+    files.write_bytes(out / "table.md", table(points).encode())
     for form in ("svg", "png"):
         buffer = io.BytesIO()
         with rc_context({"svg.hashsalt": "dataprune"}):
             metadata = {"Date": None} if form == "svg" else None
             draw(points).savefig(buffer, format=form, dpi=130, metadata=metadata)
-        run_folder.write(out / f"advise.{form}", buffer.getvalue())
+        files.write_bytes(out / f"advise.{form}", buffer.getvalue())
     return points
 
 

@@ -19,7 +19,7 @@ import torch
 from matplotlib.figure import Figure
 
 from dataprune import coresets, dynamics
-from dataprune.lab.training import setup
+from dataprune.lab.training.build import load_data
 from dataprune.lab.training.settings import Settings
 
 SHOWN = 50
@@ -27,7 +27,7 @@ SHOWN = 50
 
 def main(run: Path, out: Path) -> None:
     settings = Settings.of(json.loads((run / "config.json").read_text()))
-    train = setup.load_data(settings).train
+    train = load_data(settings).train
     scores = dynamics.load_scores(next(run.glob("scores.*"))).scores["forgetting"]
     keep = SHOWN / len(scores)
     most = coresets.top(scores, keep=keep, seed=0).index

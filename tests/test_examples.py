@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dataprune.lab.training.run import fit
+from dataprune.lab.training.run import run as train
 from dataprune.lab.training.settings import Settings
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -92,7 +92,7 @@ def test_the_picture_of_forgotten_digits(tmp_path: Path, data_folder: Path) -> N
         data="mnist", data_folder=str(data_folder / "mnist"), train_size=300, method="full", model="mlp", epochs=3,
         statistics="forgetting", device="cpu",
     )  # fmt: skip
-    fit(settings, tmp_path / "run")
+    train(settings, tmp_path / "run")
     run("forgotten_digits.py", tmp_path / "run", tmp_path / "out", cwd=tmp_path, folder=EXPERIMENTS)
     record = json.loads((tmp_path / "out" / "forgotten.json").read_text())
     assert sum(record["samples_by_score"]) == 300 == record["samples"]

@@ -55,7 +55,7 @@ def advise(
     from ..lab.report import tables
     from ..lab.sweeps.advise import Pilot
     from ..lab.sweeps.advise import advise as carry_out
-    from ..lab.training.setup import load_data
+    from ..lab.training.build import load_data
 
     where = choose_engine("local", None, jobs)
     pilot = Pilot(

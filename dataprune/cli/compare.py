@@ -84,7 +84,7 @@ def compare(
     from ..lab.report import plots, tables
     from ..lab.sweeps.compare import Comparison
     from ..lab.sweeps.compare import compare as carry_out
-    from ..lab.training.setup import load_data
+    from ..lab.training.build import load_data
 
     comparison = Comparison(
         settings,

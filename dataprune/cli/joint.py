@@ -81,7 +81,7 @@ def joint(
     from ..lab.sweeps.joint.grid import Grid
     from ..lab.sweeps.joint.run import joint as carry_out
     from ..lab.sweeps.joint.run import load
-    from ..lab.training.setup import load_data
+    from ..lab.training.build import load_data
 
     grid = Grid(
         replace(settings, epochs=epochs),

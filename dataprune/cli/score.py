@@ -71,7 +71,7 @@ def score(
             "a scoring run that trains is a single run"
         )
     from ..dynamics import STATISTICS
-    from ..lab.training.setup import recordable
+    from ..lab.training.build import recordable
 
     names = settings.statistics
     if not names:

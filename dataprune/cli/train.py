@@ -56,7 +56,7 @@ def train(
     key = settings.key()  # first: it refuses a coreset that cannot be read
     name = _coreset_method(settings.selection) or settings.method
     out = out or Path("runs") / f"train-{plain(settings.data)}-{name}-seed{settings.seed}-{key}"
-    carry_out(settings, out, data, json_, name)
+    carry_out(settings, out, data, json_)
 
 
 def _coreset_method(path: str | None) -> str:

@@ -11,8 +11,6 @@ import pytest
 import tiny
 from command_line import QUICK, call, fails
 
-from dataprune.lab.training import setup
-
 
 def test_compare_prints_a_table_or_json(tmp_path: Path) -> None:
     arguments = ["compare", *QUICK, "--methods", "full, short,emp", "--seeds", 2, "--out", tmp_path / "out"]
@@ -51,6 +49,7 @@ def test_a_comparison_outlives_its_report(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_main_job_depends_on_what_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dataprune.cli import compare
     from dataprune.lab.sweeps import compare as sweeps
+    from dataprune.lab.training import build
 
     calls: list[Any] = []
 
@@ -59,7 +58,7 @@ def test_the_main_job_depends_on_what_is_installed(tmp_path: Path, monkeypatch: 
         raise ValueError("stopped")
 
     monkeypatch.setattr(sweeps, "compare", stop)
-    monkeypatch.setattr(setup, "load_data", lambda settings: tiny.data())
+    monkeypatch.setattr(build, "load_data", lambda settings: tiny.data())
     monkeypatch.setattr(compare, "FASHION_MNIST", tmp_path / "none")
     names = ("data", "test_size", "train_size", "epochs", "keep", "batch_size")
 

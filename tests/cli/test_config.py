@@ -10,7 +10,7 @@ import pytest
 import yaml
 from command_line import QUICK, call, fails
 
-from dataprune.lab.training import run_folder
+from dataprune import files
 
 
 def config(**values: Any) -> str:
@@ -24,7 +24,7 @@ def test_a_file_holds_options_and_the_command_line_overrides_it(tmp_path: Path) 
         option=["beta=3"],
     )  # fmt: skip
     assert call("train", "--config", file, "--keep", "0.3", "--no-flip", "--out", tmp_path / "out").exit_code == 0
-    found = run_folder.read_json(tmp_path / "out/config.json")
+    found = files.read_json(tmp_path / "out/config.json")
     kept = {name: found[name] for name in ("model", "epochs", "train_size", "keep", "weight_decay", "flip", "option")}
     assert kept == {
         "model": "mlp", "epochs": 4, "train_size": 320, "keep": 0.3, "weight_decay": 0.0, "flip": False,
@@ -41,7 +41,7 @@ def test_lists_in_a_file(option: Any, tmp_path: Path) -> None:
     result = call("compare", "--config", file, "--out", tmp_path / "out", "--json")
     assert result.exit_code == 0, result.stderr
     assert [row["method"] for row in json.loads(result.stdout)["runs"]] == ["short", "emp"]
-    assert run_folder.read_json(tmp_path / "out/runs/emp-seed0/config.json")["option"][0] == "emp.beta=3"
+    assert files.read_json(tmp_path / "out/runs/emp-seed0/config.json")["option"][0] == "emp.beta=3"
 
 
 def test_numbers_in_a_file_may_be_lists() -> None:

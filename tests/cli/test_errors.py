@@ -12,7 +12,6 @@ import pytest
 from command_line import QUICK, call, fails, run
 
 from dataprune import files
-from dataprune.lab.training import run_folder
 
 
 @pytest.mark.parametrize(
@@ -125,5 +124,5 @@ def test_files_that_may_not_grow(tmp_path: Path) -> None:
     done = run("-B", "-c", code, *arguments)
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and "cannot write" in done.stderr and "File too large" in done.stderr
-    assert not list(out.glob("*.part")) and run_folder.read_json(out / "config.json")["epochs"] == 4
+    assert not list(out.glob("*.part")) and files.read_json(out / "config.json")["epochs"] == 4
     assert call(*arguments).exit_code == 0

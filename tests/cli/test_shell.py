@@ -10,18 +10,19 @@ import pytest
 from command_line import QUICK, call, run
 
 from dataprune.lab.data.named import Data
-from dataprune.lab.training import run as fitting
+from dataprune.lab.training import build
+from dataprune.lab.training import run as training
 
 
 def test_what_is_noteworthy_of_the_data_goes_to_stderr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataprune.lab.training import setup
 
-    load = setup.load_data
+    load = build.load_data
 
     def noted(settings: Any) -> Data:
         return load(settings)._replace(note="digits have no test split")
 
-    monkeypatch.setattr(setup, "load_data", noted)
+    for module in (build, training):
+        monkeypatch.setattr(module, "load_data", noted)
     for command in (["train"], ["compare", "--methods", "emp", "--seeds", 1]):
         result = call(*command, *QUICK, "--json")
         assert result.stderr == "note: digits have no test split\n"
@@ -53,7 +54,7 @@ def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> N
     def stop(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fitting._Run, "_train_step", stop)
+    monkeypatch.setattr(training._Run, "_train_step", stop)
     for command in ("train", "compare"):
         result = call(command, *QUICK)
         assert result.exit_code == 130 and result.stdout == ""

@@ -18,7 +18,8 @@ import torch
 import dataprune
 from dataprune.errors import UsageError
 from dataprune.integrations import trackers
-from dataprune.lab.training.run import fit
+from dataprune.lab.training.epoch_history import EpochRecord
+from dataprune.lab.training.run import run
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -159,12 +160,12 @@ class Stop(Exception):
 def follow(out: Path, names: str = "tensorboard", *, stop: int | None = None, **changes: Any) -> None:
     with trackers.Followed(names, out) as followed:
 
-        def report(line: dict[str, Any]) -> None:
+        def on_epoch(model: Any, line: EpochRecord) -> None:
             followed.catch_up()
-            if line["epoch"] == stop:
+            if line.epoch == stop:
                 raise Stop
 
-        fit(tiny.settings(epochs=6, **changes), out, data=tiny.data(), report=report)
+        run(tiny.settings(epochs=6, **changes), out, data=tiny.data(), on_epoch=on_epoch)
         followed.catch_up()
 
 

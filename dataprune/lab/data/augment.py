@@ -1,7 +1,7 @@
 """Augmentation in batches, on the device where the images are.
 
-Every random number is a hash of (seed, epoch, index, draw) and of nothing else: a sample is augmented alike in any
-batch, on any device, worker or rank, and after a resume.
+Every random number is a hash of (seed, epoch, index, draw): a sample is augmented alike in any batch, on any device,
+worker or rank, and after a resume.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def augment(
         seed: of the augmentation.
         epoch: 0-based.
         shift: pixels of padding on each side; offsets are uniform in [-shift, shift], rows and columns apart.
-        mode: what comes in from outside: "constant" is zero, "reflect" mirrors at the border pixel.
+        mode: values beyond the border: "constant" is zero, "reflect" mirrors at the border pixel.
         flip: mirror left and right with probability one half.
     Returns:
-        A new batch; the same one if there is nothing to do.
+        A new batch; `images` itself if there is nothing to do.
     Raises:
         ValueError: if the batch sizes differ, `mode` is unknown, or `shift` is negative or too large to reflect.
     """
@@ -79,7 +79,7 @@ def normalize(
     std: Sequence[float],
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "b c h w"]:
-    """Pixels as a model wants them: (pixel / 255 - mean) / std, per channel.
+    """Normalise pixels: (pixel / 255 - mean) / std, per channel.
 
     Args:
         images: a batch of bytes.

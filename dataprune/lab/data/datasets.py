@@ -1,4 +1,4 @@
-"""How samples are held: as pixels or tokens in memory, or as images that are decoded on access."""
+"""Datasets: pixels or tokens in memory, or images that are decoded on access."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Texts(Dataset):
     """All samples in memory, as tokens.
 
     Args:
-        tokens: rows of token ids, of 1 where there is a token, and of which sentence it is of; padded on the right.
+        tokens: token ids, attention mask and token type ids; padded on the right.
         labels: class ids, or scores.
     """
 
@@ -100,7 +100,7 @@ class Packed:
 
     Args:
         items: the byte strings.
-        name: what an item is called in an error; "{}" in it stands for its position.
+        name: of an item in errors; "{}" in it stands for its position.
         files: the strings are paths, and an item is what the file holds.
     """
 
@@ -122,7 +122,7 @@ class Packed:
             raise DataError(f"cannot read {self.name(position)}: {error.strerror}") from error
 
     def name(self, position: int) -> str:
-        """What an error calls the item at this position."""
+        """The item's name in errors."""
         return os.fsdecode(self._item(position)) if self._files else self._name.format(position)
 
     def _item(self, position: int) -> bytes:
@@ -131,14 +131,14 @@ class Packed:
 
 
 class Encoded(NamedTuple):
-    """Samples whose images are not decoded yet."""
+    """Samples with encoded images."""
 
     items: Packed
     labels: Int[Tensor, " n"]
 
 
 class Splits(NamedTuple):
-    """What a reader gives; `test` is None where there is only one set of samples."""
+    """The splits of a dataset; `test` is None where there is only one."""
 
     train: Encoded | Images
     test: Encoded | Images | None
@@ -150,7 +150,7 @@ class Streamed(Dataset):
 
     Args:
         items: the encoded images, of this and maybe of other samples.
-        positions: which of them are this set's.
+        positions: of this set's images in `items`.
         labels: class ids, one per position.
         shape: (C, H, W) of what is returned.
         resize: bring every image to that shape by its shorter side and a centre crop; otherwise another size raises.
@@ -181,7 +181,7 @@ class Streamed(Dataset):
         return Streamed(self.items, self.positions[index], self.labels[index], self.shape, resize=self.resize)
 
     def decoded(self) -> Images:
-        """All of them in memory, decoded by as many threads as pay."""
+        """Decode all samples into memory, with threads where images are large."""
         start = time.perf_counter()
         images = np.empty((len(self), *self.shape), dtype=np.uint8)
         positions = self.positions.tolist()
@@ -204,11 +204,11 @@ Samples = Images | Streamed | Texts
 
 
 def shape_of(items: Packed, size: int | None) -> tuple[int, int, int]:
-    """The shape that images are decoded to.
+    """Choose the shape that images are decoded to.
 
     Args:
         items: the encoded images.
-        size: side of the square that they are brought to; the first one's own size if None.
+        size: side of a square to resize to; the first image's size if None.
     Returns:
         (C, H, W); one channel if all of a spread of images are grey, else three.
     Raises:
@@ -222,11 +222,11 @@ def shape_of(items: Packed, size: int | None) -> tuple[int, int, int]:
 
 
 def header(content: bytes, name: str) -> tuple[str, int, int]:
-    """What an image says of itself, without decoding it.
+    """Read an image's mode and size without decoding it.
 
     Args:
         content: the encoded image.
-        name: what to call it in an error.
+        name: of the image in errors.
     Returns:
         Pillow's mode, width, height.
     Raises:
@@ -237,17 +237,17 @@ def header(content: bytes, name: str) -> tuple[str, int, int]:
 
 
 def decode(content: bytes, name: str, shape: tuple[int, int, int], resize: bool) -> np.ndarray:
-    """Pixels of one image.
+    """Decode one image.
 
     Args:
         content: the encoded image.
-        name: what to call it in an error.
+        name: of the image in errors.
         shape: (C, H, W) of the result; one channel is grey, three are RGB.
-        resize: bring it to that shape by its shorter side and a centre crop.
+        resize: resize to that shape by the shorter side and a centre crop.
     Returns:
-        uint8 (C, H, W), a view that cannot be written.
+        uint8 (C, H, W), a read-only view.
     Raises:
-        DataError: if it cannot be decoded, or has another size and is not to be resized.
+        DataError: if it cannot be decoded, or has another size and `resize` is false.
     """
     channels, height, width = shape
     image = _open(content, name)
@@ -257,8 +257,8 @@ def decode(content: bytes, name: str, shape: tuple[int, int, int], resize: bool)
         image = image.convert("L" if channels == 1 else "RGB")
         if image.size != (width, height):
             if not resize:
-                found = f"{image.width}x{image.height}"
-                raise DataError(f"{name} is {found}, others are {width}x{height}: give image_size (--image-size)")
+                size = f"{image.width}x{image.height}"
+                raise DataError(f"{name} is {size}, others are {width}x{height}: give image_size (--image-size)")
             side = min(image.size)
             left, top = ((length - side) / 2 for length in image.size)
             image = image.resize((width, height), 2, box=(left, top, left + side, top + side))  # 2: bilinear

@@ -30,14 +30,14 @@ Reader = Callable[[], tuple[Encoded, list[str]]]
 
 
 def read_folder(folder: Path) -> Splits:
-    """Read a folder by what lies in it.
+    """Read a folder of images, whatever its format.
 
     Args:
-        folder: where the files are; parquet files may be in its folder `data`, as on the hub.
+        folder: parquet files (also in its folder `data`, as on the hub), idx files, or a folder per class.
     Returns:
         The splits.
     Raises:
-        DataError: if there is nothing to read, or what is there is broken.
+        DataError: if there is nothing to read, or a file is broken.
     """
     if not folder.is_dir():
         raise DataError(f"no folder {folder}: give one that holds images, parquet or idx files")
@@ -107,14 +107,14 @@ def _read_image_folder(folder: Path) -> Splits:
     root = found["train"][0] if found["train"] else folder
     classes = [path.name for path in _folders(root)]
     if not classes:
-        raise DataError(f"nothing to train on in {folder}: it takes train/CLASS/*.png, parquet or idx files")
+        raise DataError(f"nothing to train on in {folder}: give train/CLASS/*.png, parquet or idx files")
     held = [*found["test"], *found["validation"]] if found["train"] else []
     return Splits(_list_images(root, classes), _list_images(held[0], classes) if held else None, classes)
 
 
 def _list_images(root: Path, classes: Sequence[str]) -> Encoded:
     if unknown := sorted({path.name for path in _folders(root)} - set(classes)):
-        raise DataError(f"{root} has classes that are not trained on: {', '.join(unknown)}")
+        raise DataError(f"{root} has classes that the training split lacks: {', '.join(unknown)}")
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
@@ -122,7 +122,7 @@ def _list_images(root: Path, classes: Sequence[str]) -> Encoded:
         paths += files
         labels += [label] * len(files)
     if not paths:
-        raise DataError(f"no images in {root}: it takes CLASS/*.png, *.jpg ...")
+        raise DataError(f"no images in {root}: give CLASS/*.png, *.jpg ...")
     return Encoded(Packed((os.fsencode(path) for path in paths), files=True), torch.tensor(labels))
 
 
@@ -133,10 +133,10 @@ def _folders(root: Path) -> list[Path]:
 def read_parquets(files: Sequence[Path]) -> Splits:
     """Read parquet files whose names begin with their split, as in train-00000-of-00002.parquet.
 
-    The encoded images of a split are held in memory; a set that is too large for that belongs in an image folder.
+    The encoded images of a split stay in memory; put a larger dataset in an image folder.
 
     Args:
-        files: of all splits; if none is named after a split, they are all training data.
+        files: of all splits; all are training data if none is named after a split.
     Returns:
         The splits.
     Raises:
@@ -147,7 +147,7 @@ def read_parquets(files: Sequence[Path]) -> Splits:
 
 
 def split_files(files: Sequence[Path]) -> dict[str, list[Path]]:
-    """Parquet files by the split that their names begin with; "train" is among them, or there are none.
+    """Group parquet files by the split that their names begin with; empty if there is no training split.
 
     Raises:
         DataError: if a part of a split is missing.
@@ -159,12 +159,12 @@ def split_files(files: Sequence[Path]) -> dict[str, list[Path]]:
         shards.setdefault(split, []).append(path)
         total = re.search(r"-of-(\d+)\.parquet$", path.name)
         if total and len(list(path.parent.glob(f"{word}-*{total[0]}"))) < int(total[1]):
-            raise DataError(f"{path.parent} has not all {int(total[1])} parts of {word}: fetch the missing ones")
+            raise DataError(f"{path.parent} lacks some of the {int(total[1])} parts of {word}: fetch them")
     return shards if "train" in shards else {"train": shards[""]} if set(shards) == {""} else {}
 
 
 def read_hub(name: str) -> Splits:
-    """Fetch a dataset by its name on the hub, or take it from the cache of `datasets`.
+    """Load a dataset from the hub, or from the cache of `datasets`.
 
     Args:
         name: such as "owner/name".
@@ -177,7 +177,7 @@ def read_hub(name: str) -> Splits:
 
     try:
         loaded = datasets.load_dataset(name)
-    except Exception as error:  # the library raises many types, some of them of the packages below it
+    except Exception as error:  # the library raises many types, also of its dependencies
         raise DataError(f"cannot load {name!r} from the hub: {_line(error)}") from error
     readers: dict[str, Reader] = {}
     splits: dict[str, Any] = {str(word): split for word, split in dict(loaded).items()}
@@ -189,19 +189,19 @@ def read_hub(name: str) -> Splits:
 
 
 def _choose(source: str, readers: dict[str, Reader]) -> Splits:
-    """The training split, and as the test set the first of test and validation whose labels are known."""
+    """The training split, and the first of test and validation with known labels as the test set."""
     if "train" not in readers:
         raise DataError(f"no training split in {source}: name its files train-*.parquet")
     train, classes = readers["train"]()
     _check_labels(f"{source}: train", train.labels, classes)
     for split in ("test", "validation"):
         if split in readers:
-            held, _ = readers[split]()
-            if bool((held.labels == -1).all()):  # how benchmarks publish a test set and keep its labels
+            test, _ = readers[split]()
+            if bool((test.labels == -1).all()):  # benchmarks publish a test set without its labels so
                 _log.info("%s: the labels of %s are withheld", source, split)
                 continue
-            _check_labels(f"{source}: {split}", held.labels, classes)
-            return Splits(train, held, classes)
+            _check_labels(f"{source}: {split}", test.labels, classes)
+            return Splits(train, test, classes)
     return Splits(train, None, classes)
 
 
@@ -217,12 +217,12 @@ def _read_parquet(paths: Sequence[Path]) -> tuple[Encoded, list[str]]:
     try:
         table = arrow.concat_tables(tables)
     except arrow.ArrowException as error:
-        raise DataError(f"{paths[0].parent}: the parts do not belong together: {_line(error)}") from error
+        raise DataError(f"{paths[0].parent}: the parts have different columns: {_line(error)}") from error
     return encode(table, features, str(paths[0].parent))
 
 
 def describe(path: Path) -> tuple[dict[str, Any], tuple[str, str]]:
-    """The features that a parquet file describes, and the names of its columns of images and labels."""
+    """Read the features of a parquet file, and the names of its image and label columns."""
     arrow, parquet = _pyarrow()
     try:
         schema = parquet.read_schema(path)
@@ -242,7 +242,7 @@ def _pyarrow() -> tuple[Any, Any]:
 
 
 def encode(table: Any, features: dict[str, Any], source: str) -> tuple[Encoded, list[str]]:
-    """The samples of an arrow table and the names of its classes."""
+    """Convert an arrow table to samples and class names."""
     import pyarrow as arrow
     import pyarrow.compute as compute
 
@@ -263,15 +263,17 @@ def encode(table: Any, features: dict[str, Any], source: str) -> tuple[Encoded, 
 
 
 def _columns(features: dict[str, Any], names: Sequence[str], source: str) -> tuple[str, str]:
-    """Which column is the image and which the label: by its usual name, else by what the features say it is."""
-    found = []
+    """Names of the image and the label column: by usual name, else by the features' type."""
+    columns = []
     for kind, usual in _COLUMNS.items():
         marked = [name for name in names if features.get(name, {}).get("_type") == kind]
         candidates = [name for name in usual if name in names] + marked
         if not candidates:
-            raise DataError(f"{source}: no {usual[0]} column among {', '.join(names)}: it takes image and label")
-        found.append(candidates[0])
-    return found[0], found[1]
+            raise DataError(
+                f"{source}: no {usual[0]} column among {', '.join(names)}: name the columns image and label"
+            )
+        columns.append(candidates[0])
+    return columns[0], columns[1]
 
 
 def _check_labels(source: str, labels: Int[Tensor, " n"], classes: Sequence[str]) -> None:

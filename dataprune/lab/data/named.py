@@ -1,4 +1,4 @@
-"""Image data by name or folder, ready to train on."""
+"""Image datasets by name or folder, as splits ready to train on."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ KNOWN = ("digits", *_SOURCES)
 _DIGITS_TEST = 500  # test samples of digits, which come without a split
 _CLOTHES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 _CIFAR100 = (0.5074, 0.4867, 0.4411), (0.2011, 0.1987, 0.2025)
-_SUBSET, _VALIDATION, _NOISY, _NOISE, _HELD, _MEASURED = range(6)  # what random numbers are drawn for
+_SUBSET, _VALIDATION, _NOISY, _NOISE, _HELD, _MEASURED = range(6)  # draws of the hash, one for each purpose
 
 
 class Data(NamedTuple):
@@ -44,7 +44,7 @@ class Data(NamedTuple):
     shape: tuple[int, ...]  # of a sample: C, H, W
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    note: str = ""  # what a reader of the results should know about the split
+    note: str = ""  # about the splits, shown beside results
 
 
 def load(
@@ -59,7 +59,7 @@ def load(
     image_size: int | None = None,
     max_bytes: int = 2 << 30,
 ) -> Data:
-    """Load image data; only the samples that are asked for are decoded.
+    """Load image data; only requested samples are decoded.
 
     Args:
         name: one of `KNOWN`, a folder (parquet files in the Hugging Face layout, idx files, or train/CLASS/*.png with
@@ -116,15 +116,15 @@ def load(
 
 
 def _find(name: str, folder: str | os.PathLike[str] | None, test_size: int | None) -> tuple[str, Splits]:
-    """The name that results are filed under, and the splits."""
+    """The name for results, and the splits."""
     if folder is not None:
         return name, _with_names(name, read_folder(Path(folder).expanduser()))
     if name == "digits":
         return name, _digits(max(_DIGITS_TEST, test_size or 0))
     if name in _SOURCES:
         hub, debian = _SOURCES[name]
-        own = os.environ.get("DATAPRUNE_DATA")
-        for place in (own and Path(own) / name, debian and Path(debian)):
+        root = os.environ.get("DATAPRUNE_DATA")
+        for place in (root and Path(root) / name, debian and Path(debian)):
             if place and place.is_dir():
                 return name, _with_names(name, read_folder(place))
         elsewhere = f"no {name} here: give its folder, or set DATAPRUNE_DATA to the folder that holds {name}/"
@@ -164,32 +164,32 @@ def _digits(test_size: int) -> Splits:
 
 
 def _permutation(size: int, seed: int, draw: int) -> Int[Tensor, " n"]:
-    """A fixed permutation; of the hash, since torch's own may change between versions and devices."""
+    """A fixed permutation from the hash: torch's may change between versions and devices."""
     return bits(seed, 0, torch.arange(size), draw).argsort(stable=True)
 
 
 def _part(order: Int[Tensor, " n"], count: int, name: str) -> tuple[Int[Tensor, " m"], Int[Tensor, " k"]]:
-    """All but the first `count`, and those, both in ascending order."""
+    """All but the first `count` of an order, and the first `count`, each ascending."""
     if not 0 < count < len(order):
         raise DataError(f"{name}: {len(order)} samples are too few to split {count} of them off")
     return order[count:].sort().values, order[:count].sort().values
 
 
 def choose(size: int, count: int | None, what: str, seed: int = 0) -> Int[Tensor, " k"]:
-    """A fixed random subset of `count` of `size` samples, all of them if None; in ascending order."""
+    """Draw a fixed random subset of `count` of `size` samples, all if None; ascending."""
     if count is None:
         return torch.arange(size)
     if count < 1:
         raise UsageError(f"a subset must have at least 1 of the {what}, got {count}")
     if count > size:
-        raise DataError(f"there are only {size} {what}, {count} were asked for: ask for fewer, or for all")
+        raise DataError(f"there are only {size} {what}, {count} were requested: request fewer, or all")
     return _permutation(size, seed, _SUBSET)[:count].sort().values
 
 
 def hold_out(
     index: Int[Tensor, " n"], share: float, name: str, seed: int = 0
 ) -> tuple[Int[Tensor, " m"], Int[Tensor, " v"] | None]:
-    """What is left to train on, and a fixed random share for validation; None where that is 0."""
+    """Split a fixed random share off for validation; None where the share is 0."""
     if not share:
         return index, None
     order = index[_permutation(len(index), seed, _VALIDATION)]
@@ -197,7 +197,7 @@ def hold_out(
 
 
 def noisy(labels: Int[Tensor, " n"], share: float, classes: int, seed: int = 0) -> Int[Tensor, " n"]:
-    """The labels, a fixed random share of them replaced by classes drawn uniformly."""
+    """Replace a fixed random share of the labels by classes drawn uniformly."""
     which = _permutation(len(labels), seed, _NOISY)[: round(share * len(labels))]
     return labels.index_put((which,), bits(seed, 0, which, _NOISE) % classes)
 
@@ -218,7 +218,7 @@ def _resize(images: Images, shape: tuple[int, int, int]) -> Images:
 
 
 def _moments(samples: Images | Streamed) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel, from up to 10,000 samples; 1,000 where each must be decoded."""
+    """Mean and standard deviation per channel, of up to 10,000 samples, 1,000 if they must be decoded."""
     limit = 10_000 if isinstance(samples, Images) else 1_000
     some = samples.subset(_permutation(len(samples), 0, _MEASURED)[:limit])
     images = some.images if isinstance(some, Images) else some.decoded().images

@@ -1,8 +1,8 @@
 """The models of the command line; every one ends in a linear layer named `fc`, so its input are the features.
 
 A name alone is the form for small images such as CIFAR's: the first stage of `resnet18` keeps them at their size. With
-`_imagenet` behind it, it is the published form for images of 224 pixels a side: `resnet18_imagenet`. The form never
-follows from the images, so that a name says which model was trained.
+`_imagenet` behind it, it is the published form for images of 224 pixels a side: `resnet18_imagenet`. The form depends
+on the name alone, so that a name says which model was trained.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Shape = Sequence[int]  # channels, height, width
 
 
 def build(name: str, shape: Shape, classes: int, seed: int) -> nn.Module:
-    """A new model, its weights drawn from `seed` alone.
+    """Build a model, its weights drawn from `seed` alone.
 
     Args:
         name: one of `MODELS`, or "module:function" of your own, called with (shape, classes).
@@ -127,14 +127,14 @@ def _import(name: str) -> Callable[..., Any]:
     try:
         if "" not in sys.path and os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())  # as `python -m` does: the installed command does not
-        found = getattr(importlib.import_module(module), function)
+        build = getattr(importlib.import_module(module), function)
     except (ImportError, ValueError, AttributeError) as error:
         raise UsageError(
-            f"cannot import model {name!r}: {error}; it is looked for in this folder and on PYTHONPATH"
+            f"cannot import model {name!r}: {error}; modules are searched in this folder and on PYTHONPATH"
         ) from error
-    if not callable(found):
+    if not callable(build):
         raise UsageError(f"model {name!r} is not a function of (shape, classes)")
-    return found
+    return build
 
 
 # in two forms: for small images under their own names, as published under theirs and _imagenet

@@ -38,7 +38,7 @@ def swin_t(shape: Sequence[int], classes: int, imagenet: bool = False) -> nn.Mod
         raise UsageError(
             f"{name} takes images from {least} pixels a side, got {tuple(shape)}: give --image-size{other}"
         )
-    config, model = _lent("swin_t", "transformers", _TRANSFORMERS, "SwinConfig", "SwinModel")
+    config, model = _imported("swin_t", "transformers", _TRANSFORMERS, "SwinConfig", "SwinModel")
     made = config(
         image_size=list(shape[1:]),
         num_channels=shape[0],
@@ -69,7 +69,7 @@ def mobilenet_v2(shape: Sequence[int], classes: int, imagenet: bool = False) -> 
     Source: Sandler et al. 2018, arXiv:1801.04381. Differs: the form for small images, as CIFAR experiments have it;
         batch norm, dropout (0.2) and first weights are those usual in PyTorch, as transformers has those of TensorFlow.
     """
-    config, model = _lent("mobilenet_v2", "transformers", _TRANSFORMERS, "MobileNetV2Config", "MobileNetV2Model")
+    config, model = _imported("mobilenet_v2", "transformers", _TRANSFORMERS, "MobileNetV2Config", "MobileNetV2Model")
     backbone = model(config(num_channels=shape[0], tf_padding=False, layer_norm_eps=1e-5))
     for layer in backbone.modules():
         if isinstance(layer, nn.Conv2d):
@@ -128,7 +128,7 @@ def shufflenet_v2(shape: Sequence[int], classes: int, imagenet: bool = False) ->
 
 
 class _Pooled(nn.Module):
-    """The features of a model of transformers, which returns them among others."""
+    """The pooled features of a transformers model."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -139,7 +139,7 @@ class _Pooled(nn.Module):
 
 
 def _head(features: int, classes: int) -> nn.Linear:
-    """Small weights and no bias, as these models have it."""
+    """A linear layer with small weights and zero bias."""
     head = nn.Linear(features, classes)
     nn.init.normal_(head.weight, std=0.01)
     nn.init.zeros_(head.bias)
@@ -160,14 +160,14 @@ def _check_colour(name: str, shape: Sequence[int]) -> None:
 
 def _torchvision(name: str, function: str) -> Any:
     release = f"pip install torchvision, in the release that goes with torch {torch.__version__.partition('+')[0]}"
-    return _lent(name, "torchvision.models", release, function)[0]
+    return _imported(name, "torchvision.models", release, function)[0]
 
 
-def _lent(name: str, module: str, remedy: str, *wanted: str) -> list[Any]:
-    """What the model `name` needs of another library."""
+def _imported(name: str, module: str, remedy: str, *classes: str) -> list[Any]:
+    """Import the classes that model `name` takes from another library."""
     try:
-        found = importlib.import_module(module)
-        return [getattr(found, one) for one in wanted]
+        imported = importlib.import_module(module)
+        return [getattr(imported, entry) for entry in classes]
     except (ImportError, AttributeError, RuntimeError, OSError) as error:  # of another torch, it fails in many ways
         library = module.partition(".")[0]
         raise UsageError(f"model {name} needs {library}: {remedy} ({error})") from error

@@ -1,4 +1,4 @@
-"""What the models of the command line are put together from."""
+"""Layers that the models of the command line share."""
 
 from __future__ import annotations
 
@@ -28,6 +28,6 @@ class AveragePool(nn.Module):
 
 
 def conv(channels: int, out: int, size: int, stride: int) -> nn.Sequential:
-    """A convolution and its batch norm, which makes a bias superfluous."""
+    """A convolution without bias, and batch norm."""
     convolution = nn.Conv2d(channels, out, size, stride, padding=size // 2, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(out))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from ...errors import UsageError
-from ..training import setup
+from ..training.build import build_pruner
 from ..training.settings import Settings
 from .records import VARIED, Group, Run, computed
 
@@ -115,7 +115,7 @@ def _planned(run: Run) -> list[int] | None:
     if settings.method == "fixed":
         return [run.history[0]["selected"]] * settings.epochs
     try:
-        pruner = setup.build_pruner(settings, run.size)
+        pruner = build_pruner(settings, run.size)
     except (UsageError, ValueError):  # of a version with other options, or with balance=true, which needs labels
         return None
     return pruner.counts if pruner.policy.exact else None

@@ -18,6 +18,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from ... import files
 from ...errors import CheckpointError, UsageError
 from ..training import run_folder
 
@@ -107,8 +108,8 @@ def write(entries: Sequence[Entry], out: Path) -> None:
 
     run_folder.folder(out.parent)
     packed = {"format": FORMAT, "experiments": {entry.name: _encoded(entry) for entry in entries}}
-    run_folder.write(out, (_text(packed) + "\n").encode())
-    run_folder.write(out.with_suffix(".md"), markdown(out.stem, read(out)).encode())
+    files.write_bytes(out, (_text(packed) + "\n").encode())
+    files.write_bytes(out.with_suffix(".md"), markdown(out.stem, read(out)).encode())
 
 
 def read(path: Path) -> list[Entry]:
@@ -120,7 +121,7 @@ def read(path: Path) -> list[Entry]:
     """
     if not path.is_file():
         raise UsageError(f"{path} is no file: give one that `dataprune pack` wrote")
-    content = run_folder.read_json(path)
+    content = files.read_json(path)
     if "format" not in content or "experiments" not in content:
         raise UsageError(f"{path} was not written by `dataprune pack`: give the folder it is in")
     if content["format"] != FORMAT:
@@ -182,15 +183,15 @@ def tensors(path: Path) -> dict[str, np.ndarray]:
 
 def _entry(folder: Path, owner: Path, file: Path | None, runs: Sequence[Path]) -> Entry:
     name = (folder.resolve().name / owner.relative_to(folder)).as_posix()
-    result = None if file is None else run_folder.read_json(file)
+    result = None if file is None else files.read_json(file)
     return Entry(name, "" if file is None else file.name, result, [_record(owner, run) for run in runs], owner)
 
 
 def _record(owner: Path, run: Path) -> RunRecord:
-    settings, metrics = (run_folder.read_json(run / name) if (run / name).exists() else None for name in _RUN_FILES[:2])
+    settings, metrics = (files.read_json(run / name) if (run / name).exists() else None for name in _RUN_FILES[:2])
     history = run / _RUN_FILES[2]
     try:
-        epochs = run_folder.read_lines(history) if history.exists() else []
+        epochs = files.read_json_lines(history) if history.exists() else []
     except ValueError as error:
         raise CheckpointError(f"{history} is damaged ({error!r}): delete it, and run again") from error
     return RunRecord(

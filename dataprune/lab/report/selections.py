@@ -10,7 +10,7 @@ import torch
 
 from ..data.datasets import Texts
 from ..data.named import Data
-from ..training import setup
+from ..training.build import load_data
 from . import plots
 from .document import Block, Chart, Section, Table, counted, listed
 from .records import Group, Run
@@ -31,7 +31,7 @@ def load(group: Group) -> Data | str:
     if settings is None:
         return "the runs have not recorded their settings, which name the data"
     try:
-        return setup.load_data(settings)
+        return load_data(settings)
     except Exception as error:  # whatever readers, tokenizers, a hub or its network raise: the report goes on without
         return " ".join(str(error).split()) or type(error).__name__
 

@@ -12,7 +12,7 @@ from ... import distributed, files, schedules
 from ...errors import DataError, UsageError
 from ..data import named as datasets
 from ..data.named import Data
-from ..training import setup
+from ..training.build import build_pruner, check, load_data
 from ..training.settings import Settings
 from . import advice_rule, engines
 from .advice_rule import RS2, Accuracies, Difference, Verdict
@@ -62,7 +62,7 @@ class Pilot:
             raise UsageError("advise needs the fraction of a full run's samples: give --budget, and no --keep")
         if settings.val_fraction or settings.steps is not None or settings.selection is not None:
             raise UsageError("pilots choose their own validation split, steps and selection: leave these options out")
-        setup.check(settings)
+        check(settings)
         if settings.budget == 1:
             raise UsageError("a --budget of 1 prunes nothing: give less")
         if len(self.seeds) < 2:
@@ -181,11 +181,11 @@ def advise(
         as `compare`; DataError if there are too few samples.
     """
     pilot.validate()
-    data = setup.load_data(pilot.settings) if data is None else data
+    data = load_data(pilot.settings) if data is None else data
     total = len(data.train)
     methods = pilot.methods(total)
     for method in methods:  # a plan that cannot be carried out is refused before its pilots
-        setup.build_pruner(pilot.planned(method, total), total, data.train.labels)
+        build_pruner(pilot.planned(method, total), total, data.train.labels)
     about = pilot.describe(total)
     shape = {name: value for name, value in about.items() if name != "seeds"}
     claim(out, "plan", {**pilot.settings.computed(), "pilot": shape}, "advice.json")
@@ -284,7 +284,7 @@ def _can_anneal(pilot: Pilot, total: int) -> bool:
     try:
         for epochs, size in ((pilot.settings.epochs, total), (pilot.pilot_epochs(), train)):
             settings = replace(pilot.settings, epochs=epochs, method=RS2)
-            setup.build_pruner(replace(settings, option=(), anneal=ANNEAL), size)
+            build_pruner(replace(settings, option=(), anneal=ANNEAL), size)
             if schedules.full_from(epochs, ANNEAL) == epochs:
                 return False  # the share is less than one epoch
     except UsageError:

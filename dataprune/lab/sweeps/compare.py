@@ -16,7 +16,7 @@ from ...errors import UsageError, suggest
 from ...methods import METHODS
 from ..data.named import Data
 from ..report.summary import summarize_methods
-from ..training import setup
+from ..training.build import build_pruner, check, load_data, recordable
 from ..training.settings import Settings
 from . import engines
 from .compare_rows import Row, Untrained, method_run, untrained_row
@@ -72,7 +72,7 @@ class Comparison:
 
     def validate(self) -> None:
         """Raise UsageError for invalid or contradictory settings, before any data is read."""
-        setup.check(self.settings)
+        check(self.settings)
         if not self.methods or not self.seeds:
             raise UsageError("a comparison needs at least one method and one seed")
         if self.score_epochs is not None and self.score_epochs < 1:
@@ -97,7 +97,7 @@ class Comparison:
                 raise UsageError(f"--option {text} must say which method it is for: METHOD.{text}")
         for method in self.methods:
             if method in METHODS:
-                setup.check(replace(self.settings, method=method))
+                check(replace(self.settings, method=method))
         if self.static:
             self._validate_static()
         if self.learning_rates and not self.settings.val_fraction:
@@ -109,7 +109,7 @@ class Comparison:
     def _validate_static(self) -> None:
         if self.settings.task != "classification":
             raise UsageError(f"{self.static[0]} is a static method, which needs images with labels: leave it out")
-        setup.check(self.scoring(self.settings.seed))
+        check(self.scoring(self.settings.seed))
         for method in self.static:
             coreset = coresets.METHODS[method]
             if coreset.needs == "validation" and not self.settings.val_fraction:
@@ -125,7 +125,7 @@ class Comparison:
     def plan(self, size: int) -> Plan:
         """Keep and steps of the schedule for N training samples."""
         if size not in self._plans:
-            pruner = setup.build_pruner(replace(self.settings, method="rs2", option=()), size)
+            pruner = build_pruner(replace(self.settings, method="rs2", option=()), size)
             keep = min(pruner.schedule(epoch) for epoch in range(self.settings.epochs))
             ranks = distributed.world_size()
             steps = pruner.planned_steps(self.settings.batch_size, world_size=ranks, drop_last=True)
@@ -201,7 +201,7 @@ class Comparison:
             ),
         )
         needed = [self._statistic(method) for method in self.static]
-        names = [*setup.recordable(settings), *(name for name in needed if name)]
+        names = [*recordable(settings), *(name for name in needed if name)]
         return replace(settings, statistics=",".join(dict.fromkeys(names)))
 
     def selector_options(self, method: str) -> dict[str, Any]:
@@ -233,7 +233,7 @@ class Comparison:
         self.plan(size)
         for method in self.methods:  # a wrong option is refused before anything is trained
             if method not in self.static:
-                setup.build_pruner(self.run_settings(method, self.settings.seed, size), size, data.train.labels)
+                build_pruner(self.run_settings(method, self.settings.seed, size), size, data.train.labels)
         rows: dict[Hashable, Steps] = {}
         if self.settings.task == "contrastive":
             rows |= {("untrained", seed): untrained_row(self, seed, data, places) for seed in self.seeds}
@@ -288,7 +288,7 @@ def compare(
         `untrained`, the accuracies of each seed's encoder before training, and with fine-tuning `finetuned_accuracy`.
     """
     comparison.validate()
-    data = setup.load_data(comparison.settings) if data is None else data
+    data = load_data(comparison.settings) if data is None else data
     return carry_out(comparison, out, data=data, report=report, engine=engine)
 
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from ... import distributed, files
 from ...selection import Selection
 from ..data.named import Data
-from ..training import downstream, run_folder, select, setup
+from ..training import run_folder, select
+from ..training.device import choose_device
+from ..training.tasks.contrastive import finetuning, untrained
 from .engines import Job, Record, Steps
 from .sweep import Places
 
@@ -87,7 +89,7 @@ def method_run(
     row = replace(Row.of(method, record), lr=rate, **cost)
     if epochs:
         weights = folder / "model.safetensors"
-        tuning = downstream.finetuning(settings, epochs)
+        tuning = finetuning(settings, epochs)
         (tuned,) = yield [Job(method, seed, tuning, folder / "finetuned", weights=weights)]
         row = replace(row, finetuned_accuracy=tuned["accuracy"])
         if distributed.rank() == 0 and not save_model:
@@ -132,12 +134,12 @@ def untrained_row(comparison: Comparison, seed: int, data: Data, places: Places)
     if file.exists():
         values = files.read_json(file)
     else:
-        values = downstream.untrained(settings, data, setup.choose_device(settings.device))
+        values = untrained(settings, data, choose_device(settings.device))
         if distributed.rank() == 0:
             run_folder.folder(folder)
             files.write_json(file, values)
     if comparison.finetune_epochs:
-        tuning = downstream.finetuning(settings, comparison.finetune_epochs)
+        tuning = finetuning(settings, comparison.finetune_epochs)
         (record,) = yield [Job("untrained", seed, tuning, folder)]
         values = {**values, "finetuned_accuracy": record["accuracy"]}
     return Untrained({"seed": seed, **values})

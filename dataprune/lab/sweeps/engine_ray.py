@@ -18,7 +18,7 @@ import torch
 from ... import files
 from ...errors import UsageError
 from ..data.named import Data
-from ..training import setup
+from ..training import device
 from ..training.settings import Settings
 from .engines import Drive, Engine, Job, Record, Report, perform, refuse_torchrun, side_by_side
 
@@ -49,7 +49,7 @@ def on_ray(address: str | None = None, jobs: int | None = None) -> Engine:
         refuse_torchrun("--engine ray")
         with ExitStack() as stack:
             ray = stack.enter_context(connected(address))
-            stack.enter_context(setup.connected(torch.device("cpu")))
+            stack.enter_context(device.connected(torch.device("cpu")))
             stored = ray.put(data)
             share = gpu_share(gpus_of(ray, settings.device), jobs)
             threads = max(1, settings.threads)

@@ -25,8 +25,10 @@ import torch
 from ... import files
 from ...errors import CheckpointError, DataError, UsageError
 from ..data.named import Data
-from ..training import run_folder, setup
-from ..training.run import fit
+from ..training import run_folder, tasks
+from ..training.device import choose_device, connected
+from ..training.run import run
+from ..training.epoch_history import EpochRecord
 from ..training.settings import Settings
 from ..training.tasks.images import initialize
 from .joint import stages
@@ -72,33 +74,37 @@ def perform(job: Job, data: Data, report: Callable[[dict[str, Any]], None] | Non
         report: called with every line of the history.
     Raises:
         UsageError: if the weights to start from do not exist, or the folder holds a model that was pruned otherwise.
-        and as `fit`.
+        and as `run`.
     """
     if job.prune is not None:
         stages.note_pruning(job.prune, job.out)
     watch = stages.Watch.of(job.watch, job.settings, job.out, data)
 
-    def prepare(model: torch.nn.Module) -> None:
-        if job.weights is not None and not job.weights.exists():
-            raise UsageError(
-                f"{job.weights} does not exist: the finished run did not save its weights (save_model=False); choose "
-                "another --out"
-            )
-        if job.prune is not None:
-            assert job.weights is not None
-            stages.prune(model, job.weights, job.prune, job.settings, data)
-        elif job.weights is not None:
-            initialize(model, job.weights, data)
-        watch.begin(model)
+    record = finished(job)
+    if record is not None:
+        return record
+    if job.weights is not None and not job.weights.exists():
+        raise UsageError(
+            f"{job.weights} does not exist: the finished run did not save its weights (save_model=False); choose "
+            "another --out"
+        )
+    model = tasks.of(job.settings, data).model()
+    if job.prune is not None:
+        assert job.weights is not None
+        stages.prune(model, job.weights, job.prune, job.settings, data)
+    elif job.weights is not None:
+        initialize(model, job.weights, data)
+    watch.begin(model)
 
-    def on_epoch(line: dict[str, Any]) -> None:
-        watch.record(line)
+    def on_epoch(model: torch.nn.Module, line: EpochRecord) -> None:
+        watch.record(line.as_dict())
         if report is not None:
-            report(line)
+            report(line.as_dict())
 
-    return fit(
-        job.settings, job.out, data=data, report=on_epoch, save_model=job.save_model, test=job.test, prepare=prepare
+    trained = run(
+        job.settings, job.out, data=data, model=model, on_epoch=on_epoch, save_model=job.save_model, test=job.test
     )
+    return trained.as_dict()
 
 
 def finished(job: Job) -> Record | None:
@@ -144,7 +150,7 @@ def local(settings: Settings, data: Data, report: Report | None) -> Iterator[Dri
             except StopIteration as end:
                 yield position, end.value
 
-    with setup.connected(setup.choose_device(settings.device)):
+    with connected(choose_device(settings.device)):
         yield drive
 
 
@@ -157,7 +163,7 @@ def processes(count: int) -> Engine:
         before = set(multiprocessing.active_children())
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         threads = settings.threads or max(1, cores // count)
-        with tempfile.TemporaryDirectory() as folder, setup.connected(torch.device("cpu")):
+        with tempfile.TemporaryDirectory() as folder, connected(torch.device("cpu")):
             path = os.path.join(folder, "data.pt")
             torch.save(data, path)
             # spawned: a forked process cannot use a GPU that its parent has initialized

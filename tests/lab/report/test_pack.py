@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from dataprune import files
 from dataprune.errors import CheckpointError, UsageError
 from dataprune.lab.report import pack, records, reproductions
 from dataprune.lab.sweeps import papers
@@ -20,7 +21,7 @@ from dataprune.lab.sweeps.compare import Comparison, compare
 from dataprune.lab.sweeps.joint.grid import Grid
 from dataprune.lab.sweeps.joint.run import joint
 from dataprune.lab.training import run_folder
-from dataprune.lab.training.run import fit
+from dataprune.lab.training.run import run as train
 from dataprune.lab.training.settings import Settings
 
 ROOT = Path(__file__).parents[3]
@@ -80,7 +81,7 @@ def test_what_runs_share_is_stored_once_and_a_run_is_a_line(compared: Path, tmp_
 
 def test_the_table_has_the_comparison(compared: Path, tmp_path: Path) -> None:
     (_, table) = pack.pack([compared], tmp_path / "digits.json")
-    result = run_folder.read_json(compared / "compare.json")
+    result = files.read_json(compared / "compare.json")
     lines = [line for line in table.read_text().splitlines() if line.startswith("| `")]
     assert len(lines) == 4
     for line, summary in zip(lines, result["summary"], strict=True):
@@ -92,7 +93,7 @@ def test_the_table_has_the_comparison(compared: Path, tmp_path: Path) -> None:
 
 def test_several_folders_are_one_file(compared: Path, tmp_path: Path) -> None:
     single = tmp_path / "single"
-    fit(Settings(**SMALL, method="rs2", keep=0.5), single)
+    train(Settings(**SMALL, method="rs2", keep=0.5), single)
     (file, table) = pack.pack([compared, single], tmp_path / "family.json")
     assert [entry.name for entry in pack.read(file)] == ["digits_keep30", "single"]
     assert_same_groups(records.read([file]), records.read([compared, single]))
@@ -103,8 +104,8 @@ def test_several_folders_are_one_file(compared: Path, tmp_path: Path) -> None:
 
 def test_a_tree_is_read_as_its_folders_are(compared: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    fit(Settings(**SMALL, method="rs2", keep=0.5), runs / "a")
-    fit(Settings(**SMALL, method="rs2", keep=0.5, seed=1), runs / "b")
+    train(Settings(**SMALL, method="rs2", keep=0.5), runs / "a")
+    train(Settings(**SMALL, method="rs2", keep=0.5, seed=1), runs / "b")
     assert records.read([runs]) == records.read([runs / "a", runs / "b"])
     assert [entry.name for entry in pack.collect(runs)] == ["runs"]
     assert records.read([compared.parent]) == records.read([compared])
@@ -120,10 +121,10 @@ def test_joint_and_advice_are_packed(tmp_path: Path) -> None:
     advise(Pilot(planned, ["emp"], [0, 1], size=48), tmp_path / "advice")
     (file, table) = pack.pack([tmp_path / "joint", tmp_path / "advice"], tmp_path / "both.json")
     entries = {entry.name: entry for entry in pack.read(file)}
-    assert entries["joint"].result == rounded(run_folder.read_json(tmp_path / "joint/joint.json"))
-    assert entries["advice"].result == rounded(run_folder.read_json(tmp_path / "advice/advice.json"))
+    assert entries["joint"].result == rounded(files.read_json(tmp_path / "joint/joint.json"))
+    assert entries["advice"].result == rounded(files.read_json(tmp_path / "advice/advice.json"))
     assert len(records.read([file])) == sum(entry.command == "compare" for entry in entries.values()) > 0
-    assert run_folder.read_json(tmp_path / "advice/advice.json")["advice"]["sentence"] in table.read_text()
+    assert files.read_json(tmp_path / "advice/advice.json")["advice"]["sentence"] in table.read_text()
     (only,) = pack.pack([tmp_path / "joint"], tmp_path / "joint.json")[:1]
     assert records.read([only]) == []  # the report draws grids from their own entries
 
@@ -131,12 +132,12 @@ def test_joint_and_advice_are_packed(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_runs_that_pretrain_and_score_are_packed(tmp_path: Path) -> None:
     contrastive = replace(Settings(**SMALL, keep=0.5), model="small_cnn", task="contrastive", method="emp_contrastive")
-    fit(contrastive, tmp_path / "pretrained")
-    fit(Settings(**SMALL, method="full", statistics="el2n"), tmp_path / "scored", test=False)
+    train(contrastive, tmp_path / "pretrained")
+    train(Settings(**SMALL, method="full", statistics="el2n"), tmp_path / "scored", test=False)
     folders = [tmp_path / "pretrained", tmp_path / "scored"]
     (file, table) = pack.pack(folders, tmp_path / "runs.json")
     for entry, folder in zip(pack.read(file), folders, strict=True):
-        assert entry.runs[0].metrics == rounded(run_folder.read_json(folder / "metrics.json"))
+        assert entry.runs[0].metrics == rounded(files.read_json(folder / "metrics.json"))
         assert len(entry.runs[0].history) == 4
     assert "| emp_contrastive | 0 |" in table.read_text() and "| full | 0 | – |" in table.read_text()
 
@@ -153,9 +154,9 @@ def test_results_of_a_paper_are_drawn_again(tmp_path: Path) -> None:
 
 def written(folder: Path, settings: dict[str, Any], **metrics: Any) -> Path:
     folder.mkdir(parents=True)
-    run_folder.write_json(folder / "config.json", settings)
+    files.write_json(folder / "config.json", settings)
     names = sorted(run_folder.RECORDED)
-    run_folder.write_json(folder / "metrics.json", {name: 0 for name in names} | {"method": "emp"} | metrics)
+    files.write_json(folder / "metrics.json", {name: 0 for name in names} | {"method": "emp"} | metrics)
     return folder
 
 
@@ -184,7 +185,7 @@ def test_numbers_keep_six_digits_and_settings_all(tmp_path: Path) -> None:
 def test_a_script_s_values_are_packed_and_shown(tmp_path: Path) -> None:
     (tmp_path / "study").mkdir()
     content = {"machine": {"device": "cpu", "hardware": "x86"}, "result": {"a": {"p": 0.123456789}, "b": [1, 2]}}
-    run_folder.write_json(tmp_path / "study/figure.json", content)
+    files.write_json(tmp_path / "study/figure.json", content)
     (file, table) = pack.pack([tmp_path / "study"], tmp_path / "study.json")
     assert pack.read(file)[0].result == rounded(content) and pack.read(file)[0].command == "script"
     assert "| result, a, p | 0.1235 |\n| result, b | 1, 2 |" in table.read_text()

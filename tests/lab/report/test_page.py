@@ -28,8 +28,8 @@ from dataprune.lab.data.named import Data
 from dataprune.lab.report import differences, integrity, page, plots, records, sections, selections
 from dataprune.lab.report.document import Table
 from dataprune.lab.sweeps.compare import Comparison, compare
-from dataprune.lab.training import run_folder
-from dataprune.lab.training.run import fit
+from dataprune import files
+from dataprune.lab.training.run import run as train
 
 METHODS = ("full", "short", "rs2", "emp")
 SECTIONS = (
@@ -173,7 +173,7 @@ def test_switches_and_quantiles_are_those_of_every_epoch(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(epoch_history.Trajectories, "close", closing)
     monkeypatch.setattr(epoch_history.Trajectories, "note_scores", noting)
-    fit(tiny.settings(epochs=5), tmp_path, data=tiny.data())
+    train(tiny.settings(epochs=5), tmp_path, data=tiny.data())
     counts, tables = (
         load_file(tmp_path / "selection_counts.safetensors"),
         load_file(tmp_path / "trajectories.safetensors"),
@@ -285,7 +285,7 @@ def test_single_runs_are_compared(made: Path, tmp_path: Path) -> None:
     folders = [made / "runs" / f"{method}-seed{seed}" for method in ("full", "emp") for seed in (0, 1)]
     (group,) = records.read(folders)
     assert not group.compared and [line["method"] for line in group.result["summary"]] == ["full", "emp"]
-    fit(tiny.settings(keep=0.5), tmp_path / "other", data=tiny.data())
+    train(tiny.settings(keep=0.5), tmp_path / "other", data=tiny.data())
     (group,) = records.read([*folders, tmp_path / "other"])
     full, *emp = (line["method"] for line in group.result["summary"])
     assert full == "full" and len(emp) == 2 and ["keep 0.3" in emp[0], "keep 0.5" in emp[1]] == [True, True]
@@ -313,7 +313,7 @@ def test_missing_records_are_named(copied: Path) -> None:
 
 def test_data_that_is_not_there_is_named(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for file in copied.glob("runs/*/config.json"):
-        run_folder.write_json(file, run_folder.read_json(file) | {"data": str(copied / "nowhere")})
+        files.write_json(file, files.read_json(file) | {"data": str(copied / "nowhere")})
     page.write([copied], copied)
     assert "The data could not be loaded again: " in text_of(copied)
     fewer = data()._replace(train=data().train.subset(torch.arange(300)))
@@ -366,9 +366,9 @@ def test_damaged_records(file: str, content: str, copied: Path) -> None:
 
 
 def test_an_accuracy_that_is_no_number(copied: Path) -> None:
-    result = run_folder.read_json(copied / "compare.json")
+    result = files.read_json(copied / "compare.json")
     result["runs"][0]["accuracy"] = float("nan")
-    run_folder.write_json(copied / "compare.json", result)
+    files.write_json(copied / "compare.json", result)
     with pytest.raises(CheckpointError, match="no number"):
         page.write([copied], copied, data=data())
 
@@ -379,13 +379,13 @@ def test_checks_find_what_is_wrong(made: Path, copied: Path) -> None:
         return {check.what: check.state for check in integrity.checks(group)}
 
     assert set(states(made).values()) == {"passed"}
-    result = run_folder.read_json(copied / "compare.json")
+    result = files.read_json(copied / "compare.json")
     result["runs"][-1]["steps"] += 1
     del result["runs"][1]
-    run_folder.write_json(copied / "compare.json", result)
-    config = run_folder.read_json(copied / "runs/emp-seed1/config.json")
-    run_folder.write_json(copied / "runs/emp-seed1/config.json", config | {"lr": 9.0, "momentum": 0.5})
-    lines = run_folder.read_lines(copied / "runs/rs2-seed0/history.jsonl")
+    files.write_json(copied / "compare.json", result)
+    config = files.read_json(copied / "runs/emp-seed1/config.json")
+    files.write_json(copied / "runs/emp-seed1/config.json", config | {"lr": 9.0, "momentum": 0.5})
+    lines = files.read_json_lines(copied / "runs/rs2-seed0/history.jsonl")
     lines[1]["selected"] += 1
     (copied / "runs/rs2-seed0/history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (copied / "runs/full-seed2/metrics.json").unlink()

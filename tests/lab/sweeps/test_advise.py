@@ -23,7 +23,7 @@ from dataprune.lab.data.named import Data
 from dataprune.lab.sweeps import advice_rule
 from dataprune.lab.sweeps import advise as advice
 from dataprune.lab.sweeps.advise import Pilot, advise, command
-from dataprune.lab.training import setup
+from dataprune.lab.training.build import build_pruner
 from dataprune.lab.training.settings import Settings
 
 SEEDS = (0, 1, 2)
@@ -373,7 +373,7 @@ def test_the_command_is_the_planned_run(monkeypatch: pytest.MonkeyPatch) -> None
         assert result.exit_code == 0, result.output
         assert meant.pop() == replace(planned, arm="")
         labels = torch.zeros(400, dtype=torch.int64)
-        steps = setup.build_pruner(planned, 400, labels).planned_steps(16, drop_last=True)
+        steps = build_pruner(planned, 400, labels).planned_steps(16, drop_last=True)
         assert planned.steps is not None and planned.steps <= steps
 
 

@@ -16,8 +16,9 @@ from dataprune import Selection, coresets, files
 from dataprune.errors import CheckpointError, UsageError
 from dataprune.lab.sweeps import compare as comparing
 from dataprune.lab.sweeps.compare import Comparison, compare
-from dataprune.lab.training import evaluate, setup, tasks
+from dataprune.lab.training import evaluate, tasks
 from dataprune.lab.training import run as fitting
+from dataprune.lab.training.build import load_data
 from dataprune.lab.training.settings import Settings
 
 METHODS = ("full", "short", "rs2", "random", "loss", "infobatch", "emp", "memory")
@@ -161,8 +162,8 @@ def test_learning_rates_are_chosen_without_the_test_set(tmp_path: Path, monkeypa
 
 def test_label_noise_touches_training_labels_alone() -> None:
     pytest.importorskip("sklearn")
-    plain = setup.load_data(Settings(val_fraction=0.2))
-    noisy = setup.load_data(Settings(val_fraction=0.2, label_noise=0.5))
+    plain = load_data(Settings(val_fraction=0.2))
+    noisy = load_data(Settings(val_fraction=0.2, label_noise=0.5))
     assert plain.val is not None and noisy.val is not None
     assert torch.equal(plain.val.labels, noisy.val.labels) and torch.equal(plain.test.labels, noisy.test.labels)
     changed = float((plain.train.labels != noisy.train.labels).float().mean())

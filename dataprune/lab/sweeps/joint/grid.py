@@ -16,7 +16,8 @@ from ....methods import METHODS
 from ...data.named import Data
 from ...models import build
 from ...report.joint import BASE
-from ...training import setup
+from ...training.build import build_pruner, check
+from ...training.device import stream
 from ...training.settings import Settings
 from ..sweep import on_coreset
 
@@ -120,14 +121,14 @@ class Grid:
         rate = self.finetune_lr
         _require(rate is None or 0 < rate < float("inf"), f"--finetune-lr must be positive, got {rate}")
         for arm in (BASE, *self.data_methods):
-            setup.check(self._settings(arm, min(self.ratios), min(self.seeds), None))
+            check(self._settings(arm, min(self.ratios), min(self.seeds), None))
 
     def check(self, data: Data) -> None:
         """Raise UsageError for settings that do not fit the data or the model, before anything is trained."""
         size, batch = len(data.train), self.settings.batch_size
         for arm in self.data_methods:
             for ratio in self.ratios:
-                setup.build_pruner(self._settings(arm, ratio, min(self.seeds), None), size, data.train.labels)
+                build_pruner(self._settings(arm, ratio, min(self.seeds), None), size, data.train.labels)
         for ratio in self.ratios:
             kept = count_of(size, ratio)
             _require(
@@ -151,7 +152,7 @@ class Grid:
     def tuning(self, cell: Cell, coreset: Path) -> Settings:
         """Settings of the run after pruning, with another seed for order, augmentation and new weights."""
         arm = BASE if self.finetune_on == "all" else cell.arm
-        seed = setup.stream(cell.seed, "fine-tuning") % (1 << 31)
+        seed = stream(cell.seed, "fine-tuning") % (1 << 31)
         settings = self._settings(arm, cell.ratio, seed, coreset)
         return replace(settings, epochs=self.finetune_epochs, lr=self.finetune_lr or settings.lr)
 

@@ -17,7 +17,7 @@ from ....selection import Selection
 from ...data.named import Data
 from ...models import build
 from ...report.joint import summarize
-from ...training import setup
+from ...training.build import load_data
 from ...training.settings import Settings
 from .. import engines
 from ..engines import Engine, Job, Report, Steps
@@ -188,7 +188,7 @@ def joint(
         settings, and begins anew for fine-tuning.
     """
     grid.validate()
-    data = setup.load_data(grid.settings) if data is None else data
+    data = load_data(grid.settings) if data is None else data
     return carry_out(Joint(grid, save_models), out, data=data, report=report, engine=engine)
 
 

@@ -21,7 +21,8 @@ from ....selection import fingerprint
 from ...data.augment import normalize
 from ...data.named import Data
 from ...models import build
-from ...training import evaluate, run_folder, setup
+from ...training import evaluate, run_folder
+from ...training.device import choose_device
 from ...training.settings import Settings
 
 Watched = Literal["forgetting", "accuracy"]
@@ -110,7 +111,7 @@ class Watch:
 
     def __init__(self, path: Path, settings: Settings, data: Data):
         self.path, self.settings, self.data = path, settings, data
-        self.device = setup.choose_device(settings.device)
+        self.device = choose_device(settings.device)
         self.model: nn.Module | None = None
 
     @staticmethod

@@ -113,10 +113,9 @@ def _write_table_and_figure(result: Mapping[str, Any], out: Path) -> list[Path]:
 
 
 def _engine(settings: Settings, jobs: int | None) -> Engine:
-    from ...training import setup
     from .. import engines
 
-    count = jobs or (1 if setup.choose_device(settings.device).type == "cuda" else os.cpu_count() or 1)
+    count = jobs or (1 if choose_device(settings.device).type == "cuda" else os.cpu_count() or 1)
     return engines.local if count == 1 or int(os.environ.get("WORLD_SIZE", 1)) > 1 else engines.processes(count)
 
 

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from .... import files
 from ...data.named import Data, choose
-from ...training import evaluate, setup, tasks
+from ...training import evaluate, tasks
+from ...training.device import choose_device
 from ...training.settings import Settings
 from ...training.tasks.images import prepare
 from ..sweep import Places
@@ -73,7 +74,7 @@ def interpolation(settings: Settings, run: Path, data: Data) -> Curves:
 
     Source: Goodfellow et al. 2014, arXiv:1412.6544, as Xiao et al., arXiv:2408.16031, section 4.4, use it.
     """
-    device = setup.choose_device(settings.device)
+    device = choose_device(settings.device)
     task = tasks.of(settings, data)
     model = task.model().to(device)
     initial = {name: value.detach().clone() for name, value in model.named_parameters()}

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from .... import __version__, distributed, files
 from ...data.named import Data
 from ...report.summary import summarize
-from ...training import setup
+from ...training.build import load_data
 from ...training.settings import Settings
 from .. import compare, engines
 from ..engines import Engine, Report, Steps
@@ -160,7 +160,7 @@ def reproduce(
     shown: dict[str, Any] = {}
     for name in experiment.panels:
         panel = Panel(experiment, name)
-        data, tuned = setup.load_data(panel.settings), panel.cells[0].comparison.finetune_epochs
+        data, tuned = load_data(panel.settings), panel.cells[0].comparison.finetune_epochs
         places = Cache(cache, "-weights" * panel.reads_weights + f"-finetuned{tuned}" * bool(tuned))
         content = carry_out(panel, out, data=data, engine=engine, report=report, places=places)
         if experiment.show not in ("accuracy", "difference") and distributed.rank() == 0:

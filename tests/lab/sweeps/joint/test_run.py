@@ -27,7 +27,7 @@ from dataprune.lab.sweeps.joint.grid import Cell
 from dataprune.lab.sweeps.joint.run import joint
 from dataprune.lab.sweeps.sweep import on_coreset
 from dataprune.lab.training import run as fitting
-from dataprune.lab.training import setup
+from dataprune.lab.training.build import build_pruner, build_rate
 
 
 def kept_models(out: Path, cell: Cell) -> dict[str, torch.Tensor]:
@@ -65,8 +65,8 @@ def test_a_cell_is_its_steps_by_hand(tmp_path: Path) -> None:
     model.load_state_dict(trained)
     weights = dict(model.named_parameters())
     optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9, weight_decay=5e-4, nesterov=True)
-    pruner = setup.build_pruner(tuning, 400)
-    rate, steps, step = setup.rate(tuning), 2 * 25, 0
+    pruner = build_pruner(tuning, 400)
+    rate, steps, step = build_rate(tuning), 2 * 25, 0
     for epoch in range(2):
         for at in pruner.batches(epoch, 16):
             for name, mask in masks.items():

@@ -23,7 +23,8 @@ from dataprune.lab.report import reproductions
 from dataprune.lab.sweeps import papers
 from dataprune.lab.sweeps.compare import compare
 from dataprune.lab.sweeps.papers import experiment, run
-from dataprune.lab.training import setup, tasks
+from dataprune.lab.training import tasks
+from dataprune.lab.training.build import build_pruner, load_data
 from dataprune.lab.training.run import fit
 
 EVERY = papers.available()
@@ -94,7 +95,7 @@ def test_the_papers_schedules(name: str, arm: str, keep: float, full: int, epoch
     cell = next(c for c in planned.cells("CIFAR-10", seeds=[0]) if (c.arm, c.keep) == (arm, keep))
     plan = cell.comparison.plan(50_000)
     assert (sum(plan.full), len(plan.full), plan.steps) == (full, epochs, steps)
-    counts = setup.build_pruner(cell.comparison.run_settings(cell.method, 0, 50_000), 50_000).counts
+    counts = build_pruner(cell.comparison.run_settings(cell.method, 0, 50_000), 50_000).counts
     assert [count == 50_000 for count in counts] == plan.full
 
 
@@ -299,7 +300,7 @@ def test_the_line_begins_untrained_and_ends_trained(tmp_path: Path) -> None:
     (line,) = result["kept"]["digits"]
     at = dict(zip(line["epsilon"], line["accuracy"]))
     cell = next(planned.cells("digits"))
-    data = setup.load_data(cell.comparison.settings)
+    data = load_data(cell.comparison.settings)
     task = tasks.of(cell.comparison.settings, data)
     untrained = task.test(task.model(), torch.device("cpu"))["accuracy"]
     assert at[0.0] == pytest.approx(untrained, abs=1e-5)
