@@ -210,7 +210,7 @@ def test_parquet_in_parts_with_and_without_class_names(tmp_path):
     write_parquet(tmp_path / "b/validation.parquet", images[:1], labels[:1], column="fine_label")
     assert load(str(tmp_path / "b")).classes == ["0", "1", "2"]
     (tmp_path / "a/data/train-00001-of-00002.parquet").unlink()
-    with pytest.raises(DataError, match="has not all 2 parts of train"):
+    with pytest.raises(DataError, match="lacks some of the 2 parts of train"):
         load(str(tmp_path / "a"))
 
 
@@ -364,7 +364,7 @@ def test_broken_images_are_named(tmp_path):
 def test_classes_that_are_not_trained_on(tmp_path):
     write_images(tmp_path / "train", pictures(2), [0, 1])
     write_images(tmp_path / "test", pictures(2), [1, 2])
-    with pytest.raises(DataError, match="classes that are not trained on: class2"):
+    with pytest.raises(DataError, match="classes that the training split lacks: class2"):
         load(str(tmp_path))
 
 
@@ -447,7 +447,7 @@ def test_a_name_on_the_hub_goes_through_datasets(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"train_size": 1298}, DataError, "only 1297 training samples of digits, 1298 were asked for"),
+        ({"train_size": 1298}, DataError, "only 1297 training samples of digits, 1298 were requested"),
         ({"test_size": 1797}, DataError, "digits: 1797 samples are too few to split 1797 of them off"),
         ({"train_size": 0}, UsageError, "at least 1"),
         ({"train_size": 1, "val_fraction": 0.5}, DataError, "too few to split"),
