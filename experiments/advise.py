@@ -41,12 +41,12 @@ import torch
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from dataprune import files
 from dataprune.errors import DataError, UsageError
 from dataprune.lab.sweeps.advise import Pilot, advise
 from dataprune.lab.sweeps.compare import SHORT, Comparison, compare
 from dataprune.lab.training.build import load_data
 from dataprune.lab.training.run_folder import Environment
-from dataprune import files
 from dataprune.lab.training.settings import Settings
 
 CANDIDATES = ("loss", "emp", "memory")

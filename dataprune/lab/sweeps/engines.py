@@ -27,8 +27,8 @@ from ...errors import CheckpointError, DataError, UsageError
 from ..data.named import Data
 from ..training import run_folder, tasks
 from ..training.device import choose_device, connected
-from ..training.run import run
 from ..training.epoch_history import EpochRecord
+from ..training.run import run
 from ..training.settings import Settings
 from ..training.tasks.images import initialize
 from .joint import stages

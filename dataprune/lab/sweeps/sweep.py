@@ -106,7 +106,7 @@ def carry_out(
         Content of the results file.
     Raises:
         UsageError: if the folder holds another sweep.
-        and as `fit`.
+        and as `run`.
     """
     run_folder.check_folder(out)
     path = out / sweep.file

@@ -96,28 +96,6 @@ def run(
             training.release()
 
 
-Report = Callable[[dict[str, Any]], None]
-
-
-def fit(
-    settings: Settings,
-    out: Path,
-    *,
-    data: Data | None = None,
-    report: Report | None = None,
-    prepare: Callable[[nn.Module], None] | None = None,
-    **more: Any,
-) -> dict[str, Any]:
-    """`run` with the callbacks that sweeps still use."""
-    check(settings)
-    if run_folder.finished(out, settings) is None and prepare is not None:
-        data = load_data(settings) if data is None else data
-        more["model"] = tasks.of(settings, data).model()
-        prepare(more["model"])
-    on_epoch = None if report is None else lambda model, line: report(line.as_dict())
-    return run(settings, out, data=data, on_epoch=on_epoch, **more).as_dict()
-
-
 class _Run:
     """The state of a run while it trains."""
 

@@ -24,13 +24,6 @@ SCHEMA = 2  # of a run's checkpoint
 RECORDED = {  # fields of a record that tables show
     "method", "seed", "accuracy", "val_accuracy", "samples", "steps", "seconds", "select_seconds", "reached_keep",
 }  # fmt: skip
-append, read_json, read_lines = files.append_json, files.read_json, files.read_json_lines  # names that sweeps still use
-write, write_json = files.write_bytes, files.write_json
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """Versions and hardware, for a record."""
-    return asdict(Environment.current(device))
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,13 @@ pytest.importorskip("markdown_it")
 pytest.importorskip("matplotlib")
 pytest.importorskip("PIL")
 
+from dataprune import files
 from dataprune.errors import CheckpointError, UsageError
 from dataprune.lab.data.datasets import Images
 from dataprune.lab.data.named import Data
 from dataprune.lab.report import differences, integrity, page, plots, records, sections, selections
 from dataprune.lab.report.document import Table
 from dataprune.lab.sweeps.compare import Comparison, compare
-from dataprune import files
 from dataprune.lab.training.run import run as train
 
 METHODS = ("full", "short", "rs2", "emp")

@@ -17,7 +17,7 @@ from dataprune.errors import CheckpointError, UsageError
 from dataprune.lab.sweeps import compare as comparing
 from dataprune.lab.sweeps.compare import Comparison, compare
 from dataprune.lab.training import evaluate, tasks
-from dataprune.lab.training import run as fitting
+from dataprune.lab.training import run as training
 from dataprune.lab.training.build import load_data
 from dataprune.lab.training.settings import Settings
 
@@ -61,9 +61,9 @@ def test_a_method_trains_the_same_samples_alone_and_in_a_comparison(tmp_path: Pa
         chosen = comparison(methods=methods, settings=settings)
         rows = {row["method"]: row for row in compare(chosen, place, data=tiny.data())["runs"]}
         for method in methods:
-            alone = fitting.fit(replace(settings, method=method), place / method, data=tiny.data())
+            alone = training.run(replace(settings, method=method), place / method, data=tiny.data())
             for name in ("samples", "steps", "accuracy"):
-                assert alone[name] == rows[method][name], (method, name)
+                assert getattr(alone, name) == rows[method][name], (method, name)
             config = files.read_json(place / "runs" / f"{method}-seed0" / "config.json")
             assert (config["arm"], config["warmup"], config["anneal"]) == (method, settings.warmup, settings.anneal)
     assert "6 epochs: 2 full at the start (--warmup), 3 with 0.3 of the data" in chosen.schedule(400)
@@ -102,7 +102,7 @@ def test_the_documented_form(tmp_path: Path) -> None:
 def test_an_interrupted_comparison_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = comparison(methods=("full", "infobatch", "emp"), seeds=(0, 1))
     whole = compare(chosen, tmp_path / "whole", data=tiny.data())
-    out, step, taken = tmp_path / "parts", fitting._Run._train_step, [0]
+    out, step, taken = tmp_path / "parts", training._Run._train_step, [0]
 
     def failing(self: Any, *batch: torch.Tensor) -> None:
         taken[0] += 1
@@ -111,7 +111,7 @@ def test_an_interrupted_comparison_goes_on(tmp_path: Path, monkeypatch: pytest.M
         step(self, *batch)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(fitting._Run, "_train_step", failing)
+        patch.setattr(training._Run, "_train_step", failing)
         compare(chosen, out, data=tiny.data())
     finished = {path: path.read_bytes() for path in out.glob("runs/*/metrics.json")}
     times = {path: path.stat().st_mtime_ns for path in finished}
@@ -120,7 +120,7 @@ def test_an_interrupted_comparison_goes_on(tmp_path: Path, monkeypatch: pytest.M
     assert timeless(result) == timeless(whole)
     for path, content in finished.items():
         assert path.read_bytes() == content and path.stat().st_mtime_ns == times[path]
-    monkeypatch.setattr(fitting, "_Run", None)  # nothing is left to train
+    monkeypatch.setattr(training, "_Run", None)  # nothing is left to train
     assert compare(chosen, out, data=tiny.data()) == result
 
 

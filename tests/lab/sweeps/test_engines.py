@@ -24,7 +24,7 @@ from dataprune.lab.sweeps import engines
 from dataprune.lab.sweeps.compare import Comparison, compare
 from dataprune.lab.sweeps.engine_ray import on_ray, train
 from dataprune.lab.sweeps.engines import Job, local, perform, processes, side_by_side
-from dataprune.lab.training.run import fit
+from dataprune.lab.training import run as training
 
 ROOT = Path(dataprune.__file__).parents[1]
 CHANGING = {"seconds", "train_seconds", "select_seconds", "evaluate_seconds", "scoring_seconds", "machine"}
@@ -264,7 +264,7 @@ def test_a_worker_that_does_not_see_the_folder_sends_its_files(tmp_path: Path) -
 
 def test_a_worker_is_sent_the_weights_that_it_goes_on_from(tmp_path: Path) -> None:
     data, settings = tiny.data(), tiny.settings(method="full", epochs=2)
-    fit(settings, tmp_path / "first", data=data)
+    training.run(settings, tmp_path / "first", data=data)
     weights = tmp_path / "first/model.safetensors"
     job = Job("full", 0, replace(settings, seed=1), tmp_path / "next", weights=weights)
     wanted = perform(job, data)
@@ -302,7 +302,7 @@ def test_what_cannot_be_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_one_after_another_names_what_failed(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    fit(tiny.settings(method="full", model="mlp"), out, data=tiny.data())
+    training.run(tiny.settings(method="full", model="mlp"), out, data=tiny.data())
     with (
         local(tiny.settings(), tiny.data(), None) as drive,
         pytest.raises(UsageError, match=r"rs2, seed 0: .*other settings"),

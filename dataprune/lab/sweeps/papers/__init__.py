@@ -55,7 +55,7 @@ def reproduce(
         The files written.
     Raises:
         UsageError: if there is no such experiment or scale, its settings are invalid, a model is given to an experiment
-            without language tasks, or `out` holds another experiment; else as `fit`.
+            without language tasks, or `out` holds another experiment; else as `run`.
     """
     from ...report import joint_plots, tables
     from ..joint.run import joint
@@ -113,6 +113,7 @@ def _write_table_and_figure(result: Mapping[str, Any], out: Path) -> list[Path]:
 
 
 def _engine(settings: Settings, jobs: int | None) -> Engine:
+    from ...training.device import choose_device
     from .. import engines
 
     count = jobs or (1 if choose_device(settings.device).type == "cuda" else os.cpu_count() or 1)

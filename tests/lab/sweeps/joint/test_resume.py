@@ -16,7 +16,7 @@ from dataprune.errors import CheckpointError, UsageError
 from dataprune.lab.report.joint import check_whole, missing
 from dataprune.lab.sweeps.joint import stages
 from dataprune.lab.sweeps.joint.run import joint
-from dataprune.lab.training import run as fitting
+from dataprune.lab.training import run as training
 
 
 class Interrupted:
@@ -33,7 +33,7 @@ class Interrupted:
 
 
 INTERRUPTIONS = [  # an owner, a function's name, and the call that is interrupted
-    *((fitting._Run, "_train_step", at) for at in (30, 110, 230)),
+    *((training._Run, "_train_step", at) for at in (30, 110, 230)),
     *((files, "write_bytes", at) for at in (2, 25)),
     (stages.Accuracy, "_accuracy", 4),
     (stages, "save_scores", 1),
@@ -41,7 +41,7 @@ INTERRUPTIONS = [  # an owner, a function's name, and the call that is interrupt
     *(
         pytest.param(*one, marks=pytest.mark.slow)
         for one in (
-            *((fitting._Run, "_train_step", at) for at in (1, 85, 145, 300)),
+            *((training._Run, "_train_step", at) for at in (1, 85, 145, 300)),
             *((files, "write_bytes", at) for at in (1, 4, 9, 12, 17, 40, 60, 77)),
             *((stages.Accuracy, "_accuracy", at) for at in (1, 9)),
             (stages.Forgetting, "scores", 1),
@@ -83,10 +83,10 @@ def test_an_interrupted_grid_goes_on(
 
 
 def test_an_interruption_loses_at_most_the_running_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen, step = grid(), fitting._Run._train_step
+    chosen, step = grid(), training._Run._train_step
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop = Interrupted(step, 400)
-        patch.setattr(fitting._Run, "_train_step", lambda self, *args: stop(self, *args))
+        patch.setattr(training._Run, "_train_step", lambda self, *args: stop(self, *args))
         joint(chosen, tmp_path, data=tiny.data())
     result = files.read_json(tmp_path / "joint.json")
     done = len(list(tmp_path.glob("cells/*/cell.json")))
@@ -109,7 +109,7 @@ def test_a_grid_grows_without_doing_anything_again(tmp_path: Path, monkeypatch: 
     assert all(row in wide["cells"] for row in small["cells"])
     assert "base, 0" not in made and "base-amount0, 0" in made and "base, 1" in made
     assert "base-amount0.6, 0" not in made and "scoring, 0" not in made
-    monkeypatch.setattr(fitting, "_Run", None)  # nothing is left to train
+    monkeypatch.setattr(training, "_Run", None)  # nothing is left to train
     assert joint(grid(seeds=(0, 1)), tmp_path, data=data) == wide
     assert joint(grid(ratios=(0.5,), amounts=(0.6,)), tmp_path, data=data) == small
 

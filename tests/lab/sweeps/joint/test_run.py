@@ -26,7 +26,7 @@ from dataprune.lab.sweeps.joint import stages
 from dataprune.lab.sweeps.joint.grid import Cell
 from dataprune.lab.sweeps.joint.run import joint
 from dataprune.lab.sweeps.sweep import on_coreset
-from dataprune.lab.training import run as fitting
+from dataprune.lab.training import run as training
 from dataprune.lab.training.build import build_pruner, build_rate
 
 
@@ -50,7 +50,7 @@ def test_a_cell_is_its_steps_by_hand(tmp_path: Path) -> None:
 
     # training on the coreset
     settings = on_coreset(chosen.settings, coreset, seed=3, epochs=2)
-    fitting.fit(settings, tmp_path / "trained", data=data)
+    training.run(settings, tmp_path / "trained", data=data)
     trained = load_file(tmp_path / "trained/model.safetensors")
 
     # pruning the smallest of each layer, and fine-tuning with the mask multiplied in by hand
@@ -125,32 +125,26 @@ def test_the_scope_decides_where_weights_are_ranked(scope: str, tmp_path: Path) 
 
 
 def test_all_arms_of_a_seed_begin_alike_and_share_their_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun: dict[str, list[torch.Tensor]] = {}
-    plain = fitting.fit
+    begun: dict[str, torch.Tensor] = {}
+    plain = training.run
 
     def watched(settings: Any, out: Path, **more: Any) -> Any:
-        prepare = more.pop("prepare")
+        first = next(more["model"].parameters()).detach().clone()
+        assert str(out.relative_to(tmp_path)) not in begun
+        begun[str(out.relative_to(tmp_path))] = first
+        return plain(settings, out, **more)
 
-        def look(model: nn.Module) -> None:
-            first = next(model.parameters()).detach().clone()
-            assert str(out) not in begun
-            begun[str(out.relative_to(tmp_path))] = [first]
-            prepare(model)
-            begun[str(out.relative_to(tmp_path))].append(next(model.parameters()).detach().clone())
-
-        return plain(settings, out, prepare=look, **more)
-
-    monkeypatch.setattr(engines, "fit", watched)
+    monkeypatch.setattr(engines, "run", watched)
     chosen = grid(ratios=(0.2,), seeds=(0, 1))
     joint(chosen, tmp_path, data=tiny.data())
     trained = {name: start for name, start in begun.items() if not name.startswith("cells")}
     assert len(trained) == 2 * (1 + 1 + 3) and len(begun) - len(trained) == 2 * 4 * 2
     for seed in (0, 1):
-        first = {tuple(start[1].flatten().tolist()) for name, start in trained.items() if name.endswith(f"seed{seed}")}
+        first = {tuple(start.flatten().tolist()) for name, start in trained.items() if name.endswith(f"seed{seed}")}
         assert len(first) == 1
     for cell in chosen.cells():  # a pruned model begins with the trained one's weights
         weights = load_file(tmp_path / "training" / cell.trained / "model.safetensors")
-        assert torch.equal(begun[f"cells/{cell.name}"][1], weights["hidden.0.weight"])
+        assert torch.equal(begun[f"cells/{cell.name}"], weights["hidden.0.weight"])
 
 
 def test_reinitialized_models_keep_the_masks_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

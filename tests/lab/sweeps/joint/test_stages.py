@@ -20,23 +20,26 @@ from dataprune.errors import CheckpointError, UsageError
 from dataprune.lab.data.augment import normalize
 from dataprune.lab.sweeps.engines import Job, finished, perform
 from dataprune.lab.sweeps.joint import stages
-from dataprune.lab.training import run as fitting
+from dataprune.lab.training import run as training
+from dataprune.lab.training import tasks
 
 
 def test_scores_count_what_is_forgotten_between_the_ends_of_epochs(tmp_path: Path) -> None:
     """In dataset order, from right to wrong alone: what the published code gets wrong in two ways."""
     data, settings = tiny.data(), grid(epochs=6, lr=0.3).scoring(0)
-    settings, held, right = replace(settings, epochs=6), [], []
+    settings, right = replace(settings, epochs=6), []
 
-    def look(line: dict[str, Any]) -> None:
+    def look(model: nn.Module, line: Any) -> None:
+        model.eval()
         with torch.no_grad():
             found = [  # one at a time: each prediction is that of its own image, whatever the order
-                int(held[-1](normalize(image[None], data.mean, data.std, torch.float32)).argmax()) == int(label)
+                int(model(normalize(image[None], data.mean, data.std, torch.float32)).argmax()) == int(label)
                 for image, label in zip(data.train.images, data.train.labels)
             ]
         right.append(found)
+        model.train()
 
-    fitting.fit(settings, tmp_path / "plain", data=data, report=look, prepare=held.append)
+    training.run(settings, tmp_path / "plain", data=data, on_epoch=look)
     metrics = perform(Job("scoring", 0, settings, tmp_path / "scored", test=False, watch="forgetting"), data)
     scores = stages.forgotten(settings, tmp_path / "scored", data)
     history = np.array(right)
@@ -65,16 +68,17 @@ def test_one_folder_is_of_one_pruning(tmp_path: Path) -> None:
             refuse(other)
 
 
-def test_a_model_with_masks_goes_through_fit(tmp_path: Path) -> None:
-    """`prepare` is called again on a resumed run, and what it did is then the checkpoint's."""
-    data, settings, seen = tiny.data(), tiny.settings(method="full", keep=None, checkpoint_every=5), []
+def test_a_model_with_masks_goes_through_run(tmp_path: Path) -> None:
+    """A resumed run is given a model with the same masks; their values are then the checkpoint's."""
+    data, settings = tiny.data(), tiny.settings(method="full", keep=None, checkpoint_every=5)
 
-    def prepare(model: nn.Module) -> None:
-        seen.append(model)
+    def masked() -> nn.Module:
+        model = tasks.of(settings, data).model()
         network.prune(model, 0.5)
+        return model
 
-    fitting.fit(settings, tmp_path / "whole", data=data, prepare=prepare)
-    step = fitting._Run._train_step
+    training.run(settings, tmp_path / "whole", data=data, model=masked())
+    step = training._Run._train_step
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         taken: list[None] = []
 
@@ -84,10 +88,9 @@ def test_a_model_with_masks_goes_through_fit(tmp_path: Path) -> None:
                 raise KeyboardInterrupt
             step(self, *batch)
 
-        patch.setattr(fitting._Run, "_train_step", stopped)
-        fitting.fit(settings, tmp_path / "parts", data=data, prepare=prepare)
-    fitting.fit(settings, tmp_path / "parts", data=data, prepare=prepare)
-    assert len(seen) == 3
+        patch.setattr(training._Run, "_train_step", stopped)
+        training.run(settings, tmp_path / "parts", data=data, model=masked())
+    training.run(settings, tmp_path / "parts", data=data, model=masked())
     tiny.same_end(tmp_path / "whole", tmp_path / "parts")
     save_file({}, tmp_path / "empty.safetensors")
     with pytest.raises(CheckpointError, match="missing or damaged"):

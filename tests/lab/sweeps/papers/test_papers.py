@@ -25,7 +25,7 @@ from dataprune.lab.sweeps.compare import compare
 from dataprune.lab.sweeps.papers import experiment, run
 from dataprune.lab.training import tasks
 from dataprune.lab.training.build import build_pruner, load_data
-from dataprune.lab.training.run import fit
+from dataprune.lab.training.run import run as train
 
 EVERY = papers.available()
 GRIDS = [name for name in EVERY if experiment.content(name)[1].get("kind", "grid") == "grid"]
@@ -353,4 +353,4 @@ def test_the_command(tmp_path: Path) -> None:
 def test_full_is_the_same_run_at_every_keep(tmp_path: Path) -> None:
     settings = experiment.settings_of({**SETTINGS, "data": "digits", "method": "full", "keep": 0.5})
     other = experiment.settings_of({**SETTINGS, "data": "digits", "method": "full", "keep": 0.3})
-    assert settings.key() == other.key() and fit(settings, tmp_path)["steps"] == fit(other, tmp_path)["steps"]
+    assert settings.key() == other.key() and train(settings, tmp_path).steps == train(other, tmp_path).steps
