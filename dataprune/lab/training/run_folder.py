@@ -127,6 +127,8 @@ class RunRecord:
         """Plain values for JSON: metrics beside the other fields, without optional fields that are None."""
         values = asdict(self)
         metrics = values.pop("metrics")
+        if self.input is not None:
+            values["input"] = {name: list(v) if isinstance(v, tuple) else v for name, v in values["input"].items()}
         optional = {entry.name for entry in fields(self) if entry.default is None}
         return {**{k: v for k, v in values.items() if v is not None or k not in optional}, **metrics}
 

@@ -15,11 +15,13 @@ import dataprune
 from dataprune import Selection, coresets, files
 from dataprune.errors import CheckpointError, UsageError
 from dataprune.lab.sweeps import compare as comparing
+from dataprune.lab.sweeps import compare_rows
 from dataprune.lab.sweeps.compare import Comparison, compare
-from dataprune.lab.training import evaluate, tasks
+from dataprune.lab.training import evaluate
 from dataprune.lab.training import run as training
 from dataprune.lab.training.build import load_data
 from dataprune.lab.training.settings import Settings
+from dataprune.lab.training.tasks import images
 
 METHODS = ("full", "short", "rs2", "random", "loss", "infobatch", "emp", "memory")
 
@@ -131,7 +133,7 @@ def test_the_test_set_is_read_once_per_run(tmp_path: Path, monkeypatch: pytest.M
         read.append(part)
         return evaluate.accuracy(model, part, *rest, **more)
 
-    monkeypatch.setattr(tasks, "accuracy", watched)
+    monkeypatch.setattr(images, "accuracy", watched)
     compare(comparison(methods=("full", "rs2"), seeds=(0, 1)), tmp_path, data=data)
     assert sum(part is data.test for part in read) == 4
     assert all(part is data.test or part is data.val for part in read)
@@ -144,7 +146,7 @@ def test_learning_rates_are_chosen_without_the_test_set(tmp_path: Path, monkeypa
         stage.append("test" if part is data.test else "val")
         return evaluate.accuracy(model, part, *rest, **more)
 
-    monkeypatch.setattr(tasks, "accuracy", watched)
+    monkeypatch.setattr(images, "accuracy", watched)
     settings = tiny.settings(model="mlp", val_fraction=0.2)
     chosen = comparison(settings=settings, methods=("short", "emp"), seeds=(0, 1), learning_rates=(1e-6, 0.05))
     result = compare(chosen, tmp_path, data=data)
@@ -292,7 +294,7 @@ def test_static_methods_are_found_again_and_added_to(tmp_path: Path, monkeypatch
     again = compare(static(methods=("k_center",)), tmp_path, data=tiny.data())
     assert [row["method"] for row in again["runs"]] == ["rs2", "el2n", "k_center"]
     assert again["runs"][:2] == first["runs"]
-    monkeypatch.setattr(comparing.select, "select", lambda *_, **__: pytest.fail("selected again"))
+    monkeypatch.setattr(compare_rows.select, "select", lambda *_, **__: pytest.fail("selected again"))
     assert compare(static(methods=("rs2", "el2n", "k_center")), tmp_path, data=tiny.data()) == again
     with pytest.raises(UsageError, match=r"another comparison \(score_epochs was 4, now 5"):
         compare(static(methods=("el2n",), score_epochs=5), tmp_path, data=tiny.data())
