@@ -30,6 +30,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,14 @@ from matplotlib.figure import Figure
 from scipy import stats
 from torch import Tensor
 
+from dataprune import files
 from dataprune.contrastive import SimCLR
 from dataprune.errors import DataError, UsageError
 from dataprune.lab.data.datasets import Images
-from dataprune.lab.training import optimizers, run_folder, setup
+from dataprune.lab.training import optimizers
+from dataprune.lab.training.build import build_rate, load_data
+from dataprune.lab.training.device import stream
+from dataprune.lab.training.run_folder import Environment
 from dataprune.lab.training.settings import CONTRASTIVE, Settings
 from dataprune.lab.training.tasks.contrastive import Contrastive
 
@@ -64,7 +69,7 @@ class Study:
         recipe = {name: value for name, value in CONTRASTIVE.items() if name != "methods"}
         recipe |= dict(model="small_cnn", method="full", test_size=1, device="cpu", threads=1)
         self.settings = Settings(**(recipe | SCALES[scale]))
-        self.data = setup.load_data(self.settings)
+        self.data = load_data(self.settings)
         assert isinstance(self.data.train, Images)  # these few are decoded at once
         self.images = self.data.train.images
         self.task, self.pairs = Contrastive(self.settings, self.data), pairs
@@ -72,7 +77,7 @@ class Study:
 
     def draw(self, *purpose: Any) -> Int[Tensor, " n"]:
         """The samples in a random order, one for each purpose."""
-        generator = torch.Generator().manual_seed(setup.stream(self.settings.seed, *purpose))
+        generator = torch.Generator().manual_seed(stream(self.settings.seed, *purpose))
         return torch.randperm(len(self.images), generator=generator)
 
     def retrain(self, batches: list[tuple[int, Tensor]]) -> tuple[SimCLR, list[float]]:
@@ -82,7 +87,7 @@ class Study:
         optimizer = optimizers.build(
             settings.optimizer, model.parameters(), settings.lr, weight_decay=settings.weight_decay
         )
-        rate = setup.rate(settings)
+        rate = build_rate(settings)
         for step, (epoch, index) in enumerate(batches):
             optimizer.param_groups[0]["lr"] = settings.lr * rate((step + 0.5) / len(batches))
             output = model(*self.task.inputs(self.images[index], index, epoch))
@@ -115,15 +120,17 @@ class Ledger:
         text = path.read_text() if path.exists() else ""
         # a line without its end was being written when the run was killed
         lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-        self.head = lines[0] if lines else {"settings": settings, "machine": run_folder.machine(torch.device("cpu"))}
+        self.head = (
+            lines[0] if lines else {"settings": settings, "machine": asdict(Environment.current(torch.device("cpu")))}
+        )
         if self.head["settings"] != settings:
             raise UsageError(f"{path} holds retrainings with other settings: choose another --out, or delete it")
         self.path, self.lines = path, {line["run"]: line for line in lines[1:]}
-        run_folder.write(path, "".join(json.dumps(line) + "\n" for line in (self.head, *self.lines.values())).encode())
+        files.write_bytes(path, "".join(json.dumps(line) + "\n" for line in (self.head, *self.lines.values())).encode())
 
     def add(self, run: str, **figures: Any) -> None:
         self.lines[run] = {"run": run, **figures}
-        run_folder.append(self.path, self.lines[run])
+        files.append_json(self.path, self.lines[run])
 
 
 def without(study: Study, sample: int | None) -> Iterable[tuple[int, Tensor]]:
@@ -245,7 +252,7 @@ def save(figure: Figure, path: Path) -> None:
         buffer = io.BytesIO()
         with rc_context({"svg.hashsalt": "dataprune"}):
             figure.savefig(buffer, format=form, dpi=130, metadata={"Date": None} if form == "svg" else None)
-        run_folder.write(path.with_suffix(f".{form}"), buffer.getvalue())
+        files.write_bytes(path.with_suffix(f".{form}"), buffer.getvalue())
 
 
 def main(scale: str, out: Path) -> dict[str, Any]:
@@ -263,9 +270,7 @@ def main(scale: str, out: Path) -> dict[str, Any]:
         f"distance of two views' features, {len(table)} retrainings, each without one sample"
     )
     save(draw(table, whole, result, title), out / "figure4")
-    run_folder.write_json(
-        out / "figure4.json", {**ledger.head, "result": result, "points": list(ledger.lines.values())}
-    )
+    files.write_json(out / "figure4.json", {**ledger.head, "result": result, "points": list(ledger.lines.values())})
     print(json.dumps(result, indent=2))
     return result
 

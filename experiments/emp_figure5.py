@@ -39,7 +39,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 from torch import Tensor
 
-from dataprune.lab.training import run_folder
+from dataprune import files
 
 RATES = {"smoke": (1 / 3, 2 / 3), "cpu": (0.1, 0.3, 0.5, 0.7, 0.8, 0.9)}
 REPEATS = {"smoke": 2, "cpu": 5}
@@ -188,7 +188,7 @@ def main(scale: str, out: Path) -> dict[str, Any]:
         f"{repeats} repetitions, shaded: one standard deviation"
     )
     save(draw(lines, result, title), out / "figure5")
-    run_folder.write_json(out / "figure5.json", {**ledger.head, "result": result, "points": lines})
+    files.write_json(out / "figure5.json", {**ledger.head, "result": result, "points": lines})
     print(json.dumps(result, indent=2))
     return result
 

@@ -27,7 +27,7 @@ import json
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,12 +38,13 @@ from matplotlib.figure import Figure
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
-from dataprune import dynamics
+from dataprune import dynamics, files
 from dataprune.errors import DataError, UsageError
 from dataprune.lab.data import named as datasets
 from dataprune.lab.data.datasets import Images
-from dataprune.lab.training import run_folder
-from dataprune.lab.training.run import fit
+from dataprune.lab.training import tasks
+from dataprune.lab.training.run import run
+from dataprune.lab.training.run_folder import Environment
 from dataprune.lab.training.settings import Settings
 from dataprune.lab.training.tasks.images import prepare
 
@@ -78,8 +79,8 @@ def plant(settings: Settings) -> Planted:
 
 def scored(settings: Settings, data: datasets.Data, out: Path) -> dict[str, np.ndarray]:
     """One run on all the data: its table of scores."""
-    record = fit(replace(settings, statistics=",".join(STATISTICS), option=WINDOWS), out, data=data, save_model=False)
-    return {name: values.numpy() for name, values in dynamics.load_scores(out / record["scores"]).scores.items()}
+    record = run(replace(settings, statistics=",".join(STATISTICS), option=WINDOWS), out, data=data, save_model=False)
+    return {name: values.numpy() for name, values in dynamics.load_scores(out / str(record.scores)).scores.items()}
 
 
 def predicted(settings: Settings, data: datasets.Data, out: Path) -> np.ndarray:
@@ -91,10 +92,10 @@ def predicted(settings: Settings, data: datasets.Data, out: Path) -> np.ndarray:
     for fold in range(FOLDS):
         held = torch.zeros(len(train), dtype=torch.bool)
         held[order[fold::FOLDS]] = True
-        models: list[nn.Module] = []
         part = data._replace(train=train.subset((~held).nonzero()[:, 0]))
-        fit(settings, out / str(fold), data=part, save_model=False, test=False, prepare=models.append)
-        probabilities[held] = logits(models[0], train.images[held], data, settings).double().softmax(1)
+        model = tasks.of(settings, part).model()
+        run(settings, out / str(fold), data=part, model=model, save_model=False, test=False)
+        probabilities[held] = logits(model, train.images[held], data, settings).double().softmax(1)
     return probabilities.numpy()
 
 
@@ -149,7 +150,7 @@ def measure(settings: Settings, folder: Path) -> dict[str, Any]:
         "seed": settings.seed,
         "samples": len(wrong),
         "planted": int(wrong.sum()),
-        "accuracy": run_folder.read_json(folder / "all" / "metrics.json")["accuracy"],
+        "accuracy": files.read_json(folder / "all" / "metrics.json")["accuracy"],
         "wrong_labels": fates(scores, wrong, settings.epochs),
         "right_labels": fates(scores, ~wrong, settings.epochs),
         "seconds": {"scores": round(scoring, 1)},
@@ -237,7 +238,7 @@ def main(scale: str, out: Path) -> dict[str, Any]:
         with rc_context({"svg.hashsalt": "dataprune"}):
             metadata = {"Date": None} if form == "svg" else None
             draw(lines, results).savefig(buffer, format=form, dpi=130, metadata=metadata)
-        run_folder.write(out / f"label_errors.{form}", buffer.getvalue())
+        files.write_bytes(out / f"label_errors.{form}", buffer.getvalue())
     record = {
         "scale": scale,
         "label_noise": NOISE,
@@ -246,8 +247,8 @@ def main(scale: str, out: Path) -> dict[str, Any]:
         "recipes": SCALES[scale],
         "summary": results,
     }
-    record["machine"] = run_folder.machine(torch.device("cpu"))
-    run_folder.write_json(out / "label_errors.json", {**record, "points": lines})
+    record["machine"] = asdict(Environment.current(torch.device("cpu")))
+    files.write_json(out / "label_errors.json", {**record, "points": lines})
     return results
 
 
