@@ -173,13 +173,13 @@ class Comparison:
             coreset: file of a static method's coreset.
         """
         steps = None if method == "full" else self.plan(size).steps
-        settings = replace(self.settings, method=method, arm=method, seed=seed, steps=steps)
+        changes: dict[str, Any] = {"arm": method, "seed": seed, "steps": steps}
         if coreset is not None:
-            return on_coreset(settings, coreset, epochs=self._coreset_epochs(size))
+            return on_coreset(self.settings, coreset, epochs=self._coreset_epochs(size), **changes)
         if method in ("full", SHORT):
-            return replace(settings, method="full", option=())
+            return replace(self.settings, method="full", option=(), **changes)
         own = tuple(text for text in self.settings.option if text.split("=", 1)[0].rpartition(".")[0] == method)
-        return replace(settings, option=own)
+        return replace(self.settings, method=method, option=own, **changes)
 
     def scoring(self, seed: int) -> Settings:
         """Settings of the run that scores all samples."""
