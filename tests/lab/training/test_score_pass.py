@@ -145,11 +145,11 @@ def test_select_and_train_take_its_table(shards: Path, trained: Path, tmp_path: 
         "--keep",
         0.4,
         "--out",
-        tmp_path / "c",
+        tmp_path / "c.safetensors",
     )
     assert chosen.exit_code == 0, chosen.stderr
     # its fingerprint is that of the data as training loads it
-    selection = Selection.load(tmp_path / "c", load_data(Settings(data=str(shards))).train)
+    selection = Selection.load(tmp_path / "c.safetensors", load_data(Settings(data=str(shards))).train)
     assert len(selection.index) == 61
     scores = load_scores(tmp_path / "out/scores.parquet").scores["el2n"]
     assert set(selection.index.tolist()) == set(scores.topk(61).indices.tolist())
