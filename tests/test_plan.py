@@ -154,22 +154,22 @@ def test_a_pruner_shows_what_it_is_made_of() -> None:
     assert len(repr(dataprune.loss(SIZE, keep=0.5, epochs=3, warmup=0, balance=LABELS))) < 200
 
 
-def test_methods_declare_what_they_read() -> None:
-    assert {name: dataprune.methods.reads(name) for name in dataprune.METHODS} == {
-        "full": "nothing",
-        "static_random": "nothing",
-        "random": "nothing",
-        "rs2": "nothing",
-        "elfl": "nothing",
-        "loss": "losses",
-        "epsilon_greedy": "losses",
-        "ucb": "losses",
-        "infobatch": "losses",
-        "emp": "probabilities",
-        "emp_reverse": "probabilities",
-        "emp_contrastive": "features",
-        "memory": "probabilities",
-    }
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.label)
+def test_methods_declare_what_they_read(row: Row) -> None:
+    reads = dataprune.methods.reads(row.name)
+    if row.outputs:
+        assert reads == ("features" if row.pair else "probabilities")
+    else:  # a method that reads nothing keeps the same samples whatever the losses are
+        pruners = [row.build(SIZE, epochs=EPOCHS) for _ in range(2)]
+        for factor, pruner in zip((1, -1), pruners):
+            for epoch in range(3):
+                index = pruner.select(epoch).index
+                pruner.update(index, factor * index.float())
+        same = torch.equal(pruners[0].select(3).index, pruners[1].select(3).index)
+        assert reads == ("nothing" if same else "losses")
+
+
+def test_an_unknown_method_reads_nothing_known() -> None:
     with pytest.raises(dataprune.UsageError, match="did you mean 'emp'"):
         dataprune.methods.reads("epm")
 
