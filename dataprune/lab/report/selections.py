@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from ...methods import METHODS, reads
 from ..data.datasets import Texts
 from ..data.named import Data
 from ..training.build import load_data
@@ -20,7 +21,6 @@ _CLASSES = 20  # rows of the table of classes
 _LETTERS = 240  # of a text
 _SAMPLES = 12  # of a kind
 _PLACES = 320  # samples in all galleries of a group
-_UNSCORED = ("full", "rs2", "random", "fixed", "static_random", "elfl")  # methods that select without scores
 
 
 def load(group: Group) -> Data | str:
@@ -269,7 +269,8 @@ def _share(share: float, few: bool) -> str:
 
 
 def _selects_by_scores(run: Run) -> bool:
-    return (run.metrics or {})["method"] not in _UNSCORED and not (run.settings or {}).get("selection")
+    method = (run.metrics or {})["method"]
+    return method in METHODS and reads(method) != "nothing" and not (run.settings or {}).get("selection")
 
 
 def _varies(table: np.ndarray) -> bool:
