@@ -239,7 +239,7 @@ def test_what_is_broken(shards: Path, trained: Path, tmp_path: Path) -> None:
 def test_options_of_the_pass_need_a_model(shards: Path, trained: Path) -> None:
     for given in (["--engine", "ray"], ["--address", "x:1"], ["--jobs", "2"]):
         done = call("score", *given)
-        assert done.exit_code == 2 and "add --init RUN" in done.stderr
+        assert done.exit_code == 2 and "need --init RUN" in done.stderr
     done = call("score", "--init", trained, "--data", shards, "--jobs", 2)
     assert done.exit_code == 2 and "are for --engine ray" in done.stderr
     done = call("score", "--init", trained, "--engine", "rey")
