@@ -29,6 +29,7 @@ def test_compare_prints_a_table_or_json(tmp_path: Path) -> None:
         "report.html",
         "report.md",
         "runs",
+        "sweep.json",
     }
 
 

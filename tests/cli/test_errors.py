@@ -41,7 +41,7 @@ from dataprune import files
         (["compare", "--methods", "glister"], "add --val-fraction"),
         (["compare", "--methods", "ccs", "--option", "ccs.cutof=0.1"], "did you mean 'cutoff'?"),
         (["compare", "--methods", "tdds", "--score-epochs", "5"], "--option tdds.window=3"),
-        (["compare", "--methods", "top"], "top reads a score: say which, with --option top.statistic=NAME"),
+        (["compare", "--methods", "top"], "top reads a score: choose one with --option top.statistic=NAME"),
         (["train", "--selection", "nowhere.safetensors"], "cannot read the coreset nowhere.safetensors"),
         (["train", "--strategy", "P"], "give --selection FILE"),
         (["train", "--method", "fixed"], "needs --selection FILE"),

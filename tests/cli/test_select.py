@@ -46,7 +46,7 @@ def test_a_selectors_options_are_its_own(tmp_path: Path) -> None:
         "--option",
         "craig.cutoff=0.2",
     )
-    fails(2, "a value of the wrong kind", *given, "--option", "cutoff=abc")
+    fails(2, "a value of the wrong type", *given, "--option", "cutoff=abc")
     fails(2, "unknown option of aum 'statistic'", *given[:3], "--method", "aum", "--keep", "0.2", "--statistic", "aum")
     fails(2, "--method top --statistic loss", *given[:3], "--method", "loss", "--keep", "0.2")
     fails(2, "is a folder", *given, "--out", tmp_path)
