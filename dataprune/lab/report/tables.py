@@ -149,11 +149,11 @@ def methods(rows: Sequence[Mapping[str, Any]]) -> Table:
     from rich.table import Table
 
     table = Table(title="Pruning methods", show_lines=True)
-    for heading in ("method", "kind", "keeps", "defaults", "source"):
+    for heading in ("method", "kind", "keeps", "reads", "defaults", "source"):
         table.add_column(heading, no_wrap=heading == "method")
     for row in rows:
         defaults = ", ".join(f"{key}={value}" for key, value in row["defaults"].items())
-        table.add_row(row["method"], row["kind"], row["keeps"], defaults, row["source"])
+        table.add_row(row["method"], row["kind"], row["keeps"], row["reads"], defaults, row["source"])
     return table
 
 
