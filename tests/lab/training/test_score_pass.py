@@ -241,6 +241,6 @@ def test_options_of_the_pass_need_a_model(shards: Path, trained: Path) -> None:
         done = call("score", *given)
         assert done.exit_code == 2 and "need --init RUN" in done.stderr
     done = call("score", "--init", trained, "--data", shards, "--jobs", 2)
-    assert done.exit_code == 2 and "are for --engine ray" in done.stderr
+    assert done.exit_code == 2 and "need --engine ray" in done.stderr
     done = call("score", "--init", trained, "--engine", "rey")
     assert done.exit_code == 2 and "did you mean 'ray'" in done.stderr
