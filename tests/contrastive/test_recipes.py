@@ -131,7 +131,7 @@ def test_wrong_beta_raises(beta) -> None:
 @pytest.mark.parametrize("beta", [5.0, 0.5])
 def test_selects_as_algorithm_two(beta: float) -> None:
     """A full first epoch, then the highest of the scores that training gave last; full again from epoch 14 of 16."""
-    pruner = dataprune.emp_contrastive(SIZE, keep=KEEP, epochs=EPOCHS, beta=beta)
+    pruner = dataprune.emp_contrastive(SIZE, keep=KEEP, epochs=EPOCHS, beta=beta, anneal=0.125)
     scores: dict[int, float] = {}
     for epoch in range(EPOCHS):
         expected = set(range(SIZE))
@@ -155,7 +155,7 @@ def test_balance_gives_every_class_its_share() -> None:
 @pytest.mark.parametrize("projections", [False, True])
 def test_trains_an_encoder_whose_features_know_the_classes(projections: bool) -> None:
     pictures, network = images(), model()
-    pruner = dataprune.emp_contrastive(SIZE, keep=0.5, epochs=12)
+    pruner = dataprune.emp_contrastive(SIZE, keep=0.5, epochs=12, anneal=0.125)
     means = train(pruner, pictures, network, projections=projections)
     assert means[-1] < means[0] - 0.1
     assert pruner.epoch_sizes() == [61] + [31] * 10 + [61]
