@@ -105,9 +105,9 @@ def check_state(state: dict[str, Any], size: int, epochs: int, values: tuple[int
     for name, (dtype, shape) in tensors.items():
         value = state.get(name)
         if not isinstance(value, Tensor) or value.dtype != dtype or value.shape != shape:
-            found = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            actual = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise CheckpointError(
-                f"the saved state is damaged: `{name}` is {found}, a tensor of {size} samples is needed"
+                f"the saved state is damaged: `{name}` is {actual}, a tensor of {size} samples is needed"
             )
     packed, weight = state.get("selection", ""), state.get("weight", "")
     chosen = 0
@@ -209,14 +209,14 @@ def check_scored(epoch: int | None, scores: Tensor) -> None:
         )
 
 
-def check_run(found: dict[str, Any], saved: dict[str, Any]) -> None:
+def check_run(current: dict[str, Any], saved: dict[str, Any]) -> None:
     """Raise CheckpointError where a checkpoint is of a run with other steps in an epoch.
 
     Args:
-        found: what the steps of an epoch depend on, by name.
+        current: what the steps of an epoch depend on, by name.
         saved: the same of the checkpoint's run.
     """
-    changed = [f"{name} {saved[name]} -> {found[name]}" for name in found if saved[name] != found[name]]
+    changed = [f"{name} {saved[name]} -> {current[name]}" for name in current if saved[name] != current[name]]
     if changed:
         raise CheckpointError(
             f"the checkpoint is of a run with other steps per epoch ({', '.join(changed)}): resume it with the same"

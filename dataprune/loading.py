@@ -285,8 +285,8 @@ def prune_loader(
         smallest = -(-min(pruner.counts) // sampler.world_size)
         checks.check_batch_size("a pruned epoch", smallest, batches.batch_size)
     options: dict[str, Any] = {name: getattr(loader, name) for name in _TAKEN_OVER if hasattr(loader, name)}
-    own = type(loader)  # torchdata's StatefulDataLoader, say
-    pruned = PrunedLoader if own is DataLoader else type(f"Pruned{own.__name__}", (_ToTheEnd, own), {})
+    kind = type(loader)  # torchdata's StatefulDataLoader, say
+    pruned = PrunedLoader if kind is DataLoader else type(f"Pruned{kind.__name__}", (_ToTheEnd, kind), {})
     return pruned(
         dataset,  # type: ignore[arg-type]
         batch_size=batches.batch_size,

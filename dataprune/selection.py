@@ -158,9 +158,9 @@ def fingerprint(dataset: Any) -> str:
     Args:
         dataset: map-style dataset with `__len__` and `__getitem__`.
     """
-    own = getattr(dataset, "fingerprint", None)
-    if isinstance(own, str):
-        return own
+    declared = getattr(dataset, "fingerprint", None)
+    if isinstance(declared, str):
+        return declared
     size = len(dataset)
     digest = hashlib.sha256(str(size).encode())
     digest.update(_all_labels(dataset, size))
@@ -168,8 +168,8 @@ def fingerprint(dataset: Any) -> str:
     with torch.random.fork_rng(devices=[]):
         for probe in sorted({round(i * (size - 1) / (_PROBES - 1)) for i in range(_PROBES)} if size else ()):
             first, second = list(_leaves(dataset[probe])), list(_leaves(dataset[probe]))
-            for one, other in zip(first, second, strict=False):
-                digest.update(one if one == other else b"?")
+            for leaf, again in zip(first, second, strict=False):
+                digest.update(leaf if leaf == again else b"?")
     random.setstate(states[0])
     np.random.set_state(states[1])
     return digest.hexdigest()[:32]
@@ -197,7 +197,7 @@ def _all_labels(dataset: Any, size: int) -> bytes:
         labels = labels.detach().cpu().numpy()
     if not isinstance(labels, np.ndarray | list) or len(labels) != size:
         return b""
-    plain = isinstance(labels, np.ndarray) or all(isinstance(one, int | float) for one in labels)
+    plain = isinstance(labels, np.ndarray) or all(isinstance(label, int | float) for label in labels)
     return np.asarray(labels).tobytes() if plain and np.asarray(labels).dtype.kind in "iufb" else b""
 
 

@@ -94,8 +94,8 @@ def mlflow(
         config: the run's parameters.
     """
     client = _package("mlflow").MlflowClient(tracking_uri=uri)
-    found = client.get_experiment_by_name(experiment)
-    number = client.create_experiment(experiment) if found is None else found.experiment_id
+    existing = client.get_experiment_by_name(experiment)
+    number = client.create_experiment(experiment) if existing is None else existing.experiment_id
     quoted = (name or "").replace("'", "")
     runs = client.search_runs([number], f"attributes.run_name = '{quoted}'") if quoted else []
     run = (runs[0] if runs else client.create_run(number, run_name=quoted or None)).info.run_id
@@ -121,17 +121,17 @@ def values(pruner: Pruner, *, samples: int | None = None, **more: float | None) 
         more: as they are; None is left out.
     """
     stats = pruner.stats()
-    found: dict[str, float | None] = {
+    values: dict[str, float | None] = {
         "kept": stats["reached_keep"],
         "overlap": stats["overlap"],
         "never_seen": stats["never_seen"],
         **more,
     }
     if samples is not None:
-        found["samples_trained"] = samples
+        values["samples_trained"] = samples
         if stats["epoch"] is not None:
-            found["samples_saved"] = 1 - samples / (pruner.size * (stats["epoch"] + 1))
-    return {name: float(value) for name, value in found.items() if value is not None}
+            values["samples_saved"] = 1 - samples / (pruner.size * (stats["epoch"] + 1))
+    return {name: float(value) for name, value in values.items() if value is not None}
 
 
 # -- the command line --------------------------------------------------------------------------------------------------

@@ -90,12 +90,12 @@ def _read_idx_folder(folder: Path) -> Splits:
 def _read_idx_pair(folder: Path, words: Sequence[str]) -> Images:
     parts = []
     for kind, dimensions in (("images", 3), ("labels", 1)):
-        found = [path for word in words for path in sorted(folder.glob(f"{word}-{kind}*ubyte*"))]
-        if not found:
+        paths = [path for word in words for path in sorted(folder.glob(f"{word}-{kind}*ubyte*"))]
+        if not paths:
             raise DataError(f"no {words[0]}-{kind}-idx{dimensions}-ubyte or .gz of it in {folder}: fetch it")
-        parts.append(read_idx(found[0]))
+        parts.append(read_idx(paths[0]))
         if parts[-1].ndim != dimensions:
-            raise DataError(f"{found[0]} has {parts[-1].ndim} dimensions where {kind} have {dimensions}")
+            raise DataError(f"{paths[0]} has {parts[-1].ndim} dimensions where {kind} have {dimensions}")
     images, labels = parts
     if len(images) != len(labels) or not len(images):
         raise DataError(f"{folder}: {len(images)} images but {len(labels)} labels in its {words[0]} files")
@@ -103,13 +103,13 @@ def _read_idx_pair(folder: Path, words: Sequence[str]) -> Images:
 
 
 def _read_image_folder(folder: Path) -> Splits:
-    found = {split: [folder / word for word in words if (folder / word).is_dir()] for split, words in SPLITS.items()}
-    root = found["train"][0] if found["train"] else folder
+    splits = {split: [folder / word for word in words if (folder / word).is_dir()] for split, words in SPLITS.items()}
+    root = splits["train"][0] if splits["train"] else folder
     classes = [path.name for path in _folders(root)]
     if not classes:
         raise DataError(f"nothing to train on in {folder}: give train/CLASS/*.png, parquet or idx files")
-    held = [*found["test"], *found["validation"]] if found["train"] else []
-    return Splits(_list_images(root, classes), _list_images(held[0], classes) if held else None, classes)
+    test = [*splits["test"], *splits["validation"]] if splits["train"] else []
+    return Splits(_list_images(root, classes), _list_images(test[0], classes) if test else None, classes)
 
 
 def _list_images(root: Path, classes: Sequence[str]) -> Encoded:

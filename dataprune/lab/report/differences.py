@@ -99,15 +99,15 @@ def sentence(result: Mapping[str, Any], metric: str = "accuracy") -> str:
         text += f" with {_percent(samples / full['samples'])} of the samples of full training"
         text += " (scoring included)" if "scoring_samples" in best else ""
     baseline = max(baselines, key=lambda line: line["accuracy_mean"], default=None)
-    found = baseline and difference(result, name, baseline["method"])
-    if baseline and found:
+    gain = baseline and difference(result, name, baseline["method"])
+    if baseline and gain:
         other = f"{baseline['method']} ({_BASELINE[baseline['method']]})"
-        points = f"{100 * abs(found.mean):.1f} points {'above' if found.mean > 0 else 'below'} {other}"
+        points = f"{100 * abs(gain.mean):.1f} points {'above' if gain.mean > 0 else 'below'} {other}"
         text += {
             "higher": f", {points}",
             "lower": f", {points}",
-            "no difference detected": f"; no difference from {other} is detected over {found.seeds} seeds",
-        }.get(found.verdict, f", {points}; {_too_few(found.seeds)}")
+            "no difference detected": f"; no difference from {other} is detected over {gain.seeds} seeds",
+        }.get(gain.verdict, f", {points}; {_too_few(gain.seeds)}")
     if full is not None and full is not best:
         above, compared = full["accuracy_mean"] - best["accuracy_mean"], difference(result, "full", name)
         text += f". Full training is {100 * abs(above):.1f} points {'higher' if above >= 0 else 'lower'}"

@@ -127,8 +127,8 @@ def _settings(group: Group) -> Check:
     if len(stored) < 2:
         return Check(what, "not checked", "Fewer than two runs have kept their settings.")
     first, other = computed(stored[0][1]), []
-    for run, mine in stored[1:]:
-        names = [name for name, value in computed(mine).items() if name not in VARIED and value != first[name]]
+    for run, settings in stored[1:]:
+        names = [name for name, value in computed(settings).items() if name not in VARIED and value != first[name]]
         other += [f"{_name(run)} ({', '.join(names)})"] * bool(names)
     if other:
         return Check(what, "failed", f"Unlike {_name(stored[0][0])}: {_some(other)}.")
@@ -167,11 +167,11 @@ def _versions(group: Group) -> Check:
     if not machines:
         return Check(what, "not checked", "No run has named its machine.")
     names = {"dataprune": "dataprune", "torch": "torch", "python": "Python", "device": "device", "hardware": "hardware"}
-    found = {shown: _different(one.get(name) for one in machines) for name, shown in names.items()}
-    several = [f"{shown} {', '.join(values)}" for shown, values in found.items() if len(values) > 1]
+    versions = {shown: _different(machine.get(name) for machine in machines) for name, shown in names.items()}
+    several = [f"{shown} {', '.join(values)}" for shown, values in versions.items() if len(values) > 1]
     if several:
         return Check(what, "note", f"Runs differ: {'; '.join(several)}. Their seconds cannot be compared.")
-    return Check(what, "passed", f"All on {', '.join(f'{shown} {values[0]}' for shown, values in found.items())}.")
+    return Check(what, "passed", f"All on {', '.join(f'{shown} {values[0]}' for shown, values in versions.items())}.")
 
 
 _OF_FOLDERS: tuple[Callable[[Group], Check], ...] = (_finished, _budgets, _settings, _records, _versions)

@@ -55,12 +55,12 @@ def _comparison(entry: Entry) -> str:
     scored = any("scoring_seconds" in row for row in rows)
     head = ["method", *names.values(), "seeds", "samples", "steps", "seconds", *["scoring seconds"] * scored, "kept"]
     lines = []
-    for method, own in seeds.items():
-        cells = [_moments([row[name] for row in own if name in row]) for name in names]
-        cells += [str(len(own)), *(f"{_mean(own, name):,.0f}" for name in ("samples", "steps"))]
-        cells.append(f"{_mean(own, 'seconds'):.1f}")
-        cells += [f"{_mean(own, 'scoring_seconds'):.1f}"] * scored
-        lines.append([f"`{method}`", *cells, f"{_mean(own, 'reached_keep'):.3g}"])
+    for method, records in seeds.items():
+        cells = [_moments([row[name] for row in records if name in row]) for name in names]
+        cells += [str(len(records)), *(f"{_mean(records, name):,.0f}" for name in ("samples", "steps"))]
+        cells.append(f"{_mean(records, 'seconds'):.1f}")
+        cells += [f"{_mean(records, 'scoring_seconds'):.1f}"] * scored
+        lines.append([f"`{method}`", *cells, f"{_mean(records, 'reached_keep'):.3g}"])
     if untrained := entry.result.get("untrained"):
         cells = [_moments([row[name] for row in untrained if name in row]) for name in names]
         lines.append(["untrained", *cells, str(len(untrained)), *["–"] * (len(head) - len(cells) - 2)])
@@ -94,8 +94,10 @@ def _advice(entry: Entry) -> str:
     for line in entry.result["lines"]:
         cells = [f"{100 * line['accuracy']:.2f}"]
         for name in ("short", "rs2"):
-            found = line[name]
-            cells.append("–" if found is None else f"{100 * found['mean']:+.2f} ± {100 * found['error']:.2f}")
+            difference = line[name]
+            cells.append(
+                "–" if difference is None else f"{100 * difference['mean']:+.2f} ± {100 * difference['error']:.2f}"
+            )
         rows.append([f"`{line['method']}`", *cells])
     head = ["method", "accuracy, %", "above `short`, points", "above `rs2`, points"]
     return table(head, rows) + f"\n\n{entry.result['advice']['sentence']}"

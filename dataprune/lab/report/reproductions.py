@@ -31,14 +31,16 @@ def table(result: Mapping[str, Any]) -> str:
     summary = {(line["panel"], line["keep"], line["arm"]): line for line in result.get("summary", [])}
     for panel in result["panels"]:
         head = [f"keep {keep:g}" for keep in result["keep"]]
-        told = "mean ± standard deviation" if result["seeds"] > 1 else "one seed"
-        told += "; in brackets the paper's" if result["published"].get(panel) else ""
-        text += ["", f"## {panel}", "", f"Accuracy in percent, {told}.", ""]
+        spread = "mean ± standard deviation" if result["seeds"] > 1 else "one seed"
+        spread += "; in brackets the paper's" if result["published"].get(panel) else ""
+        text += ["", f"## {panel}", "", f"Accuracy in percent, {spread}.", ""]
         text += [_row(["", *head, "steps"]), _row(["---"] * (len(head) + 2))]
         for arm in result["arms"]:
             lines = [summary.get((panel, keep, arm)) for keep in result["keep"]]
-            theirs = result["published"].get(panel, {}).get(arm, [])
-            cells = [_cell(line, theirs[place] if place < len(theirs) else None) for place, line in enumerate(lines)]
+            published = result["published"].get(panel, {}).get(arm, [])
+            cells = [
+                _cell(line, published[place] if place < len(published) else None) for place, line in enumerate(lines)
+            ]
             steps = ", ".join(f"{line['steps']:,.0f}" for line in lines if line)
             text.append(_row([arm, *cells, steps]))
     if _uneven(result):
@@ -108,13 +110,13 @@ class _Accuracy:
         for number, arm in enumerate(result["arms"]):
             if row == "published":
                 values = result["published"].get(panel, {}).get(arm, [])
-                found = [(keep, value, 0.0) for keep, value in zip(result["keep"], values) if value is not None]
+                points = [(keep, value, 0.0) for keep, value in zip(result["keep"], values) if value is not None]
             else:
                 lines = [line for line in result["summary"] if (line["panel"], line["arm"]) == (panel, arm)]
-                found = [(one["keep"], 100 * one["accuracy_mean"], 100 * one["accuracy_std"]) for one in lines]
-            if not found:
+                points = [(line["keep"], 100 * line["accuracy_mean"], 100 * line["accuracy_std"]) for line in lines]
+            if not points:
                 continue
-            keeps, means, spread = zip(*sorted(found))
+            keeps, means, spread = zip(*sorted(points))
             axes.errorbar(
                 [number] if single else _beside(result, keeps, number, len(result["arms"])), means,
                 yerr=spread if row == "measured" and result["seeds"] > 1 else None,
@@ -209,14 +211,14 @@ def _scale(result: Mapping[str, Any]) -> str:
 
 
 def _cell(line: Mapping[str, Any] | None, published: float | None) -> str:
-    theirs = f" ({published:g})" if published is not None else ""
+    paper = f" ({published:g})" if published is not None else ""
     if line is None:
-        return "–" + theirs
+        return "–" + paper
     text = percent(line["accuracy_mean"], line["accuracy_std"], line["seeds"], 2)
     if "finetuned_accuracy_mean" in line:
         tuned = percent(line["finetuned_accuracy_mean"], line["finetuned_accuracy_std"], line["seeds"], 2)
         text += f"; fine-tuned {tuned}"
-    return text + theirs
+    return text + paper
 
 
 def _row(cells: Sequence[str]) -> str:

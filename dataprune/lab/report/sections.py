@@ -83,8 +83,8 @@ def differences(group: Group) -> Section:
     methods = [line["method"] for line in group.result["summary"]]
     references = [name for name in REFERENCES if name in methods]
     missing = [name for name in REFERENCES if name not in methods]
-    found = {(name, other): difference(group.result, name, other) for name in methods for other in references}
-    blocks: list[Block] = [*_verdicts(methods, references, found), _accuracies(group, references, found)]
+    compared = {(name, other): difference(group.result, name, other) for name in methods for other in references}
+    blocks: list[Block] = [*_verdicts(methods, references, compared), _accuracies(group, references, compared)]
     if untrained := [row["accuracy"] for row in group.result.get("untrained", [])]:
         least = statistics.fmean(untrained)
         poor = [line["method"] for line in group.result["summary"] if line["accuracy_mean"] <= least]
@@ -92,7 +92,7 @@ def differences(group: Group) -> Section:
             blocks.append(f"No better than untrained encoders, which means that they learned nothing: {listed(poor)}.")
     if missing:
         blocks.append(f"There are no runs of {listed(missing)} to compare with.")
-    tests = [value for value in found.values() if value is not None and value.seeds > 2]
+    tests = [value for value in compared.values() if value is not None and value.seeds > 2]
     if tests:
         least_seeds = min(value.seeds for value in tests)
         blocks.append(
@@ -208,14 +208,14 @@ def configuration(group: Group) -> Section:
 
 
 def _verdicts(
-    methods: Sequence[str], references: Sequence[str], found: dict[tuple[str, str], Difference | None]
+    methods: Sequence[str], references: Sequence[str], compared: dict[tuple[str, str], Difference | None]
 ) -> list[str]:
     """A sentence for each reference at equal steps."""
     sentences = []
     for reference in (name for name in references if name != "full"):
         verdicts: dict[str, list[str]] = {}
         for method in methods:
-            value = found[method, reference]
+            value = compared[method, reference]
             if method not in REFERENCES and value is not None and value.equal_steps:
                 verdicts.setdefault(value.verdict, []).append(method)
         parts = [
@@ -225,7 +225,7 @@ def _verdicts(
         ]
         if parts:
             sentences.append(f"Against {reference} at equal steps – {'; '.join(parts)}.")
-    seeds = min((value.seeds for value in found.values() if value is not None), default=3)
+    seeds = min((value.seeds for value in compared.values() if value is not None), default=3)
     if seeds < 3:
         text = "With one seed" if seeds < 2 else "Two seeds are too few:"
         sentences.append(
@@ -234,14 +234,14 @@ def _verdicts(
     return sentences
 
 
-def _accuracies(group: Group, references: Sequence[str], found: dict[tuple[str, str], Difference | None]) -> Table:
+def _accuracies(group: Group, references: Sequence[str], compared: dict[tuple[str, str], Difference | None]) -> Table:
     rows = []
     tuned = any("finetuned_accuracy_mean" in line for line in group.result["summary"])
     names = ["accuracy", "finetuned_accuracy"][: 1 + tuned]
     for line in group.result["summary"]:
         values = [_accuracy(group, line, name) for name in names]
-        compared = [found[line["method"], other] for other in references]
-        cells = ["–" if value is None else _points(value) for value in compared]
+        differences = [compared[line["method"], other] for other in references]
+        cells = ["–" if value is None else _points(value) for value in differences]
         rows.append([line["method"], *values, f"{line['samples']:,}", f"{line['steps']:,}", *cells])
     if untrained := group.result.get("untrained"):
         values = [percent(*moments([row[name] for row in untrained]), len(untrained), 2) for name in names]

@@ -34,17 +34,17 @@ def comparison(result: Mapping[str, Any]) -> Table:
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for line in result["summary"]:
-        mine = [row for row in result["runs"] if row["method"] == line["method"]]
+        rows = [row for row in result["runs"] if row["method"] == line["method"]]
         cells = [
-            percent(line["accuracy_mean"], line["accuracy_std"], len(mine), 2),
+            percent(line["accuracy_mean"], line["accuracy_std"], len(rows), 2),
             f"{line['samples']:,}",
             f"{line['steps']:,}",
             f"{line['seconds']:.2f}",
             "-" if line["speedup"] is None else f"{line['speedup']:.2f}x",
-            f"{sum(row['reached_keep'] for row in mine) / len(mine):.3f}",
+            f"{sum(row['reached_keep'] for row in rows) / len(rows):.3f}",
         ]
         spreads = [line.get(name.removesuffix("_mean") + "_std") for name in more]
-        cells[1:1] = [_with_spread(line[name], spread, len(mine)) for name, spread in zip(more, spreads)]
+        cells[1:1] = [_with_spread(line[name], spread, len(rows)) for name, spread in zip(more, spreads)]
         if scored:
             total = line.get("total_speedup", line["speedup"])
             cells += [
@@ -56,7 +56,9 @@ def comparison(result: Mapping[str, Any]) -> Table:
     if untrained := result.get("untrained"):
         columns = ("accuracy", "knn_accuracy", "finetuned_accuracy")
         values = [[row[name] for row in untrained] for name in columns if name in untrained[0]]
-        shown = [percent(fmean(one), stdev(one) if len(one) > 1 else 0.0, len(one), 2) for one in values]
+        shown = [
+            percent(fmean(numbers), stdev(numbers) if len(numbers) > 1 else 0.0, len(numbers), 2) for numbers in values
+        ]
         table.add_row("untrained", *shown, end_section=True)
     return table
 
@@ -120,8 +122,8 @@ def advice(result: Mapping[str, Any]) -> Table:
     table.add_row("short", f"{100 * (first['accuracy'] - first['short']['mean']):.2f}")
     for line in result["lines"]:
         cells = []
-        for found in (line["short"], line["rs2"]):
-            cells += ["", ""] if found is None else _with_error(found)
+        for difference in (line["short"], line["rs2"]):
+            cells += ["", ""] if difference is None else _with_error(difference)
         table.add_row(line["method"], f"{100 * line['accuracy']:.2f}", *cells, "yes" if line["sure"] else "no")
     if result["annealed"]:
         name = f"{result['advice']['method']}, last epochs full − without"
@@ -198,8 +200,8 @@ def _with_spread(mean: float, deviation: float | None, runs: int) -> str:
     return f"{100 * mean:.2f}" if deviation is None else percent(mean, deviation, runs, 2)
 
 
-def _with_error(found: Mapping[str, float]) -> list[str]:
-    return [f"{100 * found['mean']:+.2f} ± {100 * found['error']:.2f}", f"{found['probability']:.2f}"]
+def _with_error(difference: Mapping[str, float]) -> list[str]:
+    return [f"{100 * difference['mean']:+.2f} ± {100 * difference['error']:.2f}", f"{difference['probability']:.2f}"]
 
 
 def _difference(line: Mapping[str, Any], seeds: int) -> str:

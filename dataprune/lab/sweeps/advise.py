@@ -85,11 +85,11 @@ class Pilot:
         Raises:
             DataError: if there are too few for a pilot.
         """
-        held = min(max(total - self.size, total // 5), MOST)
-        train = min(self.size, total - held)
-        if held < LEAST:
+        test = min(max(total - self.size, total // 5), MOST)
+        train = min(self.size, total - test)
+        if test < LEAST:
             raise DataError(f"{total} training samples are too few: a pilot holds out at least {LEAST}; use compare")
-        return train, held
+        return train, test
 
     def pilot_epochs(self) -> int:
         """Epochs of a pilot."""
@@ -100,11 +100,11 @@ class Pilot:
 
     def data(self, data: Data, seed: int) -> Data:
         """Data of a pilot: its test samples are training samples, with the labels that they have there."""
-        train, held = self.sizes(len(data.train))
-        some = datasets.choose(len(data.train), train + held, f"training samples of {data.name}", seed)
-        rest, chosen = datasets.hold_out(some, held / len(some), data.name, seed)
+        train, test = self.sizes(len(data.train))
+        some = datasets.choose(len(data.train), train + test, f"training samples of {data.name}", seed)
+        rest, chosen = datasets.hold_out(some, test / len(some), data.name, seed)
         assert chosen is not None
-        note = f"tested on {held} samples held out of the training set: the test set was not read"
+        note = f"tested on {test} samples held out of the training set: the test set was not read"
         return data._replace(train=data.train.subset(rest), val=None, test=data.train.subset(chosen), note=note)
 
     def comparison(self, total: int, methods: Sequence[str], seed: int, *, anneal: float = 0.0) -> Comparison:
@@ -136,11 +136,11 @@ class Pilot:
 
     def describe(self, total: int) -> dict[str, Any]:
         """The pilots for `total` training samples, as JSON values."""
-        train, held = self.sizes(total)
+        train, test = self.sizes(total)
         comparison = self.comparison(total, [RS2], 0)
         return {
             "samples": train,
-            "held_out": held,
+            "held_out": test,
             "of": total,
             "epochs": comparison.settings.epochs,
             "batch_size": comparison.settings.batch_size,
@@ -192,16 +192,16 @@ def advise(
 
     def accuracies(names: Sequence[str], anneal: float = 0.0) -> Accuracies:
         """By method and seed; the cost is added up."""
-        found: dict[str, dict[int, float]] = {name: {} for name in names}
+        accuracies: dict[str, dict[int, float]] = {name: {} for name in names}
         for seed in pilot.seeds:
             folder = out / f"pilot-seed{seed}{f'-anneal{anneal:g}' if anneal else ''}"
             comparison = pilot.comparison(total, names, seed, anneal=anneal)
             content = compare(comparison, folder, data=pilot.data(data, seed), report=report, engine=engine)
             for row in content["runs"]:
-                if row["method"] in found:
-                    found[row["method"]][seed] = row["accuracy"]
+                if row["method"] in accuracies:
+                    accuracies[row["method"]][seed] = row["accuracy"]
                     spent.append((row["samples"], row["seconds"]))
-        return found
+        return accuracies
 
     spent: list[tuple[int, float]] = []  # samples and seconds of every pilot
     measured = accuracies(methods)

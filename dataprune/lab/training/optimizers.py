@@ -42,8 +42,10 @@ def build(
     Raises:
         UsageError: if there is no such optimizer.
     """
-    parameters = [one | {"params": list(one["params"])} if isinstance(one, dict) else one for one in parameters]
-    weights = [weight for one in parameters for weight in (one["params"] if isinstance(one, dict) else [one])]
+    parameters = [
+        group | {"params": list(group["params"])} if isinstance(group, dict) else group for group in parameters
+    ]
+    weights = [weight for group in parameters for weight in (group["params"] if isinstance(group, dict) else [group])]
     fused = all(weight.is_floating_point() and weight.device.type in _FUSED for weight in weights)
     if name == "sgd":
         nesterov = nesterov and momentum > 0

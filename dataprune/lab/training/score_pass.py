@@ -203,7 +203,7 @@ class Scorer:
             raise CheckpointError(f"the weights are not those of {settings.model} ({error}): train again") from error
         self.model.to(self.device)
         self.features: list[Tensor] = []
-        if any(one.features for one in self.statistics.values()):
+        if any(statistic.features for statistic in self.statistics.values()):
             layer = last_layer(self.model, torch.zeros(2, *trained.shape, device=self.device))
             layer.register_forward_pre_hook(lambda _, inputs: self.features.append(inputs[0]))
 
@@ -213,7 +213,7 @@ class Scorer:
         with evaluation(self.model), torch.inference_mode():
             outputs = logits_of(self.model(inputs)).float()
             batch = Batch(outputs, labels.to(self.device), self.features.pop() if self.features else None)
-            return {name: one.observe(batch).float().cpu().numpy() for name, one in self.statistics.items()}
+            return {name: statistic.observe(batch).float().cpu().numpy() for name, statistic in self.statistics.items()}
 
 
 def here(pieces: Sequence[Piece], trained: Trained, names: Sequence[str]) -> Iterator[Rows]:

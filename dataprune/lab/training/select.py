@@ -166,15 +166,15 @@ def _of_run(name: str, folder: Path, data: Data | None) -> tuple[Inputs, dict[st
 
     @cache
     def loaded() -> Data:
-        found = load_data(settings) if data is None else data
-        if fingerprint(found.train) != record.fingerprint:
+        dataset = load_data(settings) if data is None else data
+        if fingerprint(dataset.train) != record.fingerprint:
             raise DataError(f"the data is no longer what {folder} was scored on: score it again")
-        return found
+        return dataset
 
     @cache
     def trained() -> nn.Module:
-        found = loaded()
-        model = build(settings.model, found.shape, len(found.classes), settings.seed)
+        dataset = loaded()
+        model = build(settings.model, dataset.shape, len(dataset.classes), settings.seed)
         weights = folder / "model.safetensors"
         if not weights.exists():
             raise UsageError(f"{folder} has no model.safetensors, which {name} needs: delete it, and score again")
@@ -188,13 +188,13 @@ def _of_run(name: str, folder: Path, data: Data | None) -> tuple[Inputs, dict[st
     def parts() -> dict[str, Tensor]:
         kept = folder / EXTRACTED
         if not _whole(kept):
-            found, _ = loaded(), trained()
+            dataset, _ = loaded(), trained()
             started = time.perf_counter()
-            sets = {"": found.train} if found.val is None else {"": found.train, "val_": found.val}
+            sets = {"": dataset.train} if dataset.val is None else {"": dataset.train, "val_": dataset.val}
             tensors = {
                 prefix + field: value.contiguous()
                 for prefix, part in sets.items()
-                for field, value in vars(_extract(trained(), part, found, settings.workers)).items()
+                for field, value in vars(_extract(trained(), part, dataset, settings.workers)).items()
             }
             seconds = time.perf_counter() - started
             files.write_bytes(kept, save(tensors, metadata={"dataprune": json.dumps({"seconds": seconds})}))
@@ -208,10 +208,10 @@ def _of_run(name: str, folder: Path, data: Data | None) -> tuple[Inputs, dict[st
         return _extracted(parts(), folder / EXTRACTED, "val_")
 
     def model() -> tuple[nn.Module, Tensor]:
-        found = loaded()
-        if not isinstance(found.train, Images):
+        dataset = loaded()
+        if not isinstance(dataset.train, Images):
             raise UsageError(f"{name} needs all images in memory, and these are read from disk: take a --train-size")
-        return trained(), normalize(found.train.images, found.mean, found.std, torch.float32)
+        return trained(), normalize(dataset.train.images, dataset.mean, dataset.std, torch.float32)
 
     given = Inputs(
         len(next(iter(table.scores.values()))),
