@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.utils.data import (
@@ -22,7 +22,6 @@ from torch.utils.data.dataloader import default_collate
 from . import checks, distributed
 from .pruner import Pruner
 
-EndedBy = Literal["sampler", "loader", "trainer"]
 _CHUNK = 1 << 16  # positions turned into Python numbers at a time: a list of all costs 40 bytes each
 
 
@@ -88,8 +87,8 @@ class PruneSampler(Sampler[int]):
         shuffle: in random order; else in ascending order.
         batch_size: of the loader, where it is known; then the samples that it drops are known too.
         drop_last: whether the loader drops a last, smaller batch.
-        ended_by: what says that an epoch is over, by `finish`: this sampler when its last position has been handed out,
-            the loader when the loop over it is over (workers fetch ahead), or a trainer.
+        ends_epoch: whether it ends an epoch when its last position has been handed out, or, in a loader of
+            `prune_loader`, when the loop over that is over (workers fetch ahead). False where a trainer calls `finish`.
     Raises:
         ValueError: if only one of rank and world_size is given, or rank is outside [0, world_size).
     """
@@ -103,7 +102,7 @@ class PruneSampler(Sampler[int]):
         shuffle: bool = True,
         batch_size: int | None = None,
         drop_last: bool = False,
-        ended_by: EndedBy = "sampler",
+        ends_epoch: bool = True,
     ):
         if (rank is None) != (world_size is None):
             raise ValueError("give rank and world_size together, or neither: torch.distributed's are used then")
@@ -113,7 +112,8 @@ class PruneSampler(Sampler[int]):
         self.shuffle = shuffle
         self.batch_size = batch_size
         self.drop_last = drop_last
-        self.ended_by: EndedBy = ended_by
+        self.ends_epoch = ends_epoch
+        self._loop: object | None = None  # the running loop over a PrunedLoader, which then ends the epoch
         self._rank, self._world_size = rank, world_size
         self._epoch: int | None = None  # None: wherever the pruner is
         self._loads = pruner.loads
@@ -204,7 +204,7 @@ class _Positions(Iterator[int]):
         pruner.begin(epoch, tail=tail)
         for start in range(0, len(order), _CHUNK):
             yield from order[start : start + _CHUNK].tolist()
-        if sampler.ended_by == "sampler":
+        if sampler.ends_epoch and sampler._loop is None:
             sampler.finish(epoch)
 
 
@@ -215,18 +215,22 @@ class _ToTheEnd:
     """
 
     sampler: PruneSampler
-    loop: object = None  # the one begun last
 
     def __iter__(self) -> Iterator[Any]:
         loop = object()
-        self.__dict__["loop"] = loop  # DataLoader forbids some attributes once it is built
+        self.sampler._loop = loop
         return self._until_end(super().__iter__(), loop)  # type: ignore[misc]
 
     def _until_end(self, iterator: Iterator[Any], loop: object) -> Iterator[Any]:
-        yield from iterator
-        epoch = self.sampler.pruner.selected
-        if self.loop is loop and epoch is not None and self.sampler.ended_by == "loader":
-            self.sampler.finish(epoch)
+        sampler = self.sampler
+        try:
+            yield from iterator
+            epoch = sampler.pruner.selected
+            if sampler.ends_epoch and sampler._loop is loop and epoch is not None:
+                sampler.finish(epoch)
+        finally:
+            if sampler._loop is loop:
+                sampler._loop = None
 
 
 class PrunedLoader(_ToTheEnd, DataLoader):
@@ -279,7 +283,6 @@ def prune_loader(
         shuffle=shuffle,
         batch_size=batches.batch_size,
         drop_last=batches.drop_last,
-        ended_by="loader",
     )
     if batches.drop_last:
         smallest = -(-min(pruner.counts) // sampler.world_size)

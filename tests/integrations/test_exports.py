@@ -276,19 +276,21 @@ def test_every_prediction_is_of_a_run_that_has_not_seen_the_sample(
     experiment: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = Settings(method="full", data="digits", model="mlp", epochs=1, batch_size=10, device="cpu", threads=1)
-    images, seen = torch.arange(53, dtype=torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 1, 8, 8), []
+    images = torch.arange(53, dtype=torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 1, 8, 8)
+    seen: dict[int, set[int]] = {}
+    models: list[Any] = []
 
-    def fit(settings: Settings, out: Path, *, data: Data, prepare: Any, **_: Any) -> None:
+    def run(settings: Settings, out: Path, *, data: Data, model: Any, **_: Any) -> None:
         assert isinstance(data.train, Images)
-        seen.append({int(image[0, 0, 0]) for image in data.train.images})
-        prepare(len(seen) - 1)
+        seen[id(model)] = {int(image[0, 0, 0]) for image in data.train.images}
 
-    def logits(model: int, held: Tensor, data: Data, settings: Settings) -> Tensor:
-        mine = {int(image[0, 0, 0]) for image in held}
-        assert mine.isdisjoint(seen[model]) and len(mine | seen[model]) == 53
-        return held[:, 0, 0, :3].float() * torch.tensor([0.0, 0.01, 0.02])
+    def logits(model: Any, images: Tensor, data: Data, settings: Settings) -> Tensor:
+        left_out = {int(image[0, 0, 0]) for image in images}
+        assert left_out.isdisjoint(seen[id(model)]) and len(left_out | seen[id(model)]) == 53
+        models.append(model)  # kept, so that no two models share an id
+        return images[:, 0, 0, :3].float() * torch.tensor([0.0, 0.01, 0.02])
 
-    monkeypatch.setattr(experiment, "fit", fit)
+    monkeypatch.setattr(experiment, "run", run)
     monkeypatch.setattr(experiment, "logits", logits)
     digits = experiment.plant(settings).data
     data = digits._replace(train=Images(images, torch.zeros(53, dtype=torch.int64)), classes=["a", "b", "c"])

@@ -171,12 +171,12 @@ def test_full_is_the_stock_trainer_for_tokens_too(build: Any, labels: str, smoot
         assert torch.equal(mine, theirs)
 
 
-class weighs:
+class weighs(dataprune.policies.Policy):
     """A policy that keeps everything, with weights 0.5, 1.5, 0.5 ..."""
 
-    exact, always = True, True
+    when_full = True
 
-    def __call__(self, book: Any, count: int, generator: torch.Generator) -> dataprune.Selection:
+    def __call__(self, book: Any, count: int, key: dataprune.Key) -> dataprune.Selection:
         index = torch.arange(book.size if hasattr(book, "size") else len(book.score))
         return dataprune.Selection(index, 0.5 + (index % 2).float())
 

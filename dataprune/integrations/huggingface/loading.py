@@ -35,7 +35,7 @@ class WholeEpochs(PruneSampler):
     """
 
     def __init__(self, pruner: Pruner, batch_size: int, *, drop_last: bool, shuffle: bool):
-        super().__init__(pruner, shuffle=shuffle, batch_size=batch_size, drop_last=drop_last, ended_by="trainer")
+        super().__init__(pruner, shuffle=shuffle, batch_size=batch_size, drop_last=drop_last, ends_epoch=False)
 
     def __iter__(self) -> Iterator[int]:
         positions: Any = super().__iter__()

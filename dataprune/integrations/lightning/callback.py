@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from ... import checks
 from ...errors import CheckpointError
-from ...loading import EndedBy
 from ...pruner import Pruner
 from ..savings import Savings
 from . import trainer_checks
@@ -62,7 +61,7 @@ class PruneCallback(Callback):
         self._state: dict[str, Any] | None = None  # of the checkpoint that training resumes from
         self._used = False  # whether the pruner had begun before this fit
         self._run: dict[str, Any] | None = None  # what the steps of an epoch depend on
-        self._ended_by: EndedBy = "loader"  # outside training
+        self._ends_epoch = True  # whether the sampler does outside training
 
     # -- hooks ------------------------------------------------------------------------------------------------------
 
@@ -87,7 +86,10 @@ class PruneCallback(Callback):
         if saved is not None:
             checks.check_run(self._run, saved)
         trainer_checks.check_plan(trainer, self.pruner, loader, sampler)
-        self._ended_by, sampler.ended_by = sampler.ended_by, "trainer"  # by `on_train_epoch_end`: workers fetch ahead
+        self._ends_epoch, sampler.ends_epoch = (
+            sampler.ends_epoch,
+            False,
+        )  # `on_train_epoch_end` does: workers fetch ahead
         if trainer.current_epoch < self.pruner.epochs:
             self._open(trainer, done, again=resumed)
 
@@ -114,7 +116,7 @@ class PruneCallback(Callback):
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Take in the last scores, and leave the loader as it was."""
         self.pruner.sync()
-        trainer_checks.pruned_loader(trainer, self.pruner)[1].ended_by = self._ended_by
+        trainer_checks.pruned_loader(trainer, self.pruner)[1].ends_epoch = self._ends_epoch
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """Where the checkpoint was of a finished run, training did not start."""
