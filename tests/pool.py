@@ -117,7 +117,7 @@ def _serve(pipe: Any) -> None:
 
 def _find(path: str, name: str) -> Callable[..., Any]:
     """A function by its file, whatever name the test runner gave the module."""
-    key = f"_ranks_of_{Path(path).stem}"
+    key = "_ranks_of_" + "_".join(Path(path).with_suffix("").parts[1:])  # file names occur in several folders
     if key not in sys.modules:
         spec = importlib.util.spec_from_file_location(key, path)
         assert spec is not None and spec.loader is not None

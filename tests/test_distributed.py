@@ -151,7 +151,7 @@ def differing(rank: int, world_size: int, how: str) -> str | None:
     try:
         if how == "policy":
             pruner.policy = dataprune.policies.Function(
-                lambda book, count, key: dataprune.Selection.of(torch.arange(count) + rank)
+                lambda book, count, key: dataprune.Selection.of(torch.arange(count) + rank * int(book.drawn.max()))
             )
         for epoch in range(2):
             for batch in pruner.batches(epoch, 8):

@@ -67,7 +67,8 @@ def test_lengths_that_become_known_one_by_one(found: dict[str, list[dict[str, An
     assert one["selected"] == other["selected"] and one["steps"] == other["steps"] < 120
     assert one["done"] == other["done"] == 1 and one["lr"] == pytest.approx(0, abs=1e-12)
     for selected, mine, theirs in zip(one["selected"], one["epochs"], other["epochs"], strict=True):
-        assert not set(mine) & set(theirs) and set(mine) | set(theirs) <= set(selected)
+        assert len(set(mine) & set(theirs)) <= len(selected) % 2  # an odd number: one is trained by both
+        assert set(mine) | set(theirs) <= set(selected)
 
 
 @needs_ray

@@ -47,11 +47,11 @@ def lasting(value: Any) -> Any:
 def same_sweep(one: Path, other: Path) -> None:
     """The same files, and in them the same but for seconds and machine."""
 
-    def files(out: Path) -> list[str]:
+    def names(out: Path) -> list[str]:
         return sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
 
-    assert files(one) == files(other)
-    for name in files(one):
+    assert names(one) == names(other)
+    for name in names(one):
         if name.endswith("/config.json"):
             mine, theirs = (files.read_json(out / name) for out in (one, other))
             assert {**mine, "selection": None} == {**theirs, "selection": None}
@@ -184,7 +184,7 @@ def test_an_interrupted_sweep_loses_nothing_that_was_finished(side: tuple, tmp_p
     os.killpg(running.pid, signal.SIGINT)  # as Ctrl-C in a terminal
     out, err = running.communicate(timeout=60)
     lines = [line for line in err.splitlines() if ".cc:" not in line]  # Ray's core may say what it lost
-    assert running.returncode == 1 and out == "" and len(lines) == 1 and lines[0].startswith("interrupted: "), err
+    assert running.returncode == 130 and out == "" and len(lines) == 1 and lines[0].startswith("interrupted: "), err
     finished = {path: path.read_bytes() for path in tmp_path.glob("out/runs/*/metrics.json")}
     assert 1 <= len(files.read_json(compared)["runs"]) <= len(finished) < 6
     left = [path for path in tmp_path.rglob("*") if path.name.startswith(".")]

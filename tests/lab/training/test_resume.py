@@ -22,7 +22,7 @@ from dataprune.lab.training.settings import Settings
 pytestmark = pytest.mark.slow
 
 KILLS = 10
-SETTINGS = tiny.settings(epochs=8, checkpoint_every=3)
+SETTINGS = tiny.settings(epochs=10, checkpoint_every=3)
 
 
 def child(settings: Settings, out: str, rank: int, ranks: int, port: int, tear: int) -> None:

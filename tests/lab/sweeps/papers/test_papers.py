@@ -43,7 +43,7 @@ NEEDED = {  # what the papers have, beside what this library asks of itself
 SETTINGS = {"train-size": 96, "test-size": 64, "model": "mlp", "epochs": 4, "batch-size": 16, "device": "cpu"}
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:with . epochs, 1 full at the start save little"),
+    pytest.mark.filterwarnings("ignore:1 of . epochs train all samples before anything is pruned"),
     pytest.mark.filterwarnings("ignore:one sample weighs"),  # of TDDS, on so few
 ]
 
