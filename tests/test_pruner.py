@@ -1,11 +1,8 @@
-"""The pruner: plans, selections, records, and errors raised where the mistake is made."""
+"""The pruner: plans, selections, records."""
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,35 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from methods_under_test import run, signals
+from small_pruner import SIZE, pruner, record, train
 from torch import Generator, Tensor
 
 import dataprune
-from dataprune import CheckpointError, Key, PlanError, Pruner, ScoreBook, Selection, criteria, policies, schedules
-
-SIZE = 50
-
-
-def pruner(size: int = SIZE, *, epochs: int = 6, keep: float = 0.4, policy: Any = None, **options: Any) -> Pruner:
-    policy = policies.top_k() if policy is None else policy
-    schedule = options.pop("schedule", schedules.window(keep, 1, epochs))
-    return Pruner(size, options.pop("criterion", criteria.loss), policy, schedule, epochs=epochs, **options)
-
-
-def record(p: Pruner, index: list[int], losses: list[float]) -> None:
-    p.update(torch.tensor(index), torch.tensor(losses))
-
-
-def train(p: Pruner, epoch: int) -> None:
-    for index in p.batches(epoch, 8, drop_last=False):
-        p.update(index, *signals(epoch, index))
-
-
-def reloaded(state: dict) -> dict:
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
-
+from dataprune import Key, Pruner, ScoreBook, Selection, criteria, policies, schedules
 
 # -- building --------------------------------------------------------------------------------------------------------
 
@@ -400,102 +373,6 @@ def test_recording_before_the_first_selection_counts() -> None:
     assert set(p.select(1).index.tolist()) == set(range(30, 50))
 
 
-# -- bad input -------------------------------------------------------------------------------------------------------
-
-
-def test_a_scalar_loss_is_told_how_to_be_one_per_sample() -> None:
-    p = pruner()
-    with pytest.raises(ValueError, match="reduction='none'"):
-        p.loss(torch.tensor([0, 1]), torch.tensor(0.3))
-
-
-@pytest.mark.parametrize(
-    ("index", "losses", "error"),
-    [
-        (torch.tensor([0, 1]), torch.rand(3), ValueError),
-        (torch.tensor([0, 1]), torch.rand(2, 1), ValueError),
-        (torch.tensor([[0, 1]]), torch.rand(1, 2), ValueError),
-        (torch.tensor(0), torch.rand(1), ValueError),
-        (torch.tensor([0.0, 1.0]), torch.rand(2), TypeError),
-        (torch.tensor([True, False]), torch.rand(2), TypeError),
-        (torch.tensor([0, 1]), torch.tensor([1, 2]), TypeError),
-        ([0, 1], torch.rand(2), TypeError),
-        (torch.tensor([0, 1]), [0.1, 0.2], TypeError),
-        (torch.tensor([0, SIZE]), torch.rand(2), IndexError),
-        (torch.tensor([-1, 0]), torch.rand(2), IndexError),
-    ],
-)
-def test_a_batch_that_does_not_fit_is_refused_at_once(index: Any, losses: Any, error: type[Exception]) -> None:
-    p = pruner()
-    p.select(0)
-    for call in (p.loss, p.update):
-        with pytest.raises(error) as raised:
-            call(index, losses)
-        assert "index" in str(raised.value) or "losses" in str(raised.value)
-    assert p.state_dict()["score"].isnan().all()  # and nothing of it is kept
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_losses_that_are_not_finite_are_refused_at_once(bad: float) -> None:
-    p = pruner()
-    p.select(0)
-    with pytest.raises(ValueError, match="NaN or infinite"):
-        record(p, [0, 1, 2], [0.1, bad, 0.2])
-    with pytest.raises(ValueError, match="NaN or infinite"):
-        record(p, [0, 1], [math.inf, -math.inf])
-    record(p, [0, 1], [3e38, 3e38])  # whose sum is not finite, but each is
-    assert p.state_dict()["score"].isnan().sum() == SIZE - 2
-
-
-@pytest.mark.parametrize(("trained", "fine"), [(lambda number: number != 2, True), (lambda number: number % 2, False)])
-def test_batches_that_were_never_recorded(trained: Callable[[int], bool], fine: bool) -> None:
-    """One that is left out on purpose is the user's business; half of them are a loop that forgets to record."""
-    p = pruner(size=10 * SIZE)
-    loader = dataprune.prune_loader(torch.utils.data.DataLoader(range(10 * SIZE), batch_size=8), p)  # type: ignore[arg-type]
-    for number, (index, _) in enumerate(loader):
-        if trained(number):
-            p.update(index, torch.ones(len(index)))
-    with nullcontext() if fine else pytest.raises(PlanError, match="never recorded"):
-        p.select(1)
-
-
-def test_a_criterion_of_the_wrong_shape_is_refused() -> None:
-    p = pruner(criterion=lambda losses, outputs, targets: losses.mean())
-    with pytest.raises(ValueError, match="criterion"):
-        record(p, [0, 1], [1.0, 2.0])
-
-
-def test_samples_that_were_not_selected_are_named() -> None:
-    p = pruner()
-    train(p, 0)
-    chosen = set(p.select(1).index.tolist())
-    strange = next(i for i in range(SIZE) if i not in chosen)
-    record(p, [strange], [1.0])
-    with pytest.raises(PlanError, match="not selected"):
-        p.select(2)
-
-
-def test_batches_smaller_than_one_are_refused() -> None:
-    p = pruner()
-    with pytest.raises(ValueError, match="batch_size"):
-        p.batches(0, 0)
-    with pytest.raises(ValueError, match="fewer than one batch"):
-        p.batches(0, SIZE + 1)
-    assert [len(index) for index in p.batches(0, SIZE + 1, drop_last=False)] == [SIZE]
-
-
-def test_batches_are_the_selection_in_random_order() -> None:
-    p = pruner()
-    train(p, 0)
-    for drop_last, sizes in ((True, [8, 8]), (False, [8, 8, 4])):
-        batches = list(p.batches(1, 8, drop_last=drop_last, device="cpu"))
-        assert [len(index) for index in batches] == sizes
-        flat = torch.cat(batches).tolist()
-        assert set(flat) <= set(p.select(1).index.tolist())
-        assert len(set(flat)) == len(flat)
-        assert flat != sorted(flat)
-
-
 # -- looking ---------------------------------------------------------------------------------------------------------
 
 
@@ -519,135 +396,6 @@ def test_stats_name_what_was_never_seen() -> None:
     assert p.stats()["never_seen"] == 35
     p.select(1)
     assert p.stats()["never_seen"] == 20
-
-
-# -- resuming --------------------------------------------------------------------------------------------------------
-
-
-def test_a_state_holds_tensors_and_plain_values() -> None:
-    p = pruner()
-    train(p, 0)
-    p.select(1)
-    state = p.state_dict()
-    assert "schema" in state
-    assert all(value is None or isinstance(value, (Tensor, int, float, str)) for value in state.values())
-    again = reloaded(state)
-    assert again.keys() == state.keys()
-
-
-def test_a_state_is_a_copy() -> None:
-    p = pruner()
-    train(p, 0)
-    state = p.state_dict()
-    before = reloaded(state)
-    p.select(1)
-    train(p, 1)
-    p.select(2)
-    for name, value in state.items():
-        assert (
-            torch.equal(value.nan_to_num(-9), before[name].nan_to_num(-9))
-            if isinstance(value, Tensor)
-            else value == before[name]
-        )
-
-
-def test_loading_does_not_tie_the_pruner_to_the_state() -> None:
-    p = pruner()
-    train(p, 0)
-    state = p.state_dict()
-    before = reloaded(state)
-    q = pruner()
-    q.load_state_dict(state)
-    for epoch in (1, 2):
-        train(q, epoch)
-    q.select(3)
-    for name, value in state.items():
-        assert not isinstance(value, Tensor) or torch.equal(value.nan_to_num(-9), before[name].nan_to_num(-9)), name
-
-
-def test_selection_and_stats_come_back() -> None:
-    p = dataprune.infobatch(SIZE, keep=0.7, epochs=16)
-    for epoch in range(3):
-        train(p, epoch)
-    q = dataprune.infobatch(SIZE, keep=0.7, epochs=16)
-    q.load_state_dict(reloaded(p.state_dict()))
-    assert q.stats() == p.stats()
-    assert torch.equal(q.select(2).index, p.select(2).index)
-    assert torch.equal(q.select(2).weight, p.select(2).weight)
-    assert q.selected == 2
-    assert q.epoch == 3
-
-
-def a_state() -> dict:
-    p = pruner()
-    train(p, 0)
-    p.select(1)
-    return reloaded(p.state_dict())
-
-
-@pytest.mark.parametrize("state", [{}, {"schema": 1}, {"weights": torch.zeros(3)}, None, [], "state", 7])
-def test_what_is_no_state_is_refused(state: Any) -> None:
-    with pytest.raises(CheckpointError, match="state"):
-        pruner().load_state_dict(state)
-
-
-def test_states_of_other_runs_are_refused() -> None:
-    state = a_state()
-    with pytest.raises(CheckpointError, match=r"schema 999"):
-        pruner().load_state_dict(state | {"schema": 999})
-    with pytest.raises(CheckpointError, match=r"50.*51"):
-        pruner(51).load_state_dict(state)
-    for other in (pruner(keep=0.5), pruner(epochs=7), pruner(smoothing=0.5), dataprune.ucb(SIZE, keep=0.4, epochs=6)):
-        with pytest.raises(CheckpointError, match="other arguments"):
-            other.load_state_dict(state)
-
-
-def damages() -> list[tuple[str, str]]:
-    """Every entry of a state, left out, cut short or replaced."""
-    found = []
-    for name, value in a_state().items():
-        found.append((name, "missing"))
-        if name != "seed":  # which may be anything
-            found.append((name, "text"))
-        if isinstance(value, Tensor) and len(value):
-            found.append((name, "short"))
-    return found
-
-
-@pytest.mark.parametrize(("name", "damage"), damages())
-def test_a_corrupt_state_is_refused_and_changes_nothing(name: str, damage: str) -> None:
-    state = a_state()
-    if damage == "missing":
-        del state[name]
-    else:
-        state[name] = state[name][:-3] if damage == "short" else "text"
-    p = pruner()
-    train(p, 0)
-    before = reloaded(p.state_dict())
-    with pytest.raises(CheckpointError):
-        p.load_state_dict(state)
-    after = p.state_dict()
-    for key, kept in before.items():
-        assert (
-            torch.equal(kept.nan_to_num(-9), after[key].nan_to_num(-9))
-            if isinstance(kept, Tensor)
-            else kept == after[key]
-        )
-
-
-def test_a_state_beyond_the_run_is_refused() -> None:
-    p = pruner(epochs=9)
-    for epoch in range(8):
-        train(p, epoch)
-    with pytest.raises(CheckpointError, match="epoch"):
-        pruner(epochs=5).load_state_dict(reloaded(p.state_dict()))
-
-
-def test_a_state_with_strange_positions_is_refused() -> None:
-    with pytest.raises(CheckpointError):
-        pruner().load_state_dict(
-            a_state() | {"pending_index": torch.tensor([SIZE + 3]), "pending_score": torch.ones(1)}
-        )
 
 
 # -- on a GPU --------------------------------------------------------------------------------------------------------

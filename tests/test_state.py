@@ -1,0 +1,141 @@
+"""States of a pruner: whole, copied, and refused where they are damaged or of another run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from small_pruner import SIZE, pruner, reloaded, train
+from torch import Tensor
+
+import dataprune
+from dataprune import CheckpointError
+
+# -- resuming --------------------------------------------------------------------------------------------------------
+
+
+def test_a_state_holds_tensors_and_plain_values() -> None:
+    p = pruner()
+    train(p, 0)
+    p.select(1)
+    state = p.state_dict()
+    assert "schema" in state
+    assert all(value is None or isinstance(value, (Tensor, int, float, str)) for value in state.values())
+    again = reloaded(state)
+    assert again.keys() == state.keys()
+
+
+def test_a_state_is_a_copy() -> None:
+    p = pruner()
+    train(p, 0)
+    state = p.state_dict()
+    before = reloaded(state)
+    p.select(1)
+    train(p, 1)
+    p.select(2)
+    for name, value in state.items():
+        assert (
+            torch.equal(value.nan_to_num(-9), before[name].nan_to_num(-9))
+            if isinstance(value, Tensor)
+            else value == before[name]
+        )
+
+
+def test_loading_does_not_tie_the_pruner_to_the_state() -> None:
+    p = pruner()
+    train(p, 0)
+    state = p.state_dict()
+    before = reloaded(state)
+    q = pruner()
+    q.load_state_dict(state)
+    for epoch in (1, 2):
+        train(q, epoch)
+    q.select(3)
+    for name, value in state.items():
+        assert not isinstance(value, Tensor) or torch.equal(value.nan_to_num(-9), before[name].nan_to_num(-9)), name
+
+
+def test_selection_and_stats_come_back() -> None:
+    p = dataprune.infobatch(SIZE, keep=0.7, epochs=16)
+    for epoch in range(3):
+        train(p, epoch)
+    q = dataprune.infobatch(SIZE, keep=0.7, epochs=16)
+    q.load_state_dict(reloaded(p.state_dict()))
+    assert q.stats() == p.stats()
+    assert torch.equal(q.select(2).index, p.select(2).index)
+    assert torch.equal(q.select(2).weight, p.select(2).weight)
+    assert q.selected == 2
+    assert q.epoch == 3
+
+
+def a_state() -> dict:
+    p = pruner()
+    train(p, 0)
+    p.select(1)
+    return reloaded(p.state_dict())
+
+
+@pytest.mark.parametrize("state", [{}, {"schema": 1}, {"weights": torch.zeros(3)}, None, [], "state", 7])
+def test_what_is_no_state_is_refused(state: Any) -> None:
+    with pytest.raises(CheckpointError, match="state"):
+        pruner().load_state_dict(state)
+
+
+def test_states_of_other_runs_are_refused() -> None:
+    state = a_state()
+    with pytest.raises(CheckpointError, match=r"schema 999"):
+        pruner().load_state_dict(state | {"schema": 999})
+    with pytest.raises(CheckpointError, match=r"50.*51"):
+        pruner(51).load_state_dict(state)
+    for other in (pruner(keep=0.5), pruner(epochs=7), pruner(smoothing=0.5), dataprune.ucb(SIZE, keep=0.4, epochs=6)):
+        with pytest.raises(CheckpointError, match="other arguments"):
+            other.load_state_dict(state)
+
+
+def damages() -> list[tuple[str, str]]:
+    """Every entry of a state, left out, cut short or replaced."""
+    found = []
+    for name, value in a_state().items():
+        found.append((name, "missing"))
+        if name != "seed":  # which may be anything
+            found.append((name, "text"))
+        if isinstance(value, Tensor) and len(value):
+            found.append((name, "short"))
+    return found
+
+
+@pytest.mark.parametrize(("name", "damage"), damages())
+def test_a_corrupt_state_is_refused_and_changes_nothing(name: str, damage: str) -> None:
+    state = a_state()
+    if damage == "missing":
+        del state[name]
+    else:
+        state[name] = state[name][:-3] if damage == "short" else "text"
+    p = pruner()
+    train(p, 0)
+    before = reloaded(p.state_dict())
+    with pytest.raises(CheckpointError):
+        p.load_state_dict(state)
+    after = p.state_dict()
+    for key, kept in before.items():
+        assert (
+            torch.equal(kept.nan_to_num(-9), after[key].nan_to_num(-9))
+            if isinstance(kept, Tensor)
+            else kept == after[key]
+        )
+
+
+def test_a_state_beyond_the_run_is_refused() -> None:
+    p = pruner(epochs=9)
+    for epoch in range(8):
+        train(p, epoch)
+    with pytest.raises(CheckpointError, match="epoch"):
+        pruner(epochs=5).load_state_dict(reloaded(p.state_dict()))
+
+
+def test_a_state_with_strange_positions_is_refused() -> None:
+    with pytest.raises(CheckpointError):
+        pruner().load_state_dict(
+            a_state() | {"pending_index": torch.tensor([SIZE + 3]), "pending_score": torch.ones(1)}
+        )
