@@ -1,0 +1,163 @@
+"""Loaders resume where training was, torchdata's StatefulDataLoader as well."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from small_loader import BATCH, EPOCHS, Items, loader, positions, pruner, record, reloaded
+from torch.utils.data import (
+    DataLoader,
+)
+
+from dataprune import Indexed, IndexedCollate, Pruner, PruneSampler, prune_loader
+
+# -- resuming --------------------------------------------------------------------------------------------------------
+
+
+def train(p: Pruner, batches: Any, stop: int | None = None) -> list[list[int]]:
+    """From wherever the pruner is; stops right after `stop` batches were recorded."""
+    steps: list[list[int]] = []
+    if stop == 0:
+        return steps
+    for _ in range(p.epoch, p.epochs):
+        for index, _ in batches:
+            record(p, index)
+            steps.append(index.tolist())
+            if len(steps) == stop:
+                return steps
+    return steps
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resuming_after_any_batch(workers: int, drop_last: bool) -> None:
+    """The position is what was recorded, not what was prefetched; the ends of epochs included."""
+
+    def build() -> tuple[Pruner, DataLoader]:
+        p = pruner("loss", epochs=4, seed=5)
+        return p, prune_loader(loader(num_workers=workers, drop_last=drop_last), p)
+
+    whole = train(*build())
+    # 10 (or 11) batches in the full epoch, then 5 (or 6) in each of three
+    per_epoch = [10, 5, 5, 5] if drop_last else [11, 6, 6, 6]
+    assert len(whole) == sum(per_epoch)
+    instants = range(len(whole) + 1) if not workers else [1, 9, 10, 11, 12, 15, 16, len(whole)]
+    for instant in instants:
+        p, batches = build()
+        assert train(p, batches, stop=instant) == whole[:instant]
+        state = reloaded(p.state_dict())
+        p, batches = build()
+        p.load_state_dict(state)
+        done = [sum(per_epoch[:e]) for e in range(5)]
+        epoch = max(e for e in range(5) if done[e] <= instant)
+        assert p.epoch == epoch  # an epoch of which all was trained is over
+        if epoch < 4:
+            assert len(batches) == done[epoch + 1] - instant
+        assert train(p, batches) == whole[instant:], f"resumed after batch {instant}"
+
+
+def test_resuming_with_set_epoch() -> None:
+    p = pruner("loss", seed=5)
+    batches = prune_loader(loader(), p)
+    steps = train(p, batches, stop=13)  # two batches into epoch 1
+    q = pruner("loss", seed=5)
+    again = prune_loader(loader(), q)
+    q.load_state_dict(reloaded(p.state_dict()))
+    for epoch in range(q.epoch, EPOCHS):
+        again.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        for index, _ in again:
+            record(q, index)
+            steps.append(index.tolist())
+    p = pruner("loss", seed=5)
+    assert steps == train(p, prune_loader(loader(), p))
+
+
+def test_a_state_loaded_after_the_loader_was_used_counts() -> None:
+    p = pruner("loss", seed=5)
+    batches = prune_loader(loader(), p)
+    whole = train(p, batches)
+    q = pruner("loss", seed=5)
+    other = prune_loader(loader(), q)
+    train(q, other, stop=8)
+    state = reloaded(q.state_dict())
+    train(q, other, stop=5)
+    q.load_state_dict(state)
+    assert train(q, other) == whole[8:]
+
+
+def test_resuming_a_sampler_in_a_loader_of_ones_own() -> None:
+    def build() -> tuple[Pruner, DataLoader]:
+        p = pruner("loss", epochs=4)
+        return p, DataLoader(Indexed(Items()), batch_size=BATCH, sampler=PruneSampler(p), collate_fn=IndexedCollate())
+
+    whole = train(*build())
+    for instant in range(len(whole) + 1):
+        p, batches = build()
+        train(p, batches, stop=instant)
+        state = reloaded(p.state_dict())
+        p, batches = build()
+        p.load_state_dict(state)
+        assert train(p, batches) == whole[instant:], instant
+
+
+def test_a_new_run_with_another_loader_of_the_same_pruner() -> None:
+    """Two loaders over one pruner: both see its epochs."""
+    p = pruner()
+    one, other = prune_loader(loader(), p), prune_loader(loader(), p)
+    assert positions(one) == positions(other)
+
+
+# -- torchdata -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:.*set_vital.*:UserWarning")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_stateful_loader_goes_on_in_mid_epoch(workers: int) -> None:
+    stateful = pytest.importorskip("torchdata.stateful_dataloader")
+
+    def build() -> tuple[Pruner, Any]:
+        p = pruner("loss", epochs=4, seed=5)
+        own = stateful.StatefulDataLoader(Items(), batch_size=BATCH, shuffle=True, num_workers=workers)
+        rebuilt = prune_loader(own, p)
+        assert isinstance(rebuilt, stateful.StatefulDataLoader)
+        return p, rebuilt
+
+    whole = train(*build())
+    for instant in (1, 5, 10, 13, 18):
+        p, batches = build()
+        assert train(p, batches, stop=instant) == whole[:instant]
+        saved = reloaded(p.state_dict()), batches.state_dict()
+        p, batches = build()
+        p.load_state_dict(saved[0])
+        batches.load_state_dict(saved[1])
+        assert train(p, batches) == whole[instant:], f"resumed after batch {instant}"
+
+
+@pytest.mark.filterwarnings("ignore:.*set_vital.*:UserWarning")
+def test_stateful_loaders_own_options_are_kept() -> None:
+    stateful = pytest.importorskip("torchdata.stateful_dataloader")
+    own = stateful.StatefulDataLoader(Items(), batch_size=BATCH, snapshot_every_n_steps=7)
+    assert prune_loader(own, pruner()).snapshot_every_n_steps == 7  # type: ignore[attr-defined]
+
+
+def test_iterators_of_the_sampler_have_a_state() -> None:
+    p = pruner()
+    running = iter(PruneSampler(p))
+    first = [next(running) for _ in range(9)]
+    state = reloaded(running.state_dict())
+    rest = list(running)
+    again = iter(PruneSampler(pruner()))
+    again.load_state_dict(state)
+    assert list(again) == rest
+    assert not set(first) & set(rest)
+    assert set(first) | set(rest) == set(p.select(0).index.tolist())
+
+
+def test_a_fresh_iterators_state_is_the_beginning() -> None:
+    running = iter(PruneSampler(pruner()))
+    state = reloaded(running.state_dict())
+    again = iter(PruneSampler(pruner()))
+    again.load_state_dict(state)
+    assert list(again) == list(running)
