@@ -62,13 +62,15 @@ def differences(saved: Plan, current: Plan) -> list[str]:
     if not isinstance(saved, dict):
         raise TypeError(f"a plan is a dictionary, got {type(saved).__name__}")
     names = [name for name in {**saved, **current} if saved.get(name) != current.get(name)]
-    own = [name for name in names if name != "counts" and not name.startswith("schedule")]
-    schedule = [name for name in names if name.startswith("schedule.")]
+    changed = [name for name in names if name != "counts" and not name.startswith("schedule")]
     if "counts" in names:  # schedules that ask for the same counts are the same
-        comparable = saved.get("schedule") == current.get("schedule") and schedule
-        own += schedule if comparable else [] if own == ["epochs"] or "size" in own else ["counts"]
+        fields = [name for name in names if name.startswith("schedule.")]
+        if fields and saved.get("schedule") == current.get("schedule"):
+            changed += fields
+        elif "size" not in changed and changed != ["epochs"]:  # which explain other counts
+            changed.append("counts")
     return [f"{_shown(name)} is {_value(saved.get(name))} in the state and {_value(current.get(name))} here"
-            for name in own]  # fmt: skip
+            for name in changed]  # fmt: skip
 
 
 def check_plan(saved: Any, current: Plan) -> None:
