@@ -8,7 +8,6 @@ epochs use a budget up.
 from __future__ import annotations
 
 import functools
-import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -16,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from . import checks, criteria, policies, schedules
+from . import checks, criteria, docstrings, policies, schedules
 from .errors import UsageError, suggest
 from .pruner import Pruner
 from .selection import Selection
@@ -386,23 +385,8 @@ _SHARED = {
 }
 
 
-def _document(recipe: Callable[..., Pruner]) -> None:
-    """Add the shared arguments to a recipe's docstring, so that `help` shows all of them."""
-    text = recipe.__doc__ or ""  # python -OO drops docstrings
-    own = text.partition("    Args:\n")[2]
-    lines = "".join(
-        f"        {name}: {_SHARED[name]}\n"
-        for name in inspect.signature(recipe).parameters
-        if name in _SHARED and f"        {name}: " not in own
-    )
-    if own:
-        recipe.__doc__ = text.replace("    Args:\n", f"    Args:\n{lines}", 1)
-    else:
-        recipe.__doc__ = text.replace("    Source:", f"    Args:\n{lines}    Source:", 1)
-
-
 for _recipe in METHODS.values():
-    _document(_recipe)
+    docstrings.add_arguments(_recipe, _SHARED)
 
 
 @functools.cache

@@ -19,7 +19,7 @@ from ._influence import influence
 from ._k_center import k_center
 from ._moderate import moderate
 from ._stratified import stratified
-from .chunks import MAX_MEMORY
+from .budget import MAX_MEMORY
 from .extraction import Extracted, extract
 from .methods import METHODS, Inputs, Method, choose, find
 from .ranking import bottom, random, top

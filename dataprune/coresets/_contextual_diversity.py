@@ -13,9 +13,8 @@ from torch import Tensor
 
 from ..errors import UsageError, suggest
 from ..selection import Selection
-from .budget import Balance, check_features
-from .chunks import MAX_MEMORY
-from .covering import cover
+from . import budget
+from .covering import Space, cover
 
 
 def contextual_diversity(
@@ -25,26 +24,20 @@ def contextual_diversity(
     seed: int = 0,
     first: int | None = None,
     labels: Integer[Tensor, " n"] | None = None,
-    balance: Balance = "none",
+    balance: budget.Balance = "none",
     space: Literal["auto", "logits", "probabilities"] = "auto",
     floor: float = 1e-12,
-    max_memory: int = MAX_MEMORY,
+    max_memory: int = budget.MAX_MEMORY,
 ) -> Selection:
     """Keep a greedy k-center under the symmetric divergence KL(p‖q) + KL(q‖p) of class probabilities.
 
+    The result is that of `k_center`, and so are the arguments `seed`, `first` and `balance`.
+
     Args:
         outputs: logits or probabilities, one row per sample, of any floating-point type, on any device.
-        keep: as for `moderate`.
-        seed: as for `k_center`.
-        first: as for `k_center`.
-        labels: as for `k_center`.
-        balance: as for `k_center`.
         space: kind of outputs; "auto" takes them as probabilities where no number is negative and every row sums to
             one (within 1 %), else as logits.
         floor: probabilities are raised to this, so that the divergence is finite; in (0, 1).
-        max_memory: as for `moderate`.
-    Returns:
-        As for `k_center`.
     Raises:
         ValueError: as for `k_center`; if floor is out of range, or outputs are not the probabilities that `space` says.
     Example:
@@ -54,7 +47,7 @@ def contextual_diversity(
     Source: Agarwal et al. 2020, arXiv:2008.05723, section 3.2. Differs: one distribution per sample, as in
         classification; the paper mixes those of all pixels or boxes. Probabilities are clamped.
     """
-    outputs = check_features("outputs", outputs)
+    outputs = budget.check_features("outputs", outputs)
     if space not in ("auto", "logits", "probabilities"):
         raise UsageError(suggest(str(space), ["auto", "logits", "probabilities"], what="space"))
     if not 0 < floor < 1:
@@ -62,35 +55,14 @@ def contextual_diversity(
     normalised = space != "logits" and _are_probabilities(outputs)
     if space == "probabilities" and not normalised:
         raise ValueError('outputs are no probabilities (negative, or rows that do not sum to one): space="logits"?')
-    return cover(
-        "contextual_diversity",
-        outputs,
-        2 * outputs.shape[1],
-        partial(SymmetricDivergence, logits=not normalised, floor=floor),
-        keep=keep,
-        seed=seed,
-        first=first,
-        labels=labels,
-        balance=balance,
-        max_memory=max_memory,
-    )
+    width, make = 2 * outputs.shape[1], partial(SymmetricDivergence, logits=not normalised, floor=floor)
+    return cover("contextual_diversity", outputs, width, make, keep, seed, first, labels, balance, max_memory)
 
 
 @dataclass
-class SymmetricDivergence:
-    """Symmetric Kullback-Leibler divergence KL(p‖q) + KL(q‖p) of class probabilities, clamped from below.
+class SymmetricDivergence(Space):
+    """KL(p‖q) + KL(q‖p) of class probabilities that are at least `floor`, from logits or from probabilities."""
 
-    Args:
-        outputs: (N, C) logits, or probabilities.
-        rows: unused; `cover` passes it to every space.
-        members: positions of the rows that count, or None for all.
-        logits: whether outputs are logits.
-        floor: probabilities are at least this.
-    """
-
-    outputs: Tensor
-    rows: int
-    members: Tensor | None = None
     logits: bool = True
     floor: float = 1e-12
 
@@ -98,7 +70,7 @@ class SymmetricDivergence:
         self.scale = -math.log(self.floor)
 
     def left(self, at: Tensor | slice, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        chunk = self.outputs[at if self.members is None else self.members[at]].to(dtype)
+        chunk = self.read(at).to(dtype)
         if self.logits:
             log = chunk.log_softmax(dim=1).clamp(min=math.log(self.floor))
             p = log.exp()

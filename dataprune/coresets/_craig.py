@@ -6,11 +6,9 @@ import torch
 from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
-from ..hashing import Key
 from ..selection import Selection
-from .budget import count_of, split
-from .chunks import MAX_MEMORY, chunk_rows
-from .layer_gradients import check_class_ids, check_gradients, pair_products
+from . import budget
+from .layer_gradients import check_gradients, match_classes, pair_products
 
 _ROWS = 512  # samples whose distances are computed at once, if memory allows
 _FIRST = 16  # candidates that lazy greedy re-scores first
@@ -22,7 +20,7 @@ def craig(
     *,
     keep: float,
     labels: Integer[Tensor, " n"],
-    max_memory: int = MAX_MEMORY,
+    max_memory: int = budget.MAX_MEMORY,
     seed: int = 0,
 ) -> Selection:
     """Keep, in each class, the samples that minimise the sum of distances from every gradient to the nearest kept one.
@@ -34,12 +32,7 @@ def craig(
     `max_memory` distances are computed when they are needed: slower, with a few rows of n values at a time.
 
     Args:
-        errors: softmax(logits) − onehot(labels).
-        features: input of the last linear layer.
         keep: fraction kept, in (0, 1]; classes keep their shares.
-        labels: class ids in [0, c).
-        max_memory: bytes that may be used beyond the inputs.
-        seed: decides between equal gains, and which class gets an odd place.
     Returns:
         Positions in ascending order. Weights are the numbers of samples that are nearest to each, itself among them;
         they sum to N, and a loss that is averaged over the coreset is 1 / keep times that over all data.
@@ -53,23 +46,14 @@ def craig(
     Source: CRAIG, Mirzasoleiman et al. 2020, arXiv:1906.01827, Algorithm 1, per class with last-layer gradients.
         Differs: the auxiliary element is left out, as it decides nothing once every sample has a nearest one.
     """
-    errors, features = check_gradients(errors, features)
-    labels = check_class_ids(labels, errors)
-    generator = torch.Generator().manual_seed(seed)
-    groups = split(len(labels), count_of(len(labels), keep), labels.cpu(), "proportional", Key(seed, 0))
-    index, weight = [], []
-    for positions, places in groups:
-        # argmax takes the first of equal gains
-        members = positions[torch.randperm(len(positions), generator=generator)].to(labels.device)
+    errors, features, labels = check_gradients(errors, features, labels)
+
+    def match(members: Tensor, places: int) -> tuple[Tensor, Tensor]:
         if places == len(members):
-            index.append(members)
-            weight.append(torch.ones_like(members))
-            continue
-        chosen, sizes = _cover(_Distances(errors, features, members, max_memory), places)
-        index.append(members[chosen])
-        weight.append(sizes)
-    positions, order = torch.cat(index).sort()
-    return Selection(positions.cpu(), torch.cat(weight)[order].float().cpu())
+            return torch.arange(places, device=members.device), torch.ones_like(members)
+        return _cover(_Distances(errors, features, members, max_memory), places)
+
+    return match_classes(match, labels, keep, seed)
 
 
 class _Distances:
@@ -79,7 +63,7 @@ class _Distances:
         size, item = len(members), errors.element_size()
         base = size * ((errors.shape[1] + features.shape[1]) * item + 64)  # the class's rows, and some vectors
         row = 4 * size * item
-        chunk_rows("craig", fixed=base, row=row, size=size, max_memory=limit)
+        budget.chunk_rows("craig", size, limit, fixed=base, row=row)
         self.errors, self.features = errors[members], features[members]
         self.squares = self.errors.square().sum(1) * (1 + self.features.square().sum(1))
         self.size = size
@@ -88,8 +72,8 @@ class _Distances:
         self.rows = max(1, min(_ROWS, size, (limit - (stored if stored + row <= limit else base)) // row))
         if stored + row <= limit:
             matrix = errors.new_empty(size, size)
-            for start in range(0, size, self.rows):
-                matrix[start : start + self.rows] = self._compute(torch.arange(start, min(start + self.rows, size)))
+            for part in torch.arange(size).split(self.rows):
+                matrix[part] = self._compute(part)
             self.matrix = matrix
 
     def of(self, index: Int[Tensor, " b"]) -> Float[Tensor, "b n"]:

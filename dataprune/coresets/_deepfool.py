@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from ..modules import device_of, evaluation, logits_of
 from ..selection import Selection
-from .budget import count_of
-from .chunks import MAX_MEMORY, chunk_rows
+from . import budget
 
 
 def deepfool(
@@ -23,7 +22,7 @@ def deepfool(
     nearest: int = 10,
     batch_size: int = 128,
     overshoot: float = 0.02,
-    max_memory: int = MAX_MEMORY,
+    max_memory: int = budget.MAX_MEMORY,
     seed: int = 0,
 ) -> Selection:
     """Keep the samples that need the smallest perturbation r to be classified as another class, smallest ‖r‖² first.
@@ -38,13 +37,10 @@ def deepfool(
     Args:
         model: returns (B, C) logits, or an output that has them as `logits`; differentiable in its input.
         inputs: samples, in the form that the model takes.
-        keep: fraction kept, in (0, 1].
         iterations: linearisations per sample, at most.
         nearest: number of other classes considered, those of the highest logits.
         batch_size: samples at once.
         overshoot: how far beyond the linearised boundary each point is evaluated; it does not count in ‖r‖².
-        max_memory: bytes that may be used beyond the inputs, without the model.
-        seed: decides between equal distances.
     Returns:
         Positions in ascending order, all of weight 1.
     Raises:
@@ -53,16 +49,8 @@ def deepfool(
     Source: DeepFool, Moosavi-Dezfooli et al. 2016, arXiv:1511.04599, Algorithm 2; as a coreset, Ducoffe and Precioso
         2018, arXiv:1802.09841. Differs: the `nearest` classes only, as the original code does.
     """
-    count = count_of(len(inputs) if isinstance(inputs, Tensor) and inputs.ndim else 0, keep)
-    square, crossed = distances(
-        model,
-        inputs,
-        iterations=iterations,
-        nearest=nearest,
-        batch_size=batch_size,
-        overshoot=overshoot,
-        max_memory=max_memory,
-    )
+    count = budget.count_of(len(inputs) if isinstance(inputs, Tensor) and inputs.ndim else 0, keep)
+    square, crossed = distances(model, inputs, iterations, nearest, batch_size, overshoot, max_memory)
     order = torch.randperm(len(square), generator=torch.Generator().manual_seed(seed))
     order = order[square[order].argsort(stable=True)]
     order = order[(~crossed)[order].int().argsort(stable=True)]
@@ -72,17 +60,15 @@ def deepfool(
 def distances(
     model: nn.Module,
     inputs: Float[Tensor, "n ..."],
-    *,
     iterations: int = 50,
     nearest: int = 10,
     batch_size: int = 128,
     overshoot: float = 0.02,
-    max_memory: int = MAX_MEMORY,
+    max_memory: int = budget.MAX_MEMORY,
 ) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
-    """Measure the perturbation of every sample; arguments as for `deepfool`.
+    """Measure the perturbation of every sample: its squared length, and whether it crosses a boundary.
 
-    Returns:
-        Squared lengths, and whether each crosses a boundary.
+    Arguments and errors as for `deepfool`.
     """
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
         kind = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
@@ -98,7 +84,7 @@ def distances(
         raise ValueError("inputs hold NaN or infinite values")
     row = inputs[0].numel() * inputs.element_size()
     need = (nearest + 6) * min(batch_size, len(inputs)) * row
-    chunk_rows(f"deepfool with batch_size={batch_size}", fixed=need, row=0, size=len(inputs), max_memory=max_memory)
+    budget.chunk_rows(f"deepfool with batch_size={batch_size}", len(inputs), max_memory, fixed=need)
     square, crossed = [], []
     with evaluation(model), torch.inference_mode(False), torch.enable_grad():
         for batch in inputs.split(batch_size):

@@ -8,9 +8,8 @@ from torch import Tensor
 
 from ..hashing import Key
 from ..selection import Selection
-from .budget import Balance, check_balance, count_of, split
-from .chunks import MAX_MEMORY, chunk_rows
-from .layer_gradients import CHUNK, check_class_ids, check_gradients, probabilities, products, weighted_sum
+from . import budget
+from .layer_gradients import CHUNK, check_factors, check_gradients, probabilities, products, weighted_sum
 
 
 def glister(
@@ -23,8 +22,8 @@ def glister(
     val_features: Float[Tensor, "m d"],
     step: float = 0.01,
     every: int = 1,
-    balance: Balance = "none",
-    max_memory: int = MAX_MEMORY,
+    balance: budget.Balance = "none",
+    max_memory: int = budget.MAX_MEMORY,
     seed: int = 0,
 ) -> Selection:
     """Keep the samples whose gradient steps, one after another, lower the validation loss most.
@@ -39,17 +38,11 @@ def glister(
     memory of a chunk.
 
     Args:
-        errors: softmax(logits) − onehot(labels).
-        features: input of the last linear layer.
-        keep: fraction kept, in (0, 1].
-        labels: class ids in [0, c).
         val_errors: softmax(logits) − onehot(labels) of validation samples.
         val_features: their features.
         step: the step η, as a learning rate.
         every: samples taken between two updates.
         balance: "class" keeps the same share of every class; "none", as in the paper, keeps the highest gains.
-        max_memory: bytes that may be used beyond the inputs.
-        seed: decides between equal gains, and which class gets an odd place.
     Returns:
         Positions in ascending order, all of weight 1.
     Raises:
@@ -58,9 +51,8 @@ def glister(
     Source: GLISTER, Killamsetty et al. 2021, arXiv:2012.10630: greedy selection with the gain's Taylor approximation on
         the last layer. Differs: the number of updates is given by `every`, the samples between two.
     """
-    errors, features = check_gradients(errors, features)
-    labels = check_class_ids(labels, errors)
-    val_errors, val_features = check_gradients(val_errors, val_features, "val_")
+    errors, features, labels = check_gradients(errors, features, labels)
+    val_errors, val_features = check_factors(val_errors, val_features, "val_")
     for name, value, other in (("errors", val_errors, errors), ("features", val_features, features)):
         if value.shape[1] != other.shape[1]:
             raise ValueError(f"val_{name} has {value.shape[1]} columns, {name} has {other.shape[1]}")
@@ -68,17 +60,17 @@ def glister(
         raise ValueError(f"every is the number of samples taken between two updates, at least 1, got {every}")
     if not 0 <= step < float("inf"):
         raise ValueError(f"step is a learning rate, at least 0, got {step}")
-    check_balance(balance, labels)
-    size, count = len(labels), count_of(len(labels), keep)
+    size, count = len(labels), budget.count_of(len(labels), keep)
+    budget.check_balance(balance, labels, size)
     generator = torch.Generator().manual_seed(seed)
     left = torch.full((int(labels.max()) + 1,), count)  # places that each class can still give
     if balance == "class":
-        for positions, places in split(size, count, labels.cpu(), "proportional", Key(seed, 0)):
+        for positions, places in budget.split(size, count, labels.cpu(), "proportional", Key(seed, 0)):
             left[labels[positions[0]]] = places
     left = left.to(labels.device)
     item, chunk = errors.element_size(), min(CHUNK, max(size, len(val_errors)))
     need = item * (3 * val_errors.numel() + chunk * (errors.shape[1] + every)) + 40 * size
-    chunk_rows("glister", fixed=need, row=0, size=size, max_memory=max_memory)
+    budget.chunk_rows("glister", size, max_memory, fixed=need)
     val_errors, val_features = (value.to(errors) for value in (val_errors, val_features))
     truth = val_errors.argmin(1)
     # zero probabilities stay zero under a step, as those of logits at −∞ do

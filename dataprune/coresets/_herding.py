@@ -8,8 +8,7 @@ from torch import Tensor
 
 from ..hashing import Key
 from ..selection import Selection
-from .budget import Balance, check_balance, check_features, check_labels, count_of, split
-from .chunks import MAX_MEMORY, check_finite, chunk_rows, mean_of
+from . import budget
 
 
 def herding(
@@ -17,22 +16,17 @@ def herding(
     *,
     keep: float,
     labels: Integer[Tensor, " n"],
-    balance: Balance = "none",
+    balance: budget.Balance = "none",
     seed: int = 0,
-    max_memory: int = MAX_MEMORY,
+    max_memory: int = budget.MAX_MEMORY,
 ) -> Selection:
     """Keep, per class, the samples that greedily bring the mean of the kept ones closest to the mean of the class.
 
     Choice i + 1 is argmin ‖(i + 1)·μ − Σ chosen − h‖ over the samples h not chosen yet.
 
     Args:
-        features: as for `moderate`.
-        keep: as for `moderate`.
-        labels: class ids.
         balance: "none": every class keeps its share, in proportion to its size. "class": the same number of places for
             every class, as far as it has samples.
-        seed: decides between equal samples, and which class gets an odd place.
-        max_memory: as for `moderate`.
     Returns:
         max(1, floor(keep * N + 0.5)) positions with weight one: class by class, in ascending order of the class ids,
         and within a class in the order in which they were chosen.
@@ -45,20 +39,19 @@ def herding(
     Source: Welling 2009, "Herding dynamical weights to learn"; per class as in Rebuffi et al. 2017, arXiv:1611.07725,
         Algorithm 4. Differs: features are not normalised to length one, and no sample is taken twice.
     """
-    features = check_features("features", features)
+    features = budget.check_features("features", features)
     size, width = features.shape
-    count = count_of(size, keep)
-    ids = check_labels(labels, size, needed_by="herding")
-    assert ids is not None
-    check_balance(balance, ids)
+    count = budget.count_of(size, keep)
+    ids = budget.check_labels(labels, size, "herding")
+    budget.check_balance(balance, ids, size)
     generator = torch.Generator().manual_seed(seed)
-    groups = split(size, count, ids, "equal" if balance == "class" else "proportional", Key(seed, 0))
+    groups = budget.split(size, count, ids, "equal" if balance == "class" else "proportional", Key(seed, 0))
     largest = max(len(positions) for positions, _ in groups)
     fixed = 96 * size + 64 * width
-    rows = chunk_rows("herding", fixed=fixed, row=40 * width, size=size, max_memory=max_memory)
+    rows = budget.chunk_rows("herding", size, max_memory, fixed=fixed, row=40 * width)
     # a whole class is copied where it fits (beside a chunk), else read again for every choice
     whole = max_memory - fixed - 40 * width * rows >= 4 * width * largest
-    check_finite("features", features, rows)
+    budget.check_finite("features", features, rows)
     chosen = []
     for positions, places in groups:
         shuffled = positions[torch.randperm(len(positions), generator=generator)]  # argmin takes the first of equals
@@ -68,7 +61,7 @@ def herding(
 
 def _herd(features: Tensor, members: Tensor, count: int, rows: int, *, whole: bool) -> Tensor:
     """Choose `count` of `members`; returns their places in `members`, in the order of choice."""
-    mean = mean_of(features, members, rows)
+    mean = budget.mean_of(features, members, rows)
     on_device = members.to(features.device)
     high = mean.float()
     low = (mean - high).float()  # the rounding of the mean to float32 would add up over the choices
@@ -79,15 +72,13 @@ def _herd(features: Tensor, members: Tensor, count: int, rows: int, *, whole: bo
             return (chunk - mean).float()
         return chunk.float().sub_(high).sub_(low)
 
+    read = centred
     parts = [slice(start, start + rows) for start in range(0, len(members), rows)]
     if whole:
         copy = torch.empty(len(members), features.shape[1], device=features.device)
         for part in parts:
             copy[part] = centred(part)
-        read = copy.__getitem__
-        parts = [slice(0, len(members))]
-    else:
-        read = centred
+        read, parts = copy.__getitem__, [slice(0, len(members))]
     norm = torch.cat([torch.linalg.vecdot(block, block) for block in map(read, parts)])
     if not bool(norm.isfinite().all()):
         raise ValueError("features are so large that their squares overflow float32: divide them by a constant")

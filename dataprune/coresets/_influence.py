@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -10,9 +9,8 @@ from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from ..selection import Selection
-from .budget import count_of
-from .chunks import MAX_MEMORY, chunk_rows
-from .layer_gradients import CHUNK, check_class_ids, check_gradients, probabilities
+from . import budget
+from .layer_gradients import CHUNK, check_gradients, probabilities
 
 _BLOCK = 64  # right-hand sides that conjugate gradients solve for at once
 _SHORT = 256  # candidates re-scored after every step, at least
@@ -29,7 +27,7 @@ def influence(
     epsilon: float | None = None,
     every: int = 1,
     solver: Literal["kronecker", "conjugate"] = "kronecker",
-    max_memory: int = MAX_MEMORY,
+    max_memory: int = budget.MAX_MEMORY,
     seed: int = 0,
 ) -> Selection:
     """Leave out the samples whose influences on the last layer nearly cancel out.
@@ -44,10 +42,6 @@ def influence(
     multiplications and N·C·(D + 1) values, for small problems. Neither forms H.
 
     Args:
-        errors: softmax(logits) − onehot(labels).
-        features: input of the last linear layer.
-        keep: fraction kept, in (0, 1].
-        labels: class ids in [0, c).
         damping: above 0; the weight decay that the layer was trained with is a natural choice.
         epsilon: leave out samples as long as ‖Σ I_i‖ ≤ epsilon, but keep at least the fraction `keep`.
         every: samples left out before all samples are scored again. With 1 every step takes the best of all, at up to
@@ -55,8 +49,6 @@ def influence(
             best of those that were best at the last scoring (N / 32, at least 256 and four times `every`), for larger
             datasets.
         solver: method for H⁻¹ g, "kronecker" or "conjugate".
-        max_memory: bytes that may be used beyond the inputs.
-        seed: decides between samples of equal influence.
     Returns:
         Positions in ascending order, all of weight 1; more of them than `keep` asks for if epsilon stops earlier.
     Raises:
@@ -66,13 +58,12 @@ def influence(
         set within ε and the best set of a given size. Differs: last layer only; the set is built greedily; damping is
         this library's, as the Hessian of softmax is singular.
     """
-    errors, features = check_gradients(errors, features)
-    labels = check_class_ids(labels, errors)
+    errors, features, labels = check_gradients(errors, features, labels)
     if epsilon is not None and not epsilon >= 0:
         raise ValueError(f"epsilon is the largest norm of the summed influences, at least 0, got {epsilon}")
     if every < 1:
         raise ValueError(f"every is the number of samples left out between two scorings, at least 1, got {every}")
-    least = count_of(len(labels), keep)
+    least = budget.count_of(len(labels), keep)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)
     samples = influences(errors[order], features[order], labels[order], damping, solver, max_memory)
     out = _cancel(samples, len(labels) - least, epsilon, every)
@@ -82,26 +73,18 @@ def influence(
 
 
 class Factored(NamedTuple):
-    """Influences I_i = −(left_i right_iᵀ) ∘ scale / N, in the eigenbasis of a Kronecker factorisation.
+    """Influences I_i = −(left_i right_iᵀ) ∘ scale / N, in the eigenbasis of a Kronecker factorisation."""
 
-    Attributes:
-        left: (N, C) errors in the eigenbasis.
-        right: (N, D + 1) features and a one in the eigenbasis.
-        scale: (C, D + 1) inverse eigenvalues over −N.
-        basis: the two sides' eigenvectors, as columns.
-    """
-
-    left: Tensor
-    right: Tensor
-    scale: Tensor
-    basis: tuple[Tensor, Tensor]
+    left: Tensor  # (N, C) errors in the eigenbasis
+    right: Tensor  # (N, D + 1) features and a one in the eigenbasis
+    scale: Tensor  # (C, D + 1) inverse eigenvalues over −N
+    basis: tuple[Tensor, Tensor]  # the two sides' eigenvectors, as columns
 
     def squares(self) -> Float[Tensor, " n"]:
         """Squared norms."""
         square = self.scale.square()
-        return _chunked(
-            self.left, lambda part: ((self.left[part].square() @ square) * self.right[part].square()).sum(1)
-        )
+        parts = zip(self.left.split(CHUNK), self.right.split(CHUNK))
+        return torch.cat([((left.square() @ square) * right.square()).sum(1) for left, right in parts])
 
     def dots(self, totals: Float[Tensor, "m c d+1"]) -> Float[Tensor, "m n"]:
         """Inner products of all influences with each of `totals`."""
@@ -153,7 +136,7 @@ def influences(
     labels: Integer[Tensor, " n"],
     damping: float,
     solver: str = "kronecker",
-    max_memory: int = MAX_MEMORY,
+    max_memory: int = budget.MAX_MEMORY,
 ) -> Factored | Stored:
     """Compute the influence of every sample on the last layer; arguments as for `influence`."""
     if not 0 < damping < float("inf"):
@@ -166,7 +149,7 @@ def influences(
     need += item * _AHEAD * (2 * size + classes * (3 * width + min(CHUNK, size)))
     if solver == "conjugate":
         need += item * (2 * size * classes * width + min(_BLOCK, size) * classes * (6 * width + 4 * size))
-    chunk_rows(f"influence with solver={solver!r}", fixed=need, row=0, size=size, max_memory=max_memory)
+    budget.chunk_rows(f"influence with solver={solver!r}", size, max_memory, fixed=need)
     p = probabilities(errors, labels, "errors")
     right = torch.cat([features, features.new_ones(size, 1)], dim=1)
     # the basis in float64: its eigenvalues span many orders of magnitude
@@ -268,8 +251,7 @@ def _step(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Take up to `steps` greedy steps.
 
-    Returns:
-        Places of the picks, the change of ‖total‖² by each, and the totals from `every` picks on.
+    Returns the picks, the change of ‖total‖² by each, and the totals from `every` picks on.
     """
     squares, totals = squares.clone(), [total]
     picks: list[int] = []
@@ -291,15 +273,7 @@ def _step(
 def _gram(value: Float[Tensor, "n d"]) -> Float[Tensor, "d d"]:
     """Compute valueᵀ value in float64."""
     result = value.new_zeros(value.shape[1], value.shape[1], dtype=torch.float64)
-    for start in range(0, len(value), CHUNK):
-        part = value[start : start + CHUNK].double()
-        result += part.T @ part
-    return result
-
-
-def _chunked(like: Tensor, function: Callable[[slice], Tensor]) -> Tensor:
-    result = like.new_empty(len(like))
-    for start in range(0, len(like), CHUNK):
-        part = slice(start, start + CHUNK)
-        result[part] = function(part)
+    for part in value.split(CHUNK):
+        wide = part.double()
+        result += wide.T @ wide
     return result

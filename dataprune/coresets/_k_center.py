@@ -9,9 +9,8 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from ..selection import Selection
-from .budget import Balance, check_features
-from .chunks import MAX_MEMORY
-from .covering import cover
+from . import budget
+from .covering import Space, cover
 
 
 def k_center(
@@ -21,8 +20,8 @@ def k_center(
     seed: int = 0,
     first: int | None = None,
     labels: Integer[Tensor, " n"] | None = None,
-    balance: Balance = "none",
-    max_memory: int = MAX_MEMORY,
+    balance: budget.Balance = "none",
+    max_memory: int = budget.MAX_MEMORY,
 ) -> Selection:
     """Keep a greedy k-center: repeatedly the sample that is farthest from all kept ones.
 
@@ -30,14 +29,9 @@ def k_center(
     than float32 (TF32). The result covers all samples with at most twice the smallest possible radius.
 
     Args:
-        features: as for `moderate`.
-        keep: as for `moderate`.
         seed: draws the first sample, and decides between equal distances.
-        first: position of the first sample, instead of a random one; only with balance="none".
-        labels: class ids; needed where balance is "class", else unused.
         balance: "none", or "class": each class is covered on its own, with the same number of places, as far as it has
             samples.
-        max_memory: as for `moderate`.
     Returns:
         max(1, floor(keep * N + 0.5)) positions with weight one, in the order in which they were chosen (class by class
         under balance="class"): the first k of them are the k-center of k samples.
@@ -50,52 +44,29 @@ def k_center(
     Source: Sener and Savarese 2018, arXiv:1708.00489, Algorithm 1. Differs: one random first sample where the paper
         starts from a labelled pool; without its mixed-integer refinement.
     """
-    features = check_features("features", features)
-    return cover(
-        "k_center",
-        features,
-        features.shape[1],
-        Euclidean,
-        keep=keep,
-        seed=seed,
-        first=first,
-        labels=labels,
-        balance=balance,
-        max_memory=max_memory,
-    )
+    features = budget.check_features("features", features)
+    width = features.shape[1]
+    return cover("k_center", features, width, Euclidean, keep, seed, first, labels, balance, max_memory)
 
 
 @dataclass
-class Euclidean:
-    """Squared Euclidean distance.
-
-    Args:
-        features: (N, D) of any floating-point type; read in chunks, never copied.
-        rows: chunk size.
-        members: positions of the rows that count, or None for all.
-    """
-
-    features: Tensor
-    rows: int
-    members: Tensor | None = None
+class Euclidean(Space):
+    """Squared Euclidean distance of features."""
 
     def __post_init__(self) -> None:
-        size = len(self.features) if self.members is None else len(self.members)
-        total = torch.zeros(self.features.shape[1], dtype=torch.float64, device=self.features.device)
-        for start in range(0, size, self.rows):
-            chunk = self._read(slice(start, start + self.rows)).double()
-            total += chunk.sum(dim=0)
+        size = len(self.values) if self.members is None else len(self.members)
+        parts = [slice(start, start + self.rows) for start in range(0, size, self.rows)]
+        total = torch.zeros(self.values.shape[1], dtype=torch.float64, device=self.values.device)
+        for part in parts:
+            total += self.read(part).double().sum(dim=0)
         # squares of centred rows are small: less is lost when they are subtracted
         self.mean = total / size
-        self.scale = 0.0
-        for start in range(0, size, self.rows):
-            _, norm = self.left(slice(start, start + self.rows), torch.float32)
-            self.scale = max(self.scale, float(norm.max()))
+        self.scale = max(float(self.left(part, torch.float32)[1].max()) for part in parts)
         if not self.scale <= torch.finfo(torch.float32).max / 4:
             raise ValueError("features are so large that their squares overflow float32: divide them by a constant")
 
     def left(self, at: Tensor | slice, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        chunk = self._read(at)
+        chunk = self.read(at)
         if chunk.dtype != torch.float64:
             chunk = chunk.to(dtype)
         chunk = (chunk - self.mean.to(chunk.dtype)).to(dtype)
@@ -103,6 +74,3 @@ class Euclidean:
 
     def right(self, left: Tensor) -> Tensor:
         return 2 * left
-
-    def _read(self, at: Tensor | slice) -> Tensor:
-        return self.features[at if self.members is None else self.members[at]]

@@ -13,8 +13,7 @@ from .. import policies
 from ..errors import UsageError, suggest
 from ..hashing import Key
 from ..selection import Selection
-from .budget import Balance, check_balance, check_features, check_labels, count_of, split
-from .chunks import MAX_MEMORY, check_finite, chunk_rows, mean_of
+from . import budget
 
 _CACHED = 1 << 16  # numbers whose float64 copy stays in the cache
 
@@ -25,21 +24,16 @@ def moderate(
     keep: float,
     labels: Integer[Tensor, " n"],
     center: Literal["mean", "median"] = "mean",
-    balance: Balance = "none",
+    balance: budget.Balance = "none",
     seed: int = 0,
-    max_memory: int = MAX_MEMORY,
+    max_memory: int = budget.MAX_MEMORY,
 ) -> Selection:
     """Keep the samples whose distance to the centre of their class is closest to the median distance.
 
     Args:
-        features: one row per sample, of any floating-point type, on any device.
-        keep: fraction kept, in (0, 1].
-        labels: class ids.
         center: "mean" of the class, or its coordinate-wise "median".
         balance: "none": one median over all samples, and the closest to it whatever their class. "class": each class
             has its own median and the same number of places, as far as it has samples.
-        seed: decides between equal samples.
-        max_memory: bytes that may be used beyond the input.
     Returns:
         max(1, floor(keep * N + 0.5)) ascending positions with weight one.
     Raises:
@@ -53,32 +47,31 @@ def moderate(
         closeness is the difference of distances; the published code takes equally many ranks on both sides of the
         median.
     """
-    features = check_features("features", features)
+    features = budget.check_features("features", features)
     size, width = features.shape
-    count = count_of(size, keep)
-    ids = check_labels(labels, size, needed_by="moderate")
-    assert ids is not None
-    check_balance(balance, ids)
+    count = budget.count_of(size, keep)
+    ids = budget.check_labels(labels, size, "moderate")
+    budget.check_balance(balance, ids, size)
     if center not in ("mean", "median"):
         raise UsageError(suggest(str(center), ["mean", "median"], what="center"))
     sizes = torch.unique(ids, return_counts=True)[1]
     # one column of the largest class is sorted at a time, if no more fits
     sorting = 32 * int(sizes.max()) if center == "median" else 0
     fixed = 56 * size + 16 * len(sizes) * width + sorting + 12 * count
-    rows = chunk_rows("moderate", fixed=fixed, row=40 * width, size=size, max_memory=max_memory)
-    check_finite("features", features, rows)
+    rows = budget.chunk_rows("moderate", size, max_memory, fixed=fixed, row=40 * width)
+    budget.check_finite("features", features, rows)
     distance = torch.empty(size, dtype=torch.float64)
     for positions in torch.argsort(ids, stable=True).split(sizes.tolist()):
-        middle = mean_of(features, positions, rows) if center == "mean" else _median(features, positions, rows)
+        middle = budget.mean_of(features, positions, rows) if center == "mean" else _median(features, positions, rows)
         for part in positions.split(min(rows, max(1, _CACHED // width))):
             distance[part] = (features[part.to(features.device)].double() - middle).norm(dim=1).cpu()
-    chosen = np.zeros(size, dtype=np.bool_)
-    groups = split(size, count, ids, "equal" if balance == "class" else "none", Key(seed, 0))
-    for number, (positions, places) in enumerate(groups, start=1):
-        values = distance[positions].numpy()
-        closeness = torch.from_numpy(-np.abs(values - np.median(values)))
-        chosen[positions[policies.highest(closeness, places, Key(seed, number))].numpy()] = True
-    return Selection.of(torch.from_numpy(np.flatnonzero(chosen)))
+    groups = budget.split(size, count, ids, "equal" if balance == "class" else "none", Key(seed, 0))
+    return budget.select(distance, groups, _closest_to_median, seed)
+
+
+def _closest_to_median(values: Tensor, count: int, key: Key) -> Tensor:
+    closeness = -np.abs(values.numpy() - np.median(values.numpy()))
+    return policies.highest(torch.from_numpy(closeness), count, key)
 
 
 def _median(features: Tensor, positions: Tensor, rows: int) -> Tensor:

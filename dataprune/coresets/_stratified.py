@@ -10,8 +10,7 @@ from torch import Tensor
 from .. import policies
 from ..hashing import Key
 from ..selection import Selection
-from .budget import Balance, check_scores
-from .chunks import MAX_MEMORY
+from . import budget
 from .ranking import choose
 
 _ROWS = 1 << 16  # scores put into bins at a time: their float64 copy stays in the cache
@@ -25,8 +24,8 @@ def stratified(
     cutoff: float = 0.0,
     seed: int = 0,
     labels: Integer[Tensor, " n"] | None = None,
-    balance: Balance = "none",
-    max_memory: int = MAX_MEMORY,
+    balance: budget.Balance = "none",
+    max_memory: int = budget.MAX_MEMORY,
 ) -> Selection:
     """Coverage-centric selection (CCS): drop the hardest samples, and draw the others evenly over bins of the score.
 
@@ -36,15 +35,12 @@ def stratified(
 
     Args:
         scores: one finite number per sample, highest is hardest (negate the area under the margin).
-        keep: as for `top`.
         bins: how many bins, in [1, 65535].
         cutoff: β, the fraction of the hardest samples that is dropped, in [0, 1). The paper's β for CIFAR-10 with 30,
             50, 70, 80, 90 % pruned: 0, 0, 0.1, 0.1, 0.3; CIFAR-100: 0.1, 0.2, 0.2, 0.4, 0.5; ImageNet with 80, 90 %
             pruned: 0.2, 0.3.
         seed: decides between equal scores and which samples of a bin are drawn.
-        labels: as for `top`.
         balance: "none", or "class": everything above is done class by class, with the same number of places for each.
-        max_memory: as for `top`.
     Returns:
         max(1, floor(keep * N + 0.5)) ascending positions with weight one.
     Raises:
@@ -57,7 +53,7 @@ def stratified(
     Source: Zheng et al. 2023, arXiv:2210.15809, Algorithm 1. Differs: the highest score belongs to the last bin also
         where it is negative; the published code widens the last bin by a factor of 1.0001 instead.
     """
-    scores = check_scores(scores)
+    scores = budget.check_scores(scores)
     if isinstance(bins, bool) or not isinstance(bins, int) or not 1 <= bins <= 65535:
         raise ValueError(f"bins is a whole number in [1, 65535], got {bins!r}")
     if not 0 <= cutoff < 1:
@@ -88,9 +84,8 @@ def _stratify(values: Tensor, count: int, bins: int, dropped: int, key: Key) -> 
         excluded = np.zeros(len(array), dtype=np.bool_)
         excluded[policies.highest(values, dropped, key).numpy()] = True
         high = float(array.max(where=~excluded, initial=-np.inf))
-    strata = np.empty(
-        len(array), dtype=np.uint8 if bins < 256 else np.uint16
-    )  # bin of each sample; `bins` where it is dropped
+    # bin of each sample; `bins` where it is dropped
+    strata = np.empty(len(array), dtype=np.uint8 if bins < 256 else np.uint16)
     sizes = np.zeros(bins + 1, dtype=np.int64)
     buffer = np.empty(min(len(array), _ROWS))
     for start in range(0, len(array), _ROWS):

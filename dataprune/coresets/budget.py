@@ -1,32 +1,38 @@
-"""Input checks of the selectors, the number of samples that each keeps, and the places of each class."""
+"""What every selector starts with: checked input, the places of each class, and a limit of memory."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int, Integer
+from jaxtyping import Float, Int, Integer, Shaped
 from torch import Tensor
 
 from .. import policies
 from ..errors import UsageError, suggest
 from ..hashing import Key
 from ..schedules import check_fraction
+from ..selection import Selection
 
 Balance = Literal["none", "class"]
 Division = Literal["none", "equal", "proportional"]
+Groups = list[tuple[Int[Tensor, " m"], int]]  # ascending positions of each group, and its places
+Rule = Callable[[Tensor, int, Key], Tensor]  # ((n,) values, count, key) -> (count,) ascending positions
 
+MAX_MEMORY = 4 << 30  # bytes that a selector may use beyond its input, by default
+_CHUNK = 32 << 20  # bytes of a chunk: larger ones are no faster
 _LISTED = 10  # classes that an error lists
+
+_log = logging.getLogger("dataprune.coresets")
 
 
 def count_of(size: int, keep: float) -> int:
     """Count the samples kept: max(1, floor(keep * size + 0.5)).
 
-    Args:
-        size: samples in the dataset, at least 1.
-        keep: fraction kept, in (0, 1].
     Raises:
         ValueError: if keep is outside (0, 1] or there is no sample.
     Example:
@@ -47,12 +53,10 @@ def split(
     key: Key,
     *,
     capacity: Callable[[int], int] = lambda size: size,
-) -> list[tuple[Int[Tensor, " m"], int]]:
-    """Divide the samples into groups that are selected from separately, and the places among the groups.
+) -> Groups:
+    """Divide `size` samples into groups that are selected from separately, and `count` places among the groups.
 
     Args:
-        size: samples, N.
-        count: places in all.
         labels: class ids on the CPU; needed unless division is "none".
         division: "none" for one group of all samples; "equal" for a group per class with equal places, as far as it
             has samples; "proportional" for a group per class with places in proportion to its size, where the largest
@@ -60,7 +64,7 @@ def split(
         key: draws the classes that get an odd place, and decides between equal fractions.
         capacity: samples of a class -> how many of them can be selected; for "equal".
     Returns:
-        Ascending positions and places of each group, classes in ascending order.
+        Positions and places of each group, classes in ascending order.
     Raises:
         ValueError: if a class would get no place.
     Example:
@@ -80,6 +84,49 @@ def split(
         places = rounded.tolist()
     _check_no_class_empty(classes, sizes.tolist(), places, count)
     return list(zip(torch.argsort(labels, stable=True).split(sizes.tolist()), places))
+
+
+def select(values: Shaped[Tensor, " n"], groups: Groups, rule: Rule, seed: int) -> Selection:
+    """Select from each group by a rule; the positions ascend."""
+    chosen = np.zeros(len(values), dtype=np.bool_)
+    for number, (positions, places) in enumerate(groups, start=1):
+        chosen[positions[rule(values[positions], places, Key(seed, number))].numpy()] = True
+    return Selection.of(torch.from_numpy(np.flatnonzero(chosen)))
+
+
+def chunk_rows(name: str, size: int, max_memory: int, *, fixed: int, row: int = 0) -> int:
+    """Choose the rows of a chunk so that a selector stays within `max_memory`, and log the memory that it will use.
+
+    Args:
+        name: the selector, for the message.
+        size: rows in all.
+        max_memory: bytes that the selector may use.
+        fixed: bytes that it needs beyond its input, whatever the chunk.
+        row: bytes that it needs for each row of a chunk; 0 if it has no chunks.
+    Returns:
+        Rows to read at a time, in [1, size].
+    Raises:
+        ValueError: if not even one row at a time fits.
+    """
+    if isinstance(max_memory, bool) or not isinstance(max_memory, int) or max_memory < 1:
+        raise ValueError(f"max_memory is a number of bytes, at least 1, got {max_memory!r}")
+    if fixed + row > max_memory:
+        raise ValueError(
+            f"{name} needs {fixed + row:,} bytes ({_in_units(fixed + row)}) beyond its input for {size:,} samples, "
+            f"more than max_memory={max_memory:,} ({_in_units(max_memory)}): raise max_memory, or pass fewer samples "
+            "or features"
+        )
+    rows = max(1, min(size, (max_memory - fixed) // row, _CHUNK // row)) if row else size
+    _log.info("%s: at most %s beyond its input, in chunks of %d rows", name, _in_units(fixed + row * rows), rows)
+    return rows
+
+
+def mean_of(values: Float[Tensor, "n d"], positions: Int[Tensor, " m"], rows: int) -> Float[Tensor, " d"]:
+    """Mean of the rows at some positions, in float64; reads `rows` at a time."""
+    total = torch.zeros(values.shape[1], dtype=torch.float64, device=values.device)
+    for chunk in positions.to(values.device).split(rows):
+        total += values[chunk].sum(dim=0, dtype=torch.float64)
+    return total / len(positions)
 
 
 def check_scores(scores: Tensor) -> Float[Tensor, " n"]:
@@ -103,31 +150,29 @@ def check_scores(scores: Tensor) -> Float[Tensor, " n"]:
 
 
 def check_features(name: str, features: Tensor) -> Float[Tensor, "n d"]:
-    """Check a matrix of features, and return it detached.
-
-    Raises:
-        ValueError: if it is not (N, D) floating point with at least one column.
-    """
+    """Return features detached; ValueError unless they are (N, D) floating point with at least one column."""
     _check_floating(name, features)
     if features.ndim != 2 or features.shape[1] == 0:
         raise ValueError(f"{name} must be (N, D), one row per sample, got {tuple(features.shape)}: flatten each sample")
     return features.detach()
 
 
-def check_labels(labels: Tensor | None, size: int, *, needed_by: str | None = None) -> Int[Tensor, " n"] | None:
-    """Check class ids, and return them as int64 on the CPU, or None.
+def check_finite(name: str, values: Float[Tensor, "n d"], rows: int) -> None:
+    """Raise ValueError if a row is not finite, and name the position of the first; reads `rows` at a time."""
+    for start in range(0, len(values), rows):
+        chunk = values[start : start + rows]
+        # a finite sum means finite values, and a sum that overflows is checked value by value
+        if not bool(chunk.sum().isfinite()) and not bool((finite := chunk.isfinite().all(dim=1)).all()):
+            raise ValueError(
+                f"{name} hold NaN or infinity, first at position {start + int((~finite).int().argmax())}: leave such "
+                "samples out, or extract them anew"
+            )
 
-    Args:
-        labels: class ids, or None.
-        size: samples, N.
-        needed_by: name of the selector that requires labels.
-    Raises:
-        ValueError: if there is not one whole number per sample, or required labels are missing.
-    """
+
+def check_labels(labels: Tensor | None, size: int, needed_by: str = "the selection") -> Int[Tensor, " n"]:
+    """Return class ids as int64 on the CPU; ValueError unless there is one whole number per sample."""
     if labels is None:
-        if needed_by:
-            raise ValueError(f"{needed_by} needs labels: pass labels=, one class id per sample")
-        return None
+        raise ValueError(f"{needed_by} needs labels: pass labels=, one class id per sample")
     _check_tensor("labels", labels)
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"labels must be whole numbers (torch.int64), got {labels.dtype}")
@@ -136,12 +181,14 @@ def check_labels(labels: Tensor | None, size: int, *, needed_by: str | None = No
     return labels.detach().cpu().long()
 
 
-def check_balance(balance: str, labels: Tensor | None) -> None:
-    """Raise ValueError unless `balance` is "none", or "class" with labels."""
+def check_balance(balance: str, labels: Tensor | None, size: int) -> Int[Tensor, " n"] | None:
+    """Return class ids as `check_labels`, or None; ValueError unless `balance` is "none", or "class" with labels."""
+    ids = None if labels is None else check_labels(labels, size)
     if balance not in ("none", "class"):
         raise UsageError(suggest(str(balance), ["none", "class"], what="balance"))
-    if balance == "class" and labels is None:
+    if balance == "class" and ids is None:
         raise ValueError('balance="class" needs labels: pass labels=, one class id per sample')
+    return ids
 
 
 def _check_floating(name: str, value: Tensor) -> None:
@@ -163,3 +210,11 @@ def _check_no_class_empty(classes: Tensor, sizes: Sequence[int], places: Sequenc
             f"keep leaves {count} samples for {len(classes)} classes, and none for class "
             f"{', '.join(empty[:_LISTED])}{more}: keep more, or leave these classes out"
         )
+
+
+def _in_units(size: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.4g} {unit}"
+        size /= 1024
+    return f"{size:.4g} GiB"

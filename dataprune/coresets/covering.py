@@ -7,8 +7,9 @@ one matrix product, much cheaper than a pass over the data for every pick. The p
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Int
@@ -16,8 +17,7 @@ from torch import Generator, Tensor
 
 from ..hashing import Key
 from ..selection import Selection
-from .budget import Balance, check_balance, check_labels, count_of, split
-from .chunks import check_finite, chunk_rows
+from . import budget
 
 _CANDIDATES = 1024  # samples updated often, at the start
 _MOST = 16384  # ... and at most
@@ -26,18 +26,33 @@ _PENDING = 512  # picks by which all samples are updated at a time
 _RESOLVED = 1e-4  # below this share of the scale, float32 leaves less than 1 % accuracy to ‖x‖² + ‖c‖² − 2⟨x, c⟩
 
 
-class Space(Protocol):
-    """Rows with a distance of the form norm(x) + norm(c) − ⟨left(x), right(c)⟩; D columns in `left` and `right`."""
+@dataclass
+class Space(ABC):
+    """Rows with a distance of the form norm(x) + norm(c) − ⟨left(x), right(c)⟩.
 
-    scale: float  # largest norm or product
+    Attributes:
+        values: (N, D) of any floating-point type; read in chunks, never copied.
+        rows: chunk size.
+        members: positions of the rows that count, or None for all.
+        scale: largest norm or product.
+    """
 
+    values: Tensor
+    rows: int
+    members: Tensor | None
+    scale: float = field(init=False)
+
+    @abstractmethod
     def left(self, at: Tensor | slice, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Left sides (B, D) and norms (B,) of the rows at some places."""
-        ...
+        """Left sides (B, width) and norms (B,) of the rows at some places."""
 
+    @abstractmethod
     def right(self, left: Tensor) -> Tensor:
-        """Right sides (B, D) of rows, given their left sides."""
-        ...
+        """Right sides (B, width) of rows, given their left sides."""
+
+    def read(self, at: Tensor | slice) -> Tensor:
+        """Rows at some places."""
+        return self.values[at if self.members is None else self.members[at]]
 
 
 def cover(
@@ -45,32 +60,20 @@ def cover(
     values: Tensor,
     width: int,
     make_space: Callable[[Tensor, int, Tensor | None], Space],
-    *,
     keep: float,
     seed: int,
     first: int | None,
     labels: Tensor | None,
-    balance: Balance,
+    balance: budget.Balance,
     max_memory: int,
 ) -> Selection:
     """Select by farthest-first traversal of all rows, or class by class.
 
-    Args:
-        name: the selector.
-        values: (N, D) matrix, the selector's first argument.
-        width: columns of the space.
-        make_space: (values, rows of a chunk, positions or None for all) -> space.
-        keep: fraction kept, in (0, 1].
-        seed: draws the first sample, and decides between equal distances.
-        first: position of the first sample, or None.
-        labels: class ids, or None.
-        balance: "none" or "class".
-        max_memory: bytes that may be used beyond the input.
+    `name` is the selector, `values` its first argument, `width` the columns of the space; the others are its arguments.
     """
     size = len(values)
-    count = count_of(size, keep)
-    ids = check_labels(labels, size)
-    check_balance(balance, ids)
+    count = budget.count_of(size, keep)
+    ids = budget.check_balance(balance, labels, size)
     if first is not None:
         if isinstance(first, bool) or not isinstance(first, int) or not 0 <= first < size:
             raise ValueError(f"first is the position of a sample, in [0, {size - 1}], got {first!r}")
@@ -80,33 +83,28 @@ def cover(
     # distances twice, an order, what topk needs; candidates, pending picks and their gather, in float64
     fixed = 64 * size + candidates * (40 * width + 8 * pending + 64) + pending * 24 * width + 16 * count
     row = width * (values.element_size() + 24) + 8 * pending
-    rows = chunk_rows(name, fixed=fixed, row=row, size=size, max_memory=max_memory)
-    check_finite("features" if name == "k_center" else "outputs", values, rows)
+    rows = budget.chunk_rows(name, size, max_memory, fixed=fixed, row=row)
+    budget.check_finite("features" if name == "k_center" else "outputs", values, rows)
     generator = torch.Generator().manual_seed(seed)
     chosen = []
-    for positions, places in split(size, count, ids, "equal" if balance == "class" else "none", Key(seed, 0)):
+    for positions, places in budget.split(size, count, ids, "equal" if balance == "class" else "none", Key(seed, 0)):
         members = None if len(positions) == size else positions.to(values.device)
         space = make_space(values, rows, members)
-        picks = farthest_first(space, len(positions), places, first, generator, rows, candidates)
+        picks = farthest_first(space, len(positions), places, first, generator, candidates)
         chosen.append(positions[picks])
     return Selection.of(torch.cat(chosen))
 
 
 def farthest_first(
-    space: Space, size: int, count: int, first: int | None, generator: Generator, rows: int, most_candidates: int
+    space: Space, size: int, count: int, first: int | None, generator: Generator, most_candidates: int
 ) -> Int[Tensor, " k"]:
-    """Pick `count` rows, and return their places in the order of picking; equal distances are decided at random.
+    """Pick `count` of the `size` rows of a space; equal distances are decided at random.
 
     Args:
-        space: rows and their distance.
-        size: rows of the space.
-        count: rows to pick, in [1, size].
         first: the row to start with; None draws it.
-        generator: draws the first row and decides between equals.
-        rows: rows of a chunk.
         most_candidates: rows that may be updated more often than all others.
     Returns:
-        (count,) int64 places on the CPU.
+        Places on the CPU, in the order of picking.
     """
     if first is None:
         first = int(torch.randint(size, (), generator=generator))
@@ -120,7 +118,7 @@ def farthest_first(
     candidates = min(_CANDIDATES, most_candidates)
     while len(picked) < count:
         for start in range(done, len(picked), _PENDING):
-            _update(space, nearest, picked[start : start + _PENDING], rows)
+            _update(space, nearest, picked[start : start + _PENDING])
         done = len(picked)
         limit = _RESOLVED * space.scale if dtype == torch.float32 else -1.0
         if float(nearest.max()) < limit:
@@ -143,8 +141,7 @@ def _pick(
 
     The candidates are divided once more: a few leaders are updated after every pick, the other candidates less often.
 
-    Returns:
-        (k,) places, in order; and whether picking ended because a row that is no candidate may be next.
+    Returns (k,) places, in order, and whether picking ended because a row that is no candidate may be next.
     """
     order = torch.randperm(len(nearest), generator=generator).to(nearest.device)
     distance, place = nearest[order].topk(min(candidates + 1, len(nearest)))
@@ -160,9 +157,8 @@ def _pick(
             break
         edge = float(values[-1]) if len(values) > leaders else -torch.inf
         top = top[:leaders]
-        new = top[
-            _pick_leaders(space, left[top], norm[top], values[:leaders], count - len(picks), max(bound, limit, edge))
-        ]
+        lowest = max(bound, limit, edge)
+        new = top[_pick_leaders(space, left[top], norm[top], values[:leaders], count - len(picks), lowest)]
         picks += new.tolist()
         distance[new] = -torch.inf
         reached = torch.addmm(norm[new], left, space.right(left[new]).T, alpha=-1).amin(dim=1)
@@ -188,14 +184,15 @@ def _pick_leaders(space: Space, left: Tensor, norm: Tensor, nearest: Tensor, cou
     return picks
 
 
-def _update(space: Space, nearest: Tensor, picked: list[int], rows: int) -> None:
+def _update(space: Space, nearest: Tensor, picked: list[int]) -> None:
     """Lower all distances by those to some picks."""
     left, norm = space.left(torch.tensor(picked, device=nearest.device), nearest.dtype)
     right = space.right(left).T
-    for start in range(0, len(nearest), rows):
-        chunk, chunk_norm = space.left(slice(start, start + rows), nearest.dtype)
+    for start in range(0, len(nearest), space.rows):
+        part = slice(start, start + space.rows)
+        chunk, chunk_norm = space.left(part, nearest.dtype)
         reached = torch.addmm(norm, chunk, right, alpha=-1).amin(dim=1)
-        distance = nearest[start : start + rows]
+        distance = nearest[part]
         torch.minimum(distance, reached.add_(chunk_norm).clamp_(min=0), out=distance)
 
 

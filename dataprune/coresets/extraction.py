@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -30,14 +30,10 @@ class Extracted:
     labels: Integer[Tensor, " n"]
 
     def errors(self) -> Float[Tensor, "n c"]:
-        """Compute softmax(logits) − onehot(labels), the input of selectors that use gradients.
-
-        Raises:
-            ValueError: if labels are no class ids of these logits.
-        """
+        """Compute softmax(logits) − onehot(labels); ValueError if labels are no class ids of these logits."""
         size, classes = self.logits.shape
         labels = check_labels(self.labels, size)
-        if labels is not None and size and not (int(labels.min()) >= 0 and int(labels.max()) < classes):
+        if size and not (int(labels.min()) >= 0 and int(labels.max()) < classes):
             raise ValueError(
                 f"labels must be in [0, {classes}), as logits have {classes} columns, got {int(labels.min())} to "
                 f"{int(labels.max())}"
@@ -71,11 +67,17 @@ def extract(model: nn.Module, loader: Iterable[Any]) -> Extracted:
         torch.Size([2, 3])
     """
     size = check_order(loader) if isinstance(loader, DataLoader) else None
-    model = getattr(model, "_orig_mod", model)  # hooks inside a compiled model may not run
+    parts = _forward(getattr(model, "_orig_mod", model), loader)  # hooks inside a compiled model may not run
+    columns = [torch.cat(values) for values in zip(*parts)] if size is None else _joined(parts, size)
+    if not columns:
+        raise ValueError("the loader yields no batch")
+    features, logits, labels = columns
+    return Extracted(features, logits, labels)
+
+
+def _forward(model: nn.Module, loader: Iterable[Any]) -> Iterator[list[Tensor]]:
+    """Features, logits and labels of each batch, on the CPU."""
     layers = linear_layers(model)
-    parts: list[list[Tensor]] = []
-    columns: list[Tensor] = []  # allocated once, if the number of samples is known
-    done = 0
     with inference(model):
         for batch in loader:
             labels, arguments, named = _split(batch, device_of(model))
@@ -83,32 +85,28 @@ def extract(model: nn.Module, loader: Iterable[Any]) -> Extracted:
             layers = [layer]
             if labels.shape != (len(logits),):
                 raise ValueError(f"labels must be (B,) = ({len(logits)},) class ids, got {tuple(labels.shape)}")
-            rows = [value.to("cpu", _dtype(value)) for value in (features, logits, labels)]
-            if size is None:
-                parts.append(rows)
-                continue
-            columns = columns or [value.new_empty(size, *value.shape[1:]) for value in rows]
-            if done + len(labels) > size:
-                raise ValueError(f"the loader yields more samples than the {size} of its dataset")
-            for column, value in zip(columns, rows):
-                column[done : done + len(labels)] = value
-            done += len(labels)
-    if size is None:
-        columns = [torch.cat(values) for values in zip(*parts)]
-    if not columns:
-        raise ValueError("the loader yields no batch")
-    if size is not None and done != size:
+            yield [value.to("cpu", _dtype(value)) for value in (features, logits, labels)]
+
+
+def _joined(parts: Iterable[list[Tensor]], size: int) -> list[Tensor]:
+    """Join batches of `size` samples in all, in memory that is allocated once."""
+    columns: list[Tensor] = []
+    done = 0
+    for rows in parts:
+        columns = columns or [value.new_empty(size, *value.shape[1:]) for value in rows]
+        end = done + len(rows[0])
+        if end > size:
+            raise ValueError(f"the loader yields more samples than the {size} of its dataset")
+        for column, value in zip(columns, rows):
+            column[done:end] = value
+        done = end
+    if columns and done != size:
         raise ValueError(f"the loader yielded {done} of its dataset's {size} samples: all are needed")
-    features, logits, labels = columns
-    return Extracted(features, logits, labels)
+    return columns
 
 
 def check_order(loader: DataLoader) -> int:
-    """Check that a loader goes through its dataset once and in order; returns the dataset's length.
-
-    Raises:
-        TypeError: if it does not, or if that is unknown.
-    """
+    """Return the length of a loader's dataset; TypeError unless it surely goes through it once and in order."""
     if isinstance(loader.dataset, IterableDataset):
         raise TypeError(
             "the loader streams an IterableDataset, which has no positions to select: use a map-style dataset"

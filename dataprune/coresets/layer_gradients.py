@@ -7,53 +7,76 @@ two gradients is ⟨e_i, e_j⟩·(1 + ⟨h_i, h_j⟩).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .budget import check_features, check_labels
-from .chunks import check_finite
+from ..hashing import Key
+from ..selection import Selection
+from . import budget
 
 CHUNK = 2048  # samples whose products are computed at once: larger chunks leave the cache
 
 
 def check_gradients(
+    errors: Float[Tensor, "n c"], features: Float[Tensor, "n d"], labels: Int[Tensor, " n"]
+) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n d"], Int[Tensor, " n"]]:
+    """Check gradients as `check_factors`, and labels; return all three on the device of the errors.
+
+    Raises:
+        ValueError: also if there is not one class id in [0, C) for each sample.
+    """
+    errors, features = check_factors(errors, features)
+    size, classes = errors.shape
+    ids = budget.check_labels(labels, size, "a selection from gradients")
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= classes:
+        raise ValueError(f"labels hold {low} to {high}, but errors have the {classes} classes 0 to {classes - 1}")
+    return errors, features, ids.to(errors.device)
+
+
+def check_factors(
     errors: Float[Tensor, "n c"], features: Float[Tensor, "n d"], prefix: str = ""
 ) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n d"]]:
-    """Check both factors, and return them detached, on one device and in one dtype, at least float32.
+    """Check both factors of gradients, and return them detached, on one device and in one dtype, at least float32.
 
-    Args:
-        errors: softmax(logits) − onehot(labels).
-        features: input of the last linear layer.
-        prefix: of both names, for the message.
     Raises:
-        ValueError: if the shapes are not (N, C) and (N, D), there is no sample, or a value is not finite.
+        ValueError: if the shapes are not (N, C) and (N, D), there is no sample, or a value is not finite; `prefix`
+            stands before both names.
     """
     errors_name, features_name = f"{prefix}errors", f"{prefix}features"
-    errors, features = check_features(errors_name, errors), check_features(features_name, features)
+    errors, features = budget.check_features(errors_name, errors), budget.check_features(features_name, features)
     if len(errors) != len(features) or not len(errors):
         raise ValueError(
             f"{errors_name} has {len(errors)} rows, {features_name} has {len(features)}: one per sample is needed"
         )
-    check_finite(errors_name, errors, len(errors))
-    check_finite(features_name, features, len(features))
+    budget.check_finite(errors_name, errors, len(errors))
+    budget.check_finite(features_name, features, len(features))
     dtype = torch.promote_types(torch.promote_types(errors.dtype, features.dtype), torch.float32)
     return errors.to(dtype), features.to(errors.device, dtype)
 
 
-def check_class_ids(labels: Int[Tensor, " n"], errors: Float[Tensor, "n c"]) -> Int[Tensor, " n"]:
-    """Check labels, and return them as int64 on the device of the errors.
-
-    Raises:
-        ValueError: if there is not one class id in [0, C) for each sample.
-    """
-    size, classes = errors.shape
-    ids = check_labels(labels, size, needed_by="a selection from gradients")
-    assert ids is not None
-    low, high = int(ids.min()), int(ids.max())
-    if low < 0 or high >= classes:
-        raise ValueError(f"labels hold {low} to {high}, but errors have the {classes} classes 0 to {classes - 1}")
-    return ids.to(errors.device)
+def match_classes(
+    match: Callable[[Tensor, int], tuple[Tensor, Tensor]],
+    labels: Int[Tensor, " n"],
+    keep: float,
+    seed: int,
+    division: budget.Division = "proportional",
+) -> Selection:
+    """Select weighted samples class by class, with `match`: members, places -> indices of members, weights."""
+    generator = torch.Generator().manual_seed(seed)
+    index, weight = [], []
+    count = budget.count_of(len(labels), keep)
+    for positions, places in budget.split(len(labels), count, labels.cpu(), division, Key(seed, 0)):
+        # shuffled, as argmax takes the first of equals
+        members = positions[torch.randperm(len(positions), generator=generator)].to(labels.device)
+        picks, weights = match(members, places)
+        index.append(members[picks])
+        weight.append(weights)
+    positions, order = torch.cat(index).sort()
+    return Selection(positions.cpu(), torch.cat(weight)[order].float().cpu())
 
 
 def probabilities(errors: Float[Tensor, "n c"], labels: Int[Tensor, " n"], name: str) -> Float[Tensor, "n c"]:

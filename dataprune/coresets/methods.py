@@ -10,6 +10,7 @@ from typing import Any, Literal
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
+from .. import docstrings
 from .. import methods as dynamic_methods
 from ..dynamics import STATISTICS
 from ..errors import UsageError, suggest
@@ -31,8 +32,19 @@ from .ranking import bottom, random, top
 Needs = Literal["nothing", "scores", "features", "logits", "gradients", "validation", "model"]
 
 _WEIGHTS = ("none", "mean-one", "raw")
-# parameters that `choose` passes itself
-_SHARED = ("keep", "labels", "seed", "val_errors", "val_features")
+_PASSED = ("keep", "labels", "seed", "val_errors", "val_features")  # parameters that `choose` passes itself
+_SHARED = {
+    "scores": "(N,), one number per sample; infinities are allowed.",
+    "features": "(N, D), one row per sample, of any floating-point type, on any device; beside `errors`, the input of "
+    "the last linear layer.",
+    "errors": "(N, C), softmax(logits) − onehot(labels).",
+    "keep": "fraction kept, in (0, 1].",
+    "labels": '(N,) class ids, in [0, C) beside `errors`; where they may be None, only balance="class" needs them.',
+    "balance": '"none", or "class": the same number of places for every class, as far as it has samples.',
+    "first": 'position of the first sample, instead of a random one; only with balance="none".',
+    "seed": "decides between equal samples, and which class gets an odd place.",
+    "max_memory": "bytes that may be used beyond the input.",
+}
 
 
 @dataclass(frozen=True)
@@ -72,7 +84,7 @@ class Method:
     def options(self) -> list[str]:
         """Names of the selector's own parameters, and of those that `choose` adds."""
         parameters = inspect.signature(self.select).parameters.values()
-        own = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY and each.name not in _SHARED]
+        own = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY and each.name not in _PASSED]
         return [*own, "weights", *(["statistic"] if self.any_statistic else [])]
 
 
@@ -104,9 +116,6 @@ def choose(
 
     Args:
         name: one of `METHODS`.
-        inputs: scores, features and models to select from.
-        keep: fraction kept, in (0, 1].
-        seed: random seed of the selector.
         options: the selector's own arguments; `statistic`, the score to read, for methods that read any score;
             `weights`: "none", "mean-one" (scaled to mean 1, the default of methods with weights) or "raw".
     Raises:
@@ -126,29 +135,25 @@ def choose(
         raise UsageError(f"{name} selects by a score: choose it with --statistic NAME")
     if "labels" in inspect.signature(method.select).parameters:
         arguments["labels"] = inputs.labels
-    scores = inputs.scores(str(statistic)) if method.needs == "scores" else None
+    positional = _positional(method, inputs, statistic)
     if method.needs == "validation":
         validation = inputs.validation()
         arguments |= {"val_errors": validation.errors(), "val_features": validation.features}
     try:
-        selection = method.select(*_positional(method, inputs, scores), keep=keep, seed=seed, **arguments)
+        selection = method.select(*positional, keep=keep, seed=seed, **arguments)
     except TypeError as error:
         if not options:
             raise
         raise UsageError(f"{name}: an option has a value of the wrong type ({error})") from error
     if weights == "none":
         return Selection.of(selection.index)
-    if scores is not None:
-        return replay.weighted(selection, scores, raw=weights == "raw")
+    if method.needs == "scores":
+        return replay.weighted(selection, positional[0], raw=weights == "raw")
     return selection if weights == "raw" else replay.mean_one(selection)
 
 
 def find(name: str) -> Method:
-    """Look up a static method.
-
-    Raises:
-        UsageError: if there is no such method.
-    """
+    """Look up a static method; UsageError if there is none of this name."""
     if name in STATISTICS and name not in METHODS:
         raise UsageError(f"{name} is a statistic, not a method of this name: --method top --statistic {name}")
     if name in dynamic_methods.METHODS:
@@ -161,18 +166,19 @@ def find(name: str) -> Method:
     return METHODS[name]
 
 
-def _positional(method: Method, inputs: Inputs, scores: Tensor | None) -> tuple[Any, ...]:
+def _positional(method: Method, inputs: Inputs, statistic: str | None) -> tuple[Any, ...]:
+    """The selector's first arguments."""
     match method.needs:
         case "nothing":
             return (inputs.size,)
         case "scores":
-            return (scores,)
+            return (inputs.scores(str(statistic)),)
+        case "model":
+            return inputs.model()
         case "features":
             return (inputs.extracted().features,)
         case "logits":
             return (inputs.extracted().logits,)
-        case "model":
-            return inputs.model()
         case _:
             extracted = inputs.extracted()
             return extracted.errors(), extracted.features
@@ -202,3 +208,6 @@ METHODS: dict[str, Method] = {
     "bottom": Method(bottom, "scores", any_statistic=True),
     "stratified": Method(stratified, "scores", any_statistic=True),
 }
+
+for _selector in {method.select for method in METHODS.values()}:
+    docstrings.add_arguments(_selector, _SHARED)

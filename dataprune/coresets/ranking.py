@@ -5,7 +5,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from jaxtyping import Float, Integer, Shaped
 from torch import Tensor
@@ -13,10 +12,7 @@ from torch import Tensor
 from .. import policies
 from ..hashing import Key
 from ..selection import Selection
-from .budget import Balance, check_balance, check_labels, check_scores, count_of, split
-from .chunks import MAX_MEMORY, chunk_rows
-
-Choose = Callable[[Tensor, int, Key], Tensor]  # ((n,) values, count, key) -> (count,) ascending positions
+from .budget import MAX_MEMORY, Balance, Rule, check_balance, check_scores, chunk_rows, count_of, select, split
 
 
 def top(
@@ -30,13 +26,6 @@ def top(
 ) -> Selection:
     """Keep the highest scores.
 
-    Args:
-        scores: one number per sample; infinities are allowed.
-        keep: fraction kept, in (0, 1].
-        labels: class ids; needed where balance is "class".
-        balance: "none", or "class": the same number of places for every class, as far as it has samples.
-        seed: decides between equal scores.
-        max_memory: bytes that may be used beyond the input.
     Returns:
         max(1, floor(keep * N + 0.5)) ascending positions with weight one.
     Raises:
@@ -63,7 +52,7 @@ def bottom(
 ) -> Selection:
     """Keep the lowest scores.
 
-    Arguments, result and errors as for `top`.
+    Result and errors as for `top`.
 
     Example:
         >>> bottom(torch.tensor([0.1, 0.9, 0.5, 0.7]), keep=0.5).index
@@ -89,17 +78,11 @@ def random(
 ) -> Selection:
     """Keep a uniformly random subset, the baseline of every other coreset.
 
+    Result and errors as for `top`.
+
     Args:
         size: samples in the dataset, N; or a tensor with a row per sample, so that this replaces any other selector.
-        keep: as for `top`.
-        labels: as for `top`.
-        balance: as for `top`.
         seed: decides the subset.
-        max_memory: as for `top`.
-    Returns:
-        max(1, floor(keep * N + 0.5)) ascending positions with weight one.
-    Raises:
-        ValueError: as for `top`, or if size is not a whole number above 0.
     Example:
         >>> len(random(100, keep=0.1).index)
         10
@@ -120,7 +103,7 @@ def random(
 def choose(
     name: str,
     values: Shaped[Tensor, " n"],
-    rule: Choose,
+    rule: Rule,
     keep: float,
     labels: Tensor | None,
     balance: Balance,
@@ -130,29 +113,20 @@ def choose(
     capacity: Callable[[int], int] = lambda size: size,
     memory: int | None = None,
 ) -> Selection:
-    """Apply a rule to the values of all samples, or class by class.
+    """Apply a rule to the values of all samples, or class by class; `name` is the selector, the others its arguments.
 
     Args:
-        name: the selector.
-        values: one per sample.
-        rule: chooses positions from values.
-        keep: as for `top`.
-        labels: as for `top`.
-        balance: as for `top`.
-        seed: as for `top`.
-        max_memory: as for `top`.
         capacity: samples of a group -> how many of them the rule can choose.
         memory: bytes that the rule needs for all samples.
     """
     size = len(values)
     count = count_of(size, keep)
-    labels = check_labels(labels, size)
-    check_balance(balance, labels)
+    ids = check_balance(balance, labels, size)
     by_class = balance == "class"
     if memory is None:  # numpy's partition copies the values; ties draw 32 bits each and partition these
         memory = size * (values.element_size() * 2 + 12)
-    chunk_rows(name, fixed=memory + 32 * size * by_class + 12 * count, row=0, size=size, max_memory=max_memory)
-    sizes = torch.unique(labels, return_counts=True)[1].tolist() if by_class and labels is not None else [size]
+    chunk_rows(name, size, max_memory, fixed=memory + 32 * size * by_class + 12 * count)
+    sizes = torch.unique(ids, return_counts=True)[1].tolist() if by_class and ids is not None else [size]
     if (able := sum(map(capacity, sizes))) < count:
         raise ValueError(
             f"the cutoff leaves {able} of {size} samples, but keep asks for {count}: lower cutoff or keep (their sum "
@@ -162,8 +136,4 @@ def choose(
     stream = zlib.crc32(f"{name} {seed}".encode())
     if not by_class:
         return Selection.of(rule(values, count, Key(stream, 0)))
-    chosen = np.zeros(size, dtype=np.bool_)
-    groups = split(size, count, labels, "equal", Key(stream, 0), capacity=capacity)
-    for number, (positions, places) in enumerate(groups, start=1):
-        chosen[positions[rule(values[positions], places, Key(stream, number))].numpy()] = True
-    return Selection.of(torch.from_numpy(np.flatnonzero(chosen)))
+    return select(values, split(size, count, ids, "equal", Key(stream, 0), capacity=capacity), rule, stream)

@@ -52,11 +52,7 @@ def weighted(selection: Selection, scores: Float[Tensor, " n"], *, raw: bool = F
 
 
 def mean_one(selection: Selection) -> Selection:
-    """Scale the weights to mean 1; those of CRAIG sum to N, which multiplies the learning rate by 1 / keep.
-
-    Raises:
-        ValueError: if all weights are 0.
-    """
+    """Scale the weights to mean 1: those of CRAIG sum to N, which multiplies the learning rate by 1 / keep."""
     mean = selection.weight.double().mean()
     if not mean > 0:
         raise ValueError("all weights are 0: there is nothing to train on")
@@ -64,11 +60,8 @@ def mean_one(selection: Selection) -> Selection:
 
 
 def small_batch(batch_size: int, keep: float) -> int:
-    """Reduce the batch size for small coresets as TDDS does: to a half at 20 % kept or less, a quarter at 10 % or less.
+    """Reduce the batch size as TDDS does for small coresets: to a half at 20 % kept or less, a quarter at 10 % or less.
 
-    Args:
-        batch_size: batch size on all the data.
-        keep: fraction kept.
     Example:
         >>> [small_batch(128, keep) for keep in (0.3, 0.2, 0.1)]
         [128, 64, 32]

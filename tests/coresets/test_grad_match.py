@@ -12,7 +12,7 @@ from scipy import optimize
 from sklearn import linear_model
 
 from dataprune import coresets
-from dataprune.coresets.least_squares import Fit
+from dataprune.coresets._grad_match import Fit
 
 
 @pytest.mark.parametrize("seed", range(3))
