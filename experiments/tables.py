@@ -1,10 +1,9 @@
-"""The tables of README.md and of docs/findings, made from the packed results.
+"""The tables of README.md and of docs that print results, made from the packed results and from experiments/papers.
 
     python experiments/tables.py
 
 writes each table between its two comments, `<!-- table: NAME -->` and `<!-- end of table -->`, and results/NAME.md
-beside each results/NAME.json. Words and what papers print stand here; every number that was measured is read from
-experiments/results.
+beside each results/NAME.json. Words stand here; every number that was measured is read from experiments/results.
 """
 
 from __future__ import annotations
@@ -12,17 +11,15 @@ from __future__ import annotations
 import re
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-import yaml
+import method_cards
+from measured import ROOT, Rows, accuracy, compared, differences, number, published, reproduced, results
 
 from dataprune.lab.report import pack
 from dataprune.lab.report.packed_tables import markdown, table
 
-ROOT = Path(__file__).parents[1]
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 METHODS = ("rs2", "loss", "infobatch", "emp", "memory")
 FASHION = (
@@ -31,12 +28,12 @@ FASHION = (
     "fashion_mnist_noise20",
     "fashion_mnist_noise20_plain_momentum",
 )
-Rows = list[Mapping[str, Any]]
 
 
 def pages() -> list[Path]:
     """Pages whose tables are made here."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs/findings").glob("*.md"))]
+    folders = ("docs/findings", "docs/how-to", "docs/methods")
+    return [ROOT / "README.md", *(page for folder in folders for page in sorted((ROOT / folder).glob("*.md")))]
 
 
 def filled(text: str) -> str:
@@ -47,48 +44,6 @@ def filled(text: str) -> str:
 def _unbroken(text: str) -> str:
     """A mean stays on one line with its deviation, however narrow the page."""
     return text.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
-
-
-@cache
-def results(file: str) -> dict[str, Any]:
-    """Results of a packed file by the name of their entry."""
-    return {entry.name: entry.result for entry in pack.read(ROOT / f"experiments/results/{file}.json")}
-
-
-def compared(file: str, entry: str, method: str) -> Rows:
-    """Rows of a method in a comparison, [] where it was not run."""
-    return [row for row in results(file)[entry]["runs"] if row["method"] == method]
-
-
-def reproduced(name: str, panel: str, keep: float, arm: str) -> Rows:
-    """Rows of an arm in what `dataprune reproduce` made."""
-    rows = results(name)[name]["rows"]
-    return [row for row in rows if (row["panel"], row["keep"], row["arm"]) == (panel, keep, arm)]
-
-
-def accuracy(rows: Rows, digits: int = 2, metric: str = "accuracy") -> str:
-    """Mean ± sample standard deviation over seeds in percent, "" without runs."""
-    return moments([row[metric] for row in rows], digits, scale=100)
-
-
-def moments(values: Sequence[float], digits: int, scale: float = 1) -> str:
-    """Mean ± sample standard deviation."""
-    if not values:
-        return ""
-    mean = number(scale * statistics.fmean(values), digits)
-    return f"{mean} ± {scale * statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
-
-
-def number(value: float, digits: int, sign: str = "") -> str:
-    """A number with a true minus sign, and without one before zero."""
-    text = f"{value:{sign}.{digits}f}".replace("-", "−")
-    return text if float(text.replace("−", "-")) else text.lstrip("−")
-
-
-def differences(rows: Rows, short: Rows) -> str:
-    """Points above `short`, seed by seed."""
-    base = {row["seed"]: row["accuracy"] for row in short}
-    return moments([row["accuracy"] - base[row["seed"]] for row in rows], 2, scale=100)
 
 
 def readme() -> str:
@@ -294,8 +249,6 @@ def joint() -> str:
 
 
 def glue() -> str:
-    content = yaml.safe_load((ROOT / "experiments/papers/emp_table3.yaml").read_text())
-    printed = content["published"]
     names = {"sst2": "SST-2", "mrpc": "MRPC", "stsb": "STS-B", "cola": "CoLA"}
     metrics = {"sst2": "accuracy", "mrpc": "accuracy", "stsb": "Pearson", "cola": "Matthews"}
     methods, lines = ("short", *METHODS), []
@@ -304,14 +257,14 @@ def glue() -> str:
         labels = [
             f"{name}, {metrics[task]}",
             f"`full` {accuracy(full, 1)}",
-            f"paper's `full` {printed[name]['full'][0]:.1f}",
+            f"paper's `full` {published('emp_table3', name)['full'][0]:.1f}",
         ]
-        for label, keep in zip(labels, (0.7, 0.5, 0.3)):
+        for place, (label, keep) in enumerate(zip(labels, (0.7, 0.5, 0.3))):
             entry = f"glue_{task}_keep{round(100 * keep)}"
             cells = [accuracy(compared(f"glue_{task}", entry, method), 1) or "–" for method in methods]
             steps = compared(f"glue_{task}", entry, "short")[0]["steps"]
-            at = content["keep"].index(keep)
-            paper = ", ".join(f"{printed[name][method][at]:.1f}" for method in ("infobatch", "emp"))
+            printed = published("emp_table3", name)
+            paper = ", ".join(f"{printed[method][place]:.1f}" for method in ("infobatch", "emp"))
             lines.append([label, f"{keep:g}", str(steps), *cells, paper])
     return table(["", "keep", "steps", *(f"`{name}`" for name in methods), "paper: `infobatch`, `emp`"], lines)
 
@@ -336,6 +289,28 @@ def label_errors() -> str:
         values = [[100 * p["wrong_labels"][name] for p in result["points"] if p["data"] == one] for one in data]
         lines.append([title, *(_range(shares) for shares in values)])
     return table(["", *data], lines)
+
+
+def label_error_scores() -> str:
+    result = results("label_errors")["label_errors"]
+    names = {name: f"`{name}`" for name in ("el2n", "aum", "loss", "forgetting", "entropy", "tdds", "dual", "dyn_unc")}
+    names["cleanlab, self confidence"] = "cleanlab, self-confidence (the held-out loss)"
+    names["cleanlab, normalized margin"] = "cleanlab, normalized margin"
+    lines = []
+    for name, title in names.items():
+        scores = [data[name] for data in result["summary"].values()]
+        cells = ["{:.3f} ± {:.3f}".format(*score["precision"]) + f"\n{score['auroc'][0]:.3f}" for score in scores]
+        lines.append([title, *(part for cell in cells for part in cell.split("\n"))])
+    cells = []
+    for data in result["summary"]:
+        found = [point["confident_learning"] for point in result["points"] if point["data"] == data]
+        cells += [
+            ", ".join(f"{statistics.fmean(row[key] for row in found):.2f}" for key in ("precision", "recall")),
+            "",
+        ]
+    lines.append(["cleanlab, `find_label_issues`: precision, recall", *cells])
+    head = [part for data in result["summary"] for part in (data.replace("fashion-mnist", "Fashion-MNIST"), "AUROC")]
+    return table(["", *head], lines)
 
 
 def _range(percents: Sequence[float]) -> str:
@@ -377,6 +352,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "glue": glue,
     "label_errors": label_errors,
     "advise": advise,
+    **method_cards.TABLES,
+    "label_error_scores": label_error_scores,
 }
 
 

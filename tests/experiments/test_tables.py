@@ -1,54 +1,45 @@
-"""The tables of README and of the findings are those of the committed results, and the results are small."""
+"""The tables of README and of the site are those of the committed results, and the results are small."""
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+import tables
 
 from dataprune.lab.report import pack, packed_tables
 
 ROOT = Path(__file__).parents[2]
 RESULTS = sorted((ROOT / "experiments/results").glob("*.json"))
 FINDINGS = sorted((ROOT / "docs/findings").glob("*.md"))
-README = ROOT / "README.md"
+MARKED = [page for page in tables.pages() if tables.MARKED.search(page.read_text(encoding="utf-8"))]
 
 
-@pytest.fixture(scope="module")
-def tables() -> ModuleType:
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location("tables", ROOT / "experiments/tables.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("page", [README, *FINDINGS], ids=lambda page: page.stem)
-def test_the_tables_of_a_page_are_those_of_the_results(tables: ModuleType, page: Path) -> None:
+@pytest.mark.parametrize("page", MARKED, ids=name)
+def test_the_tables_of_a_page_are_those_of_the_results(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert tables.filled(text) == text, f"{page} differs from the results: python experiments/tables.py"
 
 
-@pytest.mark.parametrize("page", [README, *FINDINGS], ids=lambda page: page.stem)
-def test_no_number_of_a_table_is_written_by_hand(tables: ModuleType, page: Path) -> None:
+@pytest.mark.parametrize("page", [page for page in tables.pages() if page.parent.name != "how-to"], ids=name)
+def test_no_number_of_a_table_is_written_by_hand(page: Path) -> None:
     rest = tables.MARKED.sub("", page.read_text(encoding="utf-8"))
     cells = [line for line in rest.splitlines() if line.startswith("|")]
     shares = re.compile(r"(keep|at) 0\.\d|\d+ % pruned")  # of the data, which are settings
     assert [line for line in cells if re.search(r"\d\.\d|±|\d %", shares.sub("", line))] == []
 
 
-def test_every_table_is_on_a_page(tables: ModuleType) -> None:
-    named = [
-        name for page in (README, *FINDINGS) for _, name, _ in tables.MARKED.findall(page.read_text(encoding="utf-8"))
-    ]
+def test_every_table_is_on_a_page() -> None:
+    named = [name for page in MARKED for _, name, _ in tables.MARKED.findall(page.read_text(encoding="utf-8"))]
     assert sorted(named) == sorted(tables.TABLES)
 
 
-def test_a_changed_number_is_found(tables: ModuleType) -> None:
+def test_a_changed_number_is_noticed() -> None:
     text = (ROOT / "docs/findings/quarter.md").read_text(encoding="utf-8")
     wrong = text.replace("| 88.02", "| 88.03")
     assert wrong != text and tables.filled(wrong) == text
