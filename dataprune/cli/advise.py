@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..lab.training.settings import Settings
-from .engine import choose_engine
-from .options import OF_TASKS, AsJson, Jobs, Out
-from .output import commas, console, note, plain, print_lines
-from .progress import training_progress
-from .shell import first_rank, takes_settings
-
-Candidates = Annotated[
-    str,
-    typer.Option(
-        help="Comma-separated methods to try beside rs2; infobatch is left out where it cannot reach the budget."
-    ),
-]
+from .options import OF_TASKS, AsJson, Jobs, Out, choose_engine, split_names
+from .output import console, default_out, print_json, print_lines
+from .runs import run_sweep
+from .settings_options import takes_settings
 
 
 @takes_settings(
@@ -30,7 +20,12 @@ Candidates = Annotated[
 )
 def advise(
     settings: Settings,
-    candidates: Candidates = "infobatch,loss,emp,memory",
+    candidates: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated methods to try beside rs2; infobatch is left out where it cannot reach the budget."
+        ),
+    ] = "infobatch,loss,emp,memory",
     seeds: Annotated[int, typer.Option(help="Pilots per method, at least 2; they use the seeds from --seed on.")] = 3,
     pilot_size: Annotated[int, typer.Option(help="Largest training set of a pilot, in samples.")] = 4000,
     pilot_epochs: Annotated[
@@ -57,29 +52,26 @@ def advise(
     from ..lab.sweeps.advise import advise as carry_out
     from ..lab.training.build import load_data
 
-    where = choose_engine("local", None, jobs)
+    engine = choose_engine("local", None, jobs)
     pilot = Pilot(
         settings,
-        candidates=commas(candidates),
+        candidates=split_names(candidates),
         seeds=range(settings.seed, settings.seed + seeds),
         size=pilot_size,
         epochs=pilot_epochs,
         same_steps=same_steps,
     )
     pilot.validate()
-    chosen = (pilot.candidates, pilot_size, pilot_epochs, same_steps)
-    key = hashlib.sha256(repr(chosen).encode()).hexdigest()[:4]
-    out = out or Path("runs") / f"advise-{plain(settings.data)}-{settings.key()[:8]}{key}"
+    options = (pilot.candidates, pilot_size, pilot_epochs, same_steps)
+    key = hashlib.sha256(repr(options).encode()).hexdigest()[:4]
+    out = out or default_out("advise", settings.data, f"{settings.key()[:8]}{key}")
     data = load_data(settings)
-    if first_rank():
-        note(data.note)
     epochs = len(pilot.methods(len(data.train))) * seeds * pilot.pilot_epochs()
-    with training_progress(epochs, several=True, quiet=json_) as progress:
-        result = carry_out(pilot, out, data=data, report=progress.run_epoch, engine=where)
-    if not first_rank():
+    result = run_sweep(carry_out, pilot, out, data=data, epochs=epochs, engine=engine, quiet=json_)
+    if result is None:
         return
     if json_:
-        print(json.dumps(result))
+        print_json(result)
         return
     console().print(tables.advice(result))
     advice = result["advice"]

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from .advise import advise
 from .compare import compare
+from .errors import Group, reports_errors
 from .joint import joint
 from .methods import list_methods
 from .pack import pack
@@ -18,7 +19,6 @@ from .report import report
 from .reproduce import reproduce
 from .score import score
 from .select import select
-from .shell import Group
 from .train import train
 
 app = typer.Typer(
@@ -54,4 +54,4 @@ for command in (train, pretrain, score, select, compare, advise, joint, list_met
     # lines of a paragraph are joined, so that the terminal wraps them once, at its own width
     paragraphs = (inspect.getdoc(command) or "").split("\n\n")
     text = "\n\n".join(escape(" ".join(paragraph.split())) for paragraph in paragraphs)
-    app.command(command.__name__.removeprefix("list_"), help=text)(command)
+    app.command(command.__name__.removeprefix("list_"), help=text)(reports_errors(command))

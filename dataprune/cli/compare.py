@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,11 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from ..lab.training.settings import Settings
-from .engine import choose_engine
-from .options import Address, AsJson, Engine, Jobs, Out, Seeds
-from .output import commas, console, note, numbers, plain, print_lines, require_drawing
-from .progress import training_progress
-from .shell import first_rank, takes_settings
+from .options import Address, AsJson, Engine, Jobs, Out, Seeds, choose_engine, split_names, split_numbers
+from .output import console, default_out, note, print_json, print_lines, require_drawing
+from .runs import run_sweep
+from .settings_options import takes_settings
 
 METHODS = "full,short,rs2,random,loss,infobatch,emp,memory"
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
@@ -27,37 +25,32 @@ MAIN_JOB: dict[str, dict[str, Any]] = {
     "fashion-mnist": {"train_size": 3000, "epochs": 10, "keep": 0.1, "batch_size": 64, "seeds": 3},
 }
 
-Methods = Annotated[
-    str, typer.Option(help="Comma-separated methods; `short` trains on all data for as many steps as the pruned runs.")
-]
-
-TuneLr = Annotated[
-    str | None,
-    typer.Option(help="Comma-separated learning rates; each method uses the one with the best validation accuracy."),
-]
-
-ScoreEpochs = Annotated[
-    int | None, typer.Option(min=1, help="Epochs of the scoring run of static methods; --epochs by default.")
-]
-
-FinetuneAfter = Annotated[
-    int,
-    typer.Option(
-        help="With --task contrastive: also fine-tune each encoder, and one from scratch, on all labels for this many "
-        "epochs."
-    ),
-]
-
 
 @takes_settings(without=("method", "selection", "steps", "statistics", "init", "track"))
 def compare(
     ctx: typer.Context,
     settings: Settings,
-    methods: Methods = METHODS,
+    methods: Annotated[
+        str,
+        typer.Option(help="Comma-separated methods; `short` trains on all data for as many steps as the pruned runs."),
+    ] = METHODS,
     seeds: Seeds = 3,
-    tune_lr: TuneLr = None,
-    score_epochs: ScoreEpochs = None,
-    finetune_epochs: FinetuneAfter = 0,
+    tune_lr: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated learning rates; each method uses the one with the best validation accuracy."
+        ),
+    ] = None,
+    score_epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs of the scoring run of static methods; --epochs by default.")
+    ] = None,
+    finetune_epochs: Annotated[
+        int,
+        typer.Option(
+            help="With --task contrastive: also fine-tune each encoder, and one from scratch, on all labels for this "
+            "many epochs."
+        ),
+    ] = 0,
     engine: Engine = "local",
     address: Address = None,
     jobs: Jobs = None,
@@ -80,7 +73,7 @@ def compare(
     """
     settings, seeds = _main_job(ctx, settings, seeds)
     require_drawing()
-    where = choose_engine(engine, address, jobs)
+    sweep_engine = choose_engine(engine, address, jobs)
     from ..lab.report import plots, tables
     from ..lab.sweeps.compare import Comparison
     from ..lab.sweeps.compare import compare as carry_out
@@ -88,25 +81,23 @@ def compare(
 
     comparison = Comparison(
         settings,
-        methods=commas(methods),
+        methods=split_names(methods),
         seeds=range(settings.seed, settings.seed + seeds),
-        learning_rates=numbers("--tune-lr", tune_lr),
+        learning_rates=split_numbers("--tune-lr", tune_lr),
         score_epochs=score_epochs,
         finetune_epochs=finetune_epochs,
     )
     comparison.validate()
-    out = out or Path("runs") / f"compare-{plain(settings.data)}-{_comparison_key(comparison)}"
+    out = out or default_out("compare", settings.data, _comparison_key(comparison))
     data = load_data(settings)
-    if first_rank():
-        note(data.note)
-    with training_progress(comparison.epochs(len(data.train)), several=True, quiet=json_) as progress:
-        result = carry_out(comparison, out, data=data, report=progress.run_epoch, engine=where)
-    if not first_rank():
+    epochs = comparison.epochs(len(data.train))
+    result = run_sweep(carry_out, comparison, out, data=data, epochs=epochs, engine=sweep_engine, quiet=json_)
+    if result is None:
         return
     figures = plots.write(plots.accuracy(result), out / "accuracy")
     page = _write_report(out, data)
     if json_:
-        print(json.dumps(result))
+        print_json(result)
         return
     console().print(tables.comparison(result))
     written = [f"results: {out / 'compare.json'}", f"figure: {figures[0]}", *([f"report: {page}"] if page else [])]

@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..lab.training.settings import Settings
-from .engine import choose_engine
-from .options import OF_TASKS, Address, AsJson, Engine, Jobs, Out
-from .output import commas, console, note, numbers, plain, require_drawing
-from .progress import training_progress
-from .shell import first_rank, takes_settings
-
-Ratios = Annotated[str, typer.Option(help="Comma-separated fractions of the data to train on.")]
-
-Amounts = Annotated[str, typer.Option(help="Comma-separated shares of the weights to prune.")]
-
-DataMethod = Annotated[
-    str | None,
-    typer.Option(
-        help="Comma-separated dynamic methods (memory, rs2 ...) to use instead of coresets; each ratio is their --keep."
-    ),
-]
-
-FinetuneOn = Annotated[
-    str, typer.Option(help="Data of fine-tuning: all, or coreset: the data that the model was trained on.")
-]
+from .options import OF_TASKS, Address, AsJson, Engine, Jobs, Out, choose_engine, split_names, split_numbers
+from .output import console, default_out, first_rank, print_json, require_drawing
+from .runs import run_sweep
+from .settings_options import takes_settings
 
 
 @takes_settings(
@@ -37,22 +19,32 @@ FinetuneOn = Annotated[
 )
 def joint(
     settings: Settings,
-    ratios: Ratios = "0.1,0.2,0.3,0.4,0.5",
-    amounts: Amounts = "0,0.2,0.4,0.6,0.8",
+    ratios: Annotated[
+        str, typer.Option(help="Comma-separated fractions of the data to train on.")
+    ] = "0.1,0.2,0.3,0.4,0.5",
+    amounts: Annotated[str, typer.Option(help="Comma-separated shares of the weights to prune.")] = "0,0.2,0.4,0.6,0.8",
     seeds: Annotated[
         int, typer.Option(min=1, help="Repetitions of all stages; they use the seeds from --seed on.")
     ] = 3,
     score_epochs: Annotated[int, typer.Option(help="Epochs of the run that counts forgetting.")] = 10,
     epochs: Annotated[int, typer.Option(help="Epochs of training on a coreset, and of the base model.")] = 10,
     finetune_epochs: Annotated[int, typer.Option(help="Epochs of fine-tuning after weights are pruned.")] = 10,
-    finetune_on: FinetuneOn = "all",
+    finetune_on: Annotated[
+        str, typer.Option(help="Data of fine-tuning: all, or coreset: the data that the model was trained on.")
+    ] = "all",
     finetune_lr: Annotated[
         float | None, typer.Option(help="Peak learning rate of fine-tuning; --lr by default.")
     ] = None,
     scope: Annotated[
         str, typer.Option(help="Rank weights within each layer (layer), or all together (global).")
     ] = "layer",
-    data_method: DataMethod = None,
+    data_method: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated dynamic methods (memory, rs2 ...) to use instead of coresets; each ratio is their "
+            "--keep."
+        ),
+    ] = None,
     reinitialize: Annotated[
         bool, typer.Option("--reinitialize", help="Keep only the masks: fine-tune from new random weights.")
     ] = False,
@@ -76,7 +68,7 @@ def joint(
     nor memory here; the FLOPs in the table count them as free.
     """
     require_drawing()
-    where = choose_engine(engine, address, jobs)
+    sweep_engine = choose_engine(engine, address, jobs)
     from ..lab.report import joint_plots, tables
     from ..lab.sweeps.joint.grid import Grid
     from ..lab.sweeps.joint.run import joint as carry_out
@@ -85,10 +77,10 @@ def joint(
 
     grid = Grid(
         replace(settings, epochs=epochs),
-        ratios=numbers("--ratios", ratios),
-        amounts=numbers("--amounts", amounts),
+        ratios=split_numbers("--ratios", ratios),
+        amounts=split_numbers("--amounts", amounts),
         seeds=range(settings.seed, settings.seed + seeds),
-        data_methods=commas(data_method),
+        data_methods=split_names(data_method),
         score_epochs=score_epochs,
         finetune_epochs=finetune_epochs,
         finetune_on=finetune_on,
@@ -97,22 +89,19 @@ def joint(
         reinitialize=reinitialize,
     )
     grid.validate()
-    out = out or Path("runs") / f"joint-{plain(settings.data)}-{grid.key()}"
+    out = out or default_out("joint", settings.data, grid.key())
     if table:
-        result = load(out)
+        result = load(out) if first_rank() else None
     else:
-        data = load_data(settings)
-        if first_rank():
-            note(data.note)
-        with training_progress(grid.epochs(), several=True, quiet=json_) as progress:
-            result = carry_out(grid, out, data=data, report=progress.run_epoch, engine=where, save_models=save_models)
-    if not first_rank():
+        options = {"engine": sweep_engine, "save_models": save_models}
+        result = run_sweep(carry_out, grid, out, data=load_data(settings), epochs=grid.epochs(), quiet=json_, **options)
+    if result is None:
         return
     shown = tables.joint(result)  # refuses a grid that is not finished
     drawn = joint_plots.draw(result, out)
     if json_:
-        print(json.dumps(result))
+        print_json(result)
         return
     console().print(shown)
-    where = ", ".join(str(path) for path in drawn if path.suffix == ".svg")
-    print(f"results: {out / 'joint.json'}, figures: {where}")
+    figures = ", ".join(str(path) for path in drawn if path.suffix == ".svg")
+    print(f"results: {out / 'joint.json'}, figures: {figures}")

@@ -1,11 +1,15 @@
-"""Options that several commands have."""
+"""Options that several commands have, and the engine that they choose."""
 
 from __future__ import annotations
 
+import importlib.util
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from ..errors import UsageError, suggest
 
 Out = Annotated[Path | None, typer.Option(help="Folder of the results; the same call continues there.")]
 
@@ -13,31 +17,64 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON o
 
 Seeds = Annotated[int, typer.Option(min=1, help="Runs per method; they use the seeds from --seed on.")]
 
+machine_option = partial(typer.Option, rich_help_panel="Machine")
+
 Engine = Annotated[
     str,
-    typer.Option(
+    machine_option(
         help="local: one run after another, or --jobs at a time; ray: spread the runs over a Ray cluster (needs the "
-        "extra ray).",
-        rich_help_panel="Machine",
+        "extra ray)."
     ),
 ]
 
 Address = Annotated[
     str | None,
-    typer.Option(
-        help="Address of the Ray cluster (with --engine ray); by default RAY_ADDRESS, else a new one on this machine.",
-        rich_help_panel="Machine",
+    machine_option(
+        help="Address of the Ray cluster (with --engine ray); by default RAY_ADDRESS, else a new one on this machine."
     ),
 ]
 
 Jobs = Annotated[
     int | None,
-    typer.Option(
-        min=1,
-        help="Runs at a time, each in its own process; 1 by default, with --engine ray as many as fit.",
-        rich_help_panel="Machine",
+    machine_option(
+        min=1, help="Runs at a time, each in its own process; 1 by default, with --engine ray as many as fit."
     ),
 ]
 
 OF_CONTRASTIVE = ("views", "temperature", "dim", "score_on", "gather")  # settings of contrastive learning alone
 OF_TASKS = ("task", "max_length", *OF_CONTRASTIVE)
+
+
+def choose_engine(name: str, address: str | None, jobs: int | None) -> Any:
+    """The engine of a sweep that --engine, --address and --jobs name."""
+    if uses_ray(name):
+        from ..lab.sweeps.engine_ray import on_ray
+
+        return on_ray(address, jobs)
+    if address is not None:
+        raise UsageError("--address names a Ray cluster: add --engine ray")
+    from ..lab.sweeps import engines
+
+    return engines.local if jobs in (None, 1) else engines.processes(jobs)
+
+
+def uses_ray(engine: str) -> bool:
+    """Whether an engine is Ray; raises UsageError for an unknown engine, or where Ray is not installed."""
+    if engine not in ("local", "ray"):
+        raise UsageError(suggest(engine, ["local", "ray"], what="engine"))
+    if engine == "ray" and importlib.util.find_spec("ray") is None:
+        raise UsageError("--engine ray needs Ray: pip install -c constraints.txt -e '.[ray]'")
+    return engine == "ray"
+
+
+def split_names(text: str | None) -> list[str]:
+    """Split a comma-separated option into names."""
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+def split_numbers(option: str, text: str | None) -> tuple[float, ...]:
+    """Parse the comma-separated numbers of an option."""
+    try:
+        return tuple(float(number) for number in text.split(",")) if text else ()
+    except ValueError:
+        raise UsageError(f"{option} takes comma-separated numbers, got {text!r}") from None

@@ -1,16 +1,24 @@
-"""Printing, checks of optional packages, and names of folders."""
+"""Printing, and the names of folders."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from ..errors import UsageError
 
 _WIDTH = 160  # columns of a table that is not printed on a terminal
+
+
+def first_rank() -> bool:
+    """Whether this process prints for all processes of torchrun; does not need torch."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def require_drawing() -> None:
@@ -20,28 +28,19 @@ def require_drawing() -> None:
             raise UsageError(f"figures and report need {name}: pip install -c constraints.txt -e '.[cli]'")
 
 
-def require_ray() -> None:
-    """Raise UsageError where Ray is not installed."""
-    if importlib.util.find_spec("ray") is None:
-        raise UsageError("--engine ray needs Ray: pip install -c constraints.txt -e '.[ray]'")
+def default_out(command: str, data: str, *parts: str) -> Path:
+    """The folder of a command's results where --out does not name one."""
+    return Path("runs") / "-".join([command, folder_name(data), *parts])
 
 
-def numbers(option: str, text: str | None) -> tuple[float, ...]:
-    """Parse the comma-separated numbers of an option."""
-    try:
-        return tuple(float(number) for number in text.split(",")) if text else ()
-    except ValueError:
-        raise UsageError(f"{option} takes comma-separated numbers, got {text!r}") from None
-
-
-def plain(name: str) -> str:
+def folder_name(path: str) -> str:
     """The last part of a path or name, usable in a folder's name."""
-    return plain_text(Path(name).resolve().name)
+    return file_name(Path(path).resolve().name)
 
 
-def plain_text(name: str) -> str:
+def file_name(text: str) -> str:
     """Text usable in a file's name."""
-    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
+    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in text)
 
 
 def note(text: str | None) -> None:
@@ -55,11 +54,11 @@ def console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=_WIDTH)
 
 
-def commas(text: str | None) -> list[str]:
-    """Split a comma-separated option into names."""
-    return [name.strip() for name in (text or "").split(",") if name.strip()]
-
-
 def print_lines(*lines: str) -> None:
     """Print lines as they are: no wrapping, no markup."""
     console().print("\n".join(lines), soft_wrap=True, highlight=False, markup=False)
+
+
+def print_json(result: Any) -> None:
+    """Print the result of --json."""
+    print(json.dumps(result))

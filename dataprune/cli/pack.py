@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from .shell import Debug, reported
-
 
 def pack(
     folders: Annotated[
@@ -19,7 +17,6 @@ def pack(
         Path | None,
         typer.Option(help="JSON file to write; by default FOLDER.json, or the common start of several names."),
     ] = None,
-    debug: Debug = False,
 ) -> None:
     """Pack results and runs into one JSON file, with their tables as Markdown beside it.
 
@@ -27,8 +24,7 @@ def pack(
     steps, seconds, accuracies, and the epochs in columns. `dataprune report` and `dataprune reproduce` read it.
     Weights, scores and selected positions stay in the folders.
     """
-    with reported(debug):
-        from ..lab.report import pack as packing
+    from ..lab.report import pack as packing
 
-        files = packing.pack(folders, out or folders[0].parent / f"{packing.name_of(folders)}.json")
-        print(f"packed: {files[0]} ({files[0].stat().st_size / 1000:,.0f} kB), tables: {files[1]}")
+    files = packing.pack(folders, out or folders[0].parent / f"{packing.name_of(folders)}.json")
+    print(f"packed: {files[0]} ({files[0].stat().st_size / 1000:,.0f} kB), tables: {files[1]}")

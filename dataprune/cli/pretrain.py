@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ..lab.training.settings import CONTRASTIVE, Settings
 from .options import AsJson, Out
-from .output import plain
-from .shell import takes_settings
-from .training_run import carry_out
+from .output import default_out
+from .runs import train_run
+from .settings_options import takes_settings
 
 _FOR_CLASSES = ("selection", "label_noise", "label_smoothing", "shift", "shift_mode", "flip", "recalibrate_bn")
 
@@ -21,5 +19,5 @@ def pretrain(settings: Settings, out: Out = None, json_: AsJson = False) -> None
     probe on the features, and `knn_accuracy` of their nearest neighbours. With --val-fraction the history has the
     nearest-neighbour accuracy of every epoch.
     """
-    out = out or Path("runs") / f"pretrain-{plain(settings.data)}-{settings.method}-{settings.seed}-{settings.key()}"
-    carry_out(settings, out, None, json_)
+    out = out or default_out("pretrain", settings.data, settings.method, str(settings.seed), settings.key())
+    train_run(settings, out, json_)

@@ -9,71 +9,62 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from .shell import first_rank
+from .output import first_rank
 
 _SECONDS = 30.0  # between two lines of a run among several, off a terminal
 
 
 class TrainingProgress:
-    """Reports the epochs of one or more runs.
+    """Reports the steps and epochs of one or more runs.
 
     Args:
         epochs: epochs of all runs together; 0 where that is not known.
-        several: whether these are the runs of a comparison, which get fewer lines than a single run.
+        several: whether these are the runs of a sweep, which get fewer lines than a single run.
         bar: the bar, None off a terminal.
-        quiet: whether nothing is reported.
+        quiet: whether no lines are printed.
     """
 
     def __init__(self, epochs: int, several: bool, bar: Progress | None, quiet: bool) -> None:
         self._epochs, self._several, self._bar, self._quiet = epochs, several, bar, quiet
-        self._done = 0.0
+        self._done = 0
+        self._accuracy: list[str] = []  # of the run's last epoch
         self._printed = time.monotonic()
-        self._task: TaskID | None = None if bar is None else bar.add_task("", total=epochs or None, text="")
+        if bar is not None:
+            bar.add_task("", total=epochs or None, text="")
 
-    def step(self, fraction: float, text: str = "") -> None:
-        """Move the bar within an epoch.
-
-        Args:
-            fraction: share of the running epoch's steps that is done, in [0, 1].
-            text: what stands beside the bar.
-        """
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self._done + fraction, text=text)
+    def step(self, step: int, steps: int, loss: float | None = None) -> None:
+        """Move the bar within an epoch: `step` of its `steps` optimizer steps are taken, `loss` is the last known."""
+        self._show(self._done + step / max(steps, 1), ", ".join([*_loss(loss), *self._accuracy]))
 
     def epoch(self, line: dict[str, Any], run: str = "") -> None:
-        """Report the end of an epoch.
-
-        Args:
-            line: its line of the history.
-            run: name of the run, where there are several.
-        """
-        self._done = self._done + 1 if self._several else line["epoch"] + 1.0
-        text = " ".join([run, _text(line)]).strip()
-        self.step(0.0, text)
+        """Report the end of an epoch by its line of the history, and the name of the run where there are several."""
+        self._done = self._done + 1 if self._several else line["epoch"] + 1
+        accuracy = _accuracy(line)
+        self._accuracy = [] if self._several else accuracy
+        text = ", ".join([*_loss(line.get("loss")), *accuracy, f"{line['samples']:,} samples"])
+        text = f"{run} {text}".strip()
+        self._show(self._done, text)
         if self._bar is None and not self._quiet:
             if self._several and time.monotonic() - self._printed < _SECONDS and self._done != self._epochs:
                 return
             self._printed = time.monotonic()
             of = f"/{self._epochs}" if self._epochs else ""
-            print(f"epoch {self._done:.0f}{of}: {text}", file=sys.stderr)
+            print(f"epoch {self._done}{of}: {text}", file=sys.stderr)
 
-    def run_epoch(self, *run_and_line: Any) -> None:
-        """Report an epoch of one run among several: its name, its seed if it has one, and the line of the history."""
-        *run, line = run_and_line
-        self.epoch(line, f"{run[0]} seed {run[1]}," if len(run) > 1 else f"{run[0]},")
+    def run_epoch(self, run: str, seed: int, line: dict[str, Any]) -> None:
+        """Report an epoch of one run among several."""
+        self.epoch(line, f"{run} seed {seed},")
+
+    def _show(self, epochs: float, text: str) -> None:
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=epochs, text=text)
 
 
 @contextmanager
 def training_progress(epochs: int, *, several: bool = False, quiet: bool = False) -> Iterator[TrainingProgress]:
-    """Show the progress of training on stderr, from the first rank alone.
-
-    Args:
-        epochs: epochs of all runs together; 0 where that is not known.
-        several: whether these are the runs of a comparison.
-        quiet: print no lines off a terminal.
-    """
+    """Show the progress of training on stderr, from the first rank alone; `quiet` prints no lines off a terminal."""
     console = Console(stderr=True)
     if not first_rank() or not console.is_terminal:
         yield TrainingProgress(epochs, several, None, quiet or not first_rank())
@@ -83,10 +74,10 @@ def training_progress(epochs: int, *, several: bool = False, quiet: bool = False
         yield TrainingProgress(epochs, several, bar, quiet)
 
 
-def _text(line: dict[str, Any]) -> str:
-    """Loss, accuracy and samples of an epoch, as far as it has them."""
-    parts = [] if line.get("loss") is None else [f"loss {line['loss']:.3f}"]
-    for name, heading in (("train_accuracy", "train accuracy"), ("val_accuracy", "val. accuracy")):
-        if line.get(name) is not None:
-            parts.append(f"{heading} {100 * line[name]:.1f} %")
-    return ", ".join([*parts, f"{line['samples']:,} samples"])
+def _loss(loss: float | None) -> list[str]:
+    return [] if loss is None else [f"loss {loss:.3f}"]
+
+
+def _accuracy(line: dict[str, Any]) -> list[str]:
+    headings = {"train_accuracy": "train accuracy", "val_accuracy": "val. accuracy"}
+    return [f"{heading} {100 * line[name]:.1f} %" for name, heading in headings.items() if line.get(name) is not None]

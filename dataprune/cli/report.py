@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .options import AsJson
-from .output import require_drawing
-from .shell import Debug, reported
+from .output import print_json, require_drawing
 
 
 def report(
@@ -31,7 +29,6 @@ def report(
         ),
     ] = None,
     json_: AsJson = False,
-    debug: Debug = False,
 ) -> None:
     """Write a report on runs: one self-contained HTML page.
 
@@ -39,13 +36,12 @@ def report(
     samples were selected, their scores, classes and pictures, and consistency checks of the records. Runs that differ
     only in method, seed and keep are compared with each other. Writes report.html, report.md and figures/*.png.
     """
-    with reported(debug):
-        require_drawing()
-        from ..lab.report import page
+    require_drawing()
+    from ..lab.report import page
 
-        out = out or (folders[0] if len(folders) == 1 else Path("report"))
-        files = page.write(folders, out, watts=watts)
-        if json_:
-            print(json.dumps({"page": str(files[0]), "markdown": str(files[1])}))
-        else:
-            print(f"report: {files[0]}, as Markdown: {files[1]}")
+    out = out or (folders[0] if len(folders) == 1 else Path("report"))
+    files = page.write(folders, out, watts=watts)
+    if json_:
+        print_json({"page": str(files[0]), "markdown": str(files[1])})
+    else:
+        print(f"report: {files[0]}, as Markdown: {files[1]}")

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from .output import first_rank
 from .progress import training_progress
-from .shell import Debug, first_rank, reported
 
 
 def reproduce(
@@ -32,27 +32,25 @@ def reproduce(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the results; runs/reproduce/NAME-SCALE by default.")
     ] = None,
-    debug: Debug = False,
 ) -> None:
     """Reproduce a table or figure of a paper, with its published numbers beside.
 
     Writes result.json, table.md and a figure; experiments that prune networks write joint.json, table.md and four
     figures; scripts write their own files. The same command continues an interrupted reproduction.
     """
-    with reported(debug):
-        from ..lab.sweeps import papers
+    from ..lab.sweeps import papers
 
-        if name is None:
-            for available in papers.available():
-                source, claim = papers.about(available)
-                print(f"{available}: {source}\n    {claim}")
-            return
-        out = out or Path("runs") / "reproduce" / f"{Path(name).stem}-{scale}"
-        with training_progress(0, several=True) as progress:
-            overrides = {"model": model, "seeds": seeds}
-            files = papers.reproduce(name, scale, out, cache, overrides=overrides, jobs=jobs, report=progress.run_epoch)
-        if first_rank():
-            table = out / "table.md"
-            if table.exists():
-                print(table.read_text(encoding="utf-8"))
-            print("results: " + ", ".join(str(file) for file in files))
+    if name is None:
+        for available in papers.available():
+            source, claim = papers.about(available)
+            print(f"{available}: {source}\n    {claim}")
+        return
+    out = out or Path("runs") / "reproduce" / f"{Path(name).stem}-{scale}"
+    with training_progress(0, several=True) as progress:
+        overrides = {"model": model, "seeds": seeds}
+        files = papers.reproduce(name, scale, out, cache, overrides=overrides, jobs=jobs, report=progress.run_epoch)
+    if first_rank():
+        table = out / "table.md"
+        if table.exists():
+            print(table.read_text(encoding="utf-8"))
+        print("results: " + ", ".join(str(file) for file in files))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -11,33 +10,10 @@ import typer
 
 from ..errors import UsageError
 from ..lab.training.settings import Settings
-from .engine import require_engine
-from .options import OF_TASKS, Address, AsJson, Out
-from .output import note, plain, require_ray
-from .shell import takes_settings
-from .training_run import carry_out
-
-Init = Annotated[
-    Path | None,
-    typer.Option(help="Skip training: score in one pass with the model of this folder of `dataprune train`."),
-]
-
-PassEngine = Annotated[
-    str,
-    typer.Option(
-        help="With --init: local, or ray: spread the pass over a Ray cluster (needs the extra ray).",
-        rich_help_panel="Machine",
-    ),
-]
-
-PassJobs = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="With --engine ray: copies of the model; by default one per GPU, or one per core without GPUs.",
-        rich_help_panel="Machine",
-    ),
-]
+from .options import OF_TASKS, Address, AsJson, Out, machine_option, uses_ray
+from .output import default_out, folder_name, note, print_json
+from .runs import train_run
+from .settings_options import takes_settings
 
 
 @takes_settings(
@@ -45,10 +21,22 @@ PassJobs = Annotated[
 )
 def score(
     settings: Settings,
-    init: Init = None,
-    engine: PassEngine = "local",
+    init: Annotated[
+        Path | None,
+        typer.Option(help="Skip training: score in one pass with the model of this folder of `dataprune train`."),
+    ] = None,
+    engine: Annotated[
+        str,
+        machine_option(help="With --init: local, or ray: spread the pass over a Ray cluster (needs the extra ray)."),
+    ] = "local",
     address: Address = None,
-    jobs: PassJobs = None,
+    jobs: Annotated[
+        int | None,
+        machine_option(
+            min=1,
+            help="With --engine ray: copies of the model; by default one per GPU, or one per core without GPUs.",
+        ),
+    ] = None,
     out: Out = None,
     json_: AsJson = False,
 ) -> None:
@@ -75,21 +63,19 @@ def score(
 
     names = settings.statistics
     if not names:
-        names = ",".join(recordable(settings))
-        left_out = [name for name in STATISTICS if name not in recordable(settings)]
+        recorded = recordable(settings)
+        names = ",".join(recorded)
+        left_out = [name for name in STATISTICS if name not in recorded]
         note(f"{', '.join(left_out)} left out: they need more than {settings.epochs} epochs" if left_out else None)
     settings = replace(settings, method="full", statistics=names)
-    out = out or Path("runs") / f"score-{plain(settings.data)}-seed{settings.seed}-{settings.key()}"
-    carry_out(settings, out, None, json_)
+    train_run(settings, out or default_out("score", settings.data, f"seed{settings.seed}", settings.key()), json_)
 
 
 def _score_in_one_pass(
     settings: Settings, run: Path, engine: str, address: str | None, jobs: int | None, out: Path | None, json_: bool
 ) -> None:
-    require_engine(engine)
     spread = None
-    if engine == "ray":
-        require_ray()
+    if uses_ray(engine):
         from ..lab.training.score_pass_ray import on_ray
 
         spread = on_ray(address, jobs)
@@ -97,10 +83,10 @@ def _score_in_one_pass(
         raise UsageError("--address and --jobs need --engine ray")
     from ..lab.training import score_pass
 
-    out = out or Path("runs") / f"score-{plain(settings.data)}-by-{plain(str(run))}"
+    out = out or default_out("score", settings.data, "by", folder_name(str(run)))
     record = score_pass.score(settings, run, out, spread=spread)
     if json_:
-        print(json.dumps(record))
+        print_json(record)
         return
     print(f"{record['samples']:,} samples in {record['seconds']:.1f} s")
     print(f"scores: {record['scores']} ({','.join(record['statistics'])})")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 from collections.abc import Callable
@@ -14,106 +13,93 @@ import typer
 from ..errors import UsageError
 from ..lab.training.settings import Settings
 from .options import AsJson
-from .output import plain_text
-from .shell import Debug, reported
+from .output import file_name, print_json
 
 if TYPE_CHECKING:
     from ..selection import Selection
 
-Scores = Annotated[
-    Path,
-    typer.Option(
-        help="Folder of `dataprune score`, or a table of scores (.parquet, .csv), or features (.safetensors)."
-    ),
-]
-
-Weights = Annotated[
-    str | None,
-    typer.Option(help="none, raw, or mean-one (scaled to mean 1); mean-one where the method has weights."),
-]
-
-Balance = Annotated[str | None, typer.Option(help="none, or class: keep equal numbers per class.")]
-
-Parameters = Annotated[
-    list[str] | None, typer.Option(help="Parameter of the method, as name=value (cutoff=0.3); repeatable.")
-]
-
-Output = Annotated[
-    Path | None,
-    typer.Option(
-        help="File to write: .safetensors (which `train --selection` reads), or index and weight as .csv, .json or "
-        ".parquet, or index as .txt. By default a .safetensors file beside the scores."
-    ),
-]
-
 
 def select(
-    scores: Scores,
+    scores: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of `dataprune score`, or a table of scores (.parquet, .csv), or features (.safetensors)."
+        ),
+    ],
     method: Annotated[str, typer.Option(help="Static method; `dataprune methods` lists them.")],
     keep: Annotated[float, typer.Option(help="Fraction kept, in (0, 1].")],
     statistic: Annotated[str | None, typer.Option(help="Score that top, bottom or stratified reads.")] = None,
-    weights: Weights = None,
-    balance: Balance = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="none, raw, or mean-one (scaled to mean 1); mean-one where the method has weights."),
+    ] = None,
+    balance: Annotated[str | None, typer.Option(help="none, or class: keep equal numbers per class.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
-    option: Parameters = None,
-    out: Output = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="Parameter of the method, as name=value (cutoff=0.3); repeatable.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write: .safetensors (which `train --selection` reads), or index and weight as .csv, .json or "
+            ".parquet, or index as .txt. By default a .safetensors file beside the scores."
+        ),
+    ] = None,
     json_: AsJson = False,
-    debug: Debug = False,
 ) -> None:
     """Select a coreset by scores, or by features of the model that scored.
 
     `dataprune train --selection FILE` trains on it.
     """
-    with reported(debug):
-        from ..lab.training import select as coreset
+    from ..lab.training import select as coreset
 
-        if out is not None:
-            _check_suffix(out)
-        options = _options_of(method, option or [], statistic=statistic, weights=weights, balance=balance)
-        selection, metadata = coreset.select(method, scores, keep=keep, seed=seed, options=options)
-        folder = scores if scores.is_dir() else scores.parent
-        named = "".join(f"-{plain_text(f'{name}{value}')}" for name, value in sorted(options.items()))
-        out = out or folder / f"{method}-keep{keep:g}-seed{seed}{named}.safetensors"
-        retention = {} if metadata["labels"] is None else selection.retention(metadata["labels"])
-        notes = {name: value for name, value in metadata.items() if name != "labels"}
-        if retention:
-            notes["retention"] = [[label, *counts] for label, counts in retention.items()]
-        if out.suffix == ".safetensors":
-            coreset.write(out, selection, metadata)
-        else:
-            _export(out, selection, notes)
-        if json_:
-            print(json.dumps({"path": str(out), "samples": len(selection), **notes}))
-            return
-        print(f"{method}: {len(selection):,} of {metadata['size']:,} samples in {metadata['seconds']:.1f} s")
-        if not bool((selection.weight == 1).all()):
-            print(f"weights: {float(selection.weight.min()):.3g} to {float(selection.weight.max()):.3g}")
-        if retention:
-            shares = [(count / size, label, count, size) for label, (count, size) in retention.items()]
-            low, high = (f"{share:.1%} (class {label}: {count} of {size})" for share, label, count, size in
-                         (min(shares), max(shares)))  # fmt: skip
-            print(f"kept per class: {low} to {high}")
-        print(f"coreset: {out}")
+    if out is not None:
+        _check_suffix(out)
+    options = _options(method, option or [], statistic=statistic, weights=weights, balance=balance)
+    selection, metadata = coreset.select(method, scores, keep=keep, seed=seed, options=options)
+    if out is None:
+        parts = [method, f"keep{keep:g}", f"seed{seed}"]
+        parts += [file_name(f"{name}{value}") for name, value in sorted(options.items())]
+        out = (scores if scores.is_dir() else scores.parent) / f"{'-'.join(parts)}.safetensors"
+    labels = metadata["labels"]
+    retention = {} if labels is None else selection.retention(labels)
+    notes = {name: value for name, value in metadata.items() if name != "labels"}
+    if retention:
+        notes["retention"] = [[label, *counts] for label, counts in retention.items()]
+    if out.suffix == ".safetensors":
+        coreset.write(out, selection, metadata)
+    else:
+        _export(out, selection, notes)
+    if json_:
+        print_json({"path": str(out), "samples": len(selection), **notes})
+        return
+    print(f"{method}: {len(selection):,} of {metadata['size']:,} samples in {metadata['seconds']:.1f} s")
+    if not bool((selection.weight == 1).all()):
+        print(f"weights: {float(selection.weight.min()):.3g} to {float(selection.weight.max()):.3g}")
+    if retention:
+        shares = [(count / size, label, count, size) for label, (count, size) in retention.items()]
+        low, high = (
+            f"{share:.1%} (class {label}: {count} of {size})"
+            for share, label, count, size in (min(shares), max(shares))
+        )
+        print(f"kept per class: {low} to {high}")
+    print(f"coreset: {out}")
 
 
-def _options_of(method: str, texts: list[str], **flags: Any) -> dict[str, Any]:
+def _options(method: str, texts: list[str], **flags: Any) -> dict[str, Any]:
     """Options of a method: name=value, METHOD.name=value, and those with a flag of their own."""
-    settings = Settings(option=tuple(texts))
-    options = settings.options()
+    options = Settings(option=tuple(texts)).options()
     for owner in options:
         if owner not in ("", method):
             name = next(iter(options[owner]))
             raise UsageError(f"--option {owner}.{name} belongs to method {owner}; this call selects with {method}")
-    given = {name: value for name, value in flags.items() if value is not None}
-    return options.get("", {}) | options.get(method, {}) | given
+    flags = {name: value for name, value in flags.items() if value is not None}
+    return options.get("", {}) | options.get(method, {}) | flags
 
 
 def _csv(selection: Selection, notes: dict[str, Any]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("index", "weight"))
-    writer.writerows(zip(selection.index.tolist(), selection.weight.tolist()))
-    return text.getvalue().encode()
+    rows = zip(selection.index.tolist(), selection.weight.tolist())
+    return "".join(["index,weight\n", *(f"{position},{weight}\n" for position, weight in rows)]).encode()
 
 
 def _json(selection: Selection, notes: dict[str, Any]) -> bytes:

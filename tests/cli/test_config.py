@@ -51,6 +51,10 @@ def test_numbers_in_a_file_may_be_lists() -> None:
     fails(2, "--ratios are fractions of the data in (0, 1), got 2", "joint", "--config", config(ratios=2, **same))
 
 
+def test_trackers_in_a_file_may_be_a_list() -> None:
+    fails(2, "unknown tracker 'board'", "train", "--config", config(track=["tensorboard", "board"], model="mlp"))
+
+
 def test_a_file_that_names_what_there_is_not() -> None:
     fails(2, "unknown option 'modle'; did you mean 'model'?", "train", "--config", config(modle="mlp"))
     result = call("train", "--config", config(modle="mlp"))

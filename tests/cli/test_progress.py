@@ -36,8 +36,8 @@ def test_the_bar_moves_in_steps_on_a_terminal(monkeypatch: pytest.MonkeyPatch, c
     with progress.training_progress(2) as shown:
         bar = shown._bar
         assert bar is not None
-        shown.step(0.5, "loss 0.7")
-        assert bar.tasks[0].completed == 0.5 and bar.tasks[0].fields["text"] == "loss 0.7"
+        shown.step(1, 2, 0.7)
+        assert bar.tasks[0].completed == 0.5 and bar.tasks[0].fields["text"] == "loss 0.700"
         shown.epoch(LINE)
         assert bar.tasks[0].completed == 1 and "train accuracy 80.0 %" in bar.tasks[0].fields["text"]
         shown.epoch({**LINE, "epoch": 1, "loss": None})

@@ -363,7 +363,7 @@ def test_the_command_is_the_planned_run(monkeypatch: pytest.MonkeyPatch) -> None
     from dataprune.cli import app, train
 
     meant: list[Settings] = []
-    monkeypatch.setattr(train, "carry_out", lambda settings, *rest: meant.append(settings))
+    monkeypatch.setattr(train, "train_run", lambda settings, *rest: meant.append(settings))
     plan = pilot(nesterov=False, option=("memory.balance=true",), lr=0.02)
     for method in ("short", "rs2", "memory"):
         planned = plan.planned(method, 400)

@@ -1,29 +1,24 @@
-"""One training run: its progress, its trackers, and the record printed at its end."""
+"""Carry out a training run or a sweep: progress and notes on stderr, and the record of a run on stdout."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..lab.training.settings import Settings
-from .output import note
+from .output import first_rank, note, print_json
 from .progress import training_progress
-from .shell import first_rank
 
 if TYPE_CHECKING:
     from ..lab.training.epoch_history import EpochRecord
     from ..lab.training.run_folder import RunRecord
 
 
-def carry_out(settings: Settings, out: Path, data: Any, json_: bool) -> None:
-    """Train one model, or continue an interrupted run, and print its record.
+def train_run(settings: Settings, out: Path, json_: bool, data: Any = None) -> None:
+    """Train one model in the folder `out`, or continue an interrupted run, and print its record.
 
-    Args:
-        settings: of the run.
-        out: its folder.
-        data: the settings' data, where it is loaded already.
-        json_: whether the record is printed as JSON.
+    `data` is that of the settings, where it is loaded already.
     """
     from ..integrations.trackers import Followed
     from ..lab.training.run import run
@@ -46,7 +41,7 @@ def carry_out(settings: Settings, out: Path, data: Any, json_: bool) -> None:
     note(record.note)
     note(f"this run was finished before; its record is read from {out}" if done else None)
     if json_:
-        print(json.dumps(record.as_dict()))
+        print_json(record.as_dict())
         return
     print(
         f"{record.method}: {_accuracy(record)}, {record.samples:,} samples in {record.steps:,} steps, "
@@ -62,3 +57,17 @@ def _accuracy(record: RunRecord) -> str:
     if "knn_accuracy" in record.metrics:
         return f"linear probe {record.accuracy:.4f}, nearest neighbours {record.metrics['knn_accuracy']:.4f}"
     return f"{record.metric or 'accuracy'} {record.accuracy:.4f}"
+
+
+def run_sweep(
+    carry_out: Callable[..., Any], sweep: Any, out: Path, *, data: Any, epochs: int, quiet: bool, **options: Any
+) -> Any:
+    """The result of a sweep of so many epochs, from the function that carries it out; None on all ranks but the first.
+
+    The `options` go to that function.
+    """
+    if first_rank():
+        note(data.note)
+    with training_progress(epochs, several=True, quiet=quiet) as progress:
+        result = carry_out(sweep, out, data=data, report=progress.run_epoch, **options)
+    return result if first_rank() else None
