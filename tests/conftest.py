@@ -11,6 +11,10 @@ from pool import Pool
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where the Debian package puts it
 
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # of processes that tests start: tensors are tiny, and workers share cores
+torch.set_num_threads(1)
 hypothesis.settings.register_profile("dataprune", deadline=None)  # a loaded machine is no failure
 hypothesis.settings.load_profile("dataprune")
 

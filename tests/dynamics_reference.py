@@ -95,7 +95,7 @@ def r_dyn_unc(seen: Seen, window: int = 10, until: int | None = None, difficulty
     for begin in range(len(p) - window + 1):
         part = p[begin : begin + window]
         middle = sum(part) / window
-        deviation = math.sqrt(sum((one - middle) ** 2 for one in part) / (window - 1))
+        deviation = math.sqrt(sum((value - middle) ** 2 for value in part) / (window - 1))
         values.append(deviation * (1 - middle) if difficulty else deviation)
     return float(np.mean(values)) if values else math.nan
 
@@ -129,23 +129,23 @@ def r_tdds(
                     for a, b in zip(p[t], p[t + 1], strict=True)
                     if b > 0
                 ]
-                delta.append(sum(abs(one) for one in terms) if official and magnitude else sum(terms))
+                delta.append(sum(abs(term) for term in terms) if official and magnitude else sum(terms))
             elif difference == "ce":
                 delta.append(math.log(p[t + 1][y] + small) - math.log(p[t][y] + small))
         if difference == "el2n":
             delta = [error(kept.z[t], y) for t in range(begin, begin + window)]
         if magnitude:
-            delta = [abs(one) for one in delta]
+            delta = [abs(term) for term in delta]
         middle = sum(delta) / len(delta)
-        squares = sum((one - middle) ** 2 for one in delta)
+        squares = sum((term - middle) ** 2 for term in delta)
         scores.append(math.sqrt(squares) if official else squares)
     if not scores:
         return math.nan
     if decay is None:
         return float(np.mean(scores))
     total = 0.0
-    for one in scores:
-        total = decay * one + (1 - decay) * total
+    for score in scores:
+        total = decay * score + (1 - decay) * total
     return total
 
 
@@ -227,32 +227,37 @@ def trajectories(run: Run) -> list[Seen]:
     rows: list[list[tuple[int, int]]] = [[] for _ in range(run.size)]
     for epoch, batches in enumerate(run.batches):
         for index in batches:
-            for one in index.tolist():
-                rows[one].append((epoch, one))
+            for position in index.tolist():
+                rows[position].append((epoch, position))
     z, h = run.z.double().numpy(), run.h.double().numpy()
     return [
         Seen(
-            np.array([z[epoch, n] for epoch, n in mine]).reshape(-1, z.shape[2]),
-            [epoch for epoch, _ in mine],
+            np.array([z[epoch, n] for epoch, n in presented]).reshape(-1, z.shape[2]),
+            [epoch for epoch, _ in presented],
             int(run.y[n]),
-            np.array([h[epoch, n] for epoch, n in mine]).reshape(-1, h.shape[2]),
+            np.array([h[epoch, n] for epoch, n in presented]).reshape(-1, h.shape[2]),
         )
-        for n, mine in enumerate(rows)
+        for n, presented in enumerate(rows)
     ]
 
 
 def everything(size: int, **options: Any) -> Recorder:
-    return Recorder(size, {name: one for name, (one, _) in ROWS.items()} | FORGETTING, **options)
+    return Recorder(size, {name: statistic for name, (statistic, _) in ROWS.items()} | FORGETTING, **options)
 
 
 def check_all(run: Run, scores: dict[str, Tensor], *, rtol: float = 2e-4, atol: float = 2e-5) -> None:
     seen = trajectories(run)
-    most = max((len(one.epochs) for one in seen), default=0)
+    most = max((len(trajectory.epochs) for trajectory in seen), default=0)
     wanted = {
-        name: [reference(one) if one.epochs else math.nan for one in seen] for name, (_, reference) in ROWS.items()
+        name: [reference(trajectory) if trajectory.epochs else math.nan for trajectory in seen]
+        for name, (_, reference) in ROWS.items()
     }
-    wanted["forgotten"] = [r_forgetting(one, "last", most) if one.epochs else math.nan for one in seen]
-    wanted["forgotten, zero"] = [r_forgetting(one, "zero", most) if one.epochs else math.nan for one in seen]
+    wanted["forgotten"] = [
+        r_forgetting(trajectory, "last", most) if trajectory.epochs else math.nan for trajectory in seen
+    ]
+    wanted["forgotten, zero"] = [
+        r_forgetting(trajectory, "zero", most) if trajectory.epochs else math.nan for trajectory in seen
+    ]
     assert scores.keys() == wanted.keys()
     for name, score in scores.items():
         assert score.dtype == torch.float32 and score.shape == (run.size,)

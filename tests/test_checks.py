@@ -82,8 +82,8 @@ def test_a_criterion_of_the_wrong_shape_is_refused() -> None:
 def test_samples_that_were_not_selected_are_named() -> None:
     p = pruner()
     train(p, 0)
-    chosen = set(p.select(1).index.tolist())
-    strange = next(i for i in range(SIZE) if i not in chosen)
+    selected = set(p.select(1).index.tolist())
+    strange = next(i for i in range(SIZE) if i not in selected)
     record(p, [strange], [1.0])
     with pytest.raises(PlanError, match="not selected"):
         p.select(2)

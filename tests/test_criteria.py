@@ -90,7 +90,7 @@ def test_half_precision_logits_lose_no_more_than_their_rounding(dtype: torch.dty
 def test_emp_is_loss_plus_beta_entropy() -> None:
     logits = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
     for beta in (0.0, 1.0, 5.0):
-        wanted = torch.tensor([float(own) + beta * entropy(row) for own, row in zip(losses(6), logits, strict=True)])
+        wanted = torch.tensor([float(loss) + beta * entropy(row) for loss, row in zip(losses(6), logits, strict=True)])
         torch.testing.assert_close(criteria.loss_plus_entropy(beta)(losses(6), logits, None), wanted)
     default = criteria.loss_plus_entropy()(losses(6), logits, None)
     torch.testing.assert_close(default, criteria.loss_plus_entropy(5.0)(losses(6), logits, None))

@@ -78,13 +78,13 @@ def train_all(rank: int, world_size: int, label: str, size: int, epochs: int, ba
         selection = pruner.select(epoch)
         index, weight = selection.index, selection.weight
         selected.append((index.tolist(), weight.tolist()))
-        mine = []
+        positions = []
         for number, batch in enumerate(pruner.batches(epoch, batch_size, drop_last=False)):
             record(pruner, epoch, batch)
-            mine += batch.tolist()
+            positions += batch.tolist()
             if sync and number % 2:
                 pruner.sync()
-        trained.append(mine)
+        trained.append(positions)
     pruner.sync()
     return {"selected": selected, "trained": trained, "state": plain(pruner.state_dict())}
 
@@ -276,11 +276,11 @@ def by_loader(rank: int, world_size: int, workers: int) -> list[tuple[int, list[
     epochs = []
     for epoch in range(4):
         promised = len(loader.sampler)  # type: ignore[arg-type]
-        mine = []
+        positions = []
         for index, _ in loader:
             record(pruner, epoch, index)
-            mine += index.tolist()
-        epochs.append((promised, mine))
+            positions += index.tolist()
+        epochs.append((promised, positions))
     return epochs
 
 
@@ -297,15 +297,15 @@ def test_every_method_selects_what_one_process_selects(pool: Pool, world_size: i
             assert result[label]["selected"] == wanted["selected"], label
             for name in ("score", "drawn", "variance"):
                 if name in wanted["state"]:
-                    one, other = result[label]["state"][name], wanted["state"][name]
-                    assert torch.equal(one.nan_to_num(-9), other.nan_to_num(-9)), (label, name)
+                    first, second = result[label]["state"][name], wanted["state"][name]
+                    assert torch.equal(first.nan_to_num(-9), second.nan_to_num(-9)), (label, name)
         for epoch in range(EPOCHS):
             shards = [result[label]["trained"][epoch] for result in ranks]
-            chosen = wanted["selected"][epoch][0]
+            selected = wanted["selected"][epoch][0]
             assert len({len(shard) for shard in shards}) == 1
             counts = Counter(functools.reduce(operator.iadd, shards, []))
-            assert set(counts) == set(chosen)
-            assert sum(counts.values()) - len(chosen) == -len(chosen) % world_size <= world_size - 1
+            assert set(counts) == set(selected)
+            assert sum(counts.values()) - len(selected) == -len(selected) % world_size <= world_size - 1
             assert all(len(set(shard)) == len(shard) for shard in shards)
 
 
@@ -329,11 +329,11 @@ def test_ranks_may_record_different_numbers_of_batches(pool: Pool, world_size: i
 def test_loaders_take_rank_and_world_size_from_the_group(pool: Pool) -> None:
     results = pool.run(by_loader, 0, world_size=2)
     for epoch in range(4):
-        (promised, one), (_, other) = results[0][epoch], results[1][epoch]
-        assert len(one) == len(other) == promised
+        (promised, first), (_, second) = results[0][epoch], results[1][epoch]
+        assert len(first) == len(second) == promised
         count = SIZE if epoch == 0 else 29
-        assert len(set(one) | set(other)) == count
-        assert len(one) + len(other) - count <= 1
+        assert len(set(first) | set(second)) == count
+        assert len(first) + len(second) - count <= 1
 
 
 # -- one exchange ----------------------------------------------------------------------------------------------------
@@ -422,20 +422,20 @@ def test_resuming_on_another_number_of_ranks(pool: Pool, label: str, ranks_befor
         first = call(pool, resumed, label, stop, None, True, world_size=ranks_before)
         state = first[0][1]
         second = call(pool, resumed, label, None, state, True, world_size=ranks_after)
-        for epoch, chosen in wanted.items():
+        for epoch, selected in wanted.items():
             before = Counter(i for steps, _, _ in first for step in steps if step.epoch == epoch for i in step.index)
             after = Counter(i for steps, _, _ in second for step in steps if step.epoch == epoch for i in step.index)
-            assert set(before) | set(after) == chosen, (stop, epoch)
-            twice = (before + after).total() - len(chosen)
+            assert set(before) | set(after) == selected, (stop, epoch)
+            twice = (before + after).total() - len(selected)
             assert twice <= (ranks_before - 1) * bool(before) + (ranks_after - 1) * bool(after), (stop, epoch)
         assert sum(1 for step in first[0][0]) == stop
 
 
 def alone_run(label: str) -> dict[int, set[int]]:
-    chosen: dict[int, set[int]] = {}
+    selected: dict[int, set[int]] = {}
     for step in resumed(0, 1, label, None, None, True)[0]:
-        chosen.setdefault(step.epoch, set()).update(step.index)
-    return chosen
+        selected.setdefault(step.epoch, set()).update(step.index)
+    return selected
 
 
 def call(pool: Pool, function: Any, *args: Any, world_size: int) -> list[Any]:

@@ -49,22 +49,22 @@ def test_instruction_tuning(tmp_path: Path) -> None:
     pytest.importorskip(
         "transformers", reason="the extra hf is not installed: pip install -c constraints.txt -e '.[hf]'"
     )
-    said = run("instruction_tuning.py", "--samples", "160", "--epochs", "4", cwd=tmp_path).splitlines()[-1]
-    before, after = (float(text) for text in said.split(",")[0].split("answers ")[1].split(" -> "))
-    assert after < before - 1 and "in 19 steps" in said  # 10 and thrice 3 of 16
+    output = run("instruction_tuning.py", "--samples", "160", "--epochs", "4", cwd=tmp_path).splitlines()[-1]
+    before, after = (float(text) for text in output.split(",")[0].split("answers ")[1].split(" -> "))
+    assert after < before - 1 and "in 19 steps" in output  # 10 and thrice 3 of 16
 
 
 @pytest.mark.slow
 def test_entropy_benchmark(tmp_path: Path) -> None:
     small = ("--batch", "1", "--tokens", "512", "--vocabulary", "32000", "--rounds", "1")
-    found = json.loads(run("entropy.py", *small, cwd=tmp_path, folder=EXAMPLES.parent / "benchmarks"))
-    assert found["chunks_mib"] < found["plain_mib"]
+    measured = json.loads(run("entropy.py", *small, cwd=tmp_path, folder=EXAMPLES.parent / "benchmarks"))
+    assert measured["chunks_mib"] < measured["plain_mib"]
 
 
 @pytest.mark.slow
 def test_fast_path_benchmark(tmp_path: Path) -> None:
     small = ("--data", "synthetic", "--model", "small_cnn", "--size", "64", "--batch-size", "8", "--rounds", "2")
-    said = run(
+    output = run(
         "fast_path.py",
         "--device",
         "cpu",
@@ -76,7 +76,7 @@ def test_fast_path_benchmark(tmp_path: Path) -> None:
     )
     rows = {row["method"]: row for row in json.loads((tmp_path / "found.json").read_text())["models"][0]["rows"]}
     assert list(rows) == ["full, no pruner", "random, no pruner", "rs2", "loss", "emp", "infobatch"]
-    assert all(name in said for name in rows)
+    assert all(name in output for name in rows)
     shares = {name: row["share_trained"] for name, row in rows.items()}
     assert shares["rs2"] == shares["loss"] == shares["emp"] == shares["random, no pruner"] == 16 / 64
     assert shares["full, no pruner"] == rows["full, no pruner"]["efficiency"] == 1

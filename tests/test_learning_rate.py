@@ -71,32 +71,32 @@ def test_data_dependent_budgets_end_at_one(options: dict, epochs: int, drop_last
 def test_torchs_cosine() -> None:
     pruner = dataprune.emp(SIZE, keep=0.3, epochs=9)
     steps = pruner.planned_steps(BATCH)
-    theirs = optimizer(0.1)
-    mine = optimizer(0.1)
-    reference = CosineAnnealingLR(theirs, T_max=steps)
+    expected = optimizer(0.1)
+    actual = optimizer(0.1)
+    reference = CosineAnnealingLR(expected, T_max=steps)
     counter = Progress(pruner, BATCH)
-    schedule = counter.scheduler(mine, learning_rate.cosine())
-    assert mine.param_groups[0]["lr"] == 0.1
+    schedule = counter.scheduler(actual, learning_rate.cosine())
+    assert actual.param_groups[0]["lr"] == 0.1
     for epoch in range(9):
         for index in pruner.batches(epoch, BATCH, drop_last=False):
             pruner.update(index, *signals(epoch, index))
-            for one in (theirs, mine):
-                one.step()
+            for stepped in (expected, actual):
+                stepped.step()
             counter.step()
             schedule.step()
             reference.step()
-            assert mine.param_groups[0]["lr"] == pytest.approx(theirs.param_groups[0]["lr"], abs=1e-9)
-    assert mine.param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
+            assert actual.param_groups[0]["lr"] == pytest.approx(expected.param_groups[0]["lr"], abs=1e-9)
+    assert actual.param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
 
 
 def rates(make: Callable[[torch.optim.Optimizer], LRScheduler], steps: int) -> list[float]:
     """The learning rate of each step, the first included."""
-    own = optimizer(1.0)
-    schedule = make(own)
+    sgd = optimizer(1.0)
+    schedule = make(sgd)
     values = []
     for _ in range(steps):
-        values.append(own.param_groups[0]["lr"])
-        own.step()
+        values.append(sgd.param_groups[0]["lr"])
+        sgd.step()
         schedule.step()
     return values
 
@@ -104,13 +104,13 @@ def rates(make: Callable[[torch.optim.Optimizer], LRScheduler], steps: int) -> l
 @pytest.mark.parametrize("steps", [200, 1000])
 def test_torchs_one_cycle(steps: int) -> None:
     """Torch's, whose peak and end come one step earlier: it counts from the first step to the last one taken."""
-    theirs = rates(lambda own: OneCycleLR(own, 1.0, total_steps=steps, pct_start=0.3), steps)
+    expected = rates(lambda sgd: OneCycleLR(sgd, 1.0, total_steps=steps, pct_start=0.3), steps)
     shape = learning_rate.one_cycle()
-    assert theirs[0] == pytest.approx(shape(0), abs=1e-9)
-    for place, value in enumerate(theirs):
+    assert expected[0] == pytest.approx(shape(0), abs=1e-9)
+    for place, value in enumerate(expected):
         assert shape(place / steps) == pytest.approx(value, abs=6 / steps)  # a step on the steepest slope
-    assert theirs[-1] == pytest.approx(shape(1), abs=1e-9)
-    assert max(theirs) == pytest.approx(shape(0.3), abs=1e-3)
+    assert expected[-1] == pytest.approx(shape(1), abs=1e-9)
+    assert max(expected) == pytest.approx(shape(0.3), abs=1e-3)
 
 
 def test_shapes_at_their_ends() -> None:

@@ -53,24 +53,24 @@ def test_four_lines() -> None:
 def test_any_structure_comes_through_as_the_loader_gives_it(kind: str) -> None:
     p = pruner()
     dataset = Items(kind)
-    chosen = set(p.select(0).index.tolist())
+    selected = set(p.select(0).index.tolist())
     seen = set()
     for index, batch in prune_loader(loader(dataset), p):
         wanted = torch.utils.data.default_collate([dataset[i] for i in index.tolist()])
         assert index.dtype == torch.int64
         assert _same(batch, wanted)
         seen |= set(index.tolist())
-    assert seen == chosen
+    assert seen == selected
 
 
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return type(one) is type(other) and all(_same(a, b) for a, b in zip(one, other, strict=True))
-    return one == other
+def _same(first: Any, second: Any) -> bool:
+    if isinstance(first, Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(_same(first[key], second[key]) for key in first)
+    if isinstance(first, (list, tuple)):
+        return type(first) is type(second) and all(_same(a, b) for a, b in zip(first, second, strict=True))
+    return first == second
 
 
 def test_collate_fn_is_kept() -> None:
@@ -100,8 +100,8 @@ def test_a_subset_is_pruned_by_its_own_positions() -> None:
 
 def test_a_plain_batch_sampler_is_rebuilt() -> None:
     dataset = Items()
-    own = BatchSampler(RandomSampler(dataset), batch_size=5, drop_last=True)
-    batches = positions(prune_loader(DataLoader(dataset, batch_sampler=own), pruner()))
+    batch_sampler = BatchSampler(RandomSampler(dataset), batch_size=5, drop_last=True)
+    batches = positions(prune_loader(DataLoader(dataset, batch_sampler=batch_sampler), pruner()))
     assert [len(batch) for batch in batches] == [5] * 4
 
 
@@ -399,8 +399,8 @@ def test_set_epoch_while_iterating_decides_the_next() -> None:
 def test_asking_twice_for_an_iterator_changes_nothing() -> None:
     p = pruner()
     batches = prune_loader(loader(), p)
-    one, other = iter(batches), iter(batches)
-    assert next(one)[0].tolist() == next(other)[0].tolist()
+    first, second = iter(batches), iter(batches)
+    assert next(first)[0].tolist() == next(second)[0].tolist()
 
 
 # -- shards ----------------------------------------------------------------------------------------------------------
@@ -427,8 +427,8 @@ def test_a_distributed_sampler_hands_its_share_over() -> None:
     for shuffle in (True, False):
         runs = []
         for rank in range(2):
-            own = DistributedSampler(data, num_replicas=2, rank=rank, shuffle=shuffle)
-            runs.append(positions(prune_loader(loader(data, shuffle=False, sampler=own), pruner())))
+            sampler = DistributedSampler(data, num_replicas=2, rank=rank, shuffle=shuffle)
+            runs.append(positions(prune_loader(loader(data, shuffle=False, sampler=sampler), pruner())))
         flat = [functools.reduce(operator.iadd, run, []) for run in runs]
         assert len(flat[0]) == len(flat[1]) == 11
         assert set(flat[0]) | set(flat[1]) == set(pruner().select(0).index.tolist())

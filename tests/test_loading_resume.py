@@ -105,8 +105,8 @@ def test_resuming_a_sampler_in_a_loader_of_ones_own() -> None:
 def test_a_new_run_with_another_loader_of_the_same_pruner() -> None:
     """Two loaders over one pruner: both see its epochs."""
     p = pruner()
-    one, other = prune_loader(loader(), p), prune_loader(loader(), p)
-    assert positions(one) == positions(other)
+    first, second = prune_loader(loader(), p), prune_loader(loader(), p)
+    assert positions(first) == positions(second)
 
 
 # -- torchdata -------------------------------------------------------------------------------------------------------
@@ -119,8 +119,8 @@ def test_stateful_loader_goes_on_in_mid_epoch(workers: int) -> None:
 
     def build() -> tuple[Pruner, Any]:
         p = pruner("loss", epochs=4, seed=5)
-        own = stateful.StatefulDataLoader(Items(), batch_size=BATCH, shuffle=True, num_workers=workers)
-        rebuilt = prune_loader(own, p)
+        stateful_loader = stateful.StatefulDataLoader(Items(), batch_size=BATCH, shuffle=True, num_workers=workers)
+        rebuilt = prune_loader(stateful_loader, p)
         assert isinstance(rebuilt, stateful.StatefulDataLoader)
         return p, rebuilt
 
@@ -138,8 +138,8 @@ def test_stateful_loader_goes_on_in_mid_epoch(workers: int) -> None:
 @pytest.mark.filterwarnings("ignore:.*set_vital.*:UserWarning")
 def test_stateful_loaders_own_options_are_kept() -> None:
     stateful = pytest.importorskip("torchdata.stateful_dataloader")
-    own = stateful.StatefulDataLoader(Items(), batch_size=BATCH, snapshot_every_n_steps=7)
-    assert prune_loader(own, pruner()).snapshot_every_n_steps == 7  # type: ignore[attr-defined]
+    stateful_loader = stateful.StatefulDataLoader(Items(), batch_size=BATCH, snapshot_every_n_steps=7)
+    assert prune_loader(stateful_loader, pruner()).snapshot_every_n_steps == 7  # type: ignore[attr-defined]
 
 
 def test_iterators_of_the_sampler_have_a_state() -> None:

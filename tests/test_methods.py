@@ -184,7 +184,7 @@ def test_global_random_state_is_neither_read_nor_written(row: Row) -> None:
     first = run(row.build(epochs=5))
     first_state = row.build(epochs=5).state_dict()
     assert torch.equal(torch.get_rng_state(), before[0])
-    assert all(np.array_equal(one, other) for one, other in zip(np.random.get_state(), before[1], strict=True))
+    assert all(np.array_equal(after, earlier) for after, earlier in zip(np.random.get_state(), before[1], strict=True))
     assert random.getstate() == before[2]
     torch.manual_seed(1)
     np.random.seed(1)
@@ -224,12 +224,12 @@ def test_state_stays_under_sixteen_bytes_a_sample(row: Row) -> None:
 @each
 def test_selection_is_made_anew_only_when_due(row: Row) -> None:
     pruner = row.build()
-    chosen = [set(train(pruner, epoch).tolist()) for epoch in range(EPOCHS)]
+    selected = [set(train(pruner, epoch).tolist()) for epoch in range(EPOCHS)]
     for epoch in row.pruned()[1:]:
         due = (epoch - row.warmup) % row.every == 0
-        assert due or chosen[epoch] == chosen[epoch - 1]
+        assert due or selected[epoch] == selected[epoch - 1]
         if due and row.name in ("random", "rs2", "elfl", "infobatch"):
-            assert chosen[epoch] != chosen[epoch - 1]
+            assert selected[epoch] != selected[epoch - 1]
 
 
 # -- arguments -------------------------------------------------------------------------------------------------------
@@ -315,8 +315,8 @@ def reference_scores(name: str, epoch: int, index: list[int]) -> dict[int, float
     losses, logits, _ = signals(epoch, torch.tensor(index))
     scores = {}
     for row, sample in enumerate(index):
-        own, memory = float(losses[row]), entropy(logits[row].numpy())
-        scores[sample] = {"emp": own + 5 * memory, "emp_reverse": own + 5 * memory, "memory": memory}.get(name, own)
+        loss, memory = float(losses[row]), entropy(logits[row].numpy())
+        scores[sample] = {"emp": loss + 5 * memory, "emp_reverse": loss + 5 * memory, "memory": memory}.get(name, loss)
     return scores
 
 
@@ -379,10 +379,10 @@ def test_epsilon_greedy_explores_the_rest_uniformly() -> None:
         pruner = dataprune.epsilon_greedy(size, keep=0.5, epochs=4, epsilon=0.5, seed=seed)
         index = pruner.select(0).index
         pruner.update(index, index.float() + 1)
-        chosen = pruner.select(1).index
-        assert len(chosen) == count
-        assert set(range(30, 40)) <= set(chosen.tolist())  # the ten highest
-        hits[chosen.numpy()] += 1
+        selected = pruner.select(1).index
+        assert len(selected) == count
+        assert set(range(30, 40)) <= set(selected.tolist())  # the ten highest
+        hits[selected.numpy()] += 1
     rest = hits[:30] / trials
     assert abs(rest.mean() - 1 / 3) < 1e-12
     assert np.abs(rest - 1 / 3).max() < 5 * np.sqrt(2 / 9 / trials)
@@ -495,21 +495,21 @@ def test_rs2_shuffles_its_first_pass_and_draws_new_permutations() -> None:
 
 def test_static_random_draws_one_subset_once() -> None:
     pruner = dataprune.static_random(SIZE, keep=KEEP, epochs=EPOCHS)
-    chosen = [tuple(train(pruner, epoch).tolist()) for epoch in range(EPOCHS)]
-    assert len(set(chosen)) == 1
+    selected = [tuple(train(pruner, epoch).tolist()) for epoch in range(EPOCHS)]
+    assert len(set(selected)) == 1
     assert pruner.stats()["draws"] == [SIZE - COUNT, COUNT]
-    assert chosen[0] != tuple(range(COUNT))
+    assert selected[0] != tuple(range(COUNT))
 
 
 def test_random_draws_a_new_subset_every_epoch() -> None:
     pruner = dataprune.random(1000, keep=0.3, epochs=40)
     draws = np.zeros(1000)
-    chosen = set()
+    selected = set()
     for epoch in range(40):
         index = pruner.select(epoch).index
-        chosen.add(tuple(index.tolist()))
+        selected.add(tuple(index.tolist()))
         draws[index.numpy()] += 1
-    assert len(chosen) == 40
+    assert len(selected) == 40
     # binomial(40, 0.3): mean 12, variance 8.4
     assert abs(draws.var() - 8.4) < 2
     assert draws.mean() == 12

@@ -84,8 +84,8 @@ DIFFERENT = {
 
 @pytest.mark.parametrize("name", DIFFERENT)
 def test_a_state_of_other_arguments_is_refused_and_they_are_named(name: str) -> None:
-    one, other, words = DIFFERENT[name]
-    for saved, loading in ((one, other), (other, one)):
+    original, altered, words = DIFFERENT[name]
+    for saved, loading in ((original, altered), (altered, original)):
         with pytest.raises(CheckpointError) as raised:
             loading().load_state_dict(saved().state_dict())
         for word in words:

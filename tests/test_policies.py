@@ -93,10 +93,10 @@ def test_ties_are_broken_at_random_not_by_position(name: str, value: float) -> N
     shared = np.zeros((size, size))
     book = book_of([value] * size)
     for trial in range(trials):
-        chosen = np.zeros(size)
-        chosen[EXACT[name](book, count, Key(1, trial)).index.numpy()] = 1
-        hits += chosen
-        shared += np.outer(chosen, chosen)
+        selected = np.zeros(size)
+        selected[EXACT[name](book, count, Key(1, trial)).index.numpy()] = 1
+        hits += selected
+        shared += np.outer(selected, selected)
     p = count / size
     assert np.abs(hits / trials - p).max() < 4.5 * math.sqrt(p * (1 - p) / trials)
     pairs = shared[~np.eye(size, dtype=bool)] / trials  # neighbours are no likelier together than others

@@ -66,8 +66,8 @@ def steps_by_hand(sizes: list[int], batch: int, world_size: int, accumulate: int
         share = order[0::world_size]
         micro = 0
         while share:
-            taken, share = share[:batch], share[batch:]
-            if len(taken) < batch and drop_last:
+            micro_batch, share = share[:batch], share[batch:]
+            if len(micro_batch) < batch and drop_last:
                 break
             micro += 1
             if micro == accumulate:
@@ -118,8 +118,8 @@ def test_a_loop_that_records_nothing_is_warned_of() -> None:
 @pytest.mark.parametrize("drop_last", [True, False])
 def test_planned_steps_are_taken(drop_last: bool) -> None:
     p = pruner(101, epochs=8, policy=policies.uniform())
-    taken = sum(1 for epoch in range(8) for _ in p.batches(epoch, 7, drop_last=drop_last))
-    assert taken == p.planned_steps(7, drop_last=drop_last)
+    steps = sum(1 for epoch in range(8) for _ in p.batches(epoch, 7, drop_last=drop_last))
+    assert steps == p.planned_steps(7, drop_last=drop_last)
 
 
 def test_planned_steps_bound_what_is_data_dependent() -> None:
@@ -194,11 +194,11 @@ def test_every_selects_at_the_first_pruned_epoch_then_every_so_many(start: int, 
         return policies.uniform()(book, count, key)
 
     p = pruner(epochs=12, every=4, policy=policy, schedule=schedules.window(0.5, start, stop))
-    chosen = [p.select(epoch).index for epoch in range(12)]
+    selected = [p.select(epoch).index for epoch in range(12)]
     due = [epoch for epoch in range(start, stop) if (epoch - start) % 4 == 0]
     assert [0 if last is None else last + 1 for last in made] == due
     for epoch in range(start + 1, stop):
-        assert torch.equal(chosen[epoch], chosen[epoch - 1]) is (epoch not in due)
+        assert torch.equal(selected[epoch], selected[epoch - 1]) is (epoch not in due)
     pruned = len(due) * 25
     anew = [epoch for epoch in range(stop, 12) if epoch == stop or (epoch - start) % 4 == 0]
     full = SIZE * ((start > 0) + len(anew))  # drawn counts selections made, not epochs trained
@@ -339,14 +339,14 @@ def test_looking_in_between_changes_nothing() -> None:
     runs = []
     for nosy in (False, True):
         p = dataprune.ucb(SIZE, keep=0.4, epochs=6, every=2)
-        chosen = []
+        selected = []
         for epoch in range(6):
-            chosen.append(p.select(epoch).index.tolist())
+            selected.append(p.select(epoch).index.tolist())
             for index in p.batches(epoch, 8):
                 p.update(index, *signals(epoch, index))
                 if nosy:
                     p.state_dict(), p.stats(), p.sync(), p.epoch, p.remaining(epoch)
-        runs.append((chosen, p.state_dict()["score"].tolist()))
+        runs.append((selected, p.state_dict()["score"].tolist()))
     assert repr(runs[0]) == repr(runs[1])
 
 
@@ -381,12 +381,12 @@ def test_stats() -> None:
     assert p.stats() == {"epoch": None, "reached_keep": None, "overlap": None, "never_seen": SIZE, "draws": [SIZE]}
     p.select(0)
     assert p.stats() == {"epoch": 0, "reached_keep": 1.0, "overlap": None, "never_seen": 0, "draws": [0, SIZE]}
-    one, two = set(p.select(1).index.tolist()), set(p.select(2).index.tolist())
+    first, second = set(p.select(1).index.tolist()), set(p.select(2).index.tolist())
     stats = p.stats()
     assert stats["epoch"] == 2
     assert stats["reached_keep"] == 0.4
-    assert stats["overlap"] == len(one & two) / 20
-    counts = np.bincount([1 + (i in one) + (i in two) for i in range(SIZE)])
+    assert stats["overlap"] == len(first & second) / 20
+    counts = np.bincount([1 + (i in first) + (i in second) for i in range(SIZE)])
     assert stats["draws"] == counts.tolist()
 
 

@@ -95,14 +95,14 @@ def test_states_of_other_runs_are_refused() -> None:
 
 def damages() -> list[tuple[str, str]]:
     """Every entry of a state, left out, cut short or replaced."""
-    found = []
+    damages = []
     for name, value in a_state().items():
-        found.append((name, "missing"))
+        damages.append((name, "missing"))
         if name != "seed":  # which may be anything
-            found.append((name, "text"))
+            damages.append((name, "text"))
         if isinstance(value, Tensor) and len(value):
-            found.append((name, "short"))
-    return found
+            damages.append((name, "short"))
+    return damages
 
 
 @pytest.mark.parametrize(("name", "damage"), damages())

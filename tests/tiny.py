@@ -22,9 +22,9 @@ def data(*, val: int = 0) -> Data:
     labels = (images.float().mean(dim=(1, 2, 3)) > 127.5).long() + 2 * (images[:, 0, 0, 0] > 127).long()
     part = Images(images, labels)
     at = torch.arange(SIZE)
-    held = part.subset(at[SIZE - val :]) if val else None
+    validation = part.subset(at[SIZE - val :]) if val else None
     train = part.subset(at[: SIZE - val])
-    return Data("tiny", train, held, part.subset(at[:50]), list("abcd"), (1, 8, 8), (0.5,), (0.3,))
+    return Data("tiny", train, validation, part.subset(at[:50]), list("abcd"), (1, 8, 8), (0.5,), (0.3,))
 
 
 def settings(**changes: Any) -> Settings:
@@ -38,11 +38,11 @@ def history(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
 
 
-def same_end(one: Path, other: Path) -> None:
+def same_end(first: Path, second: Path) -> None:
     """Both runs ended with the same weights, history and selections, to the last bit."""
     for name in ("model.safetensors", "selection_counts.safetensors", "trajectories.safetensors"):
-        mine, theirs = load_file(one / name), load_file(other / name)
-        assert mine.keys() == theirs.keys()
-        for entry in mine:
-            assert torch.allclose(mine[entry], theirs[entry], rtol=0, atol=0, equal_nan=True), entry
-    assert (one / "history.jsonl").read_text() == (other / "history.jsonl").read_text()
+        actual, expected = load_file(first / name), load_file(second / name)
+        assert actual.keys() == expected.keys()
+        for entry in actual:
+            assert torch.allclose(actual[entry], expected[entry], rtol=0, atol=0, equal_nan=True), entry
+    assert (first / "history.jsonl").read_text() == (second / "history.jsonl").read_text()

@@ -12,8 +12,8 @@ from dataprune.lab.sweeps.joint.grid import Grid
 
 
 def grid(**changes: Any) -> Grid:
-    own = {name: changes.pop(name) for name in list(changes) if name not in Grid.__dataclass_fields__}
-    settings = tiny.settings(**{"model": "mlp", "epochs": 2, "warmup": 0, "method": "", "keep": None, **own})
+    training = {name: changes.pop(name) for name in list(changes) if name not in Grid.__dataclass_fields__}
+    settings = tiny.settings(**{"model": "mlp", "epochs": 2, "warmup": 0, "method": "", "keep": None, **training})
     given: dict[str, Any] = {
         "ratios": (0.2, 0.5), "amounts": (0.0, 0.6), "seeds": (0,), "score_epochs": 3, "finetune_epochs": 2,
     }  # fmt: skip

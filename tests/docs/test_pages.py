@@ -51,17 +51,17 @@ class Block:
 
 def blocks(page: Path) -> list[Block]:
     """The blocks of a page. Those of the findings took hours: they are checked, not run."""
-    found = []
+    parts = []
     for match in BLOCK.finditer(page.read_text(encoding="utf-8")):
         if match["hidden"]:
-            found.append(Block("python", match["hidden"]))
+            parts.append(Block("python", match["hidden"]))
             continue
         how, what = match["how"], match["what"] or ""
         reason = what if how == "not run" else "takes hours" if page.parent.name == "findings" else ""
         if match["code"].startswith("--8<--"):
             reason = "a file of examples/, which has tests of its own"
-        found.append(Block(match["language"], match["code"], what if how == "run with" else "", reason))
-    return found
+        parts.append(Block(match["language"], match["code"], what if how == "run with" else "", reason))
+    return parts
 
 
 def name(page: Path) -> str:

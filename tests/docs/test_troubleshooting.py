@@ -23,14 +23,14 @@ def explained() -> list[str]:
 
 def texts() -> str:
     """All strings of the package; what is formatted into one is an ellipsis."""
-    found = []
+    strings = []
     for file in (ROOT / "dataprune").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
-                found.append("".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values))
+                strings.append("".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.append(node.value)
-    return "\n".join(" ".join(text.split()) for text in found)
+                strings.append(node.value)
+    return "\n".join(" ".join(text.split()) for text in strings)
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ def figures() -> Iterator[tuple[ModuleType, ModuleType]]:
 
 def test_figure_4_is_drawn_and_resumed(figures: tuple[ModuleType, ModuleType], tmp_path: Path) -> None:
     four, _ = figures
-    found = four.main("smoke", tmp_path)
+    result = four.main("smoke", tmp_path)
     record = json.loads((tmp_path / "figure4.json").read_text())
     assert {line["run"] for line in record["points"]} >= {"untrained", "all"}
     assert len(record["points"]) == 7 and all(len(line["distance"]) == 5 for line in record["points"])
@@ -46,7 +46,7 @@ def test_figure_4_is_drawn_and_resumed(figures: tuple[ModuleType, ModuleType], t
     path, images = tmp_path / "retrainings.jsonl", [(tmp_path / f"figure4.{form}") for form in ("svg", "png")]
     before, drawn = path.read_text().splitlines(), [image.read_bytes() for image in images]
     path.write_text("\n".join(before[:4]) + "\n" + before[4][:30])  # killed while it wrote a line
-    assert four.main("smoke", tmp_path) == found
+    assert four.main("smoke", tmp_path) == result
     after = [json.loads(line) | {"cpu_seconds": 0} for line in path.read_text().splitlines()]
     assert after == [json.loads(line) | {"cpu_seconds": 0} for line in before]
     assert [image.read_bytes() for image in images] == drawn
@@ -56,7 +56,7 @@ def test_figure_4_is_drawn_and_resumed(figures: tuple[ModuleType, ModuleType], t
 
 def test_figure_5_is_drawn_and_resumed(figures: tuple[ModuleType, ModuleType], tmp_path: Path) -> None:
     _, five = figures
-    found = five.main("smoke", tmp_path)
+    result = five.main("smoke", tmp_path)
     record = json.loads((tmp_path / "figure5.json").read_text())
     assert len(record["points"]) == 1 + 2 * 2 * 2  # all the data; arms, rates, repetitions
     assert {(line["arm"], line["steps"]) for line in record["points"]} == {
@@ -65,7 +65,7 @@ def test_figure_5_is_drawn_and_resumed(figures: tuple[ModuleType, ModuleType], t
     assert (tmp_path / "figure5.svg").stat().st_size > 10_000
     path = tmp_path / "retrainings.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
-    assert five.main("smoke", tmp_path) == found
+    assert five.main("smoke", tmp_path) == result
 
 
 def test_a_sample_that_is_left_out_has_no_part(figures: tuple[ModuleType, ModuleType]) -> None:
@@ -89,7 +89,9 @@ def test_a_sample_that_is_left_out_has_no_part(figures: tuple[ModuleType, Module
 
     whole_batches, fewer = list(four.without(study, None)), plans["without"]
     for (epoch, all_of_it), (same_epoch, rest) in zip(whole_batches, fewer):
-        assert epoch == same_epoch and rest.tolist() == [one for one in all_of_it.tolist() if one != sample]
+        assert epoch == same_epoch and rest.tolist() == [
+            position for position in all_of_it.tolist() if position != sample
+        ]
 
 
 def test_the_numbers_of_figure_4_are_those_of_plain_loops(figures: tuple[ModuleType, ModuleType]) -> None:
@@ -99,18 +101,20 @@ def test_the_numbers_of_figure_4_are_those_of_plain_loops(figures: tuple[ModuleT
     samples, models = random.normal(2, 0.5, size), random.normal(0, 0.2, size)
     table = samples[None, :] + models[:, None] + random.normal(0, 0.02, (size, size)) + effect * np.eye(size)
     whole = samples + random.normal(0, 0.02, size)
-    found = four.analyse(torch.from_numpy(table), torch.from_numpy(whole))
+    result = four.analyse(torch.from_numpy(table), torch.from_numpy(whole))
 
     included = np.array([np.mean([table[r, s] for r in range(size) if r != s]) for s in range(size)])
     first = np.array([table[s, s] for s in range(size)])
     spread = sum((table[r, s] - included[s]) ** 2 for r in range(size) for s in range(size) if r != s)
-    assert found["first_term_mean"] == pytest.approx(first.mean())
-    assert found["own_absence_relative"] == pytest.approx((first - included).mean() / included.mean())
-    assert found["deviation_over_retrainings"] == pytest.approx((spread / (size * (size - 2))) ** 0.5)
-    assert found["first_over_second_deviation"] == pytest.approx(first.std(ddof=1) / whole.std(ddof=1))
-    assert found["first_second_pearson"] == pytest.approx(np.corrcoef(first, whole)[0, 1])
-    assert found["own_absence_permutation_p"] < 0.01  # an effect of 15 times the noise, within models that differ by 10
-    assert found["agrees"]["insensitive"] is False and found["agrees"]["uniform"] is False
+    assert result["first_term_mean"] == pytest.approx(first.mean())
+    assert result["own_absence_relative"] == pytest.approx((first - included).mean() / included.mean())
+    assert result["deviation_over_retrainings"] == pytest.approx((spread / (size * (size - 2))) ** 0.5)
+    assert result["first_over_second_deviation"] == pytest.approx(first.std(ddof=1) / whole.std(ddof=1))
+    assert result["first_second_pearson"] == pytest.approx(np.corrcoef(first, whole)[0, 1])
+    assert (
+        result["own_absence_permutation_p"] < 0.01
+    )  # an effect of 15 times the noise, within models that differ by 10
+    assert result["agrees"]["insensitive"] is False and result["agrees"]["uniform"] is False
 
     nothing = four.analyse(torch.from_numpy(table - effect * np.eye(size)), torch.from_numpy(whole))
     assert nothing["own_absence_permutation_p"] > 0.05
@@ -125,8 +129,8 @@ def test_the_numbers_of_figure_5(figures: tuple[ModuleType, ModuleType]) -> None
         for rate in (0.1, 0.5, 0.9)
         for length in (1.0 + growth * rate,) * 3
     ]  # fmt: skip
-    found = five.analyse([{"arm": "all", "rate": 0}, *lines])
-    assert found["epochs"]["agrees"] == {"rises": True, "rises_over_length": False}
-    assert found["steps"]["agrees"] == {"rises": True, "rises_over_length": True}
-    assert found["epochs"]["memory"]["at_largest_r"] == pytest.approx([0.9, 0.0])
-    assert found["epochs"]["left_out"]["at_smallest_r"] == pytest.approx([1.2, 0.0])
+    result = five.analyse([{"arm": "all", "rate": 0}, *lines])
+    assert result["epochs"]["agrees"] == {"rises": True, "rises_over_length": False}
+    assert result["steps"]["agrees"] == {"rises": True, "rises_over_length": True}
+    assert result["epochs"]["memory"]["at_largest_r"] == pytest.approx([0.9, 0.0])
+    assert result["epochs"]["left_out"]["at_smallest_r"] == pytest.approx([1.2, 0.0])
