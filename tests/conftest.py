@@ -43,6 +43,13 @@ def fashion_mnist_folder() -> Path:
     return needs_data(FASHION_MNIST, "install the Debian package dataset-fashion-mnist")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A worker a core for the whole suite; tests that are named run in this process, which starts sooner."""
+    named = config.args_source is pytest.Config.ArgsSource.ARGS
+    return 0 if named else min(os.cpu_count() or 1, 4)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")

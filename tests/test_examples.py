@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from dataprune.lab.training.run import run as train
 from dataprune.lab.training.settings import Settings
@@ -24,6 +27,20 @@ def run(name: str, *arguments: str | Path, cwd: Path, folder: Path = EXAMPLES) -
     return done.stdout
 
 
+@pytest.fixture
+def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs an example in this process, where torch is loaded already, and returns what it prints."""
+
+    def run_here(name: str, *arguments: str) -> str:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        with torch.random.fork_rng():
+            runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run_here
+
+
 def test_every_example_is_run() -> None:
     assert {file.name for file in EXAMPLES.glob("*.py")} == {
         "accelerate_loop.py", "hf_trainer.py", "instruction_tuning.py", "lightning_loop.py", "plain_loop.py",
@@ -33,15 +50,15 @@ def test_every_example_is_run() -> None:
         assert (Path(__file__).parent / "integrations" / name).exists()
 
 
-def test_plain_loop_resumes(tmp_path: Path) -> None:
-    first = run("plain_loop.py", "--epochs", "6", "--checkpoint", "state.pt", cwd=tmp_path)
-    again = run("plain_loop.py", "--epochs", "6", "--checkpoint", "state.pt", cwd=tmp_path)  # from its last checkpoint
+def test_plain_loop_resumes(example: Callable[..., str]) -> None:
+    first = example("plain_loop.py", "--epochs", "6", "--checkpoint", "state.pt")
+    again = example("plain_loop.py", "--epochs", "6", "--checkpoint", "state.pt")  # from its last checkpoint
     assert "resumed at step" in again
     assert first.splitlines()[-1] == again.splitlines()[-1]
 
 
-def test_tensors(tmp_path: Path) -> None:
-    assert "epoch 9: kept 10%" in run("tensors.py", cwd=tmp_path)
+def test_tensors(example: Callable[..., str]) -> None:
+    assert "epoch 9: kept 10%" in example("tensors.py")
 
 
 @pytest.mark.slow

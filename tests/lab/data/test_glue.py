@@ -301,6 +301,7 @@ def test_contrastive_learning_has_a_command_of_its_own() -> None:
     assert result.exit_code == 2 and "dataprune pretrain" in result.stderr
 
 
+@pytest.mark.slow
 def test_the_report_shows_texts(settings: Settings, tmp_path: Path) -> None:
     pytest.importorskip("markdown_it")
     from dataprune.lab.report import page

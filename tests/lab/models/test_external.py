@@ -128,7 +128,7 @@ def test_channels_last_and_autocast(request, name):
         pytest.param("swin_t", marks=pytest.mark.slow),
         pytest.param("mobilenet_v2", marks=pytest.mark.slow),
         "resnet20",
-        "resnet18_imagenet",
+        pytest.param("resnet18_imagenet", marks=pytest.mark.slow),
     ],
 )
 def test_models_compile(request, name):

@@ -20,6 +20,7 @@ from PIL import Image
 from dataprune.lab.report import page
 from dataprune.lab.sweeps.compare import Comparison, compare
 
+pytestmark = pytest.mark.slow  # a browser takes seconds to start
 SECTIONS = ("accuracy-and-differences", "retention-by-class", "samples-kept-and-pruned", "configuration-and-checks")
 
 

@@ -76,7 +76,7 @@ def test_the_table_says_what_the_summary_says() -> None:
         tables.joint(result)
 
 
-@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("seeds", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_figures_are_written_and_repeat(seeds: int, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     from dataprune.lab.report import joint_plots, plots

@@ -321,7 +321,10 @@ def test_data_that_is_not_there_is_named(copied: Path, monkeypatch: pytest.Monke
     assert "it has 300 training samples now, and the runs had 400" in text_of(copied)
 
 
-@pytest.mark.parametrize(("name", "mark"), [("digits", ""), ("contrastive_fashion", "-8"), ("static_mnist", "-4")])
+@pytest.mark.parametrize(
+    ("name", "mark"),
+    [("digits", ""), pytest.param("contrastive_fashion", "-8", marks=pytest.mark.slow), ("static_mnist", "-4")],
+)
 def test_committed_results(name: str, mark: str, tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     page.write([ROOT / "experiments/results" / f"{name}.json"], tmp_path)

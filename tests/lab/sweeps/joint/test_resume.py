@@ -33,16 +33,16 @@ class Interrupted:
 
 
 INTERRUPTIONS = [  # an owner, a function's name, and the call that is interrupted
-    *((training._Run, "_train_step", at) for at in (30, 110, 230)),
-    *((files, "write_bytes", at) for at in (2, 25)),
+    *((training._Run, "_train_step", at) for at in (30, 230)),
+    (files, "write_bytes", 25),
     (stages.Accuracy, "_accuracy", 4),
     (stages, "save_scores", 1),
     (Path, "unlink", 3),
     *(
-        pytest.param(*one, marks=pytest.mark.slow)
-        for one in (
-            *((training._Run, "_train_step", at) for at in (1, 85, 145, 300)),
-            *((files, "write_bytes", at) for at in (1, 4, 9, 12, 17, 40, 60, 77)),
+        pytest.param(*interruption, marks=pytest.mark.slow)
+        for interruption in (
+            *((training._Run, "_train_step", at) for at in (1, 85, 110, 145, 300)),
+            *((files, "write_bytes", at) for at in (1, 2, 4, 9, 12, 17, 40, 60, 77)),
             *((stages.Accuracy, "_accuracy", at) for at in (1, 9)),
             (stages.Forgetting, "scores", 1),
             (Selection, "save", 2),
@@ -51,6 +51,7 @@ INTERRUPTIONS = [  # an owner, a function's name, and the call that is interrupt
 ]
 
 
+SMALL: dict[str, Any] = {"ratios": (0.5,), "amounts": (0.6,)}
 RESUMED: dict[str, Any] = {"ratios": (0.2,), "amounts": (0.0, 0.6), "checkpoint_every": 7}
 
 
@@ -114,6 +115,14 @@ def test_a_grid_grows_without_doing_anything_again(tmp_path: Path, monkeypatch: 
     assert joint(grid(ratios=(0.5,), amounts=(0.6,)), tmp_path, data=data) == small
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a grid of one cell an arm; tests leave it as it is."""
+    out = tmp_path_factory.mktemp("small")
+    joint(grid(**SMALL), out, data=tiny.data())
+    return out
+
+
 @pytest.mark.parametrize(
     ("changes", "names"),
     [
@@ -124,12 +133,11 @@ def test_a_grid_grows_without_doing_anything_again(tmp_path: Path, monkeypatch: 
         ({"data_methods": ("random",)}, 'data_side was "coresets", now "methods"'),
     ],
 )
-def test_another_grids_folder_is_refused(changes: dict, names: str, tmp_path: Path) -> None:
-    small = {"ratios": (0.5,), "amounts": (0.6,)}
-    result = joint(grid(**small), tmp_path, data=tiny.data())
+def test_another_grids_folder_is_refused(changes: dict, names: str, small: Path) -> None:
+    result = files.read_json(small / "joint.json")
     with pytest.raises(UsageError, match=rf"holds another grid \({names}\): choose another --out"):
-        joint(grid(**{**small, **changes}), tmp_path, data=tiny.data())
-    assert files.read_json(tmp_path / "joint.json") == result
+        joint(grid(**{**SMALL, **changes}), small, data=tiny.data())
+    assert files.read_json(small / "joint.json") == result
 
 
 def test_what_was_deleted_or_damaged_is_named(tmp_path: Path) -> None:
