@@ -1,8 +1,7 @@
-"""The models of the command line; every one ends in a linear layer named `fc`, so its input are the features.
+"""The models of the command line, by name; each ends in a linear layer named `fc`, whose inputs are the features.
 
-A name alone is the form for small images such as CIFAR's: the first stage of `resnet18` keeps them at their size. With
-`_imagenet` behind it, it is the published form for images of 224 pixels a side: `resnet18_imagenet`. The form depends
-on the name alone, so that a name says which model was trained.
+A plain name is the form for small images such as CIFAR's: the first stage of `resnet18` keeps their size. The suffix
+`_imagenet` is the published form for images of 224 pixels a side.
 """
 
 from __future__ import annotations
@@ -26,15 +25,10 @@ Shape = Sequence[int]  # channels, height, width
 
 
 def build(name: str, shape: Shape, classes: int, seed: int) -> nn.Module:
-    """Build a model, its weights drawn from `seed` alone.
+    """Build a model on the CPU, its weights drawn from `seed` alone; torch's random state is left as it was.
 
-    Args:
-        name: one of `MODELS`, or "module:function" of your own, called with (shape, classes).
-        shape: (C, H, W) of an image.
-        classes: outputs.
-        seed: of the weights; torch's own random state is left as it was.
-    Returns:
-        The model, on the CPU, in training mode.
+    The name is one of `MODELS`, or a "module:function" that is called with (shape, classes).
+
     Raises:
         UsageError: if there is no such model, or it cannot take such images.
     Example:
@@ -64,13 +58,8 @@ def build(name: str, shape: Shape, classes: int, seed: int) -> nn.Module:
 
 
 def lenet(shape: Shape, classes: int) -> nn.Module:
-    """LeNet-5 with ReLU and max-pooling; images under 16 pixels are framed with zeros, or nothing would be left.
+    """LeNet-5 with ReLU and max-pooling; images under 16 pixels a side are padded with zeros to that size.
 
-    Args:
-        shape: (C, H, W) of an image.
-        classes: outputs.
-    Returns:
-        The model; 61,706 parameters for MNIST.
     Source: LeCun et al. 1998. Differs: ReLU, max-pooling, all maps connected; as usual today.
     """
     channels, height, width = shape
@@ -88,15 +77,7 @@ def lenet(shape: Shape, classes: int) -> nn.Module:
 
 
 def mlp(shape: Shape, classes: int, hidden: int = 256) -> nn.Module:
-    """One hidden layer.
-
-    Args:
-        shape: (C, H, W) of an image.
-        classes: outputs.
-        hidden: units.
-    Returns:
-        The model.
-    """
+    """One hidden layer."""
     channels, height, width = shape
     return Stages(
         flat=nn.Flatten(),
@@ -106,14 +87,7 @@ def mlp(shape: Shape, classes: int, hidden: int = 256) -> nn.Module:
 
 
 def small_cnn(shape: Shape, classes: int) -> nn.Module:
-    """Four 3x3 convolutions of 16, 32, 48 and 64 channels, strides 2, 1, 2, 1, batch norm, ReLU; average pool.
-
-    Args:
-        shape: (C, H, W) of an image.
-        classes: outputs.
-    Returns:
-        The model; 47,194 parameters for Fashion-MNIST.
-    """
+    """Four 3x3 convolutions of 16, 32, 48 and 64 channels, strides 2, 1, 2, 1, batch norm, ReLU; average pool."""
     stages: dict[str, nn.Module] = {}
     channels = shape[0]
     for number, (width, stride) in enumerate(((16, 2), (32, 1), (48, 2), (64, 1)), start=1):
@@ -137,7 +111,7 @@ def _import(name: str) -> Callable[..., Any]:
     return build
 
 
-# in two forms: for small images under their own names, as published under theirs and _imagenet
+# each under its name in the form for small images, and under its name with _imagenet as published
 _FORMS: dict[str, Callable[..., nn.Module]] = {
     "resnet18": partial(resnet, block=BasicBlock, depths=(2, 2, 2, 2)),
     "resnet34": partial(resnet, block=BasicBlock, depths=(3, 4, 6, 3)),

@@ -1,4 +1,8 @@
-"""Models whose layers come from transformers or torchvision, where these are installed; weights are always new."""
+"""Models whose layers come from transformers or torchvision, where these are installed; weights are always new.
+
+Each takes the image's shape (C, H, W) and the number of classes; `imagenet` asks for the published form in place of the
+one for small images.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +21,12 @@ _TRANSFORMERS = "pip install -c constraints.txt -e '.[hf]'"
 
 
 def swin_t(shape: Sequence[int], classes: int, imagenet: bool = False) -> nn.Module:
-    """Swin-T of transformers: depths 2, 2, 6, 2, and 3, 6, 12, 24 heads.
+    """Swin-T of transformers; 28,288,354 parameters on ImageNet.
 
-    Args:
-        shape: (C, H, W) of an image.
-        classes: outputs.
-        imagenet: patches of 4 pixels and windows of 7 patches a side, as published; else a patch is a pixel and a
-            window 4 a side, so that the last stage of a 32x32 image is one window, as that of a 224x224 image is there.
-    Returns:
-        The model; 28,288,354 parameters on ImageNet.
-    Raises:
-        UsageError: without transformers, or if the image's last stage is smaller than a window.
+    The form for small images has patches of one pixel and windows of 4 a side, so that the last stage of a 32x32 image
+    is one window, as that of a 224x224 image is in the published form.
+
     Source: Liu et al. 2021, arXiv:2103.14030; paths are dropped up to a fifth of the time at the last block, as there.
-        Differs: the form for small images.
     """
     patch, window = (4, 7) if imagenet else (1, 4)
     least = 8 * patch * (window - 1) + 1  # three stages halve the sides, rounding up
@@ -39,33 +36,29 @@ def swin_t(shape: Sequence[int], classes: int, imagenet: bool = False) -> nn.Mod
             f"{name} takes images from {least} pixels a side, got {tuple(shape)}: give --image-size{other}"
         )
     config, model = _imported("swin_t", "transformers", _TRANSFORMERS, "SwinConfig", "SwinModel")
-    made = config(
-        image_size=list(shape[1:]),
-        num_channels=shape[0],
-        patch_size=patch,
-        window_size=window,
-        embed_dim=96,
-        depths=[2, 2, 6, 2],
-        num_heads=[3, 6, 12, 24],
-        drop_path_rate=0.2,
+    backbone = model(
+        config(
+            image_size=list(shape[1:]),
+            num_channels=shape[0],
+            patch_size=patch,
+            window_size=window,
+            embed_dim=96,
+            depths=[2, 2, 6, 2],
+            num_heads=[3, 6, 12, 24],
+            drop_path_rate=0.2,
+        )
     )
     head = nn.Linear(768, classes)
     nn.init.trunc_normal_(head.weight, std=0.02)
     nn.init.zeros_(head.bias)
-    return Stages(backbone=_Pooled(model(made)), fc=head)
+    return Stages(backbone=_Pooled(backbone), fc=head)
 
 
 def mobilenet_v2(shape: Sequence[int], classes: int, imagenet: bool = False) -> nn.Module:
-    """MobileNet-v2 of transformers, of width 1.
+    """MobileNet-v2 of transformers, of width 1; 3,504,872 parameters on ImageNet.
 
-    Args:
-        shape: (C, H, W) of an image.
-        classes: outputs.
-        imagenet: strides as published, 32 in all; else the first two are 1, and 8 in all, without dropout.
-    Returns:
-        The model; 3,504,872 parameters on ImageNet.
-    Raises:
-        UsageError: without transformers.
+    The form for small images has no dropout, and stride 1 in the first two strided layers: 8 in all, not 32.
+
     Source: Sandler et al. 2018, arXiv:1801.04381. Differs: the form for small images, as CIFAR experiments have it;
         batch norm, dropout (0.2) and first weights are those usual in PyTorch, as transformers has those of TensorFlow.
     """
@@ -82,41 +75,29 @@ def mobilenet_v2(shape: Sequence[int], classes: int, imagenet: bool = False) -> 
 
 
 def vgg16(shape: Sequence[int], classes: int, imagenet: bool = False) -> nn.Module:
-    """VGG-16 of torchvision.
+    """VGG-16 of torchvision, for images from 32 pixels a side; 138,357,544 parameters on ImageNet.
 
-    Args:
-        shape: (3, H, W) of an image, from 32 pixels a side.
-        classes: outputs.
-        imagenet: three linear layers and no batch norm, as published; else batch norm, and one linear layer on the
-            average of what the convolutions leave.
-    Returns:
-        The model; 138,357,544 parameters on ImageNet, 14,728,266 in the small form with 10 classes.
-    Raises:
-        UsageError: without torchvision, or if the images are smaller or not of 3 channels.
+    The form for small images has batch norm, and one linear layer on the average of what the convolutions leave:
+    14,728,266 parameters with 10 classes.
+
     Source: Simonyan and Zisserman 2015, arXiv:1409.1556, configuration D. Differs: the form for small images, as CIFAR
         experiments have it.
     """
     _check_colour("vgg16", shape)
     if min(shape[1:]) < 32:
         raise UsageError(f"vgg16 halves images five times and takes them from 32 pixels a side, got {tuple(shape)}")
-    lent = _torchvision("vgg16", "vgg16" if imagenet else "vgg16_bn")(num_classes=classes)
+    model = _torchvision("vgg16", "vgg16" if imagenet else "vgg16_bn")(num_classes=classes)
     if not imagenet:
-        return Stages(features=lent.features, pool=AveragePool(), fc=_head(512, classes))
-    hidden, head = lent.classifier[:-1], lent.classifier[-1]
-    return Stages(features=lent.features, pool=lent.avgpool, flat=nn.Flatten(), hidden=hidden, fc=head)
+        return Stages(features=model.features, pool=AveragePool(), fc=_head(512, classes))
+    hidden, head = model.classifier[:-1], model.classifier[-1]
+    return Stages(features=model.features, pool=model.avgpool, flat=nn.Flatten(), hidden=hidden, fc=head)
 
 
 def shufflenet_v2(shape: Sequence[int], classes: int, imagenet: bool = False) -> nn.Module:
-    """ShuffleNet-v2 of torchvision, of width 1.
+    """ShuffleNet-v2 of torchvision, of width 1; 2,278,604 parameters on ImageNet.
 
-    Args:
-        shape: (3, H, W) of an image.
-        classes: outputs.
-        imagenet: strides as published, 32 in all; else a stem of stride 1 without max-pooling, and 8 in all.
-    Returns:
-        The model; 2,278,604 parameters on ImageNet.
-    Raises:
-        UsageError: without torchvision, or if the images are not of 3 channels.
+    The form for small images has a stem of stride 1 without max-pooling, so strides of 8 in all, not 32.
+
     Source: Ma et al. 2018, arXiv:1807.11164. Differs: the form for small images, as CIFAR experiments have it.
     """
     _check_colour("shufflenet_v2", shape)
@@ -147,7 +128,7 @@ def _head(features: int, classes: int) -> nn.Linear:
 
 
 def _unstride(model: nn.Module, count: int) -> None:
-    """Stride 1 in the first `count` convolutions that have a larger one."""
+    """Set the stride of the first `count` strided convolutions to 1."""
     strided = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d) and layer.stride != (1, 1)]
     for layer in strided[:count]:
         layer.stride = (1, 1)

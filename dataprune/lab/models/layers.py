@@ -7,11 +7,7 @@ from torch import Tensor, nn
 
 
 class Stages(nn.Sequential):
-    """A sequence whose stages have names.
-
-    Args:
-        stages: in the order in which they are called.
-    """
+    """A sequence whose stages have names, in the order in which they are called."""
 
     def __init__(self, **stages: nn.Module):
         super().__init__()
@@ -23,7 +19,6 @@ class AveragePool(nn.Module):
     """The mean over all positions."""
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c"]:
-        """One value per channel."""
         return x.mean((2, 3))
 
 

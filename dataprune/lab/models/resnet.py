@@ -19,17 +19,10 @@ def resnet(
     depths: Sequence[int],
     imagenet: bool = False,
 ) -> nn.Module:
-    """ResNet of four stages, 64 channels wide in the first.
+    """ResNet of four stages with `depths` blocks each, 64 channels wide in the first.
 
-    Args:
-        shape: (C, H, W) of an image.
-        classes: outputs.
-        block: `BasicBlock` or `Bottleneck`.
-        depths: blocks of each of the four stages.
-        imagenet: the published stem, 7x7 of stride 2 and max-pooling; else one of 3x3 and stride 1, as small images
-            need it.
-    Returns:
-        The model; 11,689,512 parameters for ResNet-18 on ImageNet.
+    The published stem (`imagenet`) is 7x7 of stride 2 and max-pooling; that for small images is 3x3 of stride 1.
+
     Source: He et al. 2016, arXiv:1512.03385, table 1. Differs: the small stem, as in the CIFAR experiments of the
         pruning papers; a bottleneck's stride sits in its 3x3 convolution; weights begin as torch draws them.
     """
@@ -47,14 +40,8 @@ def resnet(
 
 
 def cifar_resnet(shape: Sequence[int], classes: int, depth: int) -> nn.Module:
-    """ResNet of three stages of 16, 32 and 64 channels, whose shortcuts have no parameters (option A).
+    """ResNet of 6n + 2 layers in stages of 16, 32 and 64 channels; its shortcuts have no parameters (option A).
 
-    Args:
-        shape: (C, H, W) of an image.
-        classes: outputs.
-        depth: layers, 6n + 2: 20, 32, 44, 56 ...
-    Returns:
-        The model; 464,154 parameters with 32 layers and 10 classes.
     Source: He et al. 2016, arXiv:1512.03385, section 4.2. Differs: weights begin as torch draws them.
     """
     blocks, rest = divmod(depth - 2, 6)
@@ -77,7 +64,7 @@ def _stage(
 
 
 class _Residual(nn.Module):
-    """relu(body(x) + shortcut(x)); the shortcut is a 1x1 convolution where the shape changes, or what is given."""
+    """relu(body(x) + shortcut(x)); where the shape changes the shortcut is the given module, else a 1x1 convolution."""
 
     def __init__(self, body: nn.Sequential, channels: int, out: int, stride: int, shortcut: nn.Module | None = None):
         super().__init__()
@@ -90,14 +77,7 @@ class _Residual(nn.Module):
 
 
 class BasicBlock(_Residual):
-    """Two 3x3 convolutions.
-
-    Args:
-        channels: of the input.
-        width: of the convolutions and the output.
-        stride: of the first convolution.
-        shortcut: where the shape changes; None: a 1x1 convolution.
-    """
+    """Two 3x3 convolutions, the first strided; `shortcut` is used where the shape changes."""
 
     expansion = 1
 
@@ -107,26 +87,14 @@ class BasicBlock(_Residual):
 
 
 class PaddedBlock(BasicBlock):
-    """A `BasicBlock` without parameters in its shortcut.
-
-    Args:
-        channels: of the input.
-        width: of the convolutions and the output.
-        stride: of the first convolution.
-    """
+    """A `BasicBlock` without parameters in its shortcut."""
 
     def __init__(self, channels: int, width: int, stride: int):
         super().__init__(channels, width, stride, _Padded(width - channels, stride))
 
 
 class Bottleneck(_Residual):
-    """A 3x3 convolution between two of 1x1.
-
-    Args:
-        channels: of the input.
-        width: of the 3x3 convolution; the output has four times as many.
-        stride: of the 3x3 convolution.
-    """
+    """A strided 3x3 convolution between two of 1x1; the output has four times its channels."""
 
     expansion = 4
 
@@ -138,7 +106,7 @@ class Bottleneck(_Residual):
 
 
 class _Padded(nn.Module):
-    """Every `stride`-th pixel, and channels of zeros behind those there are."""
+    """Every `stride`-th pixel, padded with channels of zeros."""
 
     def __init__(self, more: int, stride: int):
         super().__init__()
