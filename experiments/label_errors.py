@@ -46,7 +46,6 @@ from dataprune.lab.training import tasks
 from dataprune.lab.training.run import run
 from dataprune.lab.training.run_folder import Environment
 from dataprune.lab.training.settings import Settings
-from dataprune.lab.training.tasks.images import prepare
 
 NOISE, FOLDS = 0.2, 5
 STATISTICS = ("aum", "forgetting", "loss", "el2n", "entropy", "least_confidence", "margin", "dyn_unc", "dual", "tdds")
@@ -93,16 +92,17 @@ def predicted(settings: Settings, data: datasets.Data, out: Path) -> np.ndarray:
         held = torch.zeros(len(train), dtype=torch.bool)
         held[order[fold::FOLDS]] = True
         part = data._replace(train=train.subset((~held).nonzero()[:, 0]))
-        model = tasks.of(settings, part).model()
+        task = tasks.of(settings, part)
+        model = task.model()
         run(settings, out / str(fold), data=part, model=model, save_model=False, test=False)
-        probabilities[held] = logits(model, train.images[held], data, settings).double().softmax(1)
+        probabilities[held] = logits(model, train.images[held], task).double().softmax(1)
     return probabilities.numpy()
 
 
 @torch.no_grad()
-def logits(model: nn.Module, images: Tensor, data: datasets.Data, settings: Settings) -> Tensor:
+def logits(model: nn.Module, images: Tensor, task: tasks.Task) -> Tensor:
     model.eval()
-    return torch.cat([model(prepare(some, data, settings)) for some in images.split(500)])
+    return torch.cat([model(task.prepare(batch)) for batch in images.split(500)])
 
 
 def cleanlab(labels: np.ndarray, probabilities: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray] | None:

@@ -34,7 +34,7 @@ def train_run(settings: Settings, out: Path, json_: bool, data: Any = None) -> N
             followed.catch_up()
             progress.epoch(line.as_dict())
 
-        record = run(settings, out, data=data, on_epoch=on_epoch)
+        record = run(settings, out, data=data, on_epoch=on_epoch, on_step=progress.step)
         followed.catch_up()  # epochs of a run that was finished before
     if not first_rank():
         return

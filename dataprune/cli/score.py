@@ -76,7 +76,7 @@ def _score_in_one_pass(
 ) -> None:
     spread = None
     if uses_ray(engine):
-        from ..lab.training.score_pass_ray import on_ray
+        from ..lab.training.score_pass import on_ray
 
         spread = on_ray(address, jobs)
     elif address is not None or jobs is not None:

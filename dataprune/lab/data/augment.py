@@ -31,15 +31,13 @@ def augment(
     """Shift each image at random and mirror half of them: the random crop of a padded image, and the flip.
 
     Args:
-        images: a batch.
+        images: a batch; returned itself if there is nothing to do.
         index: the samples' positions in the dataset.
         seed: of the augmentation.
         epoch: 0-based.
-        shift: pixels of padding on each side; offsets are uniform in [-shift, shift], rows and columns apart.
+        shift: largest offset in pixels; offsets are uniform in [-shift, shift], rows and columns apart.
         mode: values beyond the border: "constant" is zero, "reflect" mirrors at the border pixel.
         flip: mirror left and right with probability one half.
-    Returns:
-        A new batch; `images` itself if there is nothing to do.
     Raises:
         ValueError: if the batch sizes differ, `mode` is unknown, or `shift` is negative or too large to reflect.
     """
@@ -79,26 +77,19 @@ def normalize(
     std: Sequence[float],
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "b c h w"]:
-    """Normalise pixels: (pixel / 255 - mean) / std, per channel.
+    """Normalise pixels in float32, per channel: (pixel / 255 - mean) / std.
 
-    Args:
-        images: a batch of bytes.
-        mean: of pixels in [0, 1], one per channel.
-        std: likewise.
-        dtype: of the result; the arithmetic is float32.
-    Returns:
-        A new batch on the same device.
     Raises:
         ValueError: if there is not one mean and one std per channel.
     """
     channels = images.shape[1]
     if len(mean) != channels or len(std) != channels:
         raise ValueError(f"{channels} channels but {len(mean)} means and {len(std)} deviations")
-    made = images.to(torch.float32)
+    values = images.to(torch.float32)
     # as Python's numbers, which travel with an operation: a tensor of them would be copied to the device in every step
     for channel, (middle, spread) in enumerate(zip(mean, std, strict=True)):
-        made[:, channel].mul_(1 / (255 * spread)).add_(-middle / spread)
-    return made.to(dtype)
+        values[:, channel].mul_(1 / (255 * spread)).add_(-middle / spread)
+    return values.to(dtype)
 
 
 def _reflect(position: Int[Tensor, "b n"], size: int) -> Int[Tensor, "b n"]:

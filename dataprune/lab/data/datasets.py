@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -30,78 +30,59 @@ _CHUNK = 64  # images that a thread decodes at a time
 _SMALL = 8192  # bytes of an encoded image below which threads wait for the interpreter more than they decode
 
 
-class Images(Dataset):
-    """All samples in memory.
+class InMemory(Dataset):
+    """Samples in one tensor in memory, a label each; of `Images` or `Texts`."""
 
-    Args:
-        images: pixels.
-        labels: class ids.
-    Raises:
-        ValueError: if their lengths differ.
-    """
-
-    def __init__(self, images: UInt8[Tensor, "n c h w"], labels: Int[Tensor, " n"]):
-        if len(images) != len(labels):
-            raise ValueError(f"{len(images)} images but {len(labels)} labels")
-        self.images, self.labels = images, labels
+    def __init__(self, samples: Shaped[Tensor, "n ..."], labels: Shaped[Tensor, " n"]):
+        if len(samples) != len(labels):
+            raise ValueError(f"{len(samples)} {type(self).__name__.lower()} but {len(labels)} labels")
+        self.samples, self.labels = samples, labels
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Any]:
+        return self.samples[position], self.labels[position]
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same samples on a device."""
+        return type(self)(self.samples.to(device), self.labels.to(device))
+
+    def take(self, index: Int[Tensor, " b"] | slice) -> tuple[Shaped[Tensor, "b ..."], Shaped[Tensor, " b"]]:
+        """Samples and labels at these positions."""
+        return self.samples[index], self.labels[index]
+
+    def subset(self, index: Int[Tensor, " k"]) -> Self:
+        """The samples at these positions, in this order."""
+        return type(self)(*self.take(index.to(self.labels.device)))
+
+
+class Images(InMemory):
+    """Pixels, uint8 (N, C, H, W), and class ids."""
 
     def __getitem__(self, position: int) -> tuple[UInt8[Tensor, "c h w"], int]:
-        return self.images[position], int(self.labels[position])
+        return self.samples[position], int(self.labels[position])
 
-    def to(self, device: torch.device | str) -> Images:
-        """The same samples on a device."""
-        return Images(self.images.to(device), self.labels.to(device))
-
-    def take(self, index: Int[Tensor, " b"] | slice) -> tuple[UInt8[Tensor, "b c h w"], Int[Tensor, " b"]]:
-        """Pixels and labels of these positions."""
-        return self.images[index], self.labels[index]
-
-    def subset(self, index: Int[Tensor, " k"]) -> Images:
-        """The samples at these positions, in this order."""
-        index = index.to(self.labels.device)
-        return Images(self.images[index], self.labels[index])
+    @property
+    def images(self) -> UInt8[Tensor, "n c h w"]:
+        """The pixels."""
+        return self.samples
 
 
-class Texts(Dataset):
-    """All samples in memory, as tokens.
+class Texts(InMemory):
+    """Token ids, attention mask and token type ids, int32 (N, 3, S), padded on the right; class ids, or scores."""
 
-    Args:
-        tokens: token ids, attention mask and token type ids; padded on the right.
-        labels: class ids, or scores.
-    """
-
-    def __init__(self, tokens: Int32[Tensor, "n 3 s"], labels: Shaped[Tensor, " n"]):
-        self.tokens, self.labels = tokens, labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, position: int) -> tuple[Int32[Tensor, "3 s"], Shaped[Tensor, ""]]:
-        return self.take(position)
-
-    def to(self, device: torch.device | str) -> Texts:
-        """The same samples on a device."""
-        return Texts(self.tokens.to(device), self.labels.to(device))
-
-    def take(self, index: Any) -> tuple[Tensor, Tensor]:
-        """Tokens and labels of these positions."""
-        return self.tokens[index], self.labels[index]
-
-    def subset(self, index: Int[Tensor, " k"]) -> Texts:
-        """The samples at these positions, in this order."""
-        return Texts(*self.take(index.to(self.labels.device)))
+    @property
+    def tokens(self) -> Int32[Tensor, "n 3 s"]:
+        """The tokens."""
+        return self.samples
 
 
 class Packed:
     """Byte strings in one tensor: worker processes share it, where a list would be copied object by object.
 
-    Args:
-        items: the byte strings.
-        name: of an item in errors; "{}" in it stands for its position.
-        files: the strings are paths, and an item is what the file holds.
+    With `files` the strings are paths, and an item is the content of its file. In errors an item is called by its path,
+    or by `name`, in which "{}" stands for its position.
     """
 
     def __init__(self, items: Iterable[bytes | memoryview], *, name: str = "image {}", files: bool = False):
@@ -146,14 +127,9 @@ class Splits(NamedTuple):
 
 
 class Streamed(Dataset):
-    """Samples decoded on access, in the workers of a loader.
+    """Images at some positions of `items`, decoded on access to `shape` (C, H, W), in the workers of a loader.
 
-    Args:
-        items: the encoded images, of this and maybe of other samples.
-        positions: of this set's images in `items`.
-        labels: class ids, one per position.
-        shape: (C, H, W) of what is returned.
-        resize: bring every image to that shape by its shorter side and a centre crop; otherwise another size raises.
+    An image of another size is resized by its shorter side and cropped at the centre, or without `resize` refused.
     """
 
     def __init__(
@@ -161,12 +137,10 @@ class Streamed(Dataset):
         items: Packed,
         positions: Int[Tensor, " n"],
         labels: Int[Tensor, " n"],
-        shape: tuple[int, int, int],
+        shape: tuple[int, ...],
         *,
         resize: bool = True,
     ):
-        if len(positions) != len(labels):
-            raise ValueError(f"{len(positions)} images but {len(labels)} labels")
         self.items, self.positions, self.labels, self.shape, self.resize = items, positions, labels, shape, resize
 
     def __len__(self) -> int:
@@ -204,48 +178,22 @@ Samples = Images | Streamed | Texts
 
 
 def shape_of(items: Packed, size: int | None) -> tuple[int, int, int]:
-    """Choose the shape that images are decoded to.
+    """Choose the shape (C, H, W) that images are decoded to.
 
-    Args:
-        items: the encoded images.
-        size: side of a square to resize to; the first image's size if None.
-    Returns:
-        (C, H, W); one channel if all of a spread of images are grey, else three.
+    One channel if all of a spread of images are grey, else three; a square of side `size`, or the first image's size.
+
     Raises:
         DataError: if one cannot be read.
     """
     spread = range(0, len(items), max(1, len(items) // 64))
-    headers = [header(items[position], items.name(position)) for position in spread]
-    _, width, height = headers[0]
-    channels = 1 if all(mode in ("1", "L") for mode, _, _ in headers) else 3
-    return (channels, size, size) if size else (channels, height, width)
+    headers = [_open(items[position], items.name(position)) for position in spread]  # not decoded
+    channels = 1 if all(image.mode in ("1", "L") for image in headers) else 3
+    return (channels, size, size) if size else (channels, headers[0].height, headers[0].width)
 
 
-def header(content: bytes, name: str) -> tuple[str, int, int]:
-    """Read an image's mode and size without decoding it.
+def decode(content: bytes, name: str, shape: tuple[int, ...], resize: bool) -> np.ndarray:
+    """Decode an image to uint8 (C, H, W), grey or RGB, a read-only view.
 
-    Args:
-        content: the encoded image.
-        name: of the image in errors.
-    Returns:
-        Pillow's mode, width, height.
-    Raises:
-        DataError: if it is no image.
-    """
-    image = _open(content, name)
-    return image.mode, image.width, image.height
-
-
-def decode(content: bytes, name: str, shape: tuple[int, int, int], resize: bool) -> np.ndarray:
-    """Decode one image.
-
-    Args:
-        content: the encoded image.
-        name: of the image in errors.
-        shape: (C, H, W) of the result; one channel is grey, three are RGB.
-        resize: resize to that shape by the shorter side and a centre crop.
-    Returns:
-        uint8 (C, H, W), a read-only view.
     Raises:
         DataError: if it cannot be decoded, or has another size and `resize` is false.
     """

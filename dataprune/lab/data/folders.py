@@ -30,12 +30,8 @@ Reader = Callable[[], tuple[Encoded, list[str]]]
 
 
 def read_folder(folder: Path) -> Splits:
-    """Read a folder of images, whatever its format.
+    """Read a folder of parquet files (also in its folder `data`, as on the hub), idx files, or a folder per class.
 
-    Args:
-        folder: parquet files (also in its folder `data`, as on the hub), idx files, or a folder per class.
-    Returns:
-        The splits.
     Raises:
         DataError: if there is nothing to read, or a file is broken.
     """
@@ -53,12 +49,8 @@ def read_folder(folder: Path) -> Splits:
 
 
 def read_idx(path: Path) -> UInt8[Tensor, "n ..."]:
-    """Read an idx file of bytes, plain or gzip.
+    """Read the array of an idx file of bytes, plain or gzip.
 
-    Args:
-        path: the file.
-    Returns:
-        Its array.
     Raises:
         DataError: if it is truncated, too long, or not an idx file of bytes.
     """
@@ -77,7 +69,7 @@ def read_idx(path: Path) -> UInt8[Tensor, "n ..."]:
     shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, header, 4)]
     if len(content) != header + math.prod(shape):
         raise DataError(f"{path} has {len(content)} bytes where {header + math.prod(shape)} belong: fetch it again")
-    # a bytearray, for torch warns of memory that cannot be written
+    # a bytearray, since torch warns of memory that cannot be written
     return torch.frombuffer(bytearray(content), dtype=torch.uint8)[header:].view(shape)
 
 
@@ -133,12 +125,9 @@ def _folders(root: Path) -> list[Path]:
 def read_parquets(files: Sequence[Path]) -> Splits:
     """Read parquet files whose names begin with their split, as in train-00000-of-00002.parquet.
 
-    The encoded images of a split stay in memory; put a larger dataset in an image folder.
+    All are training data if none is named after a split. The encoded images of a split stay in memory; put a larger
+    dataset in an image folder.
 
-    Args:
-        files: of all splits; all are training data if none is named after a split.
-    Returns:
-        The splits.
     Raises:
         DataError: if a file is broken or missing, or there is no training split.
     """
@@ -164,28 +153,32 @@ def split_files(files: Sequence[Path]) -> dict[str, list[Path]]:
 
 
 def read_hub(name: str) -> Splits:
-    """Load a dataset from the hub, or from the cache of `datasets`.
+    """Load the dataset "owner/name" from the hub, or from the cache of `datasets`.
 
-    Args:
-        name: such as "owner/name".
-    Returns:
-        The splits.
     Raises:
         DataError: if it cannot be loaded or has no images with labels.
     """
-    import datasets
-
-    try:
-        loaded = datasets.load_dataset(name)
-    except Exception as error:  # the library raises many types, also of its dependencies
-        raise DataError(f"cannot load {name!r} from the hub: {_line(error)}") from error
     readers: dict[str, Reader] = {}
-    splits: dict[str, Any] = {str(word): split for word, split in dict(loaded).items()}
-    for word, split in splits.items():
+    for word, split in load_from_hub(name).items():
         key = next((key for key, words in SPLITS.items() if word in words), word)
         features = split.features.to_dict()
         readers[key] = lambda s=split, f=features: encode(s.with_format("arrow")[:], f, name)
     return _choose(name, readers)
+
+
+def load_from_hub(*name: str) -> dict[str, Any]:
+    """Load the splits of a dataset, and a configuration of it, with `datasets`.
+
+    Raises:
+        DataError: if it cannot be loaded.
+    """
+    import datasets
+
+    load: Any = datasets.load_dataset
+    try:
+        return {str(word): split for word, split in dict(load(*name)).items()}
+    except Exception as error:  # the library raises many types, also of its dependencies
+        raise DataError(f"cannot load {'/'.join(name)!r} from the hub: {first_line(error)}") from error
 
 
 def _choose(source: str, readers: dict[str, Reader]) -> Splits:
@@ -206,19 +199,27 @@ def _choose(source: str, readers: dict[str, Reader]) -> Splits:
 
 
 def _read_parquet(paths: Sequence[Path]) -> tuple[Encoded, list[str]]:
+    features, columns = [describe(path) for path in paths][-1]
+    return encode(read_table(paths, columns), features, str(paths[0].parent))
+
+
+def read_table(paths: Sequence[Path], columns: Sequence[str] | None = None) -> Any:
+    """Read parquet files as one arrow table, of all columns or some.
+
+    Raises:
+        DataError: if a file is broken, or they do not have the same columns.
+    """
     arrow, parquet = _pyarrow()
     tables = []
     for path in paths:
         try:
-            features, columns = describe(path)
-            tables.append(parquet.read_table(path, columns=list(columns)))
+            tables.append(parquet.read_table(path, columns=None if columns is None else list(columns)))
         except (arrow.ArrowException, OSError) as error:
-            raise DataError(f"cannot read {path}: {_line(error)}; fetch it again") from error
+            raise DataError(f"{path} cannot be read: {first_line(error)}; fetch it again") from error
     try:
-        table = arrow.concat_tables(tables)
+        return arrow.concat_tables(tables)
     except arrow.ArrowException as error:
-        raise DataError(f"{paths[0].parent}: the parts have different columns: {_line(error)}") from error
-    return encode(table, features, str(paths[0].parent))
+        raise DataError(f"{paths[0].parent}: the parts have different columns: {first_line(error)}") from error
 
 
 def describe(path: Path) -> tuple[dict[str, Any], tuple[str, str]]:
@@ -228,7 +229,7 @@ def describe(path: Path) -> tuple[dict[str, Any], tuple[str, str]]:
         schema = parquet.read_schema(path)
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
     except (arrow.ArrowException, OSError, json.JSONDecodeError) as error:
-        raise DataError(f"cannot read {path}: {_line(error)}; fetch it again") from error
+        raise DataError(f"cannot read {path}: {first_line(error)}; fetch it again") from error
     return features, _columns(features, schema.names, str(path))
 
 
@@ -282,5 +283,6 @@ def _check_labels(source: str, labels: Int[Tensor, " n"], classes: Sequence[str]
         raise DataError(f"{source} has labels from {low} to {high}, but there are {len(classes)} classes")
 
 
-def _line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from ...errors import DataError, UsageError
 from .datasets import Texts
+from .folders import first_line, load_from_hub, read_table
 from .named import Data, choose, hold_out, noisy
 
 _HUB = "nyu-mll/glue"
@@ -60,14 +62,11 @@ def load(
     """Load a GLUE task as the tokens of a model.
 
     Args:
-        name: of the task, one of `GLUE`.
+        name: one of `GLUE`.
         model: folder or hub name of the encoder whose tokenizer is used.
         folder: parquet files of the task; by default glue/NAME under $DATAPRUNE_DATA, else the hub.
         max_length: tokens of a text; longer ones are cut.
-        train_size: train on a fixed random subset of this many samples.
-        test_size: test on a fixed random subset.
-        val_fraction: share of these training samples held out for validation, in [0, 1).
-        label_noise: share of the remaining training labels replaced by classes drawn uniformly.
+        train_size, test_size, val_fraction, label_noise: as for `named.load`.
     Raises:
         UsageError: if the model has no tokenizer, or a subset is out of range.
         DataError: if the data is missing or has other columns.
@@ -103,14 +102,9 @@ def load(
 
 
 def metrics(name: str, outputs: Tensor, labels: Tensor) -> dict[str, float]:
-    """Compute all metrics of a task.
+    """Compute all metrics of a task from logits (N, C), or predictions (N,) of a regression, and labels (N,).
 
-    Args:
-        name: of the task.
-        outputs: logits (N, C), or predictions (N,) of a regression.
-        labels: (N,).
-    Returns:
-        By name; "f1" is that of class 1. A correlation with constant predictions is 0.
+    "f1" is that of class 1. A correlation with constant predictions is 0.
     """
     from scipy.stats import pearsonr, spearmanr
     from sklearn.metrics import f1_score, matthews_corrcoef
@@ -150,7 +144,7 @@ def tokenizer(model: str) -> Any:
 
 def unknown_model(model: str, error: Exception) -> UsageError:
     """The error for a model that transformers cannot load."""
-    return UsageError(f"--model {model} is neither a model folder nor available from the hub ({_first_line(error)})")
+    return UsageError(f"--model {model} is neither a model folder nor available from the hub ({first_line(error)})")
 
 
 def _tokens(model: str, max_length: int, sentences: list[list[str]]) -> Tensor:
@@ -164,37 +158,22 @@ def _tokens(model: str, max_length: int, sentences: list[list[str]]) -> Tensor:
 
 
 def _splits(name: str, folder: str | None) -> dict[str, Any]:
-    """Arrow tables by split."""
+    """Arrow tables by split, from the given folder, the one under $DATAPRUNE_DATA, or the hub."""
     root = os.environ.get("DATAPRUNE_DATA")
     place = Path(folder).expanduser() if folder else Path(root) / "glue" / name if root else None
     if place is not None and (folder or place.is_dir()):
-        shards: dict[str, list[Path]] = {}
-        for file in sorted(place.glob("*.parquet")):
-            shards.setdefault(file.stem.split("-")[0], []).append(file)
-        if not shards:
+        paths = sorted(place.glob("*.parquet"))
+        if not paths:
             raise DataError(f"no parquet files in {place}")
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            return {split: pa.concat_tables([pq.read_table(file) for file in files]) for split, files in shards.items()}
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{place} cannot be read: {_first_line(error)}") from error
+        by_split = groupby(paths, key=lambda path: path.stem.split("-")[0])
+        return {split: read_table(list(shards)) for split, shards in by_split}
+    remedy = "give its folder with --data-folder, or set DATAPRUNE_DATA to the folder that holds glue/"
     if importlib.util.find_spec("datasets") is None:
-        raise DataError(
-            f"no glue/{name} here: give its folder with --data-folder, or set DATAPRUNE_DATA to the folder that holds "
-            "glue/, or pip install -c constraints.txt -e '.[hf]' to fetch it"
-        )
-    from datasets import load_dataset
-
+        raise DataError(f"no glue/{name} here: {remedy}, or pip install -c constraints.txt -e '.[hf]' to fetch it")
     try:
-        loaded = load_dataset(_HUB, name)
-    except Exception as error:  # whatever the hub, its cache or the network raise
-        raise DataError(
-            f"cannot fetch glue/{name} ({_first_line(error)}): give its folder with --data-folder, or set "
-            "DATAPRUNE_DATA to the folder that holds glue/"
-        ) from error
-    return {str(split): part.data.table for split, part in loaded.items()}
+        return {split: part.data.table for split, part in load_from_hub(_HUB, name).items()}
+    except DataError as error:
+        raise DataError(f"cannot fetch glue/{name} ({error}): {remedy}") from error
 
 
 def _columns(splits: dict[str, Any], split: str, task: Glue) -> list[Any]:
@@ -226,7 +205,3 @@ def _class_names(table: Any) -> list[str]:
     notes = (table.schema.metadata or {}).get(b"huggingface")
     names = notes and json.loads(notes)["info"]["features"]["label"].get("names")
     return names or [str(label) for label in range(1 + max(table["label"].to_pylist()))]
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -67,17 +67,13 @@ def load(
             $DATAPRUNE_DATA, in its Debian package, on the hub.
         folder: where the named data is.
         train_size: train on a fixed random subset of this many samples.
-        test_size: test on a fixed random subset; for quick trials. Digits have 500 test samples, and split more off
-            their training set where more are asked for.
+        test_size: test on a fixed random subset. Digits have 500 test samples, and more where more are asked for.
         val_fraction: share of these training samples that is split off for choices, in [0, 1).
         label_noise: share of the labels that are left to train on, replaced by classes drawn uniformly, the true one
             among them; validation and test labels stay as they are.
-        split_seed: of subset, split and noise. Leave it alone within a comparison: it is not the seed of a run, so that
-            all methods and seeds see the same data.
+        split_seed: of subset, split and noise; not a run's seed, so that all runs of a comparison see the same data.
         image_size: bring images to squares of this side, by the shorter side and a centre crop.
         max_bytes: data that decodes to more than this is `Streamed`.
-    Returns:
-        The data, in memory if it fits in `max_bytes`.
     Raises:
         UsageError: if the name is unknown or an option out of range.
         DataError: if the data is missing, broken, or smaller than `train_size`.
@@ -87,32 +83,32 @@ def load(
             raise UsageError(f"{option} must be a share from 0 to 1, got {share}")
     if image_size is not None and image_size < 1:
         raise UsageError(f"image_size must be at least 1, got {image_size}")
-    name, splits = _find(name, folder, test_size)
-    (train, held, classes), note = splits, ""
-    index = torch.arange(len(train.labels))
-    if held is None:
-        order = _permutation(len(index), split_seed, _HELD)
-        held, (index, rest) = train, _part(order, round(0.2 * len(order)), name)
-        note = f"{name} has no test split: a fixed random fifth of it, {len(rest)} samples, is the test set"
+    name, (train, test, classes) = _find(name, folder, test_size)
+    train_index, note = torch.arange(len(train.labels)), ""
+    if test is None:
+        order = _permutation(len(train_index), split_seed, _HELD)
+        train_index, test_index = _part(order, round(0.2 * len(order)), name)
+        test = train
+        note = f"{name} has no test split: a fixed random fifth of it, {len(test_index)} samples, is the test set"
     else:
-        rest = torch.arange(len(held.labels))
-    index = index[choose(len(index), train_size, f"training samples of {name}", split_seed)]
-    rest = rest[choose(len(rest), test_size, f"test samples of {name}", split_seed)]
-    index, chosen = hold_out(index, val_fraction, name, split_seed)
+        test_index = torch.arange(len(test.labels))
+    train_index = train_index[choose(len(train_index), train_size, f"training samples of {name}", split_seed)]
+    test_index = test_index[choose(len(test_index), test_size, f"test samples of {name}", split_seed)]
+    train_index, val_index = hold_out(train_index, val_fraction, name, split_seed)
     shape = shape_of(train.items, image_size) if isinstance(train, Encoded) else _square(train, image_size)
-    total = (len(index) + len(rest) + (0 if chosen is None else len(chosen))) * math.prod(shape)
+    total = (len(train_index) + len(test_index) + (0 if val_index is None else len(val_index))) * math.prod(shape)
 
-    def take(split: Encoded | Images, at: Int[Tensor, " k"]) -> Images | Streamed:
+    def take(split: Encoded | Images, index: Int[Tensor, " k"]) -> Images | Streamed:
         if isinstance(split, Images):
-            return _resize(split.subset(at), shape)
-        streamed = Streamed(split.items, at, split.labels[at], shape, resize=image_size is not None)
+            return _resize(split.subset(index), shape)
+        streamed = Streamed(split.items, index, split.labels[index], shape, resize=image_size is not None)
         return streamed.decoded() if total <= max_bytes else streamed
 
-    training = take(train, index)
+    training = take(train, train_index)
     mean, std = _CIFAR100 if (name, shape, len(classes)) == ("cifar100", (3, 32, 32), 100) else _moments(training)
     training.labels = noisy(training.labels, label_noise, len(classes), split_seed)
-    val = None if chosen is None else take(train, chosen)
-    return Data(name, training, val, take(held, rest), classes, shape, mean, std, note)
+    val = None if val_index is None else take(train, val_index)
+    return Data(name, training, val, take(test, test_index), classes, shape, mean, std, note)
 
 
 def _find(name: str, folder: str | os.PathLike[str] | None, test_size: int | None) -> tuple[str, Splits]:
@@ -220,8 +216,8 @@ def _resize(images: Images, shape: tuple[int, int, int]) -> Images:
 def _moments(samples: Images | Streamed) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel, of up to 10,000 samples, 1,000 if they must be decoded."""
     limit = 10_000 if isinstance(samples, Images) else 1_000
-    some = samples.subset(_permutation(len(samples), 0, _MEASURED)[:limit])
-    images = some.images if isinstance(some, Images) else some.decoded().images
+    sample = samples.subset(_permutation(len(samples), 0, _MEASURED)[:limit])
+    images = sample.images if isinstance(sample, Images) else sample.decoded().images
     values = torch.arange(256, dtype=torch.float64) / 255
     mean, std = [], []
     for channel in images.unbind(1):  # counts are exact, a sum of floats would depend on the machine's threads

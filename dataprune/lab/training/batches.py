@@ -1,4 +1,4 @@
-"""Batches of the selected samples, augmented and normalised on the model's device."""
+"""Batches of the selected samples, as the model's inputs on its device."""
 
 from __future__ import annotations
 
@@ -6,89 +6,79 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ...loading import prune_loader
 from ...pruner import Pruner
-from ..data.datasets import Images, Texts
-from ..data.named import Data
-from .device import stream
-from .settings import Settings
+from ..data.datasets import Images, InMemory, Samples
 
 
 class Batches:
-    """Batches of a run. Small images stay on the device; others, or with `workers`, come through a DataLoader.
+    """Batches of a run. Samples in memory stay on the device; others, or with `workers`, come through a DataLoader.
 
     Both ways give the same batches in the same order.
 
     Args:
-        data: of the run.
-        settings: of the run: batch size, workers, augmentation, seed.
+        samples: the training set.
         pruner: selects; built for the training set's size.
         device: where batches go.
-        inputs: (pixels, positions, epoch) to what the model is called with.
+        inputs: (samples, positions, epoch) to what the model is called with.
+        batch_size: samples of a batch.
+        workers: processes of the DataLoader.
         drop_last: whether a last, smaller batch is dropped.
     """
 
     def __init__(
         self,
-        data: Data,
-        settings: Settings,
+        samples: Samples,
         pruner: Pruner,
         device: torch.device,
         inputs: Callable[[Tensor, Tensor, int], Any],
+        batch_size: int,
+        workers: int,
         *,
-        drop_last: bool = True,
+        drop_last: bool,
     ):
-        self.data, self.settings, self.pruner, self.device, self.inputs = data, settings, pruner, device, inputs
-        self.drop_last = drop_last
-        self._resident: Images | Texts | None = None
-        self._loader: DataLoader | None = None
-        if isinstance(data.train, Images | Texts) and not settings.workers:
-            self._resident = data.train.to(device)
+        self.samples, self.pruner, self.device, self.inputs = samples, pruner, device, inputs
+        self.batch_size, self.drop_last = batch_size, drop_last
+        if isinstance(samples, InMemory) and not workers:
+            self._source: InMemory | DataLoader = samples.to(device)
         else:
-            self._loader = self._streaming()
+            loader = DataLoader(
+                samples,
+                batch_size=batch_size,
+                shuffle=True,
+                drop_last=drop_last,
+                num_workers=workers,
+                persistent_workers=workers > 0,
+                pin_memory=device.type == "cuda",
+            )
+            self._source = prune_loader(loader, pruner)
 
     def of_epoch(self, epoch: int) -> Iterator[tuple[Tensor, Any, Tensor]]:
         """Yield positions, inputs and labels of the batches left in an epoch."""
-        for index, pixels, labels in self._pixels(epoch):
-            yield index, self.inputs(pixels, index, epoch), labels
+        for index, samples, labels in self._samples(epoch):
+            yield index, self.inputs(samples, index, epoch), labels
 
-    def random(self, count: int) -> Iterator[Any]:
-        """Yield inputs of `count` random training samples, in whole batches, augmented as a further epoch."""
-        train, size = self.data.train, self.settings.batch_size
-        generator = torch.Generator().manual_seed(stream(self.settings.seed, "recalibrate"))
-        order = torch.randperm(len(train), generator=generator)[:count]
+    def random(self, count: int, *, seed: int, epoch: int) -> Iterator[Any]:
+        """Yield inputs of `count` random training samples, in whole batches, augmented as in `epoch`."""
+        train, size = self.samples, self.batch_size
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:count]
         for index in order[: max(len(order) // size, 1) * size].split(size):
             if isinstance(train, Images):
                 pixels = train.images[index]
             else:
                 pixels = torch.stack([train[int(position)][0] for position in index])
-            yield self.inputs(pixels.to(self.device), index, self.settings.epochs)
+            yield self.inputs(pixels.to(self.device), index, epoch)
 
-    def _pixels(self, epoch: int) -> Iterator[tuple[Int[Tensor, " b"], UInt8[Tensor, "b c h w"], Int[Tensor, " b"]]]:
-        if self._resident is not None:
-            for index in self.pruner.batches(
-                epoch, self.settings.batch_size, drop_last=self.drop_last, device=self.device
-            ):
-                yield index, *self._resident.take(index)
+    def _samples(self, epoch: int) -> Iterator[tuple[Int[Tensor, " b"], Tensor, Tensor]]:
+        source = self._source
+        if isinstance(source, InMemory):
+            for index in self.pruner.batches(epoch, self.batch_size, drop_last=self.drop_last, device=self.device):
+                yield index, *source.take(index)
             return
-        assert self._loader is not None
-        self._loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
-        for index, (pixels, labels) in self._loader:
-            yield index, pixels.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
-
-    def _streaming(self) -> DataLoader:
-        workers = self.settings.workers
-        loader = DataLoader(
-            self.data.train,
-            batch_size=self.settings.batch_size,
-            shuffle=True,
-            drop_last=self.drop_last,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=self.device.type == "cuda",
-        )
-        return prune_loader(loader, self.pruner)
+        source.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        for index, (samples, labels) in source:
+            yield index, samples.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)

@@ -8,19 +8,17 @@ from importlib.util import find_spec
 from typing import Any
 
 from jaxtyping import Int
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from ... import coresets, distributed, learning_rate
 from ...dynamics import STATISTICS, Statistic
 from ...errors import DataError, UsageError, suggest
-from ...methods import METHODS, fixed
+from ...methods import METHODS, fixed, reads
 from ...pruner import Pruner
 from ...selection import Selection
 from ..data import named
 from ..data.named import Data
 from ..models import build as models
-from . import optimizers
 from .settings import Settings, flag, require
 
 _SHAPES: dict[str, Callable[[], learning_rate.Shape]] = {
@@ -31,7 +29,8 @@ _SHAPES: dict[str, Callable[[], learning_rate.Shape]] = {
     "exponential": learning_rate.exponential,
     "constant": learning_rate.constant,
 }
-_ONLY_LABELS = ("emp", "emp_reverse", "memory")  # methods that read class probabilities
+_NOT_FOR_CONTRASTIVE = ("label_noise", "label_smoothing", "shift", "flip", "recalibrate_bn", "statistics", "init")
+_NOT_FOR_LANGUAGE = ("shift", "flip", "image_size", "recalibrate_bn", "statistics", "channels_last")
 
 
 def check(settings: Settings) -> None:
@@ -40,23 +39,12 @@ def check(settings: Settings) -> None:
     Raises:
         UsageError: for an unknown name, or a setting that the task does not have.
     """
-    method, task = settings.method, settings.task
-    if settings.selection is None and method not in METHODS:
-        require(
-            method not in coresets.METHODS,
-            f"{method} is a static method: `dataprune select` chooses by it, and train --selection FILE trains on the "
-            "result; compare takes it by name",
-        )
-        raise UsageError(suggest(method, METHODS, what="method"))
-    wrong = _ONLY_LABELS if task == "contrastive" else ("emp_contrastive",)
-    alternative = "emp_contrastive, loss, rs2 ..." if task == "contrastive" else "emp"
-    require(method not in wrong, f"{method} is not for the task {task}: take {alternative}")
+    _check_method(settings)
     if settings.glue:
         _check_language(settings)
         return
-    if task == "contrastive":
-        for name in ("label_noise", "label_smoothing", "shift", "flip", "recalibrate_bn", "statistics", "init"):
-            require(not getattr(settings, name), f"{flag(name)} is not for contrastive learning: leave it out")
+    if settings.task == "contrastive":
+        _refuse(settings, _NOT_FOR_CONTRASTIVE, "is not for contrastive learning: leave it out")
         require(
             settings.views != "simclr" or find_spec("kornia") is not None,
             "--views simclr changes colours with kornia: pip install -c constraints.txt -e '.[contrastive]'",
@@ -65,19 +53,38 @@ def check(settings: Settings) -> None:
         ":" in settings.model or settings.model in models.MODELS,
         suggest(settings.model, models.MODELS, what="model") + ", or module:function of your own",
     )
-    owners = (*METHODS, *coresets.METHODS, *STATISTICS)
+    what, known = ("statistic", STATISTICS) if settings.statistics else ("method", METHODS)
     for owner, options in settings.options().items():
-        what, known = ("statistic", STATISTICS) if settings.statistics else ("method", METHODS)
         require(
-            not owner or owner in owners, f"--option {owner}.{next(iter(options))}: {suggest(owner, known, what=what)}"
+            owner in ("", *METHODS, *coresets.METHODS, *STATISTICS),
+            f"--option {owner}.{next(iter(options))}: {suggest(owner, known, what=what)}",
         )
     build_statistics(settings)
 
 
+def _check_method(settings: Settings) -> None:
+    """Check that there is such a dynamic method, and that the task has what it reads."""
+    method, task = settings.method, settings.task
+    if settings.selection is not None:
+        return
+    if method not in METHODS:
+        require(
+            method not in coresets.METHODS,
+            f"{method} is a static method: `dataprune select` chooses by it, and train --selection FILE trains on the "
+            "result; compare takes it by name",
+        )
+        raise UsageError(suggest(method, METHODS, what="method"))
+    contrastive = task == "contrastive"
+    alternative = "emp_contrastive, loss, rs2 ..." if contrastive else "emp"
+    require(
+        reads(method) != ("probabilities" if contrastive else "features"),
+        f"{method} is not for the task {task}: take {alternative}",
+    )
+
+
 def _check_language(settings: Settings) -> None:
-    for name in ("shift", "flip", "image_size", "recalibrate_bn", "statistics", "init", "channels_last"):
-        hint = "give --model FOLDER to start from other weights" if name == "init" else "leave it out"
-        require(not getattr(settings, name), f"{flag(name)} is not for {settings.task}: {hint}")
+    _refuse(settings, _NOT_FOR_LANGUAGE, f"is not for {settings.task}: leave it out")
+    _refuse(settings, ["init"], f"is not for {settings.task}: give --model FOLDER to start from other weights")
     require(
         settings.model != Settings.model,
         f"{settings.task} needs a pretrained encoder: --model FOLDER, or its name on the hub",
@@ -90,8 +97,13 @@ def _check_language(settings: Settings) -> None:
         require(
             settings.method != "memory", "memory reads class probabilities, and glue/stsb predicts a score: take loss"
         )
-        for name in ("label_noise", "label_smoothing"):
-            require(not getattr(settings, name), f"{flag(name)} is for classes, and glue/stsb has scores: leave it out")
+        _refuse(settings, ("label_noise", "label_smoothing"), "is for classes, and glue/stsb has scores: leave it out")
+
+
+def _refuse(settings: Settings, names: Iterable[str], reason: str) -> None:
+    """Raise UsageError if one of these settings is given."""
+    for name in names:
+        require(not getattr(settings, name), f"{flag(name)} {reason}")
 
 
 def load_data(settings: Settings) -> Data:
@@ -116,9 +128,8 @@ def build_statistics(settings: Settings) -> dict[str, Statistic]:
     Raises:
         UsageError: for an unknown statistic or option, or a statistic that is undefined after so few epochs.
     """
-    names = [name.strip() for name in settings.statistics.split(",") if name.strip()]
     statistics: dict[str, Statistic] = {}
-    for name in names:
+    for name in settings.statistic_names:
         require(name in STATISTICS, suggest(name, STATISTICS, what="statistic"))
         require(name not in statistics, f"statistic {name} is named twice")
         options = settings.options().get(name, {})
@@ -154,15 +165,10 @@ def build_pruner(
     labels: Int[Tensor, " n"] | None = None,
     selection: Selection | None = None,
 ) -> Pruner:
-    """Build the pruner of the settings' method.
+    """Build the pruner of the settings' method, or of their coreset, over `size` samples.
 
-    Args:
-        settings: of the run.
-        size: samples to train on, N.
-        labels: their classes, for the option `balance=true`.
-        selection: the settings' coreset, where it is loaded already.
-    Returns:
-        The method's pruner over N samples.
+    The option `balance=true` needs the samples' labels; `selection` is the coreset, where it is loaded already.
+
     Raises:
         UsageError: for an option that the method does not have, or a pruned epoch smaller than a batch.
         DataError: if the coreset does not fit the data.
@@ -202,18 +208,6 @@ def _dynamic(settings: Settings, size: int, labels: Int[Tensor, " n"] | None) ->
         return recipe(size, epochs=settings.epochs, seed=settings.seed, **arguments)
     except (ValueError, TypeError) as error:
         raise UsageError(str(error)) from error
-
-
-def build_optimizer(settings: Settings, parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """Build the settings' optimizer."""
-    return optimizers.build(
-        settings.optimizer,
-        parameters,
-        lr=settings.lr,
-        momentum=settings.momentum,
-        nesterov=settings.nesterov,
-        weight_decay=settings.weight_decay,
-    )
 
 
 def build_rate(settings: Settings) -> learning_rate.Shape:

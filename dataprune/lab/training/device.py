@@ -14,11 +14,7 @@ from ...errors import UsageError
 
 
 def choose_device(name: str | None) -> torch.device:
-    """Choose the device of that name; without one this rank's GPU where there is one, else the CPU.
-
-    Raises:
-        UsageError: if there is no such device.
-    """
+    """Choose the device of that name; without one this rank's GPU where there is one, else the CPU."""
     try:
         if name is None:
             local = distributed.local_rank() % max(torch.cuda.device_count(), 1)

@@ -20,33 +20,19 @@ FOLLOWED = 24  # samples whose score is recorded in every epoch
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """A line of history.jsonl.
+    """A line of history.jsonl."""
 
-    Attributes:
-        epoch: 0-based.
-        samples: trained in this epoch.
-        steps: of the run so far.
-        lr: of the last step.
-        loss: mean over the samples, None where there were none.
-        train_accuracy: likewise; None where a task has no accuracy.
-        selected: samples that were selected.
-        reached_keep: fraction kept, of a pruned epoch.
-        overlap: fraction also selected in the epoch before.
-        never_seen: fraction of samples never selected so far.
-        val_accuracy: main metric on the validation split, if there is one.
-    """
-
-    epoch: int
-    samples: int
-    steps: int
-    lr: float
-    loss: float | None
-    train_accuracy: float | None
+    epoch: int  # 0-based
+    samples: int  # trained in this epoch
+    steps: int  # of the run so far
+    lr: float  # of the last step
+    loss: float | None  # mean over the samples, None where there were none
+    train_accuracy: float | None  # likewise; None where a task has no accuracy
     selected: int
     reached_keep: float
-    overlap: float | None
-    never_seen: float
-    val_accuracy: float | None = None
+    overlap: float | None  # fraction also selected in the epoch before
+    never_seen: float  # fraction of samples never selected so far
+    val_accuracy: float | None = None  # main metric on the validation split, if there is one
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; without `val_accuracy` where there is none."""
@@ -65,20 +51,15 @@ class Trajectories:
     """Quantiles of scores and losses in every epoch, the scores of a few samples, and how often each sample switched.
 
     Losses stay on their device until the epoch ends. With several ranks the losses are this rank's; all else is equal
-    on all ranks.
-
-    Args:
-        size: samples in the dataset, N.
-    Attributes:
-        followed: positions whose scores are recorded; they depend on the size alone, so that runs can be compared.
-        switches: (N,) how often a sample changed between selected and left out, from one pruned epoch to the next.
+    on all ranks. The samples followed depend on the size alone, so that runs can be compared.
     """
 
     def __init__(self, size: int):
         self.size = size
         self.followed = choose(size, min(FOLLOWED, size), "samples to follow")
-        self.switches = torch.zeros(size, dtype=torch.int32)
-        self._rows: dict[str, list[Tensor]] = {"scores": [], "losses": [], "single": []}
+        self.switches = torch.zeros(size, dtype=torch.int32)  # changes between selected and left out, in pruned epochs
+        widths = {"scores": len(SHARES), "losses": len(SHARES), "single": len(self.followed)}
+        self._rows = {name: torch.empty(0, width) for name, width in widths.items()}  # a row an epoch
         self._losses: list[Tensor] = []  # of the running epoch
         self._earlier = torch.empty(0)  # of its part before a checkpoint that the run went on from
         self._before: Tensor | None = None  # (N,) bool: what the last epoch selected, where it was a pruned one
@@ -89,15 +70,14 @@ class Trajectories:
 
     def close(self, selected: Int[Tensor, " k"]) -> None:
         """End an epoch that selected these samples."""
-        self._rows["losses"].append(_quantiles(self._pending()))
+        self._append("losses", _quantiles(self._pending()))
         self._losses, self._earlier = [], torch.empty(0)
-        now = None
+        before, self._before = self._before, None
         if len(selected) < self.size:
-            now = torch.zeros(self.size, dtype=torch.bool)
-            now[selected] = True
-            if self._before is not None:
-                self.switches += now != self._before
-        self._before = now
+            self._before = torch.zeros(self.size, dtype=torch.bool)
+            self._before[selected] = True
+            if before is not None:
+                self.switches += self._before != before
 
     def note_scores(self, score: Float[Tensor, " n"]) -> None:
         """Record the scores after the last closed epoch; a second call for one epoch changes nothing.
@@ -106,39 +86,27 @@ class Trajectories:
         """
         if len(self._rows["scores"]) == len(self._rows["losses"]):
             return
-        self._rows["scores"].append(_quantiles(score))
-        self._rows["single"].append(score[self.followed].float())
+        self._append("scores", _quantiles(score))
+        self._append("single", score[self.followed].float())
 
     def tables(self) -> dict[str, Tensor]:
         """Tables to write: `scores` and `losses` (T, 5) quantiles, `single` (T, F) scores of the `followed` (F,)."""
-        return {
-            "shares": torch.tensor(SHARES, dtype=torch.float32),
-            "followed": self.followed,
-            **{
-                name: torch.stack(rows) if rows else torch.empty(0, self._width(name))
-                for name, rows in self._rows.items()
-            },
-        }
+        return {"shares": torch.tensor(SHARES, dtype=torch.float32), "followed": self.followed, **self._rows}
 
     def state_dict(self) -> dict[str, Any]:
         """The whole state, with the running epoch."""
-        tables = self.tables()
         return {
-            **{name: tables[name] for name in self._rows},
+            **self._rows,
             "switches": self.switches,
             "before": None if self._before is None else torch.from_numpy(np.packbits(self._before.numpy())),
             "pending": self._pending(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a state.
-
-        Raises:
-            ValueError: if it has another number of samples.
-        """
+        """Restore a state; ValueError if it has another number of samples."""
         if state["switches"].shape != (self.size,):
             raise ValueError(f"the trajectories are of {len(state['switches'])} samples, this run has {self.size}")
-        self._rows = {name: list(state[name]) for name in self._rows}
+        self._rows = {name: state[name] for name in self._rows}
         self.switches, before = state["switches"], state["before"]
         if before is not None:
             before = torch.from_numpy(np.unpackbits(before.numpy(), count=self.size).astype(np.bool_))
@@ -148,8 +116,8 @@ class Trajectories:
     def _pending(self) -> Float[Tensor, " b"]:
         return torch.cat([self._earlier, torch.cat(self._losses).cpu()]) if self._losses else self._earlier
 
-    def _width(self, name: str) -> int:
-        return len(self.followed) if name == "single" else len(SHARES)
+    def _append(self, name: str, row: Float[Tensor, " w"]) -> None:
+        self._rows[name] = torch.cat([self._rows[name], row[None]])
 
 
 def _quantiles(values: Tensor) -> Float[Tensor, " q"]:

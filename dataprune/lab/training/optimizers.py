@@ -14,66 +14,58 @@ from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from ...errors import UsageError, suggest
+from .settings import OPTIMIZERS
 
-NAMES = ("sgd", "adam", "adamw", "lars")
 _FUSED = {"cpu", "cuda", "mps", "xpu"}  # devices for which torch updates all weights in one kernel
 
 
 def build(
     name: str,
-    parameters: Iterable[Any],
+    parameters: Iterable[Tensor],
     lr: float,
     *,
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
     nesterov: bool = True,
 ) -> Optimizer:
-    """An optimizer with the settings that the papers share.
+    """Build an optimizer by name; torch's own in the fused form where the device has one, several times as fast.
 
-    Args:
-        name: one of `NAMES`.
-        parameters: of the model, or torch's parameter groups.
-        lr: learning rate.
-        momentum: of SGD and LARS; Adam and AdamW keep their own (0.9, 0.999).
-        weight_decay: added to the gradient (sgd, adam, lars) or decoupled from it (adamw).
-        nesterov: for SGD with momentum; the others have no such form and leave it aside.
-    Returns:
-        The optimizer; torch's own in the fused form where the device has one, on a CPU several times as fast.
+    Momentum is that of SGD and LARS, Nesterov's form that of SGD. Weight decay is added to the gradient, by AdamW
+    decoupled from it.
+
     Raises:
         UsageError: if there is no such optimizer.
     """
-    parameters = [
-        group | {"params": list(group["params"])} if isinstance(group, dict) else group for group in parameters
-    ]
-    weights = [weight for group in parameters for weight in (group["params"] if isinstance(group, dict) else [group])]
-    fused = all(weight.is_floating_point() and weight.device.type in _FUSED for weight in weights)
-    if name == "sgd":
-        nesterov = nesterov and momentum > 0
-        return SGD(parameters, lr, momentum, weight_decay=weight_decay, nesterov=nesterov, fused=fused)
-    if name == "adam":
-        return Adam(parameters, lr, weight_decay=weight_decay, fused=fused)
-    if name == "adamw":
-        return AdamW(parameters, lr, weight_decay=weight_decay, fused=fused)
-    if name == "lars":
-        return LARS(parameters, lr, momentum=momentum, weight_decay=weight_decay)
-    raise UsageError(suggest(name, NAMES, what="optimizer"))
+    parameters = list(parameters)
+    fused = all(weight.is_floating_point() and weight.device.type in _FUSED for weight in parameters)
+    match name:
+        case "sgd":
+            nesterov = nesterov and momentum > 0
+            return SGD(parameters, lr, momentum, weight_decay=weight_decay, nesterov=nesterov, fused=fused)
+        case "adam":
+            return Adam(parameters, lr, weight_decay=weight_decay, fused=fused)
+        case "adamw":
+            return AdamW(parameters, lr, weight_decay=weight_decay, fused=fused)
+        case "lars":
+            return LARS(parameters, lr, momentum=momentum, weight_decay=weight_decay)
+    raise UsageError(suggest(name, OPTIMIZERS, what="optimizer"))
 
 
 class LARS(Optimizer):
-    """SGD with momentum whose rate is scaled, tensor by tensor, to the size of the weights.
+    """SGD with momentum whose rate is scaled, tensor by tensor, to the size of the weights; biases and norms too.
 
     With w the weights, g their gradient and t = trust·‖w‖ / (‖g‖ + decay·‖w‖), clamped to [0, limit] and 1 where ‖w‖ or
     ‖g‖ is zero: v ← momentum·v + lr·t·(g + decay·w), then w ← w − v.
 
     Args:
-        params: parameters or groups; every tensor is scaled and decayed, biases and norms too.
+        params: parameters or groups.
         lr: learning rate.
         momentum: weight of the past.
         weight_decay: decay.
         trust: trust coefficient.
         limit: the largest trust ratio.
-        scale: "gradient" scales what enters the momentum, as above. "step" keeps the momentum unscaled and scales what
-            leaves it: v ← momentum·v + (g + decay·w), w ← w − lr·t·v.
+        scale: "gradient" is the formula above; "step" keeps the momentum unscaled: v ← momentum·v + (g + decay·w),
+            w ← w − lr·t·v.
         clip: limit of each element of g + decay·w; none by default.
     Raises:
         ValueError: if a setting is negative, or `scale` is unknown.
@@ -103,13 +95,7 @@ class LARS(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One step.
-
-        Args:
-            closure: recomputes the loss with gradients, if given.
-        Returns:
-            What the closure gave.
-        """
+        """Take one step; `closure` recomputes the loss with gradients."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -141,7 +127,7 @@ class LARS(Optimizer):
 
 
 def _trust_ratios(weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> Float[Tensor, " tensors"]:
-    """The trust ratio of every tensor, left on its device: reading it would stop a GPU at every tensor."""
+    """The trust ratio of every tensor, left on the device: reading it would synchronise a GPU at every tensor."""
     w, g = (torch.stack(torch._foreach_norm(tensors)) for tensors in (weights, gradients))
     ratios = group["trust"] * w / (g + group["weight_decay"] * w)
     return torch.where((w > 0) & (g > 0), ratios, 1.0).clamp(0.0, group["limit"])

@@ -7,9 +7,9 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +19,25 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ... import distributed, files, learning_rate
-from ...dynamics import Recorder, save_scores
+from ...dynamics import Recorder
 from ...errors import CheckpointError
-from ...modules import last_layer
+from ...pruner import epoch_steps
 from ...selection import Selection, fingerprint
 from ..data.named import Data
-from . import run_folder, tasks
+from . import optimizers, run_folder, tasks
 from .batches import Batches
-from .build import build_optimizer, build_pruner, build_rate, build_statistics, check, load_data
+from .build import build_pruner, build_rate, build_statistics, check, load_data
 from .device import choose_device, connected, reseed, stream, use_threads
 from .epoch_history import EpochRecord, Trajectories
-from .evaluate import recalibrate_batch_norm
+from .evaluate import last_layer_inputs, recalibrate_batch_norm
 from .run_folder import Environment, InputFormat, RunRecord
 from .settings import Settings, require
 
 OnEpoch = Callable[[nn.Module, EpochRecord], None]
+OnStep = Callable[[int, int, float | None], None]  # steps taken and planned in the epoch, its mean loss as last read
 
 CHECKPOINT_SECONDS = 30.0
+_LOSS_EVERY = 50  # steps between two readings of the loss for `OnStep`, each of which waits for the device
 
 
 def run(
@@ -45,28 +47,27 @@ def run(
     data: Data | None = None,
     model: nn.Module | None = None,
     on_epoch: OnEpoch | None = None,
+    on_step: OnStep | None = None,
     save_model: bool = True,
     test: bool = True,
 ) -> RunRecord:
     """Train the run whose folder is `out`, or resume it; a finished run is only read.
 
-    If another process trains in that folder, this one waits for it.
-
-    The record's `seconds` are those of training, selection and `recalibrate_bn`: all that a method costs, with the
-    loading of batches and a first step's compilation. Evaluation is in `evaluate_seconds`; writing checkpoints and
-    recording scores for the report are in neither. Work lost to an interruption is not counted.
+    If another process trains in that folder, this one waits for it. The record's `seconds` are those of training,
+    selection and `recalibrate_bn`: all that a method costs, with the loading of batches and a first step's compilation.
+    Evaluation is in `evaluate_seconds`; writing checkpoints and recording scores for the report are in neither. Work
+    lost to an interruption is not counted.
 
     Args:
         settings: what to train; must be those of the folder, if it has a run.
         out: the run's folder.
         data: the settings' data, if it is loaded already.
-        model: trained in place of the settings' model; weights may be loaded into it and masks put on it. A resumed run
-            must be given a model with the same parameters and masks; their values are then the checkpoint's.
+        model: trained in place of the settings' model; it may have weights and masks. A resumed run must be given one
+            with the same parameters and masks; their values are then the checkpoint's.
         on_epoch: called after every epoch with the model and the epoch's record.
+        on_step: called after every step with the epoch's steps so far, their planned number and the mean loss.
         save_model: whether the weights are kept at the end, as `model.safetensors`, of language in `model/`.
         test: whether the test set is read, once, at the end.
-    Returns:
-        What `metrics.json` holds.
     Raises:
         UsageError: for invalid or contradictory settings, or another run's folder.
         CheckpointError: if the checkpoint is damaged.
@@ -75,8 +76,7 @@ def run(
         OSError: if the folder cannot be written; what was written before stays.
     """
     check(settings)
-    record = run_folder.finished(out, settings)
-    if record is not None:
+    if (record := run_folder.finished(out, settings)) is not None:
         return record
     device = choose_device(settings.device)
     with connected(device):
@@ -86,11 +86,10 @@ def run(
         try:
             with run_folder.claimed(out):
                 distributed.barrier()
-                record = run_folder.finished(out, settings)  # by a process that this one waited for
-                if record is not None:
+                if (record := run_folder.finished(out, settings)) is not None:  # by a process that this one waited for
                     return record
                 training.resume()
-                training.train(on_epoch)
+                training.train(on_epoch, on_step)
                 return training.finish(save_model, test)
         finally:
             training.release()
@@ -101,7 +100,7 @@ class _Run:
 
     def __init__(self, settings: Settings, out: Path, device: torch.device, data: Data, model: nn.Module | None = None):
         self.settings, self.out, self.device, self.data = settings, out, device, data
-        size, ranks = len(data.train), distributed.world_size()
+        size = len(data.train)
         self.method, selection = settings.method, None
         if settings.selection is not None:
             selection = Selection.load(settings.selection, data.train)
@@ -110,64 +109,71 @@ class _Run:
         statistics = build_statistics(settings)
         self.recorder = Recorder(size, statistics) if statistics else None
         whole = self.recorder is None  # a statistic needs every sample in every epoch, the last few too
-        planned = self.pruner.planned_steps(settings.batch_size, world_size=ranks, drop_last=whole)
-        require(
-            settings.steps is None or settings.steps <= planned,
-            f"--steps {settings.steps} are more than {settings.epochs} epochs have ({planned}): raise --epochs, or the "
-            "learning rate would end before its schedule does",
-        )
-        self.limit = sys.maxsize if settings.steps is None else settings.steps
+        self.stepping: dict[str, Any] = {"world_size": distributed.world_size(), "drop_last": whole}
+        self.limit = self._step_limit()
         self.task = tasks.of(settings, data)
         self.model = self.task.model() if model is None else model
         if settings.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model.to(device)
-        self.optimizer = build_optimizer(settings, self.model.parameters())
-        self.forward: nn.Module = self.model
-        if ranks > 1:
-            self.forward = DistributedDataParallel(self.model, device_ids=[device] if device.type == "cuda" else None)
-        if settings.compile:
-            self.forward = torch.compile(self.forward)  # type: ignore[assignment]
+        self.forward: nn.Module = self._parallel_and_compiled()
+        self.optimizer = optimizers.build(
+            settings.optimizer,
+            self.model.parameters(),
+            settings.lr,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            nesterov=settings.nesterov,
+        )
         self.rate = build_rate(settings)
-        self.progress = learning_rate.Progress(self.pruner, settings.batch_size, world_size=ranks, drop_last=whole)
-        self.batches = Batches(data, settings, self.pruner, device, self.task.inputs, drop_last=whole)
-        self.features: list[Tensor] = []  # input of the last layer in the running step, where a statistic reads it
-        if any(statistic.features for statistic in statistics.values()):
-            layer = last_layer(self.model, torch.zeros(2, *data.shape, device=device))
-            layer.register_forward_pre_hook(lambda _, inputs: self.features.append(inputs[0].detach()))
+        self.progress = learning_rate.Progress(self.pruner, settings.batch_size, **self.stepping)
+        self.batches = Batches(
+            data.train, self.pruner, device, self.task.inputs, settings.batch_size, settings.workers, drop_last=whole
+        )
+        needed = any(statistic.features for statistic in statistics.values())
+        self.features = last_layer_inputs(self.model, data.shape) if needed else []  # of the running step
         self.step = 0
         self.open = False  # whether an epoch has begun that has no record in the history yet
         self.history: list[EpochRecord] = []
         self.selected = torch.zeros(size, dtype=torch.int32)  # epochs that each sample was selected for
         self.trajectories = Trajectories(size)
-        self.seconds = {"train": 0.0, "select": 0.0, "evaluate": 0.0}
+        self.seconds = {"train": 0.0, "select": 0.0, "recalibrate": 0.0, "evaluate": 0.0}
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, right, samples, of the open epoch
         self._saved = time.monotonic()
 
-    def train(self, on_epoch: OnEpoch | None) -> None:
+    def _step_limit(self) -> int:
+        steps, planned = self.settings.steps, self.pruner.planned_steps(self.settings.batch_size, **self.stepping)
+        require(
+            steps is None or steps <= planned,
+            f"--steps {steps} are more than {self.settings.epochs} epochs have ({planned}): raise --epochs, or the learning rate "
+            "would end before its schedule does",
+        )
+        return sys.maxsize if steps is None else steps
+
+    def _parallel_and_compiled(self) -> Any:
+        forward: Any = self.model
+        if distributed.world_size() > 1:
+            forward = DistributedDataParallel(forward, device_ids=[self.device] if self.device.type == "cuda" else None)
+        return torch.compile(forward) if self.settings.compile else forward
+
+    def train(self, on_epoch: OnEpoch | None = None, on_step: OnStep | None = None) -> None:
         self.forward.train()
-        every = self.settings.checkpoint_every
         for epoch in range(len(self.history), self.settings.epochs):
             if self.step >= self.limit and not self.open:
                 break
-            started = time.perf_counter()
-            self.pruner.select(epoch)
-            selected = time.perf_counter()
-            self.seconds["select"] += selected - started
+            with self._timed("select"):
+                selection = self.pruner.select(epoch)
             self.trajectories.note_scores(self.pruner.book.score)
-            started, self.open = time.perf_counter(), True
+            self.open = True
+            report = None if on_step is None else self._step_report(on_step, len(selection))
             batches = self.batches.of_epoch(epoch)
-            while self.step < self.limit and (batch := next(batches, None)) is not None:
-                self._train_step(*batch)
-                if every and self.step % every == 0:
-                    self.seconds["train"] += self._since(started)
-                    self._checkpoint()
-                    started = time.perf_counter()
-            self.seconds["train"] += self._since(started)
+            while self._train_steps(batches, report):
+                self._checkpoint()
             self._close(epoch)
             if on_epoch is not None:
                 on_epoch(self.model, self.history[-1])
-            if distributed.agreed(not every and time.monotonic() - self._saved > CHECKPOINT_SECONDS):
+            late = time.monotonic() - self._saved > CHECKPOINT_SECONDS
+            if distributed.agreed(late and not self.settings.checkpoint_every):
                 self._checkpoint()
 
     def finish(self, save_model: bool, test: bool) -> RunRecord:
@@ -179,25 +185,63 @@ class _Run:
             if save_model:
                 self.task.save(self.model, self.out)
             switches, drawn = self.trajectories.switches, self.pruner.book.drawn
-            counts = {"selected": _small(self.selected), "drawn": _small(drawn), "switches": _small(switches)}
-            files.write_bytes(self.out / "selection_counts.safetensors", save(counts))
+            run_folder.write_counts(self.out, selected=self.selected, drawn=drawn, switches=switches)
             files.write_bytes(self.out / "trajectories.safetensors", save(self.trajectories.tables()))
             if self.recorder is not None:
-                record = self._write_scores(self.recorder.scores(), record)
+                notes = {"settings": self.settings.as_dict(), "fingerprint": fingerprint(self.data.train)}
+                scores = run_folder.write_scores(self.out, self.recorder.scores(), self.data.train.labels, notes)
+                record = replace(record, scores=scores, fingerprint=notes["fingerprint"])
             files.write_json(self.out / "metrics.json", record.as_dict())
             (self.out / "checkpoint.pt").unlink(missing_ok=True)
         distributed.barrier()
         return RunRecord.of(files.read_json(self.out / "metrics.json"))
 
     def release(self) -> None:
-        """Drop DistributedDataParallel before the process group is left.
+        """Drop DistributedDataParallel before the process group is left: its reducer must not destroy the group.
 
-        If its reducer held the last reference to the group, it would destroy the group while holding the interpreter
-        lock, and wait for the group's thread, which may itself wait for that lock.
+        It would wait for the group's thread while holding the interpreter lock, for which that thread may wait.
         """
         self.forward = self.model
         if distributed.world_size() > 1:
             gc.collect()  # what a compiled model keeps in cycles
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        """Add the seconds that this takes, with the device's work, to a part of the run's."""
+        started = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.seconds[part] += time.perf_counter() - started
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.bf16)
+
+    def _step_report(self, on_step: OnStep, samples: int) -> Callable[[], None]:
+        """What is called after every step of an epoch of so many samples."""
+        steps = epoch_steps(samples, self.settings.batch_size, accumulate=1, **self.stepping)
+        before, loss = (self.history[-1].steps, self.history[-1].loss) if self.history else (0, None)
+
+        def report() -> None:
+            nonlocal loss
+            if (self.step - before) % _LOSS_EVERY == 0:
+                total, _, count = self.sums.tolist()
+                loss = total / count
+            on_step(self.step - before, steps, loss)
+
+        return report
+
+    def _train_steps(self, batches: Iterator[tuple[Tensor, Any, Tensor]], report: Callable[[], None] | None) -> bool:
+        """Train until the epoch ends, or a checkpoint is due; whether one is."""
+        every = self.settings.checkpoint_every
+        with self._timed("train"):
+            while self.step < self.limit and (batch := next(batches, None)) is not None:
+                self._train_step(*batch)
+                if report is not None:
+                    report()
+                if every and self.step % every == 0:
+                    return True
+        return False
 
     def _train_step(self, index: Tensor, inputs: Any, labels: Tensor) -> None:
         settings = self.settings
@@ -208,7 +252,7 @@ class _Run:
             group["lr"] = settings.lr * self.rate(done)
         # dropout draws by the position in the run, so that a resumed run draws the same
         reseed(self.device, stream(settings.seed, "model", self.step, distributed.rank()))
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=settings.bf16):
+        with self._autocast():
             output = self.forward(**inputs) if isinstance(inputs, dict) else self.forward(*inputs)
         losses, outputs, right = self.task.losses(output, labels)
         self.trajectories.record(losses)
@@ -226,12 +270,6 @@ class _Run:
             samples = losses.new_full((), len(labels), dtype=torch.float64)
             sums = torch.stack([losses.sum().double(), right.double(), samples])
             self.sums += distributed.world_size() * sums  # an estimate: other ranks have as many, with similar losses
-
-    def _since(self, started: float) -> float:
-        """Seconds, with the device's work."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter() - started
 
     def _close(self, epoch: int) -> None:
         """Append the epoch's record to the history."""
@@ -255,65 +293,53 @@ class _Run:
             reached_keep=stats["reached_keep"],
             overlap=stats["overlap"],
             never_seen=stats["never_seen"],
-            val_accuracy=None if self.data.val is None else self._accuracy(self.data.val),
+            val_accuracy=self._val_accuracy(),
         )
         self.history.append(record)
         self.open = False
         if distributed.rank() == 0:
             files.append_json(self.out / "history.jsonl", record.as_dict())
 
-    def _accuracy(self, part: Any) -> float | None:
-        """Evaluate on rank 0, whose batch-norm statistics every step broadcasts."""
-        if distributed.rank() != 0:
+    def _val_accuracy(self) -> float | None:
+        """Evaluate the validation split on rank 0, whose batch-norm statistics every step broadcasts."""
+        if distributed.rank() != 0 or self.data.val is None:
             return None
-        started = time.perf_counter()
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.bf16):
-            value = self.task.validate(self.model, part, self.device)
-        self.seconds["evaluate"] += time.perf_counter() - started
-        return value
+        with self._timed("evaluate"), self._autocast():
+            return self.task.validate(self.model, self.data.val, self.device)
 
-    def _test(self) -> dict[str, Any]:
-        started = time.perf_counter()
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.bf16):
-            metrics = self.task.test(self.model, self.device)
-        self.seconds["evaluate"] += time.perf_counter() - started
-        return metrics
-
-    def _recalibrate(self) -> float:
-        """Re-estimate batch-norm statistics; return the seconds."""
-        if not self.settings.recalibrate_bn:
-            return 0.0
-        started = time.perf_counter()
-        reseed(self.device, stream(self.settings.seed, "recalibrate"))
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.bf16):
-            inputs = (pixels for (pixels,) in self.batches.random(self.settings.recalibrate_bn))
-            recalibrate_batch_norm(self.model, inputs)
-        return self._since(started)
+    def _recalibrate(self) -> None:
+        """Re-estimate batch-norm statistics, where the settings say so."""
+        count, seed = self.settings.recalibrate_bn, stream(self.settings.seed, "recalibrate")
+        if count:
+            with self._timed("recalibrate"), self._autocast():
+                reseed(self.device, seed)
+                inputs = self.batches.random(count, seed=seed, epoch=self.settings.epochs)
+                recalibrate_batch_norm(self.model, (pixels for (pixels,) in inputs))
 
     def _record(self, test: bool) -> RunRecord:
         if not all(bool(torch.isfinite(weight).all()) for weight in self.model.parameters()):
             raise ValueError("the weights are NaN or infinite: training has diverged, lower the learning rate")
-        recalibration = self._recalibrate()
+        self._recalibrate()
         pruned = [line for line in self.history if self.pruner.counts[line.epoch] < self.pruner.size]
-        reached = sum(line.reached_keep for line in pruned) / len(pruned) if pruned else 1.0
-        val = None if self.data.val is None else self._accuracy(self.data.val)
-        metrics = self._test() if test else {}
-        data, seconds = self.data, self.seconds
+        val_accuracy = self._val_accuracy()
+        metrics: dict[str, Any] = {}
+        if test:
+            with self._timed("evaluate"), self._autocast():
+                metrics = self.task.test(self.model, self.device)
+        data = self.data
+        seconds: dict[str, Any] = {f"{part}_seconds": value for part, value in self.seconds.items()}
         return RunRecord(
             method=self.method,
             seed=self.settings.seed,
             accuracy=metrics.pop("accuracy", None),
             metric=metrics.pop("metric", None),
             metrics=metrics,
-            val_accuracy=val,
+            val_accuracy=val_accuracy,
             samples=sum(line.samples for line in self.history),
             steps=self.step,
-            seconds=seconds["train"] + seconds["select"] + recalibration,
-            train_seconds=seconds["train"],
-            select_seconds=seconds["select"],
-            recalibrate_seconds=recalibration,
-            evaluate_seconds=seconds["evaluate"],
-            reached_keep=reached,
+            seconds=sum(value for part, value in self.seconds.items() if part != "evaluate"),
+            **seconds,
+            reached_keep=sum(line.reached_keep for line in pruned) / len(pruned) if pruned else 1.0,
             epochs=len(self.history),
             train_samples=self.pruner.size,
             test_samples=len(data.test),
@@ -324,30 +350,23 @@ class _Run:
             machine=Environment.current(self.device),
         )
 
-    def _write_scores(self, scores: dict[str, Tensor], record: RunRecord) -> RunRecord:
-        """Write the table of scores; return the record that names it."""
-        path = self.out / ("scores.parquet" if find_spec("pyarrow") else "scores.csv")
-        notes = {"settings": self.settings.as_dict(), "fingerprint": fingerprint(self.data.train)}
-        save_scores(path, scores, labels=self.data.train.labels, notes=notes)
-        return replace(record, scores=path.name, fingerprint=notes["fingerprint"])
+    def _stateful(self) -> dict[str, Any]:
+        """The parts whose states a checkpoint holds, by name."""
+        names = ("model", "optimizer", "pruner", "progress", "trajectories", "recorder")
+        return {name: vars(self)[name] for name in names if vars(self)[name] is not None}
 
     def _checkpoint(self) -> None:
         self.pruner.sync()
         if distributed.rank() == 0:
             state = {
                 "settings": json.dumps(self.settings.as_dict()),
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "pruner": self.pruner.state_dict(),
-                "progress": self.progress.state_dict(),
+                **{name: part.state_dict() for name, part in self._stateful().items()},
                 "step": self.step,
                 "open": self.open,
                 "sums": self.sums,
                 "seconds": self.seconds,
                 "history": json.dumps([line.as_dict() for line in self.history]),
                 "selected": self.selected,
-                "trajectories": self.trajectories.state_dict(),
-                "recorder": None if self.recorder is None else self.recorder.state_dict(),
             }
             run_folder.write_checkpoint(self.out / "checkpoint.pt", state)
         self._saved = time.monotonic()
@@ -367,27 +386,15 @@ class _Run:
     def _load(self, path: Path) -> None:
         state = run_folder.read_checkpoint(path)
         try:
-            different = self.settings.differs(json.loads(state["settings"]))
-            if different:
+            if different := self.settings.differs(json.loads(state["settings"])):
                 raise ValueError(f"it is of a run with other settings, {', '.join(different)}")
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.pruner.load_state_dict(state["pruner"])
-            self.progress.load_state_dict(state["progress"])
-            self.step, self.open = state["step"], state["open"]
-            self.seconds, self.selected = state["seconds"], state["selected"]
+            for name, part in self._stateful().items():
+                part.load_state_dict(state[name])
+            self.step, self.open, self.selected = state["step"], state["open"], state["selected"]
+            self.seconds |= state["seconds"]
             self.sums.copy_(state["sums"])
-            self.trajectories.load_state_dict(state["trajectories"])
             self.history = [EpochRecord(**line) for line in json.loads(state["history"])]
-            if self.recorder is not None:
-                self.recorder.load_state_dict(state["recorder"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(
                 f"{path} does not fit this run ({error}): delete it to start this run from its beginning"
             ) from error
-
-
-def _small(counts: Tensor) -> Tensor:
-    """Cast counts to the smallest type that holds them: a sweep keeps one such file per run."""
-    most = int(counts.max())
-    return counts.to(torch.uint8 if most < 256 else torch.int16 if most < 32768 else torch.int32)

@@ -10,13 +10,17 @@ import platform
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from safetensors.torch import save
+from torch import Tensor
 
 from ... import __version__, distributed, files
+from ...dynamics import save_scores
 from ...errors import CheckpointError, UsageError
 from .settings import Settings
 
@@ -66,62 +70,41 @@ class InputFormat:
     std: tuple[float, ...]
     classes: int
 
+    @classmethod
+    def of(cls, stored: dict[str, Any]) -> InputFormat:
+        """The format of a record as JSON."""
+        shape, mean, std = (tuple(stored[name]) for name in ("shape", "mean", "std"))
+        return cls(shape, mean, std, stored["classes"])
+
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What metrics.json holds of a finished run.
+    """What metrics.json holds of a finished run; `seconds` are those of training, selection and recalibration."""
 
-    Attributes:
-        method: a coreset's run is called by the method that selected it.
-        seed: of the run.
-        accuracy: the task's main metric on the test set; None where that was not read.
-        val_accuracy: the main metric on the validation split, if there is one.
-        samples: that were back-propagated.
-        steps: of the optimizer.
-        seconds: of training, selection and recalibration together.
-        train_seconds: of training.
-        select_seconds: of selection.
-        recalibrate_seconds: of `recalibrate_bn`.
-        evaluate_seconds: of evaluation, not among `seconds`.
-        reached_keep: mean fraction kept in pruned epochs.
-        epochs: that were trained.
-        train_samples: size of the training set, N.
-        test_samples: size of the test set.
-        note: about the data's splits.
-        parameters: of the model.
-        world_size: processes.
-        machine: versions and hardware.
-        metrics: further metrics by name, such as `knn_accuracy` or `f1`.
-        metric: name of the main metric, where that is not accuracy.
-        input: what the model takes; None for language.
-        scores: file of the table of scores, of a scoring run.
-        fingerprint: of the scored dataset.
-    """
-
-    method: str
+    method: str  # of a coreset's run the method that selected it
     seed: int
-    accuracy: float | None
+    accuracy: float | None  # the task's main metric on the test set; None where that was not read
     val_accuracy: float | None
-    samples: int
+    samples: int  # back-propagated
     steps: int
     seconds: float
     train_seconds: float
     select_seconds: float
     recalibrate_seconds: float
-    evaluate_seconds: float
-    reached_keep: float
+    evaluate_seconds: float  # not among `seconds`
+    reached_keep: float  # mean fraction kept in pruned epochs
     epochs: int
-    train_samples: int
+    train_samples: int  # size of the training set, N
     test_samples: int
-    note: str
+    note: str  # about the data's splits
     parameters: int
     world_size: int
     machine: Environment
-    metrics: dict[str, float] = field(default_factory=dict)
-    metric: str | None = None
-    input: InputFormat | None = None
-    scores: str | None = None
-    fingerprint: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)  # further ones by name, such as `knn_accuracy` or `f1`
+    metric: str | None = None  # name of the main metric, where that is not accuracy
+    input: InputFormat | None = None  # None for language
+    scores: str | None = None  # file of the table of scores, of a scoring run
+    fingerprint: str | None = None  # of the scored dataset
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON: metrics beside the other fields, without optional fields that are None."""
@@ -134,17 +117,13 @@ class RunRecord:
 
     @classmethod
     def of(cls, stored: dict[str, Any]) -> RunRecord:
-        """The record that `as_dict` gave.
-
-        Raises:
-            TypeError: if a field is missing.
-        """
+        """The record that `as_dict` gave; TypeError if a field is missing."""
         names = {entry.name for entry in fields(cls)}
         values = {name: value for name, value in stored.items() if name in names}
         values["metrics"] = {name: value for name, value in stored.items() if name not in names}
         values["machine"] = Environment(**values.get("machine", {}))
         if values.get("input") is not None:
-            values["input"] = InputFormat(**{name: _frozen(value) for name, value in values["input"].items()})
+            values["input"] = InputFormat.of(values["input"])
         return cls(**values)
 
 
@@ -155,12 +134,7 @@ def check_folder(out: Path) -> None:
 
 
 def folder(out: Path) -> None:
-    """Make a folder of results unless it exists.
-
-    Raises:
-        UsageError: if a file has that name.
-        OSError: if it cannot be made.
-    """
+    """Make a folder of results unless it exists; OSError if it cannot be made, and as `check_folder`."""
     check_folder(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -196,12 +170,9 @@ def finished(out: Path, settings: Settings) -> RunRecord | None:
 
 @contextlib.contextmanager
 def claimed(out: Path) -> Iterator[None]:
-    """Lock a run's folder, so that no other process trains in it; the first rank does it for all.
+    """Lock a run's folder, on the first rank for all; a second process warns, and waits until the first ends.
 
-    A second process warns and waits until the first ends. Where the file system has no locks, there is none.
-
-    Raises:
-        OSError: if the folder cannot be written.
+    Where the file system has no locks, there is none.
     """
     if distributed.rank() != 0:
         yield
@@ -226,19 +197,31 @@ def claimed(out: Path) -> Iterator[None]:
         lock.release()
 
 
+def write_counts(out: Path, **counts: Tensor) -> None:
+    """Write how often each sample was selected, drawn and so on, in the smallest type: a sweep has a file per run."""
+    smallest = {}
+    for name, values in counts.items():
+        most = int(values.max())
+        smallest[name] = values.to(torch.uint8 if most < 256 else torch.int16 if most < 32768 else torch.int32)
+    files.write_bytes(out / "selection_counts.safetensors", save(smallest))
+
+
+def write_scores(out: Path, scores: dict[str, Tensor], labels: Tensor, notes: dict[str, Any]) -> str:
+    """Write the table of scores, as parquet where pyarrow is installed; return the file's name."""
+    path = out / ("scores.parquet" if find_spec("pyarrow") else "scores.csv")
+    save_scores(path, scores, labels=labels, notes=notes)
+    return path.name
+
+
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a training state, as `files.write_bytes`."""
+    """Write a training state."""
     buffer = io.BytesIO()
     torch.save({"schema": SCHEMA, **state}, buffer)
     files.write_bytes(path, buffer.getvalue())
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a training state.
-
-    Raises:
-        CheckpointError: if the file is damaged, or of another schema.
-    """
+    """Read a training state; CheckpointError if the file is damaged, or of another schema."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         schema = state["schema"]
@@ -252,7 +235,3 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             "or delete it to start again"
         )
     return state
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

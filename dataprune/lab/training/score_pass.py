@@ -1,7 +1,9 @@
-"""Scores from one pass of a trained model over parquet files that need not fit in memory."""
+"""Scores from one pass of a trained model over parquet files that need not fit in memory, here or on a Ray cluster."""
 
 from __future__ import annotations
 
+import importlib
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,41 +13,26 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from jaxtyping import Int
 from torch import Tensor
 
-from ... import files
 from ...dynamics import STATISTICS, save_scores
 from ...dynamics.batch import Batch
-from ...errors import CheckpointError, DataError, UsageError
-from ...modules import evaluation, last_layer, logits_of
+from ...errors import DataError, UsageError
+from ...modules import device_of, evaluation, logits_of
 from ...selection import fingerprint
-from ..data.augment import normalize
 from ..data.datasets import Streamed
 from ..data.folders import describe, encode, split_files
-from ..models.build import build
-from . import run_folder
+from . import ray_cluster, run_folder
 from .build import build_statistics
-from .device import choose_device
-from .settings import Settings
+from .evaluate import last_layer_inputs
+from .settings import Settings, flag
+from .trained import Trained, load
 
 SNAPSHOTS = [name for name, make in STATISTICS.items() if make().snapshot]
-_BATCH = 512
+_BATCH = 512  # samples read and scored at a time
 
-Rows = dict[str, np.ndarray]  # columns index, label, worker (its process) and one for each statistic; in any order
-
-
-class Trained(NamedTuple):
-    """A trained model, as plain values that travel to other machines."""
-
-    settings: Settings
-    weights: dict[str, Tensor]
-    shape: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    classes: int
+Columns = dict[str, np.ndarray]
 
 
 class Piece(NamedTuple):
@@ -57,7 +44,8 @@ class Piece(NamedTuple):
     rows: int
 
 
-Spread = Callable[[Sequence[Piece], Trained, Sequence[str]], Iterator[Rows]]
+# yields columns index, label, worker (its process) and one for each statistic, of some samples in any order
+Spread = Callable[[Sequence[Piece], Trained, Sequence[str]], Iterator[Columns]]
 
 
 def score(settings: Settings, run: Path, out: Path, *, spread: Spread | None = None) -> dict[str, Any]:
@@ -67,10 +55,10 @@ def score(settings: Settings, run: Path, out: Path, *, spread: Spread | None = N
     batches, a label and the scores of every sample are in memory.
 
     Args:
-        settings: say `data`, `statistics` and `device`; nothing else of them counts.
+        settings: only `data`, `statistics` and `device` may differ from the defaults.
         run: folder of `dataprune train` or `score`.
         out: folder that `scores.parquet` is written to.
-        spread: carries the pass out; here and now by default.
+        spread: carries the pass out; in this process by default.
     Returns:
         `scores`, the table; `samples`, `statistics`, `workers` (how many processes scored), `seconds`.
     Raises:
@@ -78,7 +66,7 @@ def score(settings: Settings, run: Path, out: Path, *, spread: Spread | None = N
             folder of parquet files.
         DataError: if the files are broken.
     """
-    names = _names(settings)
+    names = _statistics(settings)
     trained = load(run, settings.device)
     pieces = find(Path(settings.data).expanduser())
     started = time.perf_counter()
@@ -86,7 +74,7 @@ def score(settings: Settings, run: Path, out: Path, *, spread: Spread | None = N
     labels = np.full(size, -1)
     scores = {name: np.full(size, np.nan, dtype=np.float32) for name in names}
     workers: set[int] = set()
-    for rows in (here if spread is None else spread)(pieces, trained, names):
+    for rows in (in_this_process if spread is None else spread)(pieces, trained, names):
         labels[rows["index"]] = rows["label"]
         workers.update(rows["worker"].tolist())
         for name in names:
@@ -95,42 +83,17 @@ def score(settings: Settings, run: Path, out: Path, *, spread: Spread | None = N
     if missing:
         raise RuntimeError(f"{missing} of {size} samples came back without scores")
     dataset = _Rows(pieces, trained, torch.from_numpy(labels))
-    notes = {"settings": {**trained.settings.as_dict(), "data": settings.data}, "fingerprint": fingerprint(dataset)}
-    run_folder.folder(out)
-    columns = {name: torch.from_numpy(column) for name, column in scores.items()}
-    save_scores(out / "scores.parquet", columns, labels=dataset.labels, notes={**notes, "model": str(run)})
-    return {
-        "scores": str(out / "scores.parquet"),
-        "samples": size,
-        "statistics": list(names),
-        "workers": len(workers),
-        "seconds": time.perf_counter() - started,
+    notes = {
+        "settings": {**trained.settings.as_dict(), "data": settings.data},
+        "fingerprint": fingerprint(dataset),
+        "model": str(run),
     }
-
-
-def load(run: Path, device: str | None) -> Trained:
-    """The model that a run left.
-
-    Raises:
-        UsageError: if there is none, or it is no classifier.
-        CheckpointError: if its files are damaged.
-    """
-    if not (run / "config.json").exists():
-        raise UsageError(f"--init {run} holds no run of `dataprune train`")
-    settings = replace(Settings.of(files.read_json(run / "config.json")), device=device)
-    record = files.read_json(run / "metrics.json") if (run / "metrics.json").exists() else {}
-    if settings.task != "classification":
-        raise UsageError(f"--init {run} was trained without labels: these scores are a classifier's")
-    if "input" not in record or not (run / "model.safetensors").exists():
-        raise UsageError(f"--init {run} holds no finished run of `dataprune train` with its model: train it first")
-    given = record["input"]
-    try:
-        weights = load_file(run / "model.safetensors")
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{run / 'model.safetensors'} cannot be read ({error}): train again") from error
-    channels, height, width = given["shape"]
-    mean, std = tuple(given["mean"]), tuple(given["std"])
-    return Trained(settings, weights, (channels, height, width), mean, std, given["classes"])
+    run_folder.folder(out)
+    path = out / "scores.parquet"
+    columns = {name: torch.from_numpy(column) for name, column in scores.items()}
+    save_scores(path, columns, labels=dataset.labels, notes=notes)
+    seconds = time.perf_counter() - started
+    return {"scores": str(path), "samples": size, "statistics": names, "workers": len(workers), "seconds": seconds}
 
 
 def find(folder: Path) -> list[Piece]:
@@ -162,67 +125,112 @@ def find(folder: Path) -> list[Piece]:
     return pieces
 
 
-def read(
-    piece: Piece, trained: Trained
-) -> Iterator[tuple[Int[Tensor, " b"], UInt8[Tensor, "b c h w"], Int[Tensor, " b"]]]:
-    """Positions, decoded images and labels of a row group, a batch at a time."""
+def read(piece: Piece, trained: Trained) -> Iterator[Columns]:
+    """Read a row group: columns index, label and image (B, C, H, W) of a batch at a time."""
     import pyarrow as arrow
     import pyarrow.parquet as parquet
 
     features, columns = describe(Path(piece.path))
-    first = piece.first
+    first, shape = piece.first, trained.input.shape
+    resize = trained.settings.image_size is not None
     with parquet.ParquetFile(piece.path) as file:
         for rows in file.iter_batches(_BATCH, row_groups=[piece.group], columns=list(columns)):
             source = f"{piece.path} (rows from {first - piece.first} of row group {piece.group})"
             encoded, _ = encode(arrow.Table.from_batches([rows]), features, source)
-            _check_labels(source, encoded.labels, trained.classes)
-            resize = trained.settings.image_size is not None
-            at = torch.arange(len(encoded.labels))
-            images = Streamed(encoded.items, at, encoded.labels, trained.shape, resize=resize).decoded()
-            yield first + at, images.images, images.labels
-            first += len(at)
+            _check_labels(source, encoded.labels, trained.input.classes)
+            index = np.arange(len(encoded.labels))
+            images = Streamed(encoded.items, torch.from_numpy(index), encoded.labels, shape, resize=resize).decoded()
+            yield {"index": first + index, "label": images.labels.numpy(), "image": images.images.numpy()}
+            first += len(index)
 
 
 class Scorer:
-    """A model in evaluation mode, on its device.
-
-    Args:
-        trained: the model.
-        names: names from `SNAPSHOTS`.
-    """
+    """Scores batches, as `read` yields them, by statistics from `SNAPSHOTS`."""
 
     def __init__(self, trained: Trained, names: Sequence[str]):
-        self.trained = trained
+        self.prepare, self.model = trained.prepare, trained.model()
+        self.device = device_of(self.model)
         self.statistics = {name: STATISTICS[name]() for name in names}
-        settings = trained.settings
-        self.device = choose_device(settings.device)
-        self.model = build(settings.model, trained.shape, trained.classes, settings.seed)
-        try:
-            self.model.load_state_dict(trained.weights)
-        except RuntimeError as error:
-            raise CheckpointError(f"the weights are not those of {settings.model} ({error}): train again") from error
-        self.model.to(self.device)
-        self.features: list[Tensor] = []
-        if any(statistic.features for statistic in self.statistics.values()):
-            layer = last_layer(self.model, torch.zeros(2, *trained.shape, device=self.device))
-            layer.register_forward_pre_hook(lambda _, inputs: self.features.append(inputs[0]))
+        needed = any(statistic.features for statistic in self.statistics.values())
+        self.features = last_layer_inputs(self.model, trained.input.shape) if needed else []
 
-    def __call__(self, pixels: UInt8[Tensor, "b c h w"], labels: Int[Tensor, " b"]) -> dict[str, np.ndarray]:
-        """Scores of a batch, (b,) float32 each."""
-        inputs = normalize(pixels.to(self.device), self.trained.mean, self.trained.std, torch.float32)
+    def __call__(self, batch: Columns) -> Columns:
+        size = len(batch["index"])
+        parts = [self._scores(batch, slice(start, start + _BATCH)) for start in range(0, size, _BATCH)]
+        scores = {name: np.concatenate([part[name] for part in parts]) for name in self.statistics}
+        return {"index": batch["index"], "label": batch["label"], "worker": np.full(size, os.getpid()), **scores}
+
+    def _scores(self, batch: Columns, rows: slice) -> Columns:
+        pixels, labels = (torch.tensor(batch[name][rows], device=self.device) for name in ("image", "label"))
         with evaluation(self.model), torch.inference_mode():
-            outputs = logits_of(self.model(inputs)).float()
-            batch = Batch(outputs, labels.to(self.device), self.features.pop() if self.features else None)
-            return {name: statistic.observe(batch).float().cpu().numpy() for name, statistic in self.statistics.items()}
+            outputs = logits_of(self.model(self.prepare(pixels))).float()
+            recorded = Batch(outputs, labels, self.features.pop() if self.features else None)
+            return {name: each.observe(recorded).float().cpu().numpy() for name, each in self.statistics.items()}
 
 
-def here(pieces: Sequence[Piece], trained: Trained, names: Sequence[str]) -> Iterator[Rows]:
+def in_this_process(pieces: Sequence[Piece], trained: Trained, names: Sequence[str]) -> Iterator[Columns]:
     """The pass in this process."""
     scorer = Scorer(trained, names)
     for piece in pieces:
-        for index, pixels, labels in read(piece, trained):
-            worker = np.full(len(index), os.getpid())
-            yield {"index": index.numpy(), "label": labels.numpy(), "worker": worker, **scorer(pixels, labels)}
+        yield from map(scorer, read(piece, trained))
+
+
+def on_ray(address: str | None = None, jobs: int | None = None) -> Spread:
+    """Read and decode row groups in tasks of Ray Data, and score them in actors that hold the model.
+
+    The files must have the same path on all machines; the model is sent from here. A row group is the unit of work.
+
+    Args:
+        address: of a running cluster; by default RAY_ADDRESS, else a new Ray on this machine's cores.
+        jobs: actors; by default one for each GPU of the cluster, or for each core where it has none.
+    """
+
+    def spread(pieces: Sequence[Piece], trained: Trained, names: Sequence[str]) -> Iterator[Columns]:
+        with ray_cluster.connected(address) as ray:
+            data: Any = importlib.import_module("ray.data")
+            for handler in logging.getLogger("ray.data").handlers:
+                if not isinstance(handler, logging.FileHandler):
+                    handler.setLevel(logging.CRITICAL)  # errors are raised anyway
+            data.DataContext.get_current().enable_progress_bars = False
+            gpus = ray_cluster.gpus_of(ray, trained.settings.device)
+            actors = min(jobs or gpus or max(1, int(ray.cluster_resources().get("CPU", 1))), len(pieces))
+            # half a core each: actors that wait for images leave cores to the tasks that read them
+            share: dict[str, Any] = {"num_gpus": ray_cluster.gpu_share(gpus, actors)} if gpus else {"num_cpus": 0.5}
+            rows = data.from_items([piece._asdict() for piece in pieces], override_num_blocks=len(pieces))
+            model = ray.put(trained)
+            images = rows.map_batches(_decoded, batch_size=1, fn_kwargs={"model": [model]}, num_cpus=0.5)
+            scored = images.map_batches(
+                _Actor,
+                batch_size=None,  # blocks as they were read: waiting for full batches would leave actors idle
+                fn_constructor_kwargs={"model": [model], "names": list(names)},
+                compute=data.ActorPoolStrategy(size=actors),
+                **share,
+            )
+            try:
+                yield from scored.iter_batches(batch_size=None, batch_format="numpy")
+            except ray.exceptions.RayError as error:
+                raise ray_cluster.cause(error) from error
+
+    return spread
+
+
+def _decoded(batch: Columns, model: list[Any]) -> Iterator[Columns]:
+    """In a task of Ray: decode the samples of row groups, a few at a time."""
+    import ray
+
+    trained: Any = ray.get(model[0])
+    for path, group, first, rows in zip(*(batch[name] for name in Piece._fields)):
+        yield from read(Piece(str(path), int(group), int(first), int(rows)), trained)
+
+
+class _Actor(Scorer):
+    """In an actor of Ray: scores with one copy of the model."""
+
+    def __init__(self, model: list[Any], names: list[str]):
+        import ray
+
+        trained: Any = ray.get(model[0])
+        super().__init__(trained, names)
 
 
 class _Rows:
@@ -237,18 +245,16 @@ class _Rows:
 
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
         piece = self.pieces[int(np.searchsorted(self.firsts, position, side="right")) - 1]
-        for index, pixels, labels in read(piece, self.trained):
-            if position <= int(index[-1]):
-                at = position - int(index[0])
-                return pixels[at], int(labels[at])
+        for batch in read(piece, self.trained):
+            at = position - int(batch["index"][0])
+            if at < len(batch["index"]):
+                return torch.from_numpy(batch["image"][at]), int(batch["label"][at])
         raise IndexError(position)
 
 
-def _names(settings: Settings) -> list[str]:
-    """The statistics that are asked for."""
-    names = [name.strip() for name in settings.statistics.split(",") if name.strip()] or [
-        name for name in SNAPSHOTS if not STATISTICS[name]().features
-    ]
+def _statistics(settings: Settings) -> list[str]:
+    """The statistics to record; refuses those that follow training, and settings that would have no effect."""
+    names = settings.statistic_names or [name for name in SNAPSHOTS if not STATISTICS[name]().features]
     build_statistics(replace(settings, statistics=",".join(names), epochs=1 << 30))
     for name in names:
         if name not in SNAPSHOTS:
@@ -256,13 +262,11 @@ def _names(settings: Settings) -> list[str]:
                 f"{name} follows samples through training, which one pass of a trained model does not show: score "
                 f"without --init, or take of {', '.join(SNAPSHOTS)}"
             )
-    usual = Settings(method=settings.method)
-    for name in usual.as_dict():
-        counts = name in ("data", "statistics", "device")
-        if not counts and getattr(settings, name) != getattr(usual, name):
+    given, defaults = vars(settings), vars(Settings(method=settings.method))
+    for name in given:
+        if given[name] != defaults[name] and name not in ("data", "statistics", "device"):
             raise UsageError(
-                f"--{name.replace('_', '-')} is for training, and --init scores with a model as it was trained: leave "
-                "it out"
+                f"{flag(name)} is for training, and --init scores with a model as it was trained: leave it out"
             )
     return names
 

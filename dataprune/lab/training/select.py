@@ -4,34 +4,32 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ... import coresets, dynamics, files
 from ...coresets import Extracted, Inputs
-from ...errors import CheckpointError, DataError, UsageError, suggest
+from ...errors import DataError, UsageError, suggest
 from ...methods import fixed
+from ...modules import device_of
 from ...selection import Selection, fingerprint
-from ..data.augment import normalize
 from ..data.datasets import Images, Samples
 from ..data.named import Data
-from ..models.build import build
 from . import run_folder
 from .build import check, load_data
-from .device import choose_device
 from .evaluate import batches
 from .settings import Settings
+from .trained import Trained, load
 
-EXTRACTED = "extracted.safetensors"
+_BESIDE_FEATURES = {"logits": ("logits",), "gradients": ("logits", "labels"), "validation": ("logits", "labels")}
 
 
 def select(
@@ -61,24 +59,16 @@ def select(
         DataError: if a file is broken.
     """
     needs = coresets.find(name).needs
-    given, notes = _inputs(name, Path(path), data)
+    inputs, notes = _inputs(name, Path(path), data)
     if needs in ("features", "logits", "gradients", "validation"):
-        given.extracted()  # extraction measures its own time
+        inputs.extracted()  # extraction measures its own time
     elif needs == "model":
-        given.model()
+        inputs.model()
     started = time.perf_counter()
-    chosen = coresets.choose(name, given, keep=keep, seed=seed, options=options)
-    metadata = {
-        "method": name,
-        "keep": keep,
-        "seed": seed,
-        "options": dict(options or {}),
-        "seconds": time.perf_counter() - started + notes.pop("extract_seconds", 0.0),
-        **notes,
-        "size": given.size,
-        "labels": given.labels,
-    }
-    return chosen, metadata
+    selection = coresets.choose(name, inputs, keep=keep, seed=seed, options=options)
+    seconds = time.perf_counter() - started + notes.pop("extract_seconds", 0.0)
+    metadata = {"method": name, "keep": keep, "seed": seed, "options": dict(options or {}), "seconds": seconds}
+    return selection, {**metadata, **notes, "size": inputs.size, "labels": inputs.labels}
 
 
 def write(path: Path, selection: Selection, metadata: dict[str, Any]) -> None:
@@ -92,12 +82,8 @@ def write(path: Path, selection: Selection, metadata: dict[str, Any]) -> None:
 
 
 def adapted(settings: Settings, *, strategy: str = "E", small_batches: bool = False) -> tuple[Settings, Data | None]:
-    """Adapt the epochs and the batch size of a run on a coreset to the coreset's size.
+    """Adapt the epochs (`strategy`, as for `methods.fixed`) and the batch size of a run on a coreset to its size.
 
-    Args:
-        settings: of a run; without a coreset they are returned unchanged.
-        strategy: "E" or "P", as for `methods.fixed`.
-        small_batches: whether the batch size follows `coresets.small_batch`.
     Returns:
         The settings, and their data if it had to be loaded.
     Raises:
@@ -114,131 +100,121 @@ def adapted(settings: Settings, *, strategy: str = "E", small_batches: bool = Fa
     size = len(data.train)
     selection = Selection.load(settings.selection, data.train)
     epochs = fixed(size, selection=selection, epochs=settings.epochs, strategy=strategy).epochs  # type: ignore[arg-type]
-    keep = len(selection.index) / size
-    batch_size = coresets.small_batch(settings.batch_size, keep) if small_batches else settings.batch_size
+    batch_size = settings.batch_size
+    if small_batches:
+        batch_size = coresets.small_batch(batch_size, len(selection) / size)
     return replace(settings, epochs=epochs, batch_size=batch_size), data
 
 
 def _inputs(name: str, path: Path, data: Data | None) -> tuple[Inputs, dict[str, Any]]:
     """The inputs of a selector, and metadata about them."""
     if path.is_dir():
-        return _of_run(name, path, data)
+        run = _ScoringRun(name, path, data)
+        return run.inputs(), run.notes
     if not path.exists():
         raise UsageError(f"there is no {path}: give the folder of `dataprune score`, a table of scores, or features")
+    model = _lacks(name, path, "the model")
     if path.suffix == ".safetensors":
         parts = _read(path)
-        first = _extracted(parts, path)
-        size = len(first.features)
-        given = Inputs(
-            size,
-            first.labels if "labels" in parts else None,
-            lambda column: _refuse(name, path, "scores"),
-            lambda: _needed(name, parts, first, path),
-            lambda: _extracted(parts, path, "val_"),
-            lambda: _refuse(name, path, "the model"),
-        )
-        return given, {}
+        features = _extracted(parts, path)
+
+        def extracted() -> Extracted:
+            for part in _BESIDE_FEATURES.get(coresets.METHODS[name].needs, ()):
+                if part not in parts:
+                    raise UsageError(f"{name} needs `{part}` beside the features: {path} has {', '.join(parts)}")
+            return features
+
+        scores, size = _lacks(name, path, "scores"), len(features.features)
+        return Inputs(size, parts.get("labels"), scores, extracted, lambda: _extracted(parts, path, "val_"), model), {}
     table = dynamics.load_scores(path)
-    size = len(next(iter(table.scores.values())))
-    given = Inputs(
-        size,
-        table.labels,
-        lambda column: _column(table.scores, column, path),
-        lambda: _refuse(name, path, "features"),
-        lambda: _refuse(name, path, "features of a validation set"),
-        lambda: _refuse(name, path, "the model"),
-    )
-    return given, {key: table.notes[key] for key in ("fingerprint", "settings") if key in table.notes}
+    features, validation = _lacks(name, path, "features"), _lacks(name, path, "features of a validation set")
+    notes = {key: table.notes[key] for key in ("fingerprint", "settings") if key in table.notes}
+    return Inputs(_size(table), table.labels, _columns(table, path), features, validation, model), notes
 
 
-def _of_run(name: str, folder: Path, data: Data | None) -> tuple[Inputs, dict[str, Any]]:
-    """The inputs that a scoring run gives; passes over its data are made when first needed, and cached."""
-    if not (folder / "config.json").exists():
-        raise UsageError(f"{folder} holds no run of `dataprune score`")
-    settings = Settings.of(files.read_json(folder / "config.json"))
-    record = run_folder.finished(folder, settings)
-    if record is None:
-        raise UsageError(f"the run in {folder} is not finished: give its `dataprune score` again, it goes on")
-    if record.scores is None:
-        raise UsageError(f"{folder} holds a run without scores: it must be one of `dataprune score`")
-    table = dynamics.load_scores(folder / record.scores)
-    notes: dict[str, Any] = {"fingerprint": record.fingerprint, "settings": settings.as_dict()}
+class _ScoringRun:
+    """The inputs that a scoring run gives; passes over its data are made when first needed, and kept in its folder."""
 
-    @cache
-    def loaded() -> Data:
-        dataset = load_data(settings) if data is None else data
-        if fingerprint(dataset.train) != record.fingerprint:
-            raise DataError(f"the data is no longer what {folder} was scored on: score it again")
-        return dataset
+    def __init__(self, name: str, folder: Path, data: Data | None):
+        if not (folder / "config.json").exists():
+            raise UsageError(f"{folder} holds no run of `dataprune score`")
+        self.name, self.folder, self._data = name, folder, data
+        self.settings = Settings.of(files.read_json(folder / "config.json"))
+        record = run_folder.finished(folder, self.settings)
+        if record is None:
+            raise UsageError(f"the run in {folder} is not finished: give its `dataprune score` again, it goes on")
+        if record.scores is None:
+            raise UsageError(f"{folder} holds a run without scores: it must be one of `dataprune score`")
+        self.table = dynamics.load_scores(folder / record.scores)
+        self.notes: dict[str, Any] = {"fingerprint": record.fingerprint, "settings": self.settings.as_dict()}
+        self.extracted_file = folder / "extracted.safetensors"
 
-    @cache
-    def trained() -> nn.Module:
-        dataset = loaded()
-        model = build(settings.model, dataset.shape, len(dataset.classes), settings.seed)
-        weights = folder / "model.safetensors"
-        if not weights.exists():
-            raise UsageError(f"{folder} has no model.safetensors, which {name} needs: delete it, and score again")
-        try:
-            model.load_state_dict(load_file(weights))
-        except (SafetensorError, RuntimeError) as error:
-            raise CheckpointError(f"{weights} is damaged ({error}): delete {folder}, and score again") from error
-        return model.to(choose_device(settings.device))
+    def inputs(self) -> Inputs:
+        scores = _columns(self.table, self.folder)
+        return Inputs(
+            _size(self.table), self.table.labels, scores, self._training, self._validation, self._model_and_samples
+        )
 
-    @cache
-    def parts() -> dict[str, Tensor]:
-        kept = folder / EXTRACTED
-        if not _whole(kept):
-            dataset, _ = loaded(), trained()
+    @cached_property
+    def data(self) -> Data:
+        data = load_data(self.settings) if self._data is None else self._data
+        if fingerprint(data.train) != self.notes["fingerprint"]:
+            raise DataError(f"the data is no longer what {self.folder} was scored on: score it again")
+        return data
+
+    @cached_property
+    def trained(self) -> Trained:
+        return load(self.folder, self.settings.device)
+
+    @cached_property
+    def model(self) -> nn.Module:
+        return self.trained.model()
+
+    @cached_property
+    def parts(self) -> dict[str, Tensor]:
+        """Features, logits and labels of the training set, and of the validation split with `val_` before them."""
+        if not _is_whole(self.extracted_file):
+            data, _ = self.data, self.model  # loaded before the clock starts
             started = time.perf_counter()
-            sets = {"": dataset.train} if dataset.val is None else {"": dataset.train, "val_": dataset.val}
+            sets = {"": data.train} if data.val is None else {"": data.train, "val_": data.val}
             tensors = {
                 prefix + field: value.contiguous()
                 for prefix, part in sets.items()
-                for field, value in vars(_extract(trained(), part, dataset, settings.workers)).items()
+                for field, value in vars(self._extract(part)).items()
             }
-            seconds = time.perf_counter() - started
-            files.write_bytes(kept, save(tensors, metadata={"dataprune": json.dumps({"seconds": seconds})}))
-        with safe_open(str(kept), framework="pt") as file:
-            notes["extract_seconds"] = json.loads((file.metadata() or {})["dataprune"])["seconds"]
-        return _read(kept)
+            notes = json.dumps({"seconds": time.perf_counter() - started})
+            files.write_bytes(self.extracted_file, save(tensors, metadata={"dataprune": notes}))
+        with safe_open(str(self.extracted_file), framework="pt") as file:
+            self.notes["extract_seconds"] = json.loads((file.metadata() or {})["dataprune"])["seconds"]
+        return _read(self.extracted_file)
 
-    def validation() -> Extracted:
-        if "val_features" not in parts():
-            raise UsageError(f"{name} needs a validation split: score with --val-fraction 0.1")
-        return _extracted(parts(), folder / EXTRACTED, "val_")
+    def _extract(self, part: Samples) -> Extracted:
+        device = device_of(self.model)
+        return coresets.extract(self.model, batches(part, device, self.trained.prepare, workers=self.settings.workers))
 
-    def model() -> tuple[nn.Module, Tensor]:
-        dataset = loaded()
-        if not isinstance(dataset.train, Images):
-            raise UsageError(f"{name} needs all images in memory, and these are read from disk: take a --train-size")
-        return trained(), normalize(dataset.train.images, dataset.mean, dataset.std, torch.float32)
+    def _training(self) -> Extracted:
+        return _extracted(self.parts, self.extracted_file)
 
-    given = Inputs(
-        len(next(iter(table.scores.values()))),
-        table.labels,
-        lambda column: _column(table.scores, column, folder),
-        lambda: _extracted(parts(), folder / EXTRACTED),
-        validation,
-        model,
-    )
-    return given, notes
+    def _validation(self) -> Extracted:
+        if "val_features" not in self.parts:
+            raise UsageError(f"{self.name} needs a validation split: score with --val-fraction 0.1")
+        return _extracted(self.parts, self.extracted_file, "val_")
+
+    def _model_and_samples(self) -> tuple[nn.Module, Tensor]:
+        train = self.data.train
+        if not isinstance(train, Images):
+            raise UsageError(
+                f"{self.name} needs all images in memory, and these are read from disk: take a --train-size"
+            )
+        return self.model, self.trained.prepare(train.images)
 
 
-def _whole(path: Path) -> bool:
+def _is_whole(path: Path) -> bool:
     try:
         with safe_open(str(path), framework="pt"):
             return True
     except (SafetensorError, OSError):
         return False
-
-
-def _extract(model: nn.Module, part: Samples, data: Data, workers: int) -> Extracted:
-    device = next(model.parameters()).device
-    prepared = (
-        (normalize(pixels, data.mean, data.std, torch.float32), labels)
-        for pixels, labels in batches(part, 512, device, workers)
-    )
-    return coresets.extract(model, prepared)
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -256,21 +232,25 @@ def _extracted(parts: Mapping[str, Tensor], path: Path, prefix: str = "") -> Ext
     return Extracted(features, parts.get(prefix + "logits", nothing), parts.get(prefix + "labels", nothing))
 
 
-def _needed(name: str, parts: Mapping[str, Tensor], extracted: Extracted, path: Path) -> Extracted:
-    """Refuse features without the logits or labels that a method needs."""
-    method = coresets.METHODS[name]
-    wanted = {"logits": ["logits"], "gradients": ["logits", "labels"], "validation": ["logits", "labels"]}
-    for tensor in wanted.get(method.needs, []):
-        if tensor not in parts:
-            raise UsageError(f"{name} needs `{tensor}` beside the features: {path} has {', '.join(parts)}")
-    return extracted
+def _size(table: dynamics.Scores) -> int:
+    return len(next(iter(table.scores.values())))
 
 
-def _column(scores: Mapping[str, Float[Tensor, " n"]], column: str, path: Path) -> Float[Tensor, " n"]:
-    if column not in scores:
-        raise UsageError(f"{path}: " + suggest(column, scores, what="score"))
-    return scores[column]
+def _columns(table: dynamics.Scores, path: Path) -> Callable[[str], Tensor]:
+    """A function from the name of a score to its column."""
+
+    def column(name: str) -> Tensor:
+        if name not in table.scores:
+            raise UsageError(f"{path}: " + suggest(name, table.scores, what="score"))
+        return table.scores[name]
+
+    return column
 
 
-def _refuse(name: str, path: Path, what: str) -> Any:
-    raise UsageError(f"{name} needs {what}, which {path} does not hold: give the folder of `dataprune score`")
+def _lacks(name: str, path: Path, what: str) -> Callable[..., Any]:
+    """A function that refuses what a path does not give."""
+
+    def refuse(*_: Any) -> Any:
+        raise UsageError(f"{name} needs {what}, which {path} does not hold: give the folder of `dataprune score`")
+
+    return refuse

@@ -129,11 +129,11 @@ def test_an_interrupted_comparison_goes_on(tmp_path: Path, monkeypatch: pytest.M
 def test_the_test_set_is_read_once_per_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, read = tiny.data(val=80), []
 
-    def watched(model: Any, part: Any, *rest: Any, **more: Any) -> float:
+    def watched(part: Any, *rest: Any, **more: Any) -> Any:
         read.append(part)
-        return evaluate.accuracy(model, part, *rest, **more)
+        return evaluate.batches(part, *rest, **more)
 
-    monkeypatch.setattr(images, "accuracy", watched)
+    monkeypatch.setattr(images, "batches", watched)
     compare(comparison(methods=("full", "rs2"), seeds=(0, 1)), tmp_path, data=data)
     assert sum(part is data.test for part in read) == 4
     assert all(part is data.test or part is data.val for part in read)
@@ -142,11 +142,11 @@ def test_the_test_set_is_read_once_per_run(tmp_path: Path, monkeypatch: pytest.M
 def test_learning_rates_are_chosen_without_the_test_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, stage = tiny.data(val=80), []
 
-    def watched(model: Any, part: Any, *rest: Any, **more: Any) -> float:
+    def watched(part: Any, *rest: Any, **more: Any) -> Any:
         stage.append("test" if part is data.test else "val")
-        return evaluate.accuracy(model, part, *rest, **more)
+        return evaluate.batches(part, *rest, **more)
 
-    monkeypatch.setattr(images, "accuracy", watched)
+    monkeypatch.setattr(images, "batches", watched)
     settings = tiny.settings(model="mlp", val_fraction=0.2)
     chosen = comparison(settings=settings, methods=("short", "emp"), seeds=(0, 1), learning_rates=(1e-6, 0.05))
     result = compare(chosen, tmp_path, data=data)

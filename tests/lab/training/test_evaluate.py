@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dataprune.lab.data.named import Images
 from dataprune.lab.models import build
-from dataprune.lab.training.evaluate import accuracy, recalibrate_batch_norm
+from dataprune.lab.training.evaluate import accuracy, batches, recalibrate_batch_norm
 
 CPU = torch.device("cpu")
 
@@ -45,7 +45,8 @@ def test_accuracy_is_that_of_a_loop(streamed: bool, batch_size: int) -> None:
     model.train()
     random = torch.get_rng_state()
     given = AsItems(data) if streamed else data
-    assert accuracy(model, given, prepare, CPU, batch_size=batch_size) == sum(right) / 30  # type: ignore[arg-type]
+    evaluated = batches(given, CPU, prepare, batch_size=batch_size)  # type: ignore[arg-type]
+    assert accuracy(model, evaluated) == sum(right) / 30
     assert torch.equal(torch.get_rng_state(), random)
 
 
@@ -53,7 +54,7 @@ def test_accuracy_changes_neither_statistics_nor_any_modules_mode() -> None:
     model = build.build("small_cnn", (1, 8, 8), 3, seed=0)
     frozen = next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d)).eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    accuracy(model, sample(), prepare, CPU)
+    accuracy(model, batches(sample(), CPU, prepare))
     assert model.training and not frozen.training
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
@@ -65,9 +66,9 @@ def test_recalibrated_statistics_are_the_mean_over_the_batches() -> None:
     with torch.no_grad():
         torch_model(torch.rand(9, 1, 8, 8, generator=torch.Generator().manual_seed(1)))
     before = {name: value.clone() for name, value in torch_model.state_dict().items()}
-    batches = [prepare(images) for images in sample().images.split(10)]
-    recalibrate_batch_norm(torch_model, iter(batches))
-    flat = torch.stack([batch.flatten(1) for batch in batches])  # (batches, B, D)
+    inputs = [prepare(images) for images in sample().images.split(10)]
+    recalibrate_batch_norm(torch_model, iter(inputs))
+    flat = torch.stack([batch.flatten(1) for batch in inputs])  # (batches, B, D)
     assert norm.running_mean is not None and norm.running_var is not None
     torch.testing.assert_close(norm.running_mean, flat.mean(dim=1).mean(dim=0))
     torch.testing.assert_close(norm.running_var, flat.var(dim=1).mean(dim=0))

@@ -148,13 +148,12 @@ def test_the_fused_form_is_the_plain_one(name):
     values, gradients = tensors(3, 6)
     weights = [nn.Parameter(value) for value in values]
     twins = [nn.Parameter(weight.detach().clone()) for weight in weights]
-    groups = [{"params": iter(weights[:2])}, {"params": weights[2:], "lr": 0.01}]
-    optimizer = build(name, groups, 0.1, momentum=0.8, weight_decay=0.01)
+    optimizer = build(name, iter(weights), 0.1, momentum=0.8, weight_decay=0.01)
     plain = {
-        "sgd": lambda groups: torch.optim.SGD(groups, 0.1, 0.8, weight_decay=0.01, nesterov=True, foreach=False),
-        "adam": lambda groups: torch.optim.Adam(groups, 0.1, weight_decay=0.01, foreach=False),
-        "adamw": lambda groups: torch.optim.AdamW(groups, 0.1, weight_decay=0.01, foreach=False),
-    }[name]([{"params": twins[:2]}, {"params": twins[2:], "lr": 0.01}])
+        "sgd": lambda weights: torch.optim.SGD(weights, 0.1, 0.8, weight_decay=0.01, nesterov=True, foreach=False),
+        "adam": lambda weights: torch.optim.Adam(weights, 0.1, weight_decay=0.01, foreach=False),
+        "adamw": lambda weights: torch.optim.AdamW(weights, 0.1, weight_decay=0.01, foreach=False),
+    }[name](twins)
     assert optimizer.param_groups[0]["fused"]
     for step in gradients:
         for weight, twin, gradient in zip(weights, twins, step, strict=True):

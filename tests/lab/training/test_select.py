@@ -19,7 +19,7 @@ from dataprune import CheckpointError, DataError, Selection, UsageError, coreset
 from dataprune.lab.data.augment import normalize
 from dataprune.lab.models import build
 from dataprune.lab.training import run as training
-from dataprune.lab.training import select
+from dataprune.lab.training import run_folder, select
 from dataprune.lab.training.build import build_pruner, build_rate
 
 SETTINGS = tiny.settings(
@@ -171,7 +171,7 @@ def test_runs_that_cannot_be_selected_from(scored: Path, tmp_path: Path) -> None
 
 
 def test_without_pyarrow_the_table_is_csv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "find_spec", lambda name: None)
+    monkeypatch.setattr(run_folder, "find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     training.run(replace(SETTINGS, statistics="aum", option=()), tmp_path, data=tiny.data(val=40))
     assert (tmp_path / "scores.csv").exists()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from ....errors import CheckpointError, UsageError
 from ....modules import inference
 from ....selection import fingerprint
 from ...data.augment import normalize
+from ...data.datasets import Samples
 from ...data.named import Data
 from ...models import build
 from ...training import evaluate, run_folder
@@ -131,8 +133,11 @@ class Watch:
     def record(self, line: dict[str, Any]) -> None:
         """Measure after an epoch, whose line of the history is given."""
 
-    def inputs(self, pixels: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        return normalize(pixels, self.data.mean, self.data.std, torch.float32)
+    def _batches(self, part: Samples) -> Iterator[tuple[Tensor, Tensor]]:
+        def prepare(pixels: Tensor) -> Tensor:
+            return normalize(pixels, self.data.mean, self.data.std)
+
+        return evaluate.batches(part, self.device, prepare, workers=self.settings.workers)
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.bf16)
@@ -165,9 +170,9 @@ class Forgetting(Watch):
         if distributed.rank() == 0:  # the other ranks record nothing, and receive the union
             start = 0
             with inference(self.model), self.autocast():
-                for pixels, labels in evaluate.batches(self.data.train, 512, self.device, self.settings.workers):
+                for pixels, labels in self._batches(self.data.train):
                     index = torch.arange(start, start + len(labels), device=labels.device)
-                    self.recorder.update(index, self.model(self.inputs(pixels)).float(), labels)
+                    self.recorder.update(index, self.model(pixels).float(), labels)
                     start += len(labels)
         self.recorder.end_epoch()
         if distributed.rank() == 0:
@@ -209,9 +214,7 @@ class Accuracy(Watch):
     def _accuracy(self) -> float:
         assert self.model is not None
         with self.autocast():
-            return evaluate.accuracy(
-                self.model, self.data.test, self.inputs, self.device, workers=self.settings.workers
-            )
+            return evaluate.accuracy(self.model, self._batches(self.data.test))
 
 
 def forgotten(settings: Settings, out: Path, data: Data) -> dict[str, Float[Tensor, " n"]]:

@@ -16,7 +16,6 @@ from ...data.named import Data, choose
 from ...training import evaluate, tasks
 from ...training.device import choose_device
 from ...training.settings import Settings
-from ...training.tasks.images import prepare
 from ..sweep import Places
 from .experiment import Cell
 
@@ -80,21 +79,16 @@ def interpolation(settings: Settings, run: Path, data: Data) -> Curves:
     initial = {name: value.detach().clone() for name, value in model.named_parameters()}
     weights = load_file(run / "model.safetensors")
     final = {name: value.to(device) for name, value in weights.items() if name in initial}
-    assert not isinstance(data.train, evaluate.Texts)
     part = data.train.subset(choose(len(data.train), min(SAMPLED, len(data.train)), "samples on the line"))
-
-    def prepared(pixels: torch.Tensor) -> torch.Tensor:
-        return prepare(pixels, data, settings)
-
     curve: dict[str, list[float]] = {"epsilon": list(EPSILON), "loss": [], "accuracy": []}
     for epsilon in EPSILON:
         for name, parameter in model.named_parameters():
             parameter.copy_(torch.lerp(initial[name], final[name], epsilon))
-        batches = evaluate.batches(part, settings.batch_size, device, 0)
-        evaluate.recalibrate_batch_norm(model, (prepared(pixels) for pixels, _ in batches))
-        logits, labels = evaluate.outputs(model, part, prepared, device)
+        batches = evaluate.batches(part, device, task.prepare, batch_size=settings.batch_size)
+        evaluate.recalibrate_batch_norm(model, (pixels for pixels, _ in batches))
+        logits, labels = evaluate.outputs(model, evaluate.batches(part, device, task.prepare))
         curve["loss"].append(float(F.cross_entropy(logits, labels)))
-        curve["accuracy"].append(evaluate.accuracy(model, data.test, prepared, device))
+        curve["accuracy"].append(evaluate.accuracy(model, evaluate.batches(data.test, device, task.prepare)))
     return curve
 
 

@@ -8,36 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....modules import evaluation
 from ...data import glue
 from ...data.datasets import Samples
 from ...data.named import Data
 from ..device import choose_device
-from ..evaluate import batches
+from ..evaluate import batches, outputs
 from ..settings import Settings
+from . import Task
 
 
-class Language:
-    """Cross-entropy of a class, or the squared error of a score, of sentences or pairs.
-
-    Args:
-        settings: of the run.
-        data: of the run.
-    """
+class Language(Task):
+    """Cross-entropy of a class, or the squared error of a score, of sentences or pairs."""
 
     def __init__(self, settings: Settings, data: Data):
-        self.settings, self.data = settings, data
+        super().__init__(settings, data)
         self.classifies = bool(data.classes)
 
     def model(self) -> nn.Module:
-        """Load the pretrained encoder with a new head.
-
-        Raises:
-            UsageError: if the model cannot be loaded.
-        """
         from transformers import AutoModelForSequenceClassification
 
         name, tokens = self.settings.model, glue.tokenizer(self.settings.model)
@@ -57,26 +46,22 @@ class Language:
         model.config.pad_token_id = tokens.pad_token_id
         return model
 
-    def inputs(self, tokens: Tensor, index: Tensor | None = None, epoch: int = 0) -> dict[str, Tensor]:
+    def inputs(self, samples: Tensor, index: Tensor | None = None, epoch: int = 0) -> dict[str, Tensor]:
         """Make token ids, mask and types, cut to the longest text of the batch."""
-        longest = int(tokens[:, 1].sum(dim=1).max())
-        ids, mask, kind = tokens[:, :, :longest].long().unbind(dim=1)
+        longest = int(samples[:, 1].sum(dim=1).max())
+        ids, mask, kind = samples[:, :, :longest].long().unbind(dim=1)
+        inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": kind}
         known = glue.tokenizer(self.settings.model).model_input_names
-        return {"input_ids": ids, "attention_mask": mask} | (
-            {"token_type_ids": kind} if "token_type_ids" in known else {}
-        )
+        return {name: value for name, value in inputs.items() if name != "token_type_ids" or name in known}
 
     def losses(self, output: Any, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Compute losses, logits or predictions, and the number right."""
         logits = output.logits.float()
-        if not self.classifies:
-            predictions = logits.squeeze(1)
-            return (predictions - labels) ** 2, predictions, None
-        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.settings.label_smoothing)
-        return losses, logits, (logits.detach().argmax(dim=1) == labels).sum()
+        if self.classifies:
+            return self.cross_entropy(logits, labels)
+        predictions = logits.squeeze(1)
+        return (predictions - labels) ** 2, predictions, None
 
     def validate(self, model: nn.Module, part: Samples, device: torch.device) -> float:
-        """Compute the task's first metric."""
         return next(iter(self._metrics(model, part, device).values()))
 
     def test(self, model: nn.Module, device: torch.device) -> dict[str, Any]:
@@ -92,13 +77,9 @@ class Language:
         glue.tokenizer(self.settings.model).save_pretrained(out / "model")
 
     def _metrics(self, model: nn.Module, part: Samples, device: torch.device) -> dict[str, float]:
-        parts, targets = [], []
-        with evaluation(model), torch.no_grad():
-            for tokens, labels in batches(part, 64, device, self.settings.workers):
-                parts.append(model(**self.inputs(tokens)).logits.float())
-                targets.append(labels)
-        logits = torch.cat(parts)
-        return glue.metrics(self.settings.glue, logits if self.classifies else logits.squeeze(1), torch.cat(targets))
+        encoded = batches(part, device, self.inputs, batch_size=64, workers=self.settings.workers)
+        logits, targets = outputs(model, encoded)
+        return glue.metrics(self.settings.glue, logits if self.classifies else logits.squeeze(1), targets)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Classification of images, and the weights that runs leave and start from."""
+"""Classification of images, and the weights that runs start from."""
 
 from __future__ import annotations
 
@@ -6,80 +6,44 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .... import files
 from ....errors import DataError, UsageError
 from ....modules import last_layer
-from ...data.augment import augment, normalize
+from ...data.augment import augment
 from ...data.datasets import Samples
 from ...data.named import Data
 from ...models.build import build
-from ..evaluate import accuracy
-from ..settings import Settings
+from ..evaluate import accuracy, batches
+from . import Task
 
 
-class Classification:
-    """Cross-entropy of the classes.
-
-    Args:
-        settings: of the run.
-        data: of the run.
-    """
-
-    classifies = True
-
-    def __init__(self, settings: Settings, data: Data):
-        self.settings, self.data = settings, data
+class Classification(Task):
+    """Cross-entropy of the classes."""
 
     def model(self) -> nn.Module:
-        """Build the settings' model, with new weights or those of `--init`."""
         model = build(self.settings.model, self.data.shape, len(self.data.classes), self.settings.seed)
         if self.settings.init is not None:
             initialize(model, Path(self.settings.init), self.data)
         return model
 
-    def inputs(self, pixels: Tensor, index: Tensor, epoch: int) -> tuple[Tensor]:
-        """Augment and normalise."""
+    def inputs(self, samples: Tensor, index: Tensor, epoch: int) -> tuple[Tensor]:
         s = self.settings
         mode = cast(Any, s.shift_mode)
-        augmented = augment(pixels, index, seed=s.seed, epoch=epoch, shift=s.shift, mode=mode, flip=s.flip)
-        return (prepare(augmented, self.data, s),)
+        augmented = augment(samples, index, seed=s.seed, epoch=epoch, shift=s.shift, mode=mode, flip=s.flip)
+        return (self.prepare(augmented),)
 
     def losses(self, output: Any, labels: Int[Tensor, " b"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute cross-entropies, logits, and the number right."""
-        logits = output.float()
-        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.settings.label_smoothing)
-        return losses, logits, (logits.detach().argmax(dim=1) == labels).sum()
+        return self.cross_entropy(output.float(), labels)
 
     def validate(self, model: nn.Module, part: Samples, device: torch.device) -> float:
-        """Compute the accuracy."""
-        workers = self.settings.workers
-        return accuracy(model, part, lambda pixels: prepare(pixels, self.data, self.settings), device, workers=workers)
+        return accuracy(model, batches(part, device, self.prepare, workers=self.settings.workers))
 
     def test(self, model: nn.Module, device: torch.device) -> dict[str, float]:
-        """Compute the accuracy on the test set."""
         return {"accuracy": self.validate(model, self.data.test, device)}
-
-    def save(self, model: nn.Module, out: Path) -> None:
-        """Save model.safetensors."""
-        save_weights(model, out)
-
-
-def prepare(pixels: Tensor, data: Data, settings: Settings) -> Float[Tensor, "b c h w"]:
-    """Normalise pixels, in the model's memory format."""
-    inputs = normalize(pixels, data.mean, data.std, torch.float32)
-    return inputs.contiguous(memory_format=torch.channels_last) if settings.channels_last else inputs
-
-
-def save_weights(model: nn.Module, out: Path) -> None:
-    """Save the model's weights and buffers as model.safetensors in a run's folder."""
-    weights = {name: value.contiguous().cpu() for name, value in model.state_dict().items()}
-    files.write_bytes(out / "model.safetensors", save(weights))
 
 
 def headless(model: nn.Module, data: Data) -> tuple[nn.Module, int]:
@@ -95,12 +59,8 @@ def headless(model: nn.Module, data: Data) -> tuple[nn.Module, int]:
 
 
 def initialize(model: nn.Module, path: Path, data: Data) -> None:
-    """Load a run's weights into a model, all but the last layer's, whose classes may differ.
+    """Load all weights but the last layer's, whose classes may differ, from a run's folder or its model.safetensors.
 
-    Args:
-        model: its weights are replaced.
-        path: the folder of a run of `dataprune pretrain` or `train`, or its model.safetensors.
-        data: of the run that goes on.
     Raises:
         UsageError: if there is no such file.
         DataError: if the weights are not this model's.
@@ -119,16 +79,12 @@ def initialize(model: nn.Module, path: Path, data: Data) -> None:
     wrong = [*(stored.keys() ^ new.keys())]
     wrong += [name for name in stored.keys() & new.keys() if stored[name].shape != new[name].shape]
     if wrong:
+        others = f"and {len(wrong) - 1} more do not" if len(wrong) > 1 else "does not"
         raise DataError(
-            f"--init {file} holds another model's weights ({_first(wrong)} fit): give "
-            "the same --model and images of the same shape"
+            f"--init {file} holds another model's weights ({min(wrong)} {others} fit): give the same --model and "
+            "images of the same shape"
         )
     model.load_state_dict(stored, strict=False)
-
-
-def _first(wrong: list[str]) -> str:
-    more = len(wrong) - 1
-    return f"{min(wrong)} and {more} more do not" if more else f"{wrong[0]} does not"
 
 
 def _last(model: nn.Module, data: Data) -> tuple[str, nn.Module]:

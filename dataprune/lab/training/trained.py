@@ -1,0 +1,64 @@
+"""A trained classifier, read from the folder of a finished run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxtyping import Float, UInt8
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ... import files
+from ...errors import CheckpointError, UsageError
+from ..data.augment import normalize
+from ..models.build import build
+from .device import choose_device
+from .run_folder import InputFormat
+from .settings import Settings
+
+
+class Trained(NamedTuple):
+    """A trained model, as plain values that travel to other machines."""
+
+    settings: Settings
+    weights: dict[str, Tensor]
+    input: InputFormat
+
+    def model(self) -> nn.Module:
+        """Build the model on the settings' device; CheckpointError if the weights are another's."""
+        settings = self.settings
+        model = build(settings.model, self.input.shape, self.input.classes, settings.seed)
+        try:
+            model.load_state_dict(self.weights)
+        except RuntimeError as error:
+            raise CheckpointError(f"the weights are not those of {settings.model} ({error}): train again") from error
+        return model.to(choose_device(settings.device))
+
+    def prepare(self, pixels: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Normalise pixels as in training."""
+        return normalize(pixels, self.input.mean, self.input.std)
+
+
+def load(run: Path, device: str | None) -> Trained:
+    """Load the model that a run left in its folder.
+
+    Raises:
+        UsageError: if there is none, or it is no classifier.
+        CheckpointError: if its files are damaged.
+    """
+    if not (run / "config.json").exists():
+        raise UsageError(f"{run} holds no run of `dataprune train` or `score`")
+    settings = replace(Settings.of(files.read_json(run / "config.json")), device=device)
+    if settings.task != "classification":
+        raise UsageError(f"{run} was trained without labels: give a classifier of `dataprune train` or `score`")
+    record = files.read_json(run / "metrics.json") if (run / "metrics.json").exists() else {}
+    weights = run / "model.safetensors"
+    if "input" not in record or not weights.exists():
+        raise UsageError(f"{run} holds no finished run with its model.safetensors: train it first")
+    try:
+        return Trained(settings, load_file(weights), InputFormat.of(record["input"]))
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{weights} is damaged ({error}): delete {run}, and train again") from error
