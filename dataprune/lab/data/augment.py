@@ -72,10 +72,7 @@ def augment(
 
 
 def normalize(
-    images: UInt8[Tensor, "b c h w"],
-    mean: Sequence[float],
-    std: Sequence[float],
-    dtype: torch.dtype = torch.float32,
+    images: UInt8[Tensor, "b c h w"], mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "b c h w"]:
     """Normalise pixels in float32, per channel: (pixel / 255 - mean) / std.
 

@@ -160,10 +160,7 @@ def recordable(settings: Settings) -> list[str]:
 
 
 def build_pruner(
-    settings: Settings,
-    size: int,
-    labels: Int[Tensor, " n"] | None = None,
-    selection: Selection | None = None,
+    settings: Settings, size: int, labels: Int[Tensor, " n"] | None = None, selection: Selection | None = None
 ) -> Pruner:
     """Build the pruner of the settings' method, or of their coreset, over `size` samples.
 
