@@ -32,15 +32,13 @@ Reader = Callable[[], tuple[Encoded, list[str]]]
 def read_folder(folder: Path) -> Splits:
     """Read a folder of parquet files (also in its folder `data`, as on the hub), idx files, or a folder per class.
 
-    Raises:
-        DataError: if there is nothing to read, or a file is broken.
+    This and what it calls raise DataError where there is nothing to read, or a file is broken.
     """
     if not folder.is_dir():
         raise DataError(f"no folder {folder}: give one that holds images, parquet or idx files")
     try:
-        for place in (folder, folder / "data"):
-            if files := sorted(place.glob("*.parquet")):
-                return read_parquets(files)
+        if files := parquet_files(folder):
+            return read_parquets(files)
         if any(folder.glob("*idx*ubyte*")):
             return _read_idx_folder(folder)
         return _read_image_folder(folder)
@@ -48,12 +46,13 @@ def read_folder(folder: Path) -> Splits:
         raise DataError(f"cannot read {error.filename or folder}: permission denied") from error
 
 
-def read_idx(path: Path) -> UInt8[Tensor, "n ..."]:
-    """Read the array of an idx file of bytes, plain or gzip.
+def parquet_files(folder: Path) -> list[Path]:
+    """The parquet files of a folder, or of its folder `data`, by name."""
+    return sorted(folder.glob("*.parquet")) or sorted((folder / "data").glob("*.parquet"))
 
-    Raises:
-        DataError: if it is truncated, too long, or not an idx file of bytes.
-    """
+
+def read_idx(path: Path) -> UInt8[Tensor, "n ..."]:
+    """Read the array of an idx file of bytes, plain or gzip."""
     try:
         content = path.read_bytes()
         if content[:2] == b"\x1f\x8b":
@@ -123,23 +122,15 @@ def _folders(root: Path) -> list[Path]:
 
 
 def read_parquets(files: Sequence[Path]) -> Splits:
-    """Read parquet files whose names begin with their split, as in train-00000-of-00002.parquet.
-
-    All are training data if none is named after a split. The encoded images of a split stay in memory; put a larger
-    dataset in an image folder.
-
-    Raises:
-        DataError: if a file is broken or missing, or there is no training split.
-    """
+    """Read parquet files whose names begin with their split; the encoded images of a split stay in memory."""
     shards = split_files(files)
     return _choose(str(files[0].parent), {split: lambda p=paths: _read_parquet(p) for split, paths in shards.items()})
 
 
 def split_files(files: Sequence[Path]) -> dict[str, list[Path]]:
-    """Group parquet files by the split that their names begin with; empty if there is no training split.
+    """Group parquet files by the split that their names begin with, as in train-00000-of-00002.parquet.
 
-    Raises:
-        DataError: if a part of a split is missing.
+    All are training data if none is named after a split; empty if only the training split is missing.
     """
     shards: dict[str, list[Path]] = {}
     for path in files:
@@ -153,11 +144,7 @@ def split_files(files: Sequence[Path]) -> dict[str, list[Path]]:
 
 
 def read_hub(name: str) -> Splits:
-    """Load the dataset "owner/name" from the hub, or from the cache of `datasets`.
-
-    Raises:
-        DataError: if it cannot be loaded or has no images with labels.
-    """
+    """Load the images of the dataset "owner/name" from the hub, or from the cache of `datasets`."""
     readers: dict[str, Reader] = {}
     for word, split in load_from_hub(name).items():
         key = next((key for key, words in SPLITS.items() if word in words), word)
@@ -167,11 +154,7 @@ def read_hub(name: str) -> Splits:
 
 
 def load_from_hub(*name: str) -> dict[str, Any]:
-    """Load the splits of a dataset, and a configuration of it, with `datasets`.
-
-    Raises:
-        DataError: if it cannot be loaded.
-    """
+    """Load the splits of a dataset, or of a configuration of it, with `datasets`."""
     import datasets
 
     load: Any = datasets.load_dataset
@@ -186,14 +169,14 @@ def _choose(source: str, readers: dict[str, Reader]) -> Splits:
     if "train" not in readers:
         raise DataError(f"no training split in {source}: name its files train-*.parquet")
     train, classes = readers["train"]()
-    _check_labels(f"{source}: train", train.labels, classes)
+    check_labels(f"{source}: train", train.labels, len(classes))
     for split in ("test", "validation"):
         if split in readers:
             test, _ = readers[split]()
             if bool((test.labels == -1).all()):  # benchmarks publish a test set without its labels so
                 _log.info("%s: the labels of %s are withheld", source, split)
                 continue
-            _check_labels(f"{source}: {split}", test.labels, classes)
+            check_labels(f"{source}: {split}", test.labels, len(classes))
             return Splits(train, test, classes)
     return Splits(train, None, classes)
 
@@ -204,11 +187,7 @@ def _read_parquet(paths: Sequence[Path]) -> tuple[Encoded, list[str]]:
 
 
 def read_table(paths: Sequence[Path], columns: Sequence[str] | None = None) -> Any:
-    """Read parquet files as one arrow table, of all columns or some.
-
-    Raises:
-        DataError: if a file is broken, or they do not have the same columns.
-    """
+    """Read parquet files as one arrow table, of all columns or some."""
     arrow, parquet = _pyarrow()
     tables = []
     for path in paths:
@@ -270,17 +249,17 @@ def _columns(features: dict[str, Any], names: Sequence[str], source: str) -> tup
         marked = [name for name in names if features.get(name, {}).get("_type") == kind]
         candidates = [name for name in usual if name in names] + marked
         if not candidates:
-            raise DataError(
-                f"{source}: no {usual[0]} column among {', '.join(names)}: name the columns image and label"
-            )
+            message = f"{source}: no {usual[0]} column among {', '.join(names)}: name the columns image and label"
+            raise DataError(message)
         columns.append(candidates[0])
     return columns[0], columns[1]
 
 
-def _check_labels(source: str, labels: Int[Tensor, " n"], classes: Sequence[str]) -> None:
+def check_labels(source: str, labels: Int[Tensor, " n"], classes: int, owner: str = "there are") -> None:
+    """Raise DataError if a label is not a class."""
     low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= len(classes):
-        raise DataError(f"{source} has labels from {low} to {high}, but there are {len(classes)} classes")
+    if low < 0 or high >= classes:
+        raise DataError(f"{source} has labels from {low} to {high}, but {owner} {classes} classes")
 
 
 def first_line(error: BaseException) -> str:

@@ -24,10 +24,7 @@ _HUB = "nyu-mll/glue"
 
 
 class Glue(NamedTuple):
-    """A task: its text columns, its metrics (the first is compared), and the split to test on.
-
-    The labels of GLUE's test splits are not public, so the validation split is the test set.
-    """
+    """A task: its text columns, its metrics (the first is compared), and the split to test on, which has labels."""
 
     columns: tuple[str, ...]
     metrics: tuple[str, ...] = ("accuracy",)
@@ -59,14 +56,10 @@ def load(
     val_fraction: float = 0.0,
     label_noise: float = 0.0,
 ) -> Data:
-    """Load a GLUE task as the tokens of a model.
+    """Load one of the tasks `GLUE` as the tokens of a model, a folder or hub name; arguments as for `named.load`.
 
-    Args:
-        name: one of `GLUE`.
-        model: folder or hub name of the encoder whose tokenizer is used.
-        folder: parquet files of the task; by default glue/NAME under $DATAPRUNE_DATA, else the hub.
-        max_length: tokens of a text; longer ones are cut.
-        train_size, test_size, val_fraction, label_noise: as for `named.load`.
+    The folder holds the task's parquet files; by default it is glue/NAME under $DATAPRUNE_DATA, else the hub is asked.
+
     Raises:
         UsageError: if the model has no tokenizer, or a subset is out of range.
         DataError: if the data is missing or has other columns.
@@ -125,11 +118,7 @@ def metrics(name: str, outputs: Tensor, labels: Tensor) -> dict[str, float]:
 
 @cache
 def tokenizer(model: str) -> Any:
-    """Load the tokenizer of a model, padding on the right.
-
-    Raises:
-        UsageError: if there is none.
-    """
+    """Load the tokenizer of a model, padding on the right; UsageError if there is none."""
     from transformers import AutoTokenizer
 
     try:

@@ -12,22 +12,15 @@ from torch.utils.data import DataLoader
 
 from ...loading import prune_loader
 from ...pruner import Pruner
-from ..data.datasets import Images, InMemory, Samples
+from ..data.datasets import InMemory, Samples
+from .evaluate import batches
 
 
 class Batches:
-    """Batches of a run. Samples in memory stay on the device; others, or with `workers`, come through a DataLoader.
+    """Batches of a training set; `inputs` makes of (samples, positions, epoch) what the model is called with.
 
-    Both ways give the same batches in the same order.
-
-    Args:
-        samples: the training set.
-        pruner: selects; built for the training set's size.
-        device: where batches go.
-        inputs: (samples, positions, epoch) to what the model is called with.
-        batch_size: samples of a batch.
-        workers: processes of the DataLoader.
-        drop_last: whether a last, smaller batch is dropped.
+    Samples in memory stay on the device; others, or with `workers`, come through a DataLoader. Both ways give the same
+    batches in the same order.
     """
 
     def __init__(
@@ -64,14 +57,12 @@ class Batches:
 
     def random(self, count: int, *, seed: int, epoch: int) -> Iterator[Any]:
         """Yield inputs of `count` random training samples, in whole batches, augmented as in `epoch`."""
-        train, size = self.samples, self.batch_size
-        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:count]
-        for index in order[: max(len(order) // size, 1) * size].split(size):
-            if isinstance(train, Images):
-                pixels = train.images[index]
-            else:
-                pixels = torch.stack([train[int(position)][0] for position in index])
-            yield self.inputs(pixels.to(self.device), index, epoch)
+        size = self.batch_size
+        order = torch.randperm(len(self.samples), generator=torch.Generator().manual_seed(seed))[:count]
+        order = order[: max(len(order) // size, 1) * size]
+        evaluated = batches(self.samples.subset(order), self.device, batch_size=size)
+        for index, (samples, _) in zip(order.split(size), evaluated, strict=True):
+            yield self.inputs(samples, index, epoch)
 
     def _samples(self, epoch: int) -> Iterator[tuple[Int[Tensor, " b"], Tensor, Tensor]]:
         source = self._source

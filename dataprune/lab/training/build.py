@@ -34,11 +34,7 @@ _NOT_FOR_LANGUAGE = ("shift", "flip", "image_size", "recalibrate_bn", "statistic
 
 
 def check(settings: Settings) -> None:
-    """Check names against the methods, models and statistics there are, before any data is read.
-
-    Raises:
-        UsageError: for an unknown name, or a setting that the task does not have.
-    """
+    """Refuse unknown names of methods, models and statistics, and settings that the task does not have."""
     _check_method(settings)
     if settings.glue:
         _check_language(settings)
@@ -123,11 +119,7 @@ def load_data(settings: Settings) -> Data:
 
 
 def build_statistics(settings: Settings) -> dict[str, Statistic]:
-    """Build the statistics that a scoring run records; none for any other run.
-
-    Raises:
-        UsageError: for an unknown statistic or option, or a statistic that is undefined after so few epochs.
-    """
+    """Build the statistics that a scoring run records; UsageError for those undefined after so few epochs."""
     statistics: dict[str, Statistic] = {}
     for name in settings.statistic_names:
         require(name in STATISTICS, suggest(name, STATISTICS, what="statistic"))
@@ -165,10 +157,6 @@ def build_pruner(
     """Build the pruner of the settings' method, or of their coreset, over `size` samples.
 
     The option `balance=true` needs the samples' labels; `selection` is the coreset, where it is loaded already.
-
-    Raises:
-        UsageError: for an option that the method does not have, or a pruned epoch smaller than a batch.
-        DataError: if the coreset does not fit the data.
     """
     if settings.selection is None:
         pruner = _dynamic(settings, size, labels)

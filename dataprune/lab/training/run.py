@@ -145,8 +145,8 @@ class _Run:
         steps, planned = self.settings.steps, self.pruner.planned_steps(self.settings.batch_size, **self.stepping)
         require(
             steps is None or steps <= planned,
-            f"--steps {steps} are more than {self.settings.epochs} epochs have ({planned}): raise --epochs, or the learning rate "
-            "would end before its schedule does",
+            f"--steps {steps} are more than {self.settings.epochs} epochs have ({planned}): raise --epochs, or the "
+            "learning rate would end before its schedule does",
         )
         return sys.maxsize if steps is None else steps
 

@@ -22,7 +22,7 @@ from ...errors import DataError, UsageError
 from ...modules import device_of, evaluation, logits_of
 from ...selection import fingerprint
 from ..data.datasets import Streamed
-from ..data.folders import describe, encode, split_files
+from ..data.folders import check_labels, describe, encode, parquet_files, split_files
 from . import ray_cluster, run_folder
 from .build import build_statistics
 from .evaluate import last_layer_inputs
@@ -103,7 +103,7 @@ def find(folder: Path) -> list[Piece]:
         UsageError: if there are no parquet files.
         DataError: if one of them cannot be read.
     """
-    files = sorted(folder.glob("*.parquet")) or sorted((folder / "data").glob("*.parquet"))
+    files = parquet_files(folder)
     if not files:
         raise UsageError(f"one pass of a model scores a folder of parquet files, and there are none in {folder}")
     paths = split_files(files).get("train")
@@ -137,7 +137,7 @@ def read(piece: Piece, trained: Trained) -> Iterator[Columns]:
         for rows in file.iter_batches(_BATCH, row_groups=[piece.group], columns=list(columns)):
             source = f"{piece.path} (rows from {first - piece.first} of row group {piece.group})"
             encoded, _ = encode(arrow.Table.from_batches([rows]), features, source)
-            _check_labels(source, encoded.labels, trained.input.classes)
+            check_labels(source, encoded.labels, trained.input.classes, "the model knows")
             index = np.arange(len(encoded.labels))
             images = Streamed(encoded.items, torch.from_numpy(index), encoded.labels, shape, resize=resize).decoded()
             yield {"index": first + index, "label": images.labels.numpy(), "image": images.images.numpy()}
@@ -269,9 +269,3 @@ def _statistics(settings: Settings) -> list[str]:
                 f"{flag(name)} is for training, and --init scores with a model as it was trained: leave it out"
             )
     return names
-
-
-def _check_labels(source: str, labels: Int[Tensor, " b"], classes: int) -> None:
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= classes:
-        raise DataError(f"{source} has labels from {low} to {high}, but the model knows {classes} classes")

@@ -21,7 +21,7 @@ from ...errors import DataError, UsageError, suggest
 from ...methods import fixed
 from ...modules import device_of
 from ...selection import Selection, fingerprint
-from ..data.datasets import Images, Samples
+from ..data.datasets import Images
 from ..data.named import Data
 from . import run_folder
 from .build import check, load_data
@@ -44,12 +44,9 @@ def select(
     """Select a coreset by a static method.
 
     Args:
-        name: one of `coresets.METHODS`.
+        name, keep, seed, options: as for `coresets.choose`.
         path: the folder of a scoring run; or a table of scores (.parquet, .csv); or features (.safetensors with
             `features`, and `logits` and `labels` where the method needs them; `val_` before them for a validation set).
-        keep: fraction kept, in (0, 1].
-        seed: random seed.
-        options: as for `coresets.choose`.
         data: training data of the scoring run, if it is loaded already.
     Returns:
         The coreset, and its metadata for `write`: method, keep, seed, options, seconds (of selection and of the pass
@@ -173,24 +170,26 @@ class _ScoringRun:
     @cached_property
     def parts(self) -> dict[str, Tensor]:
         """Features, logits and labels of the training set, and of the validation split with `val_` before them."""
-        if not _is_whole(self.extracted_file):
-            data, _ = self.data, self.model  # loaded before the clock starts
-            started = time.perf_counter()
-            sets = {"": data.train} if data.val is None else {"": data.train, "val_": data.val}
-            tensors = {
-                prefix + field: value.contiguous()
-                for prefix, part in sets.items()
-                for field, value in vars(self._extract(part)).items()
-            }
-            notes = json.dumps({"seconds": time.perf_counter() - started})
-            files.write_bytes(self.extracted_file, save(tensors, metadata={"dataprune": notes}))
-        with safe_open(str(self.extracted_file), framework="pt") as file:
-            self.notes["extract_seconds"] = json.loads((file.metadata() or {})["dataprune"])["seconds"]
+        try:
+            file = safe_open(str(self.extracted_file), framework="pt")
+        except (SafetensorError, OSError):
+            self._extract()
+            file = safe_open(str(self.extracted_file), framework="pt")
+        with file:
+            self.notes["extract_seconds"] = json.loads(file.metadata()["dataprune"])["seconds"]
         return _read(self.extracted_file)
 
-    def _extract(self, part: Samples) -> Extracted:
-        device = device_of(self.model)
-        return coresets.extract(self.model, batches(part, device, self.trained.prepare, workers=self.settings.workers))
+    def _extract(self) -> None:
+        """Write the features of the training set and the validation split."""
+        data, model = self.data, self.model
+        started, tensors = time.perf_counter(), {}
+        for prefix, part in (("", data.train), ("val_", data.val)):
+            if part is not None:
+                samples = batches(part, device_of(model), self.trained.prepare, workers=self.settings.workers)
+                for field, value in vars(coresets.extract(model, samples)).items():
+                    tensors[prefix + field] = value.contiguous()
+        notes = json.dumps({"seconds": time.perf_counter() - started})
+        files.write_bytes(self.extracted_file, save(tensors, metadata={"dataprune": notes}))
 
     def _training(self) -> Extracted:
         return _extracted(self.parts, self.extracted_file)
@@ -207,14 +206,6 @@ class _ScoringRun:
                 f"{self.name} needs all images in memory, and these are read from disk: take a --train-size"
             )
         return self.model, self.trained.prepare(train.images)
-
-
-def _is_whole(path: Path) -> bool:
-    try:
-        with safe_open(str(path), framework="pt"):
-            return True
-    except (SafetensorError, OSError):
-        return False
 
 
 def _read(path: Path) -> dict[str, Tensor]:
