@@ -256,6 +256,17 @@ def test_methods_start_alike_and_see_the_same_first_epoch(tmp_path: Path, monkey
             assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True)), method
 
 
+def test_every_step_is_reported_and_the_loss_read_every_fifty(tmp_path: Path) -> None:
+    calls: list[tuple[int, int, float | None]] = []
+    settings = tiny.settings(batch_size=4)
+    training.run(settings, tmp_path, data=tiny.data(), on_step=lambda *call: calls.append(call))
+    assert [call[:2] for call in calls[:100]] == [(step, 100) for step in range(1, 101)]
+    assert [call[:2] for call in calls[100:]] == 3 * [(step, 30) for step in range(1, 31)]
+    losses, first = [call[2] for call in calls], tiny.history(tmp_path)[0]["loss"]
+    assert losses[:49] == [None] * 49 and losses[49] is not None and set(losses[49:99]) == {losses[49]}
+    assert losses[99] == pytest.approx(first) and set(losses[100:130]) == {first}
+
+
 def test_global_random_state_is_left_alone(tmp_path: Path) -> None:
     import numpy as np
 
