@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
-from ..lab.training.settings import Settings
+from ..lab.training.settings import Settings, flag
 from .options import OF_TASKS, Address, AsJson, Out, machine_option, uses_ray
 from .output import default_out, folder_name, note, print_json
 from .runs import train_run
@@ -83,8 +83,15 @@ def _score_in_one_pass(
         raise UsageError("--address and --jobs need --engine ray")
     from ..lab.training import score_pass
 
+    given, defaults = vars(settings), vars(Settings(method=settings.method))
+    for name in given:
+        if given[name] != defaults[name] and name not in ("data", "statistics", "device"):
+            raise UsageError(
+                f"{flag(name)} is for training, and --init scores with a model as it was trained: leave it out"
+            )
     out = out or default_out("score", settings.data, "by", folder_name(str(run)))
-    record = score_pass.score(settings, run, out, spread=spread)
+    names, device = settings.statistic_names, settings.device
+    record = score_pass.score(settings.data, names, run, out, device=device, spread=spread)
     if json_:
         print_json(record)
         return

@@ -48,7 +48,9 @@ def train(
         raise UsageError(
             "contrastive learning has a command of its own: dataprune pretrain; then `train --init FOLDER` fine-tunes"
         )
-    settings, data = adapted(settings, strategy=strategy, small_batches=small_batches)
+    data = None
+    if strategy != "E" or small_batches:
+        settings, data = adapted(settings, strategy=strategy, small_batches=small_batches)
     key = settings.key()  # first: it refuses a coreset that cannot be read
     coreset = {} if settings.selection is None else Selection.metadata(settings.selection)
     method = str(coreset.get("method", "")) or settings.method

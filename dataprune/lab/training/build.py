@@ -104,13 +104,8 @@ def _refuse(settings: Settings, names: Iterable[str], reason: str) -> None:
 
 def load_data(settings: Settings) -> Data:
     """Load the data that the settings name."""
-    shared: dict[str, Any] = {
-        "folder": settings.data_folder,
-        "train_size": settings.train_size,
-        "test_size": settings.test_size,
-        "val_fraction": settings.val_fraction,
-        "label_noise": settings.label_noise,
-    }
+    names = ("train_size", "test_size", "val_fraction", "label_noise")
+    shared = {"folder": settings.data_folder, **{name: getattr(settings, name) for name in names}}
     if settings.glue:
         from ..data import glue
 
@@ -144,11 +139,8 @@ def build_statistics(settings: Settings) -> dict[str, Statistic]:
 def recordable(settings: Settings) -> list[str]:
     """Names of the statistics that are defined after the settings' epochs."""
     options = settings.options()
-    return [
-        name
-        for name, make in STATISTICS.items()
-        if options.get(name, {}).get("window", make().window) <= settings.epochs
-    ]
+    windows = {name: options.get(name, {}).get("window", make().window) for name, make in STATISTICS.items()}
+    return [name for name, window in windows.items() if window <= settings.epochs]
 
 
 def build_pruner(

@@ -7,7 +7,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,15 +17,13 @@ from torch import Tensor
 
 from ...dynamics import STATISTICS, save_scores
 from ...dynamics.batch import Batch
-from ...errors import DataError, UsageError
+from ...errors import DataError, UsageError, suggest
 from ...modules import device_of, evaluation, logits_of
 from ...selection import fingerprint
 from ..data.datasets import Streamed
 from ..data.folders import check_labels, describe, encode, parquet_files, split_files
 from . import ray_cluster, run_folder
-from .build import build_statistics
 from .evaluate import last_layer_inputs
-from .settings import Settings, flag
 from .trained import Trained, load
 
 SNAPSHOTS = [name for name, make in STATISTICS.items() if make().snapshot]
@@ -48,27 +45,37 @@ class Piece(NamedTuple):
 Spread = Callable[[Sequence[Piece], Trained, Sequence[str]], Iterator[Columns]]
 
 
-def score(settings: Settings, run: Path, out: Path, *, spread: Spread | None = None) -> dict[str, Any]:
+def score(
+    folder: str,
+    names: Sequence[str],
+    run: Path,
+    out: Path,
+    *,
+    device: str | None = None,
+    spread: Spread | None = None,
+) -> dict[str, Any]:
     """Score every sample of a folder of parquet files by one pass of a trained model, in evaluation mode.
 
     A position in the dataset is that of a row in the training files, sorted by name. Besides the model and a few
     batches, a label and the scores of every sample are in memory.
 
     Args:
-        settings: only `data`, `statistics` and `device` may differ from the defaults.
+        folder: of the parquet files.
+        names: statistics from `SNAPSHOTS`; none: those that read no features.
         run: folder of `dataprune train` or `score`.
         out: folder that `scores.parquet` is written to.
+        device: of the model.
         spread: carries the pass out; in this process by default.
     Returns:
         `scores`, the table; `samples`, `statistics`, `workers` (how many processes scored), `seconds`.
     Raises:
-        UsageError: for statistics that one pass does not have, settings that would have no effect, or data that is no
-            folder of parquet files.
+        UsageError: for statistics that one pass does not have, or data that is no folder of parquet files.
         DataError: if the files are broken.
     """
-    names = _statistics(settings)
-    trained = load(run, settings.device)
-    pieces = find(Path(settings.data).expanduser())
+    names = list(names) or [name for name in SNAPSHOTS if not STATISTICS[name]().features]
+    _check_statistics(names)
+    trained = load(run, device)
+    pieces = find(Path(folder).expanduser())
     started = time.perf_counter()
     size = sum(piece.rows for piece in pieces)
     labels = np.full(size, -1)
@@ -84,7 +91,7 @@ def score(settings: Settings, run: Path, out: Path, *, spread: Spread | None = N
         raise RuntimeError(f"{missing} of {size} samples came back without scores")
     dataset = _Rows(pieces, trained, torch.from_numpy(labels))
     notes = {
-        "settings": {**trained.settings.as_dict(), "data": settings.data},
+        "settings": {**trained.settings.as_dict(), "data": folder},
         "fingerprint": fingerprint(dataset),
         "model": str(run),
     }
@@ -252,20 +259,12 @@ class _Rows:
         raise IndexError(position)
 
 
-def _statistics(settings: Settings) -> list[str]:
-    """The statistics to record; refuses those that follow training, and settings that would have no effect."""
-    names = settings.statistic_names or [name for name in SNAPSHOTS if not STATISTICS[name]().features]
-    build_statistics(replace(settings, statistics=",".join(names), epochs=1 << 30))
+def _check_statistics(names: Sequence[str]) -> None:
     for name in names:
+        if name not in STATISTICS:
+            raise UsageError(suggest(name, STATISTICS, what="statistic"))
         if name not in SNAPSHOTS:
             raise UsageError(
                 f"{name} follows samples through training, which one pass of a trained model does not show: score "
                 f"without --init, or take of {', '.join(SNAPSHOTS)}"
             )
-    given, defaults = vars(settings), vars(Settings(method=settings.method))
-    for name in given:
-        if given[name] != defaults[name] and name not in ("data", "statistics", "device"):
-            raise UsageError(
-                f"{flag(name)} is for training, and --init scores with a model as it was trained: leave it out"
-            )
-    return names

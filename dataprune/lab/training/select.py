@@ -78,19 +78,14 @@ def write(path: Path, selection: Selection, metadata: dict[str, Any]) -> None:
     selection.save(path, notes, dataset=dataset, labels=labels)
 
 
-def adapted(settings: Settings, *, strategy: str = "E", small_batches: bool = False) -> tuple[Settings, Data | None]:
+def adapted(settings: Settings, *, strategy: str, small_batches: bool) -> tuple[Settings, Data]:
     """Adapt the epochs (`strategy`, as for `methods.fixed`) and the batch size of a run on a coreset to its size.
 
-    Returns:
-        The settings, and their data if it had to be loaded.
-    Raises:
-        UsageError: if an option is given without a coreset.
+    Returns the settings and their data; raises UsageError without a coreset.
     """
     if strategy not in ("E", "P"):
         raise UsageError(suggest(strategy, ["E", "P"], what="strategy"))
     check(settings)
-    if strategy == "E" and not small_batches:
-        return settings, None
     if settings.selection is None:
         raise UsageError("--strategy and --small-batches are for training on a coreset: give --selection FILE")
     data = load_data(settings)

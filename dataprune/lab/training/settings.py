@@ -204,9 +204,8 @@ class Settings:
             object.__setattr__(self, "method", method)
         for entry in fields(self):
             rule, value = entry.metadata["rule"], getattr(self, entry.name)
-            if rule is not None and value is not None:
-                message = rule(flag(entry.name), value)
-                require(not message, message)
+            message = "" if rule is None or value is None else rule(flag(entry.name), value)
+            require(not message, message)
         if self.selection is not None:
             self._check_coreset()
         require(
@@ -223,15 +222,14 @@ class Settings:
 
     def _check_coreset(self) -> None:
         """Refuse what has no effect on a run on a coreset."""
-        require(self.method == "fixed", f"--selection trains on that coreset alone: leave --method {self.method} out")
-        require(
-            self.keep is None and self.budget is None, "--selection says what is kept: leave --keep and --budget out"
-        )
-        require(
-            (self.warmup, self.anneal) == (Settings.warmup, Settings.anneal),
-            "a coreset is the same in every epoch: leave --warmup and --anneal out with --selection",
-        )
-        require(not self.option, "--option is for the methods that prune while training: leave it out with --selection")
+        scheduled = (self.warmup, self.anneal) != (Settings.warmup, Settings.anneal)
+        for given, message in (
+            (self.method != "fixed", f"--selection trains on that coreset alone: leave --method {self.method} out"),
+            (self.keep or self.budget, "--selection says what is kept: leave --keep and --budget out"),
+            (scheduled, "a coreset is the same in every epoch: leave --warmup and --anneal out with --selection"),
+            (self.option, "--option is for the methods that prune while training: leave it out with --selection"),
+        ):
+            require(not given, message)
 
     @property
     def glue(self) -> str:

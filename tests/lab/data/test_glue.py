@@ -84,7 +84,7 @@ def test_batches_are_as_long_as_their_longest_text(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("name, columns", [("cola", 1), ("sst2", 1), ("mrpc", 2), ("stsb", 2), ("wnli", 2)])
-def test_tasks_that_are_here(name: str, columns: int, settings: Settings) -> None:
+def test_installed_tasks(name: str, columns: int, settings: Settings) -> None:
     data = load_data(replace(settings, task=f"glue/{name}", data=f"glue/{name}"))
     assert (data.train.labels.dtype == torch.float32) == (name == "stsb") == (data.classes == [])
     segments = int(data.train.take(slice(None))[0][:, 2].max())  # type: ignore[union-attr]
@@ -104,7 +104,7 @@ def table(folder: Path, split: str, **columns: Any) -> None:
     pq.write_table(pa.table(columns), folder / f"{split}-00000-of-00001.parquet")
 
 
-def test_a_folder_of_ones_own(settings: Settings, tmp_path: Path) -> None:
+def test_a_folder_of_a_user(settings: Settings, tmp_path: Path) -> None:
     two = {"sentence1": ["the cat sat"] * 30, "sentence2": ["a dog ran"] * 30, "label": [0, 1, 1] * 10}
     for split in ("train", "validation"):
         table(tmp_path / "own", split, **two)
@@ -133,7 +133,7 @@ def test_a_folder_of_ones_own(settings: Settings, tmp_path: Path) -> None:
         load_data(own)
 
 
-def test_data_that_is_not_here(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_data(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match=r"cannot fetch glue/qqp|no glue/qqp here"):
         load_data(replace(settings, task="glue/qqp", data="glue/qqp"))
     with pytest.raises(DataError, match="there are only 2490 training samples of glue/rte"):
@@ -259,7 +259,7 @@ def test_compare(settings: Settings, tmp_path: Path) -> None:
         ({"max_length": 0}, "--max-length must be at least 1"),
     ],
 )
-def test_settings_that_cannot_be_meant(changes: dict[str, Any], message: str, settings: Settings) -> None:
+def test_invalid_settings_are_refused(changes: dict[str, Any], message: str, settings: Settings) -> None:
     with pytest.raises(UsageError) as caught:
         check(replace(settings, **changes))
     assert message in str(caught.value)
@@ -270,7 +270,7 @@ def test_attention_on_a_cpu_is_not_the_fused_one(settings: Settings) -> None:
     assert model.config._attn_implementation == "eager"
 
 
-def test_a_model_that_is_none(settings: Settings, tmp_path: Path) -> None:
+def test_an_unknown_model(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="neither a model folder"):
         load_data(replace(settings, model=str(tmp_path)))
 

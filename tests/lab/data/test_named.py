@@ -379,7 +379,7 @@ def test_images_move_and_check_their_lengths():
         Images(images.images, torch.arange(2))
 
 
-def test_a_name_that_is_not_here(tmp_path, monkeypatch):
+def test_unknown_names(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setenv("DATAPRUNE_DATA", str(tmp_path))
     for name, error, message in (
@@ -397,7 +397,7 @@ def test_a_name_that_is_not_here(tmp_path, monkeypatch):
         load("mnist", folder=tmp_path / "absent")
 
 
-def test_a_known_name_that_the_hub_does_not_give(tmp_path, monkeypatch):
+def test_a_known_name_missing_on_the_hub(tmp_path, monkeypatch):
     pytest.importorskip("datasets", reason="the extra hf is not installed: pip install -c constraints.txt -e '.[hf]'")
 
     def refuse(name):

@@ -178,6 +178,6 @@ def test_global_state_is_restored_when_a_model_fails(tmp_path, monkeypatch):
     sys.modules.pop("own_models")
 
 
-def test_an_unknown_model_is_told_the_nearest():
+def test_an_unknown_model_suggests_the_nearest():
     with pytest.raises(UsageError, match="unknown model 'resnet-18'; did you mean 'resnet18'"):
         build("resnet-18", (3, 32, 32), 10, 0)

@@ -80,7 +80,7 @@ def test_strides_of_the_mobilenet(transformers, name, side):
     assert maps == [(1, 1280, side, side)]
 
 
-def test_mobilenet_has_the_batch_norm_that_is_usual_here(transformers):
+def test_mobilenet_has_the_usual_batch_norm_of_torch(transformers):
     norms = [layer for layer in build("mobilenet_v2", SMALL, 10, 0).modules() if isinstance(layer, nn.BatchNorm2d)]
     assert len(norms) == 52 and {(layer.momentum, layer.eps) for layer in norms} == {(0.1, 1e-5)}
 
@@ -220,7 +220,7 @@ def test_forms_of_the_models_of_torchvision(torchvision):
         assert model.map.shape[2:] == (side, side)
 
 
-def test_models_of_torchvision_refuse_what_they_cannot_take(torchvision):
+def test_models_of_torchvision_refuse_unsuitable_images(torchvision):
     for name in ("vgg16", "shufflenet_v2"):
         with pytest.raises(UsageError, match=rf"{name} takes images of 3 channels, got \(1, 32, 32\)"):
             build(name, (1, 32, 32), 10, 0)
@@ -237,7 +237,7 @@ def test_models_of_torchvision_refuse_what_they_cannot_take(torchvision):
         ("shufflenet_v2", "torchvision", r"pip install torchvision, in the release that goes with torch \d"),
     ],
 )
-def test_without_the_library_it_is_said_what_to_install(monkeypatch, name, module, remedy):
+def test_a_missing_library_names_its_installation(monkeypatch, name, module, remedy):
     for loaded in (module, f"{module}.models"):
         monkeypatch.setitem(sys.modules, loaded, None)  # importing it fails
     with pytest.raises(UsageError, match=f"model {name} needs {module}: {remedy}"):

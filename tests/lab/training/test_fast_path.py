@@ -110,13 +110,13 @@ WAITING: dict[str, Callable[[Tensor], Any]] = {
 
 
 @pytest.mark.parametrize("what", WAITING)
-def test_what_waits_is_noticed(what: str) -> None:
+def test_synchronisation_is_detected(what: str) -> None:
     values = torch.ones(4, device=FAR)
     with pytest.raises((Waits, NotImplementedError, RuntimeError)), watched(sends=True):
         WAITING[what](values)
 
 
-def test_what_does_not_wait_passes() -> None:
+def test_asynchronous_operations_pass() -> None:
     values = torch.ones(4, device=FAR)
     with watched(sends=True):
         values.copy_(torch.ones(4).to(FAR, non_blocking=True), non_blocking=True)

@@ -126,7 +126,7 @@ def test_a_stop_between_the_last_step_and_the_end_of_its_epoch(
     tiny.same_end(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_what_a_run_leaves(tmp_path: Path) -> None:
+def test_files_of_a_finished_run(tmp_path: Path) -> None:
     settings, lines, models = tiny.settings(), [], set()
 
     def on_epoch(model: torch.nn.Module, line: EpochRecord) -> None:
@@ -180,7 +180,7 @@ def test_a_second_process_waits_for_the_first(tmp_path: Path) -> None:
     assert not (tmp_path / ".lock").exists()
 
 
-def test_a_file_system_without_locks_is_none_the_worse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_on_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*rest: Any, **more: Any) -> None:
         raise OSError(errno.ENOLCK, "no locks available")
 
@@ -281,8 +281,8 @@ def test_recalibration_changes_running_statistics_alone(tmp_path: Path) -> None:
     data = tiny.data()
     plain = training.run(tiny.settings(), tmp_path / "plain", data=data)
     calibrated = training.run(tiny.settings(recalibrate_bn=128), tmp_path / "calibrated", data=data)
-    mine, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "calibrated"))
-    changed = {name.rpartition(".")[2] for name in mine if not torch.equal(mine[name], theirs[name])}
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "calibrated"))
+    changed = {name.rpartition(".")[2] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"running_mean", "running_var", "num_batches_tracked"}
     assert (tmp_path / "plain/history.jsonl").read_text() == (tmp_path / "calibrated/history.jsonl").read_text()
     assert plain.recalibrate_seconds == 0 < calibrated.recalibrate_seconds
@@ -328,8 +328,8 @@ def test_compiled_models_train_nearly_the_same(tmp_path: Path) -> None:
     for name, compile in (("plain", False), ("compiled", True)):
         training.run(tiny.settings(compile=compile, lr=0.01), tmp_path / name, data=tiny.data())
     plain, compiled = tiny.history(tmp_path / "plain"), tiny.history(tmp_path / "compiled")
-    for mine, theirs in zip(plain, compiled, strict=True):
-        assert mine["loss"] == pytest.approx(theirs["loss"], rel=0.02)
+    for line, other in zip(plain, compiled, strict=True):
+        assert line["loss"] == pytest.approx(other["loss"], rel=0.02)
     assert (
         load_file(tmp_path / "plain/model.safetensors").keys()
         == load_file(tmp_path / "compiled/model.safetensors").keys()
@@ -468,12 +468,12 @@ def test_two_ranks_share_the_samples(pool: Any, tmp_path: Path) -> None:
     alone = training.run(tiny.settings(batch_size=16), tmp_path / "one", data=tiny.data())
     for name in ("samples", "steps", "reached_keep"):
         assert getattr(records[0], name) == getattr(alone, name), name
-    mine, theirs = tiny.history(tmp_path / "one"), tiny.history(tmp_path / "two")
-    assert mine[0]["loss"] == pytest.approx(theirs[0]["loss"], rel=0.2)
+    one, two = tiny.history(tmp_path / "one"), tiny.history(tmp_path / "two")
+    assert one[0]["loss"] == pytest.approx(two[0]["loss"], rel=0.2)
 
 
 @pytest.mark.ddp
-def test_one_rank_goes_on_where_two_were(pool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_rank_resumes_a_run_of_two(pool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = stopped(tmp_path, monkeypatch, epochs=6)
     one = tiny.history(tmp_path)
     records = pool.run(ranked, str(tmp_path), {"epochs": 6, "checkpoint_every": 5}, world_size=2)
@@ -486,7 +486,7 @@ def test_one_rank_goes_on_where_two_were(pool: Any, tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(("threads", "used"), [(0, 1), (2, 2)])
-def test_threads_are_lent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int, used: int) -> None:
+def test_the_thread_count_is_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int, used: int) -> None:
     before, seen = torch.get_num_threads(), []
     monkeypatch.setattr(training._Run, "train", lambda *rest: seen.append(torch.get_num_threads()))
     training.run(tiny.settings(threads=threads), tmp_path, data=tiny.data())

@@ -122,11 +122,11 @@ def call(*arguments: Any) -> Any:
     return CliRunner().invoke(app, [str(one) for one in arguments])
 
 
-def test_it_is_a_whole_evaluation_in_dataset_order(
+def test_scores_equal_a_whole_evaluation_in_dataset_order(
     shards: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(score_pass, "_BATCH", 10)  # row groups come in several batches
-    record = score(Settings(data=str(shards), statistics=NAMES, device="cpu"), trained, tmp_path / "out")
+    record = score(str(shards), NAMES.split(","), trained, tmp_path / "out", device="cpu")
     assert record["samples"] == sum(SIZES) and record["statistics"] == NAMES.split(",")
     check(Path(record["scores"]), shards, trained)
 
@@ -195,44 +195,48 @@ def test_ray_gives_the_same(shards: Path, trained: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("options", "message"),
     [
-        ({"statistics": "forgetting"}, "forgetting follows samples through training"),
-        ({"statistics": "el2n,tdds"}, "tdds follows samples"),
-        ({"statistics": "el2m"}, "did you mean 'el2n'"),
-        ({"epochs": 3}, "--epochs is for training"),
-        ({"train_size": 10}, "--train-size is for training"),
-        ({"data": "digits"}, "there are none in digits"),
+        (["--statistics", "forgetting"], "forgetting follows samples through training"),
+        (["--statistics", "el2n,tdds"], "tdds follows samples"),
+        (["--statistics", "el2m"], "did you mean 'el2n'"),
+        (["--epochs", "3"], "--epochs is for training"),
+        (["--train-size", "10"], "--train-size is for training"),
+        (["--data", "digits"], "there are none in digits"),
     ],
 )
-def test_what_cannot_be_meant(changes: dict, message: str, shards: Path, trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=message):
-        score(Settings(**({"data": str(shards), "device": "cpu"} | changes)), trained, tmp_path)
+def test_invalid_options_of_the_pass(
+    options: list[str], message: str, shards: Path, trained: Path, tmp_path: Path
+) -> None:
+    result = call("score", "--init", trained, "--data", shards, "--device", "cpu", "--out", tmp_path, *options)
+    assert result.exit_code == 2 and message in result.stderr
 
 
-def test_what_is_broken(shards: Path, trained: Path, tmp_path: Path) -> None:
-    settings = Settings(data=str(shards), device="cpu")
+def test_broken_runs_and_files_are_named(shards: Path, trained: Path, tmp_path: Path) -> None:
+    def attempt(run: Path, folder: Path = shards) -> None:
+        score(str(folder), [], run, tmp_path / "out", device="cpu")
+
     with pytest.raises(UsageError, match="no run of `dataprune train`"):
-        score(settings, tmp_path, tmp_path / "out")
+        attempt(tmp_path)
     run = tmp_path / "run"
     run.mkdir()
     for name in ("config.json", "metrics.json"):
         (run / name).write_bytes((trained / name).read_bytes())
     with pytest.raises(UsageError, match="no finished run"):
-        score(settings, run, tmp_path / "out")
+        attempt(run)
     (run / "model.safetensors").write_bytes(b"1")
     with pytest.raises(CheckpointError, match="train again"):
-        score(settings, run, tmp_path / "out")
+        attempt(run)
     other = tmp_path / "other"
     other.mkdir()
     write(other / "train.parquet", 5, np.random.default_rng(0))
     table = parquet.read_table(other / "train.parquet")
     parquet.write_table(table.set_column(1, "label", arrow.array([0, 1, 2, 3, 0])), other / "train.parquet")
     with pytest.raises(DataError, match="labels from 0 to 3, but the model knows 3 classes"):
-        score(Settings(data=str(other), device="cpu"), trained, tmp_path / "out")
+        attempt(trained, other)
     (other / "train.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match="cannot read"):
-        score(Settings(data=str(other), device="cpu"), trained, tmp_path / "out")
+        attempt(trained, other)
     assert not (tmp_path / "out").exists()
 
 

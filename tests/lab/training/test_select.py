@@ -122,11 +122,11 @@ def test_another_datas_coreset_is_refused(scored: Path, tmp_path: Path) -> None:
         training.run(run, tmp_path / "run2", data=tiny.data(val=40))
 
 
-def test_a_table_and_features_of_ones_own(tmp_path: Path) -> None:
+def test_tables_and_features_of_a_user(tmp_path: Path) -> None:
     draw = torch.Generator().manual_seed(0)
     features, labels = torch.randn(50, 4, generator=draw), torch.arange(50) % 2
-    dynamics.save_scores(tmp_path / "mine.csv", {"mine": features[:, 0]}, labels=labels)
-    selection, notes = select.select("top", tmp_path / "mine.csv", keep=0.2, options={"statistic": "mine"})
+    dynamics.save_scores(tmp_path / "own.csv", {"own": features[:, 0]}, labels=labels)
+    selection, notes = select.select("top", tmp_path / "own.csv", keep=0.2, options={"statistic": "own"})
     assert torch.equal(selection.index, coresets.top(features[:, 0], keep=0.2).index) and notes["size"] == 50
     file = tmp_path / "f.safetensors"
     save_file({"features": features, "labels": labels}, file)
@@ -137,9 +137,9 @@ def test_a_table_and_features_of_ones_own(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="el2n needs scores"):
         select.select("el2n", file, keep=0.2)
     with pytest.raises(UsageError, match="k_center needs features"):
-        select.select("k_center", tmp_path / "mine.csv", keep=0.2)
+        select.select("k_center", tmp_path / "own.csv", keep=0.2)
     with pytest.raises(UsageError, match="unknown score 'aum'"):
-        select.select("ccs", tmp_path / "mine.csv", keep=0.2)
+        select.select("ccs", tmp_path / "own.csv", keep=0.2)
     save_file({"labels": labels}, file)
     with pytest.raises(UsageError, match="holds no `features`"):
         select.select("k_center", file, keep=0.2)
@@ -180,7 +180,7 @@ def test_without_pyarrow_the_table_is_csv(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_interrupted_scoring_run_goes_on(workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_scoring_run_resumes(workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = replace(SETTINGS, epochs=4, checkpoint_every=7, workers=workers)
     data = tiny.data(val=50)  # with a ragged last batch
     training.run(settings, tmp_path / "whole", data=data)

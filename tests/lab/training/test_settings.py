@@ -1,4 +1,4 @@
-"""What a run is told: names, ranges, options, and the key of runs that compute the same."""
+"""Settings of a run: names, ranges, options, and the key of runs that compute the same."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_key_ignores_how_a_run_is_carried_out_and_nothing_else() -> None:
     assert len(keys | {base.key()}) == len(changed) + 1
 
 
-def test_a_coreset_counts_by_what_is_in_it(tmp_path: Path) -> None:
+def test_the_key_depends_on_the_content_of_a_coreset(tmp_path: Path) -> None:
     one, other, third = (tmp_path / f"{name}.safetensors" for name in "abc")
     for path, last, method in ((one, 2, "a"), (other, 2, "b"), (third, 3, "a")):
         Selection.of(torch.tensor([0, last])).save(path, {"method": method})
@@ -68,7 +68,7 @@ def test_a_coreset_counts_by_what_is_in_it(tmp_path: Path) -> None:
     assert Settings(selection=str(third)).differs(stored) == ["selection"]
 
 
-def test_what_was_stored_before_a_setting_existed_has_its_default() -> None:
+def test_a_setting_missing_in_a_stored_run_has_its_default() -> None:
     stored = {name: value for name, value in Settings(lr=0.2).as_dict().items() if name != "test_size"}
     assert Settings(lr=0.2, threads=2).differs(stored) == []
     assert Settings(lr=0.1, test_size=9).differs(stored) == ["test_size", "lr"]
@@ -108,7 +108,7 @@ def test_the_lists_of_names_are_those_of_the_modules() -> None:
         ({"recalibrate_bn": 10, "batch_size": 32}, "--recalibrate-bn .* at least --batch-size"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(wrong: dict, message: str) -> None:
+def test_invalid_values_are_refused(wrong: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Settings(**wrong)
 

@@ -85,7 +85,7 @@ def test_what_is_scored_changes_what_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, {"workers": 2}, {"bf16": True}])
-def test_an_interrupted_run_goes_on(changes: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_resumes(changes: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen, data = settings(checkpoint_every=3, epochs=5, **changes), tiny.data(val=40)
     training.run(chosen, tmp_path / "whole", data=data)
     real, left = training._Run._train_step, [35]
@@ -118,7 +118,7 @@ def test_two_ranks(pool: Any, tmp_path: Path) -> None:
     assert loss[True] > loss[False] + 0.3  # twice as many negatives: log 2 more, at first
 
 
-def test_training_goes_on_from_the_encoder(tmp_path: Path) -> None:
+def test_training_starts_from_the_encoder(tmp_path: Path) -> None:
     data = tiny.data()
     training.run(settings(), tmp_path / "pre", data=data)
     encoder = load_file(tmp_path / "pre" / "model.safetensors")
@@ -163,7 +163,7 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
         ({"batch_size": 1}, "batch"),
     ],
 )
-def test_what_cannot_be_meant(changes: dict, message: str, tmp_path: Path) -> None:
+def test_invalid_settings_are_refused(changes: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises((UsageError, ValueError), match=message):
         training.run(settings(**changes), tmp_path, data=tiny.data())
 
@@ -204,7 +204,7 @@ def test_compare(tmp_path: Path) -> None:
         replace(comparison, methods=("rs2", "memory")).validate()
 
 
-def test_compare_says_what_untrained_features_are_worth(tmp_path: Path) -> None:
+def test_compare_evaluates_untrained_features(tmp_path: Path) -> None:
     comparison = Comparison(settings(), methods=("short", "rs2"), seeds=(0,))
     result = comparing.compare(comparison, tmp_path, data=tiny.data())
     wanted = []
@@ -233,7 +233,7 @@ def test_compare_fine_tunes_every_encoder_by_one_recipe(tmp_path: Path) -> None:
     assert comparing.compare(comparison, tmp_path / "one", data=tiny.data())["runs"] == result["runs"]
 
 
-def test_fine_tuning_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_fine_tuning_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     comparison = Comparison(settings(), methods=("rs2",), seeds=(0,), finetune_epochs=2)
     whole = comparing.compare(comparison, tmp_path / "whole", data=tiny.data())
 
@@ -253,7 +253,7 @@ def test_fine_tuning_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.Mo
     )
 
 
-def test_fine_tuning_that_cannot_be(tmp_path: Path) -> None:
+def test_invalid_fine_tuning_is_refused(tmp_path: Path) -> None:
     comparison = Comparison(settings(), methods=("rs2",), seeds=(0,))
     with pytest.raises(UsageError, match="must not be negative"):
         replace(comparison, finetune_epochs=-1).validate()
