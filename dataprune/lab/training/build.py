@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
-from typing import Any
 
 from jaxtyping import Int
 from torch import Tensor

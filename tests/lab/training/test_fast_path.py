@@ -198,4 +198,4 @@ def test_an_epochs_steps_wait_for_nothing_on_a_gpu(method: str, compiled: bool, 
     finally:
         torch.cuda.set_sync_debug_mode("default")
     run._close(1)
-    assert run.history[-1]["steps"] == run.step > 0
+    assert run.history[-1].steps == run.step > 0
