@@ -33,8 +33,7 @@ def nt_xent(
     be differentiated twice (create_graph=True raises).
 
     Args:
-        z_i: projections of the samples' first views, of any length.
-        z_j: projections of their second views, in the same order.
+        z_i: projections of the samples' first views, of any length; z_j those of their second views.
         temperature: τ > 0.
         reduction: "mean" over the samples, or "none".
         gather: take the negatives from all ranks. Collective, forward and backward; every rank must have the same
@@ -118,10 +117,8 @@ def _check(z_i: Tensor, z_j: Tensor, temperature: float, reduction: str, ranks: 
             "the same samples"
         )
     if len(z_i) * ranks < 2:
-        raise ValueError(
-            f"a batch of {len(z_i)} has no negatives: NT-Xent needs two samples or more; drop a last batch of one "
-            "(drop_last=True)"
-        )
+        message = f"a batch of {len(z_i)} has no negatives: NT-Xent needs two samples or more"
+        raise ValueError(f"{message}; drop a last batch of one (drop_last=True)")
     if isinstance(temperature, bool) or not isinstance(temperature, Real) or not 0 < temperature < math.inf:
         raise ValueError(f"temperature must be a number above 0, got {temperature!r}")
     if reduction not in ("mean", "none"):

@@ -33,9 +33,6 @@ class SimCLR(nn.Module):
         hidden: units of the projection's hidden layer; D by default.
         features: D; by default the encoder's attribute `num_features`, as in timm, or else the outputs of its last
             layer with weights. The first batch checks it.
-    Attributes:
-        encoder: the encoder f.
-        projection: the projection g.
     Raises:
         ValueError: if D is unknown, or a size is below 1.
     Example:
@@ -50,8 +47,7 @@ class SimCLR(nn.Module):
 
     def __init__(self, encoder: nn.Module, dim: int = 128, hidden: int | None = None, *, features: int | None = None):
         super().__init__()
-        if features is None:
-            features = _width(encoder)
+        features = _width(encoder) if features is None else features
         if not isinstance(features, int):
             raise ValueError(
                 f"the number of features of {type(encoder).__name__} is unknown: pass features=D, the width of its "
@@ -66,13 +62,8 @@ class SimCLR(nn.Module):
         self.projection = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim))
 
     def forward(self, x_i: Float[Tensor, "b *shape"], x_j: Float[Tensor, "b *shape"]) -> tuple[Pair, Pair]:
-        """Compute features and projections of two views of the same samples.
+        """Compute ((f_i, f_j), (z_i, z_j)), features (B, D) and projections (B, dim) of two views of the same samples.
 
-        Args:
-            x_i: the first views.
-            x_j: the second views.
-        Returns:
-            ((f_i, f_j), (z_i, z_j)): features (B, D) and projections (B, dim).
         Raises:
             ValueError: if the views differ in shape, or the encoder does not give (2B, D).
         """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import ModuleType
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +11,9 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from ..hashing import uniform
+
+Images = UInt8[Tensor, "b c h w"] | Float[Tensor, "b c h w"]
+Box = tuple[Tensor, Tensor, Tensor, Tensor]  # top, left, height and width, each (B, 1) whole numbers as floats
 
 _ATTEMPTS = 10  # boxes drawn until one fits into the image
 _DRAWS = 32  # random numbers per view of a sample: two per box, nine more, and a reserve
@@ -79,57 +81,37 @@ class Views:
     ) -> Views:
         """Views of SimCLR on CIFAR: crop, flip, colour jitter in four of five views, greyscale in one of five.
 
-        Args:
-            mean: as in the class.
-            std: as in the class.
-            strength: as in the class; 0.5 for CIFAR, 1 for ImageNet, where SimCLR also blurs, which this does not.
+        For ImageNet its strength is 1, and it also blurs, which this does not.
         """
         return cls(mean, std, grey=0.2, jitter=0.8, strength=strength)
 
     def __call__(
-        self,
-        images: UInt8[Tensor, "b c h w"] | Float[Tensor, "b c h w"],
-        index: Int[Tensor, " b"],
-        *,
-        seed: int,
-        epoch: int,
+        self, images: Images, index: Int[Tensor, " b"], *, seed: int, epoch: int
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
-        """Make two views of every image.
+        """Make two views of every image, float32 on the images' device.
 
         Args:
             images: bytes, or floating-point numbers in [0, 1].
             index: positions of the samples in the dataset.
-            seed: random seed of the views.
-            epoch: 0-based.
-        Returns:
-            (x_i, x_j), float32 on the images' device.
         Raises:
             TypeError: if the images are neither bytes nor floating point.
             ValueError: if shapes do not fit, or colours of images that are neither grey nor RGB are to change.
             ImportError: for colour jitter without kornia.
         """
-        return (
-            self.view(images, index, seed=seed, epoch=epoch, number=0),
-            self.view(images, index, seed=seed, epoch=epoch, number=1),
-        )
+        first, second = (self.view(images, index, seed=seed, epoch=epoch, number=number) for number in (0, 1))
+        return first, second
 
     def view(
-        self,
-        images: UInt8[Tensor, "b c h w"] | Float[Tensor, "b c h w"],
-        index: Int[Tensor, " b"],
-        *,
-        seed: int,
-        epoch: int,
-        number: int,
+        self, images: Images, index: Int[Tensor, " b"], *, seed: int, epoch: int, number: int
     ) -> Float[Tensor, "b c h w"]:
         """Make one view of every image: `number` 0 and 1 are the two of a call, higher ones are further views."""
         self._check(images, index)
         device = images.device
         draw = torch.arange(_DRAWS * number, _DRAWS * (number + 1), device=device)
         chance = uniform(seed, epoch, index.to(device, non_blocking=True)[:, None], draw)  # (B, 32)
-        boxes, other = chance[:, : 2 * _ATTEMPTS], chance[:, 2 * _ATTEMPTS :]
+        boxes, other = chance[:, : 2 * _ATTEMPTS + 2], chance[:, 2 * _ATTEMPTS :]
         scaled = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-        box = _boxes(boxes, other[:, :2], images.shape[2:], self.crop, self.aspect)
+        box = _boxes(boxes, images.shape[2:], self.crop, self.aspect)
         made = _cut(scaled, box, other[:, 2] < self.flip)
         if self.jitter:
             changed = _recolour(made, other[:, 3:7], self.strength)
@@ -157,17 +139,14 @@ class Views:
 
 
 def _boxes(
-    shape_draws: Float[Tensor, "b twice"],
-    place_draws: Float[Tensor, "b 2"],
-    size: Sequence[int],
-    crop: tuple[float, float],
-    aspect: tuple[float, float],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Draw a box in every image: top, left, height and width, each (B, 1) whole numbers as floats."""
+    draws: Float[Tensor, "b draws"], size: Sequence[int], crop: tuple[float, float], aspect: tuple[float, float]
+) -> Box:
+    """Draw a box in every image: an area and a ratio per attempt, and a place."""
     height, width = size
-    area = height * width * (crop[0] + (crop[1] - crop[0]) * shape_draws[:, :_ATTEMPTS])
+    areas, ratios, place = draws.tensor_split((_ATTEMPTS, 2 * _ATTEMPTS), dim=1)
+    area = height * width * (crop[0] + (crop[1] - crop[0]) * areas)
     low, high = (torch.tensor(value, dtype=torch.float64).log().item() for value in aspect)
-    ratio = torch.exp(low + (high - low) * shape_draws[:, _ATTEMPTS:])
+    ratio = torch.exp(low + (high - low) * ratios)
     w, h = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
     fits = (w >= 1) & (w <= width) & (h >= 1) & (h <= height)
     first = fits.byte().argmax(dim=1, keepdim=True)
@@ -175,14 +154,12 @@ def _boxes(
     none = ~fits.any(dim=1, keepdim=True)
     w = w.gather(1, first).masked_fill(none, max(1, min(width, round(height * aspect[1]))))
     h = h.gather(1, first).masked_fill(none, max(1, min(height, round(width / aspect[0]))))
-    top = (place_draws[:, :1] * (height - h + 1)).floor()
-    left = (place_draws[:, 1:] * (width - w + 1)).floor()
+    top = (place[:, :1] * (height - h + 1)).floor()
+    left = (place[:, 1:] * (width - w + 1)).floor()
     return top, left, h, w
 
 
-def _cut(
-    images: Float[Tensor, "b c h w"], box: tuple[Tensor, Tensor, Tensor, Tensor], flip: Tensor
-) -> Float[Tensor, "b c h w"]:
+def _cut(images: Float[Tensor, "b c h w"], box: Box, flip: Tensor) -> Float[Tensor, "b c h w"]:
     """Crop the boxes, resize them to the images' size and flip some, in one bilinear interpolation."""
     top, left, h, w = box
     rows = _centres(images.shape[2], top, h)
@@ -203,7 +180,10 @@ def _centres(size: int, start: Float[Tensor, "b 1"], length: Float[Tensor, "b 1"
 def _recolour(
     images: Float[Tensor, "b c h w"], draws: Float[Tensor, "b 4"], strength: float
 ) -> Float[Tensor, "b c h w"]:
-    enhance = _enhance()
+    try:
+        from kornia import enhance
+    except ImportError as error:
+        raise ImportError("colour jitter needs kornia: pip install -c constraints.txt -e '.[contrastive]'") from error
     factors = 1 + 0.8 * strength * (2 * draws[:, :3] - 1)
     angle = 2 * torch.pi * 0.2 * strength * (2 * draws[:, 3] - 1)
     images = enhance.adjust_brightness_accumulative(images, factors[:, 0])
@@ -212,14 +192,6 @@ def _recolour(
         return images
     images = enhance.adjust_saturation_with_gray_subtraction(images, factors[:, 2])
     return enhance.adjust_hue(images, angle)
-
-
-def _enhance() -> ModuleType:
-    try:
-        from kornia import enhance
-    except ImportError as error:
-        raise ImportError("colour jitter needs kornia: pip install -c constraints.txt -e '.[contrastive]'") from error
-    return enhance
 
 
 def _per_channel(values: Sequence[float], device: torch.device) -> Float[Tensor, "c 1 1"]:

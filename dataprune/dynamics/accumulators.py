@@ -6,7 +6,7 @@ An accumulator keeps a few numbers per sample, whatever the number of epochs.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -42,13 +42,13 @@ class Accumulator:
     score: Callable[[State], Tensor]
 
 
-def last(sign: float = 1.0) -> Accumulator:
-    """Keep the last value, times `sign`."""
+def last() -> Accumulator:
+    """Keep the last value."""
 
     def add(state: State, at: Tensor, value: Tensor) -> None:
         state["value"][at] = value
 
-    return Accumulator({"value": Field(torch.float32, initial=torch.nan)}, add, lambda state: sign * state["value"])
+    return Accumulator({"value": Field(torch.float32, initial=torch.nan)}, add, lambda state: state["value"])
 
 
 def mean(sign: float = 1.0) -> Accumulator:
@@ -59,8 +59,7 @@ def mean(sign: float = 1.0) -> Accumulator:
 def forgetting(*, never_is_last: bool) -> Accumulator:
     """Count changes from 1 to 0 in a stream of zeros and ones.
 
-    Args:
-        never_is_last: a sample that was never 1 scores the largest number of presentations of any sample, not 0.
+    With `never_is_last` a sample that was never 1 scores the largest number of presentations of any sample, not 0.
     """
 
     def add(state: State, at: Tensor, value: Tensor) -> None:
@@ -76,27 +75,26 @@ def forgetting(*, never_is_last: bool) -> Accumulator:
             forgotten[~state["learned"]] = float(count.max())
         return _counted(forgotten, count)
 
-    fields = {
-        "forgotten": Field(torch.int32),
-        "count": Field(torch.int32),
-        "correct": Field(torch.bool),
-        "learned": Field(torch.bool),
-    }
+    numbers, flags = Field(torch.int32), Field(torch.bool)
+    fields = {"forgotten": numbers, "count": numbers, "correct": flags, "learned": flags}
     return Accumulator(fields, add, score)
 
 
-def windows(length: int, reduce: Callable[[Tensor], Tensor], *, decay: float | None = None) -> Accumulator:
+def windows(
+    length: int, reduce: Callable[[Tensor], Tensor], *, decay: float | None = None, magnitude: bool = False
+) -> Accumulator:
     """Average a statistic of the last `length` values over all full windows.
 
     Args:
         length: values in a window.
         reduce: (K, length) values of full windows, in any rotation -> (K,).
         decay: weight of the newest window in a moving average that starts at 0; None averages all windows equally.
+        magnitude: take the absolute values first.
     """
 
     def add(state: State, at: Tensor, value: Tensor) -> None:
         known = ~value.isnan()  # the difference at the first presentation is NaN
-        at, value = at[known], value[known]
+        at, value = at[known], value[known].abs() if magnitude else value[known]
         state["window"][at, state["filled"][at].long() % length] = value
         state["filled"][at] += 1
         at = at[state["filled"][at] >= length]
@@ -122,11 +120,6 @@ def differences(accumulator: Accumulator) -> Accumulator:
 
     fields = accumulator.fields | {"before": Field(torch.float32, initial=torch.nan)}
     return Accumulator(fields, add, accumulator.score)
-
-
-def mapped(accumulator: Accumulator, function: Callable[[Tensor], Tensor]) -> Accumulator:
-    """Pass on a function of each value."""
-    return replace(accumulator, add=lambda state, at, value: accumulator.add(state, at, function(value)))
 
 
 _MEAN = {"mean": Field(torch.float32), "count": Field(torch.int32)}

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .. import distributed
 
 FLOOR = -65504.0  # of log-probabilities: the least float16, so that both precisions of storage agree on it
+_OFFICIAL = 1e-8  # added to a probability before its logarithm in the code of TDDS
 _CHUNK = 1 << 22  # values sent to the other ranks at a time
 
 
@@ -46,37 +47,95 @@ class Batch:
     @cached_property
     def target_log(self) -> Float[Tensor, " b"]:
         """log p_y."""
-        return self.at_target(self.logs)
+        return self._at_target(self.logs)
 
     @cached_property
-    def error_norm(self) -> Float[Tensor, " b"]:
-        """‖p − onehot(y)‖₂."""
+    def _error_norm(self) -> Float[Tensor, " b"]:
         # p_y - 1 from log p_y: the difference would lose a well-learned sample's last digits
         error = self.probabilities.scatter(1, self.targets[:, None], torch.expm1(self.target_log)[:, None])
         return torch.linalg.vector_norm(error, dim=1)
 
-    @cached_property
-    def correct(self) -> Bool[Tensor, " b"]:
-        """Whether the target has the highest logit; of equal logits the first class counts as predicted."""
-        return self.outputs.argmax(dim=1) == self.targets
-
-    def at_target(self, values: Float[Tensor, "b c"]) -> Float[Tensor, " b"]:
-        """Each row's value at its target."""
+    def _at_target(self, values: Float[Tensor, "b c"]) -> Float[Tensor, " b"]:
         return values.gather(1, self.targets[:, None]).squeeze(1)
 
-    def lead(self, values: Float[Tensor, "b c"]) -> Float[Tensor, " b"]:
-        """The value at the target minus the highest other."""
+    # -- observations of a `Statistic`, (b,) each; statistics that name the same one share its values ----------------
+
+    def correct(self) -> Float[Tensor, " b"]:
+        """1 where the target has the highest logit, else 0; of equal logits the first class counts as predicted."""
+        return (self.outputs.argmax(dim=1) == self.targets).float()
+
+    def error_norm(self) -> Float[Tensor, " b"]:
+        """‖p − onehot(y)‖₂."""
+        return self._error_norm
+
+    def last_layer_norm(self) -> Float[Tensor, " b"]:
+        """Norm of the last layer's gradient, ‖p − onehot(y)‖₂ · √(1 + ‖features‖²)."""
+        assert self.features is not None
+        features = self.features.to(torch.promote_types(self.features.dtype, torch.float32))
+        return self._error_norm * torch.sqrt(1 + features.square().sum(dim=1))
+
+    def logit_lead(self) -> Float[Tensor, " b"]:
+        """The target's logit minus the highest other."""
+        return self._lead(self.outputs.to(torch.promote_types(self.outputs.dtype, torch.float32)))
+
+    def probability_lead(self) -> Float[Tensor, " b"]:
+        """The target's probability minus the highest other."""
+        return self._lead(self.probabilities)
+
+    def _lead(self, values: Float[Tensor, "b c"]) -> Float[Tensor, " b"]:
         others = values.scatter(1, self.targets[:, None], -torch.inf)
-        return self.at_target(values) - others.amax(dim=1)
+        return self._at_target(values) - others.amax(dim=1)
+
+    def entropy(self) -> Float[Tensor, " b"]:
+        """−Σ p · log p."""
+        return -(self.probabilities * self.logs).sum(dim=1)
+
+    def least_confidence(self) -> Float[Tensor, " b"]:
+        """1 − the highest probability."""
+        return -torch.expm1(self.logs.amax(dim=1))  # 1 - p would call all well-learned samples equal
+
+    def minus_margin(self) -> Float[Tensor, " b"]:
+        """The second highest probability minus the highest."""
+        first, second = self.probabilities.topk(2, dim=1).values.unbind(dim=1)
+        return second - first
+
+    def cross_entropy(self) -> Float[Tensor, " b"]:
+        """−log p_y."""
+        return -self.target_log
+
+    def target_probability(self) -> Float[Tensor, " b"]:
+        """p_y."""
+        return self.target_log.exp()
+
+    def target_log_probability(self) -> Float[Tensor, " b"]:
+        """log p_y."""
+        return self.target_log
+
+    def official_target_log_probability(self) -> Float[Tensor, " b"]:
+        """log (p_y + 1e-8), as in the code of TDDS."""
+        return torch.log(self.target_log.exp() + _OFFICIAL)
+
+    def divergence(self) -> Float[Tensor, " b"]:
+        """Σ p · (log p − log p before)."""
+        assert self.before is not None
+        return (self.probabilities * (self.logs - self.before)).sum(dim=1)
+
+    def official_divergence(self) -> Float[Tensor, " b"]:
+        """The divergence as in the code of TDDS, which adds 1e-8 under a logarithm."""
+        return self._official_terms().sum(dim=1)
+
+    def official_magnitudes(self) -> Float[Tensor, " b"]:
+        """The sum of the absolute terms of `official_divergence`."""
+        return self._official_terms().abs().sum(dim=1)
+
+    def _official_terms(self) -> Float[Tensor, "b c"]:
+        assert self.before is not None
+        now, before = self.probabilities, self.before.exp()
+        return now * (torch.log(now + _OFFICIAL) - torch.log(before + _OFFICIAL))
 
 
 class Rows:
-    """Last log-probabilities (N, C) of every sample, on the device of the outputs; allocated by the first batch.
-
-    Args:
-        size: samples in the dataset, N.
-        dtype: dtype that they are stored in.
-    """
+    """Last log-probabilities (N, C) of every sample, on the device of the outputs; allocated by the first batch."""
 
     def __init__(self, size: int, dtype: torch.dtype):
         self.size, self.dtype = size, dtype
@@ -111,11 +170,7 @@ class Rows:
         return before.to(logs.dtype)
 
     def share(self, owned: list[Int[Tensor, " k"]]) -> None:
-        """Give every rank the rows of all ranks. Collective.
-
-        Args:
-            owned: for each rank, the positions of its rows; the same list on all ranks.
-        """
+        """Give every rank the rows of all ranks. Collective; `owned` holds the positions of each rank's rows."""
         rows = self.values
         if rows is None:
             return

@@ -67,8 +67,8 @@ def check_targets(targets: Tensor, classes: int) -> None:
 
 def check_finite(values: Tensor, name: str) -> None:
     """Raise ValueError if values (B,) on the CPU are NaN or infinite."""
-    if not torch.isfinite(values).all():
-        raise ValueError(_not_finite(int((~torch.isfinite(values)).sum()), f"of {len(values)} {name}"))
+    if bad := int((~torch.isfinite(values)).sum()):
+        raise ValueError(_not_finite(bad, f"of {len(values)} {name}"))
 
 
 def error_of_counts(counts: Sequence[int], size: int) -> Exception | None:
@@ -94,8 +94,7 @@ def _not_finite(count: int, what: str) -> str:
 def check_ranks(headers: list[list[int]]) -> None:
     """Raise PlanError unless all ranks are at the same place.
 
-    Args:
-        headers: of each rank: epoch, checksum of its arguments, classes (0 for none yet), and whether it has an error.
+    A rank's header is epoch, checksum of its arguments, classes (0 for none yet), and whether it has an error.
     """
     for rank, header in enumerate(headers):
         if header[-1]:
@@ -118,11 +117,7 @@ def check_state(
 ) -> None:
     """Raise CheckpointError unless this is the whole state of a recorder like this one.
 
-    Args:
-        state: the state to be loaded.
-        schema: the version that can be read.
-        expected: entries that must be equal, by name.
-        tensors: tensors of the statistics; the state must have the same in shape and dtype.
+    `expected` entries must be equal, and the statistics' `tensors` have the same shapes and dtypes.
     """
     if not isinstance(state, dict) or "schema" not in state or "statistics" not in state:
         raise CheckpointError("this is not the state of a recorder: pass what `state_dict()` returned")

@@ -119,8 +119,7 @@ class Recorder:
         device = outputs.device
         if device.type == "cpu":  # a non-blocking copy to the CPU could be read before it is complete
             index, targets = index.cpu(), targets.cpu()
-        error = checks.problem(index, None, self.size) if _readable(index) else None
-        if error is not None:
+        if _readable(index) and (error := checks.problem(index, None, self.size)):
             raise error
         if _readable(targets):
             check_targets(targets, outputs.shape[1])
@@ -180,11 +179,10 @@ class Recorder:
         self._flush_alone()
         index, values = self._recorded()
         rows = self._rows.values
+        state = {name: {key: tensor.clone() for key, tensor in each.items()} for name, each in self._state.items()}
         return {
             "schema": SCHEMA,
-            "size": self.size,
-            "dtype": str(self.dtype),
-            "statistics": self._names(),
+            **self._arguments(),
             "epoch": self.epoch,
             "classes": self.classes,
             "rank": distributed.rank(),
@@ -192,9 +190,7 @@ class Recorder:
             "pending_index": index,
             "pending_values": values,
             "rows": None if rows is None else rows.to("cpu", copy=True),
-            "state": {
-                name: {field: tensor.clone() for field, tensor in state.items()} for name, state in self._state.items()
-            },
+            "state": state,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -203,8 +199,7 @@ class Recorder:
         Raises:
             CheckpointError: if the state is of another dataset, schema, rank or set of statistics, or not a recorder's.
         """
-        expected = {"size": self.size, "dtype": str(self.dtype), "statistics": self._names()}
-        check_state(state, SCHEMA, expected, self._state)
+        check_state(state, SCHEMA, self._arguments(), self._state)
         here = (distributed.rank(), distributed.world_size())
         if len(state["pending_index"]) and (state["rank"], state["world_size"]) != here:
             raise CheckpointError(
@@ -212,10 +207,8 @@ class Recorder:
                 "without what the other ranks had recorded: save after end_epoch"
             )
         self.epoch, self.classes = state["epoch"], state["classes"]
-        self._state = {
-            name: {field: tensor.to("cpu", copy=True) for field, tensor in fields.items()}
-            for name, fields in state["state"].items()
-        }
+        saved = state["state"]
+        self._state = {name: {key: saved[name][key].to("cpu", copy=True) for key in saved[name]} for name in saved}
         self._rows.values = None if state["rows"] is None else state["rows"].clone()
         self._invalid, self._pending = None, []
         if len(state["pending_index"]):
@@ -225,8 +218,9 @@ class Recorder:
         """Statistics that record this epoch."""
         return {name: each for name, each in self.statistics.items() if each.until is None or self.epoch < each.until}
 
-    def _names(self) -> dict[str, str]:
-        return {name: each.name for name, each in self.statistics.items()}
+    def _arguments(self) -> dict[str, Any]:
+        names = {name: each.name for name, each in self.statistics.items()}
+        return {"size": self.size, "dtype": str(self.dtype), "statistics": names}
 
     def _recorded(self) -> tuple[Tensor, Tensor]:
         """Records since the last `end_epoch`, on the CPU: (k,) positions, (k, columns) values."""
@@ -243,15 +237,14 @@ class Recorder:
             self._flush()
 
     def _flush(self) -> None:
-        error = self._take_error()
-        if error is not None:
+        if error := self._take_error():
             raise error
         self._accumulate(*self._recorded())
         self._pending = []
 
     def _join(self) -> None:
         error = self._take_error()
-        arguments = zlib.crc32(repr((self.size, str(self.dtype), self._names())).encode())
+        arguments = zlib.crc32(repr(self._arguments()).encode())
         header = [self.epoch, arguments, self.classes or 0, int(error is not None)]
         # before the records are exchanged, which must have the same number of columns on all ranks
         headers = [part.header for part in distributed.exchange(header, torch.empty(0).long(), torch.empty(0))]
@@ -295,9 +288,7 @@ class Recorder:
 
     def _take_error(self) -> Exception | None:
         """The error of the invalid values counted since the last call; their records are dropped."""
-        if self._invalid is None:
-            return None
-        error = error_of_counts(self._invalid.tolist(), self.size)
+        error = None if self._invalid is None else error_of_counts(self._invalid.tolist(), self.size)
         self._invalid = None
         if error is not None:
             self._pending = []
@@ -305,10 +296,8 @@ class Recorder:
 
 
 def average(scores: Sequence[Mapping[str, Float[Tensor, " n"]]]) -> dict[str, Float[Tensor, " n"]]:
-    """Average the scores of several models, such as EL2N over ten of them.
+    """Average the scores of several models, as returned by `Recorder.scores`, such as EL2N over ten of them.
 
-    Args:
-        scores: of each model, as returned by `Recorder.scores`; the same names and sizes in all.
     Returns:
         For each name the mean over the models that have a score for a sample, NaN where none has.
     Raises:

@@ -2,7 +2,7 @@
 
 Higher is more important everywhere. A *presentation* is one row of one `Recorder.update`; over a full training run a
 sample has one per epoch. Windows and means are over a sample's own presentations: a sample that misses an epoch has a
-shorter trajectory, and its next presentation follows its last one.
+shorter trajectory, and its next presentation follows its last one. All raise ValueError for arguments out of range.
 """
 
 from __future__ import annotations
@@ -11,15 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from . import accumulators
 from .accumulators import Accumulator
 from .batch import Batch
-
-_OFFICIAL = 1e-8  # added to a probability before its logarithm in the code of TDDS
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,14 +54,12 @@ def forgetting(never: Literal["last", "zero"] = "last") -> Statistic:
             sample, which no count reaches, so that it is pruned last; "zero" leaves its count, 0.
     Returns:
         A statistic; 10 bytes per sample.
-    Raises:
-        ValueError: if `never` is neither.
     Source: Toneva et al. 2019, arXiv:1812.05159, section 3. Differs: for never-learned samples the paper's code takes
         the number of epochs, here it is counted; the two agree where every sample is seen once per epoch.
     """
     _check_choice("never", never, ("last", "zero"))
     accumulator = accumulators.forgetting(never_is_last=never == "last")
-    return Statistic(_call("forgetting", never=never), _correct, accumulator)
+    return Statistic(_call("forgetting", never=never), Batch.correct, accumulator)
 
 
 def el2n(epochs: int = 10, reduce: Literal["mean", "last"] = "mean") -> Statistic:
@@ -75,8 +70,6 @@ def el2n(epochs: int = 10, reduce: Literal["mean", "last"] = "mean") -> Statisti
         reduce: "mean" over these, or the "last" of them.
     Returns:
         A statistic with scores in [0, √2]; 8 bytes per sample, or 4 for "last".
-    Raises:
-        ValueError: if an argument is out of range.
     Source: Paul et al. 2021, arXiv:2107.07075, definition 2.3. Differs: recorded while training, between updates, where
         the paper evaluates one set of weights; "mean" over epochs is not in it. Its mean over models is `average`.
     """
@@ -84,7 +77,7 @@ def el2n(epochs: int = 10, reduce: Literal["mean", "last"] = "mean") -> Statisti
     _check_choice("reduce", reduce, ("mean", "last"))
     accumulator = accumulators.mean() if reduce == "mean" else accumulators.last()
     name = _call("el2n", epochs=epochs, reduce=reduce)
-    return Statistic(name, _error_norm, accumulator, until=epochs, snapshot=True)
+    return Statistic(name, Batch.error_norm, accumulator, until=epochs, snapshot=True)
 
 
 def grand() -> Statistic:
@@ -97,7 +90,7 @@ def grand() -> Statistic:
     Source: Paul et al. 2021, arXiv:2107.07075, definition 2.1. Differs: the gradient of the last layer's weight and
         bias stands for that of all weights; the mean is over presentations of one run, and `average` adds models.
     """
-    return Statistic("grand()", _last_layer, accumulators.mean(), features=True, snapshot=True)
+    return Statistic("grand()", Batch.last_layer_norm, accumulators.mean(), features=True, snapshot=True)
 
 
 def aum(space: Literal["logits", "probabilities"] = "logits") -> Statistic:
@@ -107,12 +100,10 @@ def aum(space: Literal["logits", "probabilities"] = "logits") -> Statistic:
         space: whether z are "logits" or, as in the code of CCS, "probabilities".
     Returns:
         A statistic; 8 bytes per sample. Highest are the hardest samples and those with wrong labels.
-    Raises:
-        ValueError: if `space` is neither.
     Source: Pleiss et al. 2020, arXiv:2001.10528, the AUM statistic. Differs: the sign, as highest means kept first.
     """
     _check_choice("space", space, ("logits", "probabilities"))
-    observe = _logit_lead if space == "logits" else _probability_lead
+    observe = Batch.logit_lead if space == "logits" else Batch.probability_lead
     return Statistic(_call("aum", space=space), observe, accumulators.mean(sign=-1.0))
 
 
@@ -124,7 +115,7 @@ def entropy() -> Statistic:
     Source: "entropy" in Coleman et al. 2020, arXiv:1906.11829. Differs: the paper evaluates the trained
         model; record such a pass after training to have the same.
     """
-    return Statistic("entropy()", _entropy, accumulators.last(), snapshot=True)
+    return Statistic("entropy()", Batch.entropy, accumulators.last(), snapshot=True)
 
 
 def least_confidence() -> Statistic:
@@ -134,7 +125,7 @@ def least_confidence() -> Statistic:
         A statistic with scores in [0, 1 − 1/C]; 4 bytes per sample.
     Source: "least confidence" in Coleman et al. 2020, arXiv:1906.11829. Differs: as `entropy`.
     """
-    return Statistic("least_confidence()", _least_confidence, accumulators.last(), snapshot=True)
+    return Statistic("least_confidence()", Batch.least_confidence, accumulators.last(), snapshot=True)
 
 
 def margin() -> Statistic:
@@ -145,7 +136,7 @@ def margin() -> Statistic:
     Source: Scheffer et al. 2001, "Active hidden Markov models for information extraction", in the form of the
         DeepCore benchmark, arXiv:2204.08499. Differs: as `entropy`; an additive 1 is left out.
     """
-    return Statistic("margin()", _minus_margin, accumulators.last(), snapshot=True)
+    return Statistic("margin()", Batch.minus_margin, accumulators.last(), snapshot=True)
 
 
 def loss() -> Statistic:
@@ -155,7 +146,7 @@ def loss() -> Statistic:
         A statistic; 4 bytes per sample.
     Source: the score of Loshchilov and Hutter 2015, arXiv:1511.06343, taken once. Differs: they rank during training.
     """
-    return Statistic("loss()", _cross_entropy, accumulators.last(), snapshot=True)
+    return Statistic("loss()", Batch.cross_entropy, accumulators.last(), snapshot=True)
 
 
 def dyn_unc(window: int = 10) -> Statistic:
@@ -165,32 +156,26 @@ def dyn_unc(window: int = 10) -> Statistic:
         window: presentations in a window, at least 2.
     Returns:
         A statistic; 4 · window + 12 bytes per sample. NaN for a sample with fewer presentations than a window.
-    Raises:
-        ValueError: if the window is shorter than 2.
     Source: He et al. 2023, arXiv:2306.05175, the dynamic uncertainty: the unbiased deviation, over
         T − window + 1 windows. Differs: nothing; some public code multiplies by 10.
     """
     _check_count("window", window, 2)
     accumulator = accumulators.windows(window, lambda values: values.std(dim=1))
-    return Statistic(_call("dyn_unc", window=window), _target_probability, accumulator, window=window)
+    return Statistic(_call("dyn_unc", window=window), Batch.target_probability, accumulator, window=window)
 
 
 def dual(window: int = 10, until: int = 30) -> Statistic:
     """Difficulty and uncertainty: the mean over sliding windows of std(p_y) · (1 − mean(p_y)), early in training.
 
     Args:
-        window: presentations in a window, at least 2.
-        until: presentations of epochs 0 to until - 1 count.
-    Returns:
-        A statistic; 4 · window + 12 bytes per sample. NaN for a sample with fewer presentations than a window.
-    Raises:
-        ValueError: if an argument is out of range, or no window fits before `until`.
+        window: as for `dyn_unc`, and so is the result.
+        until: presentations of epochs 0 to until - 1 count; at least a window.
     Source: Cho et al. 2025, arXiv:2502.06905, the DUAL score. Differs: nothing but a factor of 10 in the paper's code.
     """
     _check_window(window, until)
     accumulator = accumulators.windows(window, lambda values: values.std(dim=1) * (1 - values.mean(dim=1)))
     name = _call("dual", window=window, until=until)
-    return Statistic(name, _target_probability, accumulator, until=until, window=window)
+    return Statistic(name, Batch.target_probability, accumulator, until=until, window=window)
 
 
 def tdds(
@@ -230,16 +215,12 @@ def tdds(
     Returns:
         A statistic; 4 · window + 8 bytes per sample (4 more for "ce" and "el2n"), and for "kl" a row of C values. NaN
         for a sample with fewer presentations than a window.
-    Raises:
-        ValueError: if an argument is out of range, or no window fits before `until`.
     Source: Zhang et al. 2024, arXiv:2311.13613, Eq. 9 to 12 and Algorithm 1. Differs: Eq. 11 writes K terms, but K
         presentations have K - 1 differences, and the paper's count of T - K + 1 windows (and its code) means these.
     """
     _check_window(window, until)
     if decay is not None and not 0 < decay <= 1:
-        raise ValueError(
-            f"decay is the weight of the newest window, in (0, 1], or None for the plain mean, got {decay}"
-        )
+        raise ValueError(f"decay is the weight of the newest window, in (0, 1], or None for the mean, got {decay}")
     _check_choice("difference", difference, ("kl", "ce", "el2n"))
     _check_choice("variant", variant, ("paper", "official"))
     official = variant == "official"
@@ -257,101 +238,24 @@ def tdds(
         squares = (values - values.mean(dim=1, keepdim=True)).square().sum(dim=1)
         return squares.sqrt() if official else squares
 
-    accumulator = accumulators.windows(window if difference == "el2n" else window - 1, spread, decay=decay)
     inside = official and difference == "kl"  # absolute values are taken inside the sum
-    if magnitude and not inside:
-        accumulator = accumulators.mapped(accumulator, torch.abs)
-    if difference == "el2n":
-        return Statistic(name, _error_norm, accumulator, until=until, window=window)
+    length = window if difference == "el2n" else window - 1
+    accumulator = accumulators.windows(length, spread, decay=decay, magnitude=magnitude and not inside)
+    observe = Batch.error_norm
     if difference == "ce":
-        observe = _target_log_official if official else _target_log
-        return Statistic(name, observe, accumulators.differences(accumulator), until=until, window=window)
-    observe = _divergence
-    if official:
-        observe = _divergence_of_magnitudes if magnitude else _divergence_official
-    return Statistic(name, observe, accumulator, until=until, before=True, window=window)
+        accumulator = accumulators.differences(accumulator)
+        observe = Batch.official_target_log_probability if official else Batch.target_log_probability
+    elif difference == "kl" and official:
+        observe = Batch.official_magnitudes if magnitude else Batch.official_divergence
+    elif difference == "kl":
+        observe = Batch.divergence
+    return Statistic(name, observe, accumulator, until=until, before=difference == "kl", window=window)
 
 
 STATISTICS: dict[str, Callable[..., Statistic]] = {
     make.__name__: make
     for make in (forgetting, el2n, grand, aum, entropy, least_confidence, margin, loss, dyn_unc, dual, tdds)
 }
-
-
-# -- observations: (b,) values of a batch; statistics that name the same function share them -------------------------
-
-
-def _correct(batch: Batch) -> Tensor:
-    return batch.correct.float()
-
-
-def _error_norm(batch: Batch) -> Tensor:
-    return batch.error_norm
-
-
-def _last_layer(batch: Batch) -> Tensor:
-    assert batch.features is not None
-    features = batch.features.to(torch.promote_types(batch.features.dtype, torch.float32))
-    return batch.error_norm * torch.sqrt(1 + features.square().sum(dim=1))
-
-
-def _logit_lead(batch: Batch) -> Tensor:
-    return batch.lead(batch.outputs.to(torch.promote_types(batch.outputs.dtype, torch.float32)))
-
-
-def _probability_lead(batch: Batch) -> Tensor:
-    return batch.lead(batch.probabilities)
-
-
-def _entropy(batch: Batch) -> Tensor:
-    return -(batch.probabilities * batch.logs).sum(dim=1)
-
-
-def _least_confidence(batch: Batch) -> Tensor:
-    return -torch.expm1(batch.logs.amax(dim=1))  # 1 - p would call all well-learned samples equal
-
-
-def _minus_margin(batch: Batch) -> Tensor:
-    first, second = batch.probabilities.topk(2, dim=1).values.unbind(dim=1)
-    return second - first
-
-
-def _cross_entropy(batch: Batch) -> Tensor:
-    return -batch.target_log
-
-
-def _target_probability(batch: Batch) -> Tensor:
-    return batch.target_log.exp()
-
-
-def _target_log(batch: Batch) -> Tensor:
-    return batch.target_log
-
-
-def _target_log_official(batch: Batch) -> Tensor:
-    return torch.log(batch.target_log.exp() + _OFFICIAL)
-
-
-def _divergence(batch: Batch) -> Tensor:
-    assert batch.before is not None
-    return (batch.probabilities * (batch.logs - batch.before)).sum(dim=1)
-
-
-def _divergence_official(batch: Batch) -> Tensor:
-    return _terms_official(batch).sum(dim=1)
-
-
-def _divergence_of_magnitudes(batch: Batch) -> Tensor:
-    return _terms_official(batch).abs().sum(dim=1)
-
-
-def _terms_official(batch: Batch) -> Tensor:
-    assert batch.before is not None
-    now, before = batch.probabilities, batch.before.exp()
-    return now * (torch.log(now + _OFFICIAL) - torch.log(before + _OFFICIAL))
-
-
-# -- arguments -------------------------------------------------------------------------------------------------------
 
 
 def _call(function: str, **arguments: object) -> str:

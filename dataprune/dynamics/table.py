@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -24,17 +25,11 @@ _KEY = b"dataprune"  # metadata key of the notes in a parquet file
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """A table of scores, in the dataset's order.
+    """A table of scores, in the dataset's order."""
 
-    Attributes:
-        scores: column to (N,) float32 scores, NaN where a sample has none.
-        labels: (N,) class ids, None where the table has no column `label`.
-        notes: the notes that were saved with it; empty for a CSV file.
-    """
-
-    scores: dict[str, Float[Tensor, " n"]]
-    labels: Int[Tensor, " n"] | None
-    notes: dict[str, Any]
+    scores: dict[str, Float[Tensor, " n"]]  # by column; float32, NaN where a sample has none
+    labels: Int[Tensor, " n"] | None  # class ids, None where the table has no column `label`
+    notes: dict[str, Any]  # that were saved with it; empty for a CSV file
 
 
 def save_scores(
@@ -63,8 +58,7 @@ def save_scores(
     if {"index", "label"} & set(scores):
         raise ValueError("the columns `index` and `label` are reserved: give the score another name")
     columns: dict[str, np.ndarray] = {"index": np.arange(sizes.pop())}
-    if labels is not None:
-        columns["label"] = labels.cpu().numpy()
+    columns |= {} if labels is None else {"label": labels.cpu().numpy()}
     columns |= {name: column.detach().cpu().float().numpy() for name, column in scores.items()}
     if path.suffix == ".parquet":
         content = _parquet(columns, dict(notes or {}))
@@ -154,13 +148,11 @@ def _read_csv(path: Path) -> dict[str, np.ndarray]:
 
 def _numbers(column: Iterable[str]) -> np.ndarray:
     """Parse as whole numbers, else as numbers with NaN for empty cells, else as text."""
-    values = list(column)
+    values = np.array(list(column))
     for kind in (np.int64, np.float64):
-        try:
-            return np.array([value or "nan" for value in values]).astype(kind)
-        except ValueError:
-            continue
-    return np.array(values)
+        with contextlib.suppress(ValueError):
+            return np.where(values == "", "nan", values).astype(kind)
+    return values
 
 
 def _pyarrow() -> tuple[Any, Any]:

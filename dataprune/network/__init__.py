@@ -11,10 +11,9 @@ faster; it needs the extra `dataprune[network]`.
 from __future__ import annotations
 
 from ._prune import apply, prune
-from .costs import Cost, cost, training_flops
+from .costs import Cost, Sparsity, cost, sparsity, training_flops
 from .gradual import Gradual, Schedule, cubic
 from .masking import Masks, finalize
-from .sparsities import Sparsity, sparsity
 
 __all__ = [
     "Cost",

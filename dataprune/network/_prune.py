@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from ..errors import UsageError, suggest
-from . import channels, magnitude
+from . import channels
 from . import layers as _layers
-from .masking import Masks, check_hooked, install
+from .masking import Masks, check_hooked, install, masks_of_smallest
 
+_SCOPES, _GRANULARITIES = ("layer", "global"), ("weight", "channel")
 _log = logging.getLogger("dataprune.network")
 
 
@@ -75,10 +76,7 @@ def prune(
         raise TypeError(f"amount is the share to prune, a number in [0, 1), got {type(amount).__name__}")
     if not 0 <= amount < 1:
         raise ValueError(f"amount is the share to prune, in [0, 1), got {amount}; 0.8 prunes four fifths")
-    for value, known, what in (
-        (scope, ("layer", "global"), "scope"),
-        (granularity, ("weight", "channel"), "granularity"),
-    ):
+    for what, value, known in (("scope", scope, _SCOPES), ("granularity", granularity, _GRANULARITIES)):
         if value not in known:
             raise UsageError(suggest(str(value), known, what=what))
     layers = _layers.prunable(model, exclude)
@@ -87,7 +85,7 @@ def prune(
     if granularity == "channel":
         return Masks(channels.prune(model, amount, scope, layers, example_inputs, generator))
     check_hooked(model, layers)
-    keep = magnitude.masks_of_smallest(layers, amount, scope, generator)
+    keep = masks_of_smallest(layers, amount, scope, generator)
     for name, layer in layers.items():
         if _layers.masked(layer) or not keep[name].all():
             install(layer, keep[name])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..modules import inference
 from . import costs
 from . import layers as _layers
-from .magnitude import count_of, lowest
+from .masking import count_of, lowest
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,10 +34,7 @@ def prune(
     example_inputs: Any,
     generator: torch.Generator,
 ) -> dict[str, Bool[Tensor, " c"]]:
-    """Remove channels in place, and return what `Masks` keeps; arguments as for `network.prune`.
-
-    `layers` holds the layers that may lose channels.
-    """
+    """Remove channels of `layers` in place, and return what `Masks` keeps; other arguments as for `network.prune`."""
     with _graph(model, example_inputs) as graph:
         sets = list(_coupled(graph, model, layers))
         if not sets:
@@ -107,10 +104,8 @@ def _graph(model: nn.Module, example_inputs: Any) -> Iterator[Any]:
             "before a fixed reshape, or whose channels are counted in code"
         ) from error
     if after != before:
-        raise RuntimeError(
-            f"the model's output changed its shape from {before} to {after}: build it anew, and exclude "
-            "the layers that give it"
-        )
+        message = f"the model's output changed its shape from {before} to {after}: build it anew"
+        raise RuntimeError(f"{message}, and exclude the layers that give it")
 
 
 def _coupled(graph: Any, model: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[_Coupled]:

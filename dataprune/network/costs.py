@@ -1,4 +1,4 @@
-"""Cost of a model: parameters, FLOPs, latency, and the FLOPs of training it."""
+"""Cost of a model: sparsity, parameters, FLOPs, latency, and the FLOPs of training it."""
 
 from __future__ import annotations
 
@@ -13,22 +13,55 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..modules import device_of, inference
 from . import layers as _layers
-from .sparsities import sparsity
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """Zeros among the weights of convolutions and linear layers, without biases and normalisation."""
+
+    zeros: dict[str, int]  # layer -> number of weights that are exactly zero
+    sizes: dict[str, int]  # layer -> number of weights
+
+    @property
+    def layers(self) -> dict[str, float]:
+        """Layer -> share of its weights that are zero."""
+        return {name: self.zeros[name] / size for name, size in self.sizes.items()}
+
+    @property
+    def overall(self) -> float:
+        """Share of all these weights that are zero."""
+        return sum(self.zeros.values()) / sum(self.sizes.values())
+
+
+def sparsity(model: nn.Module, *, exclude: _layers.Exclude = ()) -> Sparsity:
+    """Count the zeros in the weights that the next forward pass will use.
+
+    Args:
+        model: masked or not; not changed.
+        exclude: layers that are not counted, by name or as modules, such as those excluded from pruning.
+    Raises:
+        ValueError: if there is no layer to count.
+    Example:
+        >>> from dataprune import network
+        >>> model = nn.Sequential(nn.Linear(10, 5), nn.Linear(5, 2))
+        >>> masks = network.prune(model, 0.5)
+        >>> sparsity(model).layers, sparsity(model).overall
+        ({'0': 0.5, '1': 0.5}, 0.5)
+    """
+    weights = {name: _layers.effective(layer) for name, layer in _layers.prunable(model, exclude).items()}
+    return Sparsity(
+        zeros={name: int((weight == 0).sum()) for name, weight in weights.items()},
+        sizes={name: weight.numel() for name, weight in weights.items()},
+    )
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of one forward pass of a batch in evaluation mode; masks do not change it, removed channels do.
+    """Cost of one forward pass of a batch in evaluation mode; masks do not change it, removed channels do."""
 
-    Attributes:
-        parameters: elements of all parameters.
-        flops: FLOPs of convolutions, matrix products and attention, as torch counts them; a multiply-add is two.
-        latency: seconds, the median of repeated passes.
-    """
-
-    parameters: int
-    flops: int
-    latency: float
+    parameters: int  # elements of all parameters
+    flops: int  # of convolutions, matrix products and attention, as torch counts them; a multiply-add is two
+    latency: float  # seconds, the median of repeated passes
 
 
 def cost(model: nn.Module, example_inputs: Any, *, repeats: int = 20) -> Cost:
@@ -40,8 +73,6 @@ def cost(model: nn.Module, example_inputs: Any, *, repeats: int = 20) -> Cost:
         model: run on its device, in evaluation mode; its mode is restored.
         example_inputs: a batch: a tensor, a tuple of positional or a dict of keyword arguments.
         repeats: timed forward passes, after three untimed ones.
-    Returns:
-        Parameters, FLOPs and latency.
     Raises:
         ValueError: if repeats is below 1.
         TypeError: if there are no inputs.

@@ -8,7 +8,6 @@ from typing import Any
 from torch import nn
 
 from ..errors import CheckpointError
-from . import layers as _layers
 from ._prune import prune
 
 Schedule = Callable[[int], float]  # optimizer steps taken -> share of the weights that is zero, in [0, 1)
@@ -23,8 +22,6 @@ def cubic(final: float, steps: int, *, initial: float = 0.0, start: int = 0, eve
         initial: share pruned at step `start`, in [0, 1).
         start: step at which pruning starts; nothing is pruned before.
         every: steps between two prunings; the share stays the same in between.
-    Returns:
-        Schedule of the share pruned.
     Raises:
         ValueError: if a share is outside [0, 1), initial is above final, or a number of steps is out of range.
     Example:
@@ -87,8 +84,7 @@ class Gradual:
         exclude: _layers.Exclude = (),
         seed: int = 0,
     ):
-        self.steps = 0
-        self.amount = 0.0
+        self.steps, self.amount = 0, 0.0
         self._model, self._schedule, self._scope, self._seed = model, schedule, scope, seed
         self._exclude = exclude if isinstance(exclude, (str, nn.Module)) else tuple(exclude)
         prune(model, 0.0, scope=scope, exclude=self._exclude)  # raises for wrong arguments now, not during training
@@ -106,11 +102,7 @@ class Gradual:
         return {"steps": self.steps, "amount": self.amount}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the position in the schedule; apply the masks with `apply` and load the model's state separately.
-
-        Raises:
-            CheckpointError: if it is not the state of a `Gradual`.
-        """
+        """Restore the position in the schedule; apply the masks with `apply` and load the model's state separately."""
         if set(state) != {"steps", "amount"}:
             raise CheckpointError(f"not the state of a Gradual: it holds {', '.join(map(str, state)) or 'nothing'}")
         self.steps, self.amount = state["steps"], state["amount"]

@@ -11,15 +11,9 @@ from torch.nn.parameter import UninitializedParameter
 
 from ..errors import UsageError, suggest
 
-PRUNABLE = (
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-    nn.Linear,
-)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+PRUNABLE = (*_CONVOLUTIONS, *_TRANSPOSED, nn.Linear)
 # these read the weights of their inner layers without calling them, so that the hook that applies the mask is skipped
 _READS_PAST_HOOKS = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 
@@ -27,13 +21,11 @@ Exclude = str | nn.Module | Iterable[str | nn.Module]
 
 
 def prunable(model: nn.Module, exclude: Exclude = ()) -> dict[str, nn.Module]:
-    """Find all convolutions and linear layers by name, the classifier included.
+    """Find all convolutions and linear layers, the classifier included: name -> layer, in the model's order.
 
     Args:
         model: any module.
         exclude: layers to leave out, by name or as modules; a module excludes all layers in it.
-    Returns:
-        Name -> layer, in the model's order.
     Raises:
         TypeError: if the model is not a module, or `exclude` holds something else.
         ValueError: if there is no such layer to exclude, or none is left.
