@@ -386,7 +386,7 @@ _SHARED = {
 
 
 for _recipe in METHODS.values():
-    docstrings.add_arguments(_recipe, _SHARED)
+    docstrings.complete(_recipe, _SHARED)
 
 
 @functools.cache

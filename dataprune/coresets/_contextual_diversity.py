@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import UsageError, suggest
 from ..selection import Selection
 from . import budget
-from .covering import Space, cover
+from ._k_center import Space, cover
 
 
 def contextual_diversity(
@@ -39,7 +39,7 @@ def contextual_diversity(
             one (within 1 %), else as logits.
         floor: probabilities are raised to this, so that the divergence is finite; in (0, 1).
     Raises:
-        ValueError: as for `k_center`; if floor is out of range, or outputs are not the probabilities that `space` says.
+        ValueError: if floor is out of range, or outputs are not the probabilities that `space` says.
     Example:
         >>> contextual_diversity(torch.tensor([[0.5, 0.5], [0.6, 0.4], [0.9, 0.1]]), keep=0.6, first=0).index
         tensor([0, 2])

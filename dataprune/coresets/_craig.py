@@ -36,8 +36,6 @@ def craig(
     Returns:
         Positions in ascending order. Weights are the numbers of samples that are nearest to each, itself among them;
         they sum to N, and a loss that is averaged over the coreset is 1 / keep times that over all data.
-    Raises:
-        ValueError: if shapes differ, a value is not finite, a class would be left empty, or memory is too small.
     Example:
         >>> errors = torch.tensor([[-0.9, 0.9], [-0.9, 0.9], [-0.1, 0.1]])
         >>> craig(errors, torch.zeros(3, 1), keep=0.67, labels=torch.zeros(3, dtype=torch.int64)).weight

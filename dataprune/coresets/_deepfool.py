@@ -41,11 +41,9 @@ def deepfool(
         nearest: number of other classes considered, those of the highest logits.
         batch_size: samples at once.
         overshoot: how far beyond the linearised boundary each point is evaluated; it does not count in ‖r‖².
-    Returns:
-        Positions in ascending order, all of weight 1.
     Raises:
         TypeError: if inputs are no floating-point tensor, or the model returns no (B, C) logits.
-        ValueError: if there are fewer than two classes, an argument is out of range, or memory is too small.
+        ValueError: if there are fewer than two classes.
     Source: DeepFool, Moosavi-Dezfooli et al. 2016, arXiv:1511.04599, Algorithm 2; as a coreset, Ducoffe and Precioso
         2018, arXiv:1802.09841. Differs: the `nearest` classes only, as the original code does.
     """

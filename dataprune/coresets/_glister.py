@@ -43,11 +43,8 @@ def glister(
         step: the step η, as a learning rate.
         every: samples taken between two updates.
         balance: "class" keeps the same share of every class; "none", as in the paper, keeps the highest gains.
-    Returns:
-        Positions in ascending order, all of weight 1.
     Raises:
-        ValueError: if shapes differ, a value is not finite, `val_errors` are no errors, a class would stay
-            empty under balance="class", or memory is too small.
+        ValueError: if `val_errors` are no errors.
     Source: GLISTER, Killamsetty et al. 2021, arXiv:2012.10630: greedy selection with the gain's Taylor approximation on
         the last layer. Differs: the number of updates is given by `every`, the samples between two.
     """

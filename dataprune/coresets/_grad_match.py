@@ -39,9 +39,6 @@ def grad_match(
     Returns:
         Positions in ascending order and the fitted weights, of the order of 1 / keep. A weight is 0 where no other
         sample could lower the error; the places are filled nevertheless.
-    Raises:
-        ValueError: if shapes differ, a value is not finite, penalty is negative, a class would be left empty, or memory
-            is too small.
     Source: GRAD-MATCH, Killamsetty et al. 2021, arXiv:2103.00123, orthogonal matching pursuit with the per-class
         last-layer gradients. Differs: no tolerance ends it early, so that all places are filled.
     """

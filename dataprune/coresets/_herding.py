@@ -30,8 +30,6 @@ def herding(
     Returns:
         max(1, floor(keep * N + 0.5)) positions with weight one: class by class, in ascending order of the class ids,
         and within a class in the order in which they were chosen.
-    Raises:
-        ValueError: as for `moderate`; a class must not stay empty with either balance.
     Example:
         >>> herding(torch.tensor([[0.0], [3.0], [4.0], [9.0]]), keep=0.5, labels=torch.zeros(4).int()).index
         tensor([2, 1])

@@ -50,10 +50,9 @@ def influence(
             datasets.
         solver: method for H⁻¹ g, "kronecker" or "conjugate".
     Returns:
-        Positions in ascending order, all of weight 1; more of them than `keep` asks for if epsilon stops earlier.
+        Ascending positions with weight one; more of them than `keep` asks for if epsilon stops earlier.
     Raises:
-        ValueError: if shapes differ, a value is not finite, errors and labels do not make a softmax, damping is not
-            above 0, epsilon is negative, or memory is too small.
+        ValueError: if errors and labels do not make a softmax, damping is not above 0, or epsilon is negative.
     Source: DP, Yang et al. 2023, arXiv:2205.09329: influence of leaving a set out, and its two problems, the largest
         set within ε and the best set of a given size. Differs: last layer only; the set is built greedily; damping is
         this library's, as the Hessian of softmax is singular.

@@ -1,16 +1,30 @@
-"""k-center: samples that cover the features."""
+"""k-center: samples that cover the features, by a farthest-first traversal of any space.
+
+The traversal repeatedly picks the sample that is farthest from its nearest picked sample. That distance only shrinks,
+so that an old value is an upper bound. The few samples with the largest bounds are updated after every pick, all others
+only when one of them may be next: the picks since then are then one matrix product, much cheaper than a pass over the
+data for every pick. The picks are the same.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Integer
-from torch import Tensor
+from jaxtyping import Float, Int, Integer
+from torch import Generator, Tensor
 
+from ..hashing import Key
 from ..selection import Selection
 from . import budget
-from .covering import Space, cover
+
+_CANDIDATES = 1024  # samples updated often, at the start
+_MOST = 16384  # ... and at most
+_LEADERS = 256  # candidates updated after every pick, at the start
+_PENDING = 512  # picks by which all samples are updated at a time
+_RESOLVED = 1e-4  # below this share of the scale, float32 leaves less than 1 % accuracy to ‖x‖² + ‖c‖² − 2⟨x, c⟩
 
 
 def k_center(
@@ -35,8 +49,6 @@ def k_center(
     Returns:
         max(1, floor(keep * N + 0.5)) positions with weight one, in the order in which they were chosen (class by class
         under balance="class"): the first k of them are the k-center of k samples.
-    Raises:
-        ValueError: as for `moderate`, or if first is no position.
     Example:
         >>> k_center(torch.tensor([[0.0], [1.0], [4.0], [10.0]]), keep=0.75, first=0).index
         tensor([0, 3, 2])
@@ -47,6 +59,35 @@ def k_center(
     features = budget.check_features("features", features)
     width = features.shape[1]
     return cover("k_center", features, width, Euclidean, keep, seed, first, labels, balance, max_memory)
+
+
+@dataclass
+class Space(ABC):
+    """Rows with a distance of the form norm(x) + norm(c) − ⟨left(x), right(c)⟩.
+
+    Attributes:
+        values: (N, D) of any floating-point type; read in chunks, never copied.
+        rows: chunk size.
+        members: positions of the rows that count, or None for all.
+        scale: largest norm or product.
+    """
+
+    values: Tensor
+    rows: int
+    members: Tensor | None
+    scale: float = field(init=False)
+
+    @abstractmethod
+    def left(self, at: Tensor | slice, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Left sides (B, width) and norms (B,) of the rows at some places."""
+
+    @abstractmethod
+    def right(self, left: Tensor) -> Tensor:
+        """Right sides (B, width) of rows, given their left sides."""
+
+    def read(self, at: Tensor | slice) -> Tensor:
+        """Rows at some places."""
+        return self.values[at if self.members is None else self.members[at]]
 
 
 @dataclass
@@ -74,3 +115,157 @@ class Euclidean(Space):
 
     def right(self, left: Tensor) -> Tensor:
         return 2 * left
+
+
+def cover(
+    name: str,
+    values: Tensor,
+    width: int,
+    make_space: Callable[[Tensor, int, Tensor | None], Space],
+    keep: float,
+    seed: int,
+    first: int | None,
+    labels: Tensor | None,
+    balance: budget.Balance,
+    max_memory: int,
+) -> Selection:
+    """Select by farthest-first traversal of all rows, or class by class.
+
+    `name` is the selector, `values` its first argument, `width` the columns of the space; the others are its arguments.
+    """
+    size = len(values)
+    count = budget.count_of(size, keep)
+    ids = budget.check_balance(balance, labels, size)
+    if first is not None:
+        if isinstance(first, bool) or not isinstance(first, int) or not 0 <= first < size:
+            raise ValueError(f"first is the position of a sample, in [0, {size - 1}], got {first!r}")
+        if balance == "class":
+            raise ValueError('first is one position, but balance="class" starts once in every class: leave it out')
+    candidates, pending = _most_candidates(size, width, max_memory), min(count, _PENDING)
+    # distances twice, an order, what topk needs; candidates, pending picks and their gather, in float64
+    fixed = 64 * size + candidates * (40 * width + 8 * pending + 64) + pending * 24 * width + 16 * count
+    row = width * (values.element_size() + 24) + 8 * pending
+    rows = budget.chunk_rows(name, size, max_memory, fixed=fixed, row=row)
+    budget.check_finite("features" if name == "k_center" else "outputs", values, rows)
+    generator = torch.Generator().manual_seed(seed)
+    chosen = []
+    for positions, places in budget.split(size, count, ids, "equal" if balance == "class" else "none", Key(seed, 0)):
+        members = None if len(positions) == size else positions.to(values.device)
+        space = make_space(values, rows, members)
+        picks = farthest_first(space, len(positions), places, first, generator, candidates)
+        chosen.append(positions[picks])
+    return Selection.of(torch.cat(chosen))
+
+
+def farthest_first(
+    space: Space, size: int, count: int, first: int | None, generator: Generator, most_candidates: int
+) -> Int[Tensor, " k"]:
+    """Pick `count` of the `size` rows of a space; equal distances are decided at random.
+
+    Args:
+        first: the row to start with; None draws it.
+        most_candidates: rows that may be updated more often than all others.
+    Returns:
+        Places on the CPU, in the order of picking.
+    """
+    if first is None:
+        first = int(torch.randint(size, (), generator=generator))
+    _, norm = space.left(slice(0, 1), torch.float32)
+    device = norm.device
+    dtype = torch.float32 if _products_are_exact() else torch.float64
+    nearest = torch.full((size,), torch.inf, dtype=dtype, device=device)
+    nearest[first] = -torch.inf
+    picked = [first]
+    done = 0  # picks that `nearest` takes into account
+    candidates = min(_CANDIDATES, most_candidates)
+    while len(picked) < count:
+        for start in range(done, len(picked), _PENDING):
+            _update(space, nearest, picked[start : start + _PENDING])
+        done = len(picked)
+        limit = _RESOLVED * space.scale if dtype == torch.float32 else -1.0
+        if float(nearest.max()) < limit:
+            dtype, done = torch.float64, 0
+            nearest = torch.full((size,), torch.inf, dtype=dtype, device=device)
+            nearest[picked] = -torch.inf
+            continue
+        places, exhausted = _pick(space, nearest, min(count - done, _PENDING), candidates, limit, generator)
+        nearest[places] = -torch.inf
+        picked += places.tolist()
+        if exhausted and len(places) < _PENDING // 4:
+            candidates = min(2 * candidates, most_candidates)
+    return torch.tensor(picked)
+
+
+def _pick(
+    space: Space, nearest: Tensor, count: int, candidates: int, limit: float, generator: Generator
+) -> tuple[Tensor, bool]:
+    """Pick among the farthest rows as long as no other row can be farther; at least one pick, if `nearest` is right.
+
+    The candidates are divided once more: a few leaders are updated after every pick, the other candidates less often.
+
+    Returns (k,) places, in order, and whether picking ended because a row that is no candidate may be next.
+    """
+    order = torch.randperm(len(nearest), generator=generator).to(nearest.device)
+    distance, place = nearest[order].topk(min(candidates + 1, len(nearest)))
+    # the one after the last candidate bounds all others
+    bound = float(distance[-1]) if len(distance) > candidates else -torch.inf
+    distance, positions = distance[:candidates].clone(), order[place[:candidates]]
+    left, norm = space.left(positions, nearest.dtype)
+    count, leaders = min(count, len(positions)), _LEADERS
+    picks: list[int] = []
+    while len(picks) < count:
+        values, top = distance.topk(min(leaders + 1, len(distance)))
+        if picks and float(values[0]) < max(bound, limit):
+            break
+        edge = float(values[-1]) if len(values) > leaders else -torch.inf
+        top = top[:leaders]
+        lowest = max(bound, limit, edge)
+        new = top[_pick_leaders(space, left[top], norm[top], values[:leaders], count - len(picks), lowest)]
+        picks += new.tolist()
+        distance[new] = -torch.inf
+        reached = torch.addmm(norm[new], left, space.right(left[new]).T, alpha=-1).amin(dim=1)
+        torch.minimum(distance, reached.add_(norm).clamp_(min=0), out=distance)
+        if len(new) < _LEADERS // 16:
+            leaders = min(2 * leaders, _LEADERS * 8)
+    return positions[picks], len(picks) < count and float(distance.max()) >= limit
+
+
+def _pick_leaders(space: Space, left: Tensor, norm: Tensor, nearest: Tensor, count: int, bound: float) -> list[int]:
+    """Pick up to `count` rows, each the farthest in turn, until none of them is at or above `bound`."""
+    nearest, reached = nearest.clone(), torch.empty_like(nearest)
+    picks: list[int] = []
+    while len(picks) < min(count, len(nearest)):
+        value, farthest = nearest.max(dim=0)
+        if picks and float(value) < bound:
+            break
+        picks.append(int(farthest))
+        torch.mv(left, space.right(left[picks[-1]]), out=reached)
+        torch.sub(norm, reached, out=reached).add_(norm[picks[-1]]).clamp_(min=0)
+        torch.minimum(nearest, reached, out=nearest)
+        nearest[picks[-1]] = -torch.inf
+    return picks
+
+
+def _update(space: Space, nearest: Tensor, picked: list[int]) -> None:
+    """Lower all distances by those to some picks."""
+    left, norm = space.left(torch.tensor(picked, device=nearest.device), nearest.dtype)
+    right = space.right(left).T
+    for start in range(0, len(nearest), space.rows):
+        part = slice(start, start + space.rows)
+        chunk, chunk_norm = space.left(part, nearest.dtype)
+        reached = torch.addmm(norm, chunk, right, alpha=-1).amin(dim=1)
+        distance = nearest[part]
+        torch.minimum(distance, reached.add_(chunk_norm).clamp_(min=0), out=distance)
+
+
+def _most_candidates(size: int, width: int, max_memory: int) -> int:
+    """Candidates that a quarter of the memory can hold."""
+    return max(1, min(size, _MOST, max_memory // 4 // (40 * width + 8 * _PENDING + 64)))
+
+
+def _products_are_exact() -> bool:
+    """Whether no global switch lets float32 products be rounded to TF32 or bfloat16, which is too coarse."""
+    try:
+        return torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # raised where both of torch's interfaces to this switch were used
+        return False

@@ -34,11 +34,6 @@ def moderate(
         center: "mean" of the class, or its coordinate-wise "median".
         balance: "none": one median over all samples, and the closest to it whatever their class. "class": each class
             has its own median and the same number of places, as far as it has samples.
-    Returns:
-        max(1, floor(keep * N + 0.5)) ascending positions with weight one.
-    Raises:
-        ValueError: if features are not (N, D), floating point and finite, keep is outside (0, 1], labels are missing or
-            do not fit, a class would stay empty under balance="class", or the memory needed is above max_memory.
     Example:
         >>> moderate(torch.tensor([[-5.0], [-2.0], [0.0], [1.0], [6.0]]), keep=0.2, labels=torch.zeros(5).int()).index
         tensor([1])

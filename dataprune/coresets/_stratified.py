@@ -41,11 +41,8 @@ def stratified(
             pruned: 0.2, 0.3.
         seed: decides between equal scores and which samples of a bin are drawn.
         balance: "none", or "class": everything above is done class by class, with the same number of places for each.
-    Returns:
-        max(1, floor(keep * N + 0.5)) ascending positions with weight one.
     Raises:
-        ValueError: as for `top`; if scores are infinite, bins or cutoff out of range, or keep asks for more samples
-            than the cutoff leaves.
+        ValueError: if bins or cutoff is out of range, or keep asks for more samples than the cutoff leaves.
     Example:
         >>> stratified(torch.arange(10.0), keep=0.5, bins=5).index // 2  # one of each bin
         tensor([0, 1, 2, 3, 4])

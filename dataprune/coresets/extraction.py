@@ -17,17 +17,11 @@ from .budget import check_labels
 
 @dataclass(frozen=True, eq=False)
 class Extracted:
-    """Features, logits and labels of a dataset, in its order, on the CPU.
+    """Features, logits and labels of a dataset, in its order, on the CPU."""
 
-    Attributes:
-        features: (N, D) input of the last linear layer, float32 or float64.
-        logits: (N, C) its output.
-        labels: (N,) int64 class ids.
-    """
-
-    features: Float[Tensor, "n d"]
-    logits: Float[Tensor, "n c"]
-    labels: Integer[Tensor, " n"]
+    features: Float[Tensor, "n d"]  # input of the last linear layer, float32 or float64
+    logits: Float[Tensor, "n c"]  # its output
+    labels: Integer[Tensor, " n"]  # int64 class ids
 
     def errors(self) -> Float[Tensor, "n c"]:
         """Compute softmax(logits) − onehot(labels); ValueError if labels are no class ids of these logits."""

@@ -29,6 +29,7 @@ from ._stratified import stratified
 from .extraction import Extracted
 from .ranking import bottom, random, top
 
+# nothing: the size; gradients: errors and features; validation: also those of a validation set; model: also its inputs
 Needs = Literal["nothing", "scores", "features", "logits", "gradients", "validation", "model"]
 
 _WEIGHTS = ("none", "mean-one", "raw")
@@ -45,26 +46,22 @@ _SHARED = {
     "seed": "decides between equal samples, and which class gets an odd place.",
     "max_memory": "bytes that may be used beyond the input.",
 }
+_RESULT = "max(1, floor(keep * N + 0.5)) ascending positions with weight one."
+_ERRORS = (
+    "ValueError: if an input has another shape or dtype, or is not finite, an argument is out of range, labels are "
+    "missing or do not fit, a class would stay empty, or the memory needed is above max_memory."
+)
 
 
 @dataclass(frozen=True)
 class Method:
-    """A static method.
-
-    Attributes:
-        select: the function of `coresets` that carries it out.
-        needs: its input: "nothing" (the size), "scores", "features", "logits", "gradients" (errors and features),
-            "validation" (gradients, and those of a validation set) or "model" (the model and its inputs).
-        statistic: the score that it reads by default; None where the user must choose, or where it reads none.
-        any_statistic: whether another score can be chosen.
-        weights: whether its samples are weighted: by the score, or by the selector.
-    """
+    """A static method: a function of `coresets`, and what it needs."""
 
     select: Callable[..., Selection]
     needs: Needs
-    statistic: str | None = None
-    any_statistic: bool = False
-    weights: bool = False
+    statistic: str | None = None  # score that it reads by default; None: the user must choose, or it reads none
+    any_statistic: bool = False  # whether another score can be chosen
+    weights: bool = False  # whether its samples are weighted: by the score, or by the selector
 
     @property
     def keeps(self) -> str:
@@ -90,23 +87,14 @@ class Method:
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """Inputs of static methods; each function is called only for a method that needs it.
+    """Inputs of static methods; each function is called only for a method that needs it."""
 
-    Attributes:
-        size: samples in the dataset, N.
-        labels: class ids; None where they are not known.
-        scores: name of a score -> (N,) scores.
-        extracted: features, logits and labels of the dataset.
-        validation: the same of a validation set.
-        model: the model, and the dataset's samples in the form that it takes.
-    """
-
-    size: int
-    labels: Integer[Tensor, " n"] | None
-    scores: Callable[[str], Float[Tensor, " n"]]
-    extracted: Callable[[], Extracted]
-    validation: Callable[[], Extracted]
-    model: Callable[[], tuple[nn.Module, Tensor]]
+    size: int  # samples in the dataset, N
+    labels: Integer[Tensor, " n"] | None  # class ids; None where they are not known
+    scores: Callable[[str], Float[Tensor, " n"]]  # by name
+    extracted: Callable[[], Extracted]  # of the dataset
+    validation: Callable[[], Extracted]  # of a validation set
+    model: Callable[[], tuple[nn.Module, Tensor]]  # and the dataset's samples in the form that it takes
 
 
 def choose(
@@ -210,4 +198,4 @@ METHODS: dict[str, Method] = {
 }
 
 for _selector in {method.select for method in METHODS.values()}:
-    docstrings.add_arguments(_selector, _SHARED)
+    docstrings.complete(_selector, _SHARED, returns=_RESULT, raises=_ERRORS)

@@ -26,11 +26,6 @@ def top(
 ) -> Selection:
     """Keep the highest scores.
 
-    Returns:
-        max(1, floor(keep * N + 0.5)) ascending positions with weight one.
-    Raises:
-        ValueError: if scores hold NaN or are not (N,) floating point, keep is outside (0, 1], labels are missing or do
-            not fit, a class would stay empty under balance="class", or the memory needed is above max_memory.
     Example:
         >>> top(torch.tensor([0.1, 0.9, 0.5, 0.7]), keep=0.5).index
         tensor([1, 3])
@@ -51,8 +46,6 @@ def bottom(
     max_memory: int = MAX_MEMORY,
 ) -> Selection:
     """Keep the lowest scores.
-
-    Result and errors as for `top`.
 
     Example:
         >>> bottom(torch.tensor([0.1, 0.9, 0.5, 0.7]), keep=0.5).index
@@ -77,8 +70,6 @@ def random(
     max_memory: int = MAX_MEMORY,
 ) -> Selection:
     """Keep a uniformly random subset, the baseline of every other coreset.
-
-    Result and errors as for `top`.
 
     Args:
         size: samples in the dataset, N; or a tensor with a row per sample, so that this replaces any other selector.

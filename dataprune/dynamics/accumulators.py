@@ -29,17 +29,11 @@ class Field:
 
 @dataclass(frozen=True, eq=False)
 class Accumulator:
-    """Accumulates a stream of values per sample.
+    """Accumulates a stream of values per sample."""
 
-    Attributes:
-        fields: the tensors of its state.
-        add: (state, unique positions (K,), values (K,)) adds a value to each, in place.
-        score: state -> (N,) scores, NaN where there is none.
-    """
-
-    fields: dict[str, Field]
-    add: Callable[[State, Tensor, Tensor], None]
-    score: Callable[[State], Tensor]
+    fields: dict[str, Field]  # the tensors of its state
+    add: Callable[[State, Tensor, Tensor], None]  # a value (K,) to each of the unique positions (K,), in place
+    score: Callable[[State], Tensor]  # (N,), NaN where there is none
 
 
 def last() -> Accumulator:

@@ -18,20 +18,12 @@ _CHUNK = 1 << 22  # values sent to the other ranks at a time
 
 @dataclass
 class Batch:
-    """A batch and quantities derived from it, computed when first read and shared by all statistics.
+    """A batch and quantities derived from it, computed when first read and shared by all statistics."""
 
-    Attributes:
-        outputs: logits, detached.
-        targets: class ids in [0, c), on the device of the outputs.
-        features: input of the last linear layer, or None.
-        before: log-probabilities when the sample was last recorded, NaN at its first record; None if no statistic
-            reads them.
-    """
-
-    outputs: Float[Tensor, "b c"]
-    targets: Int[Tensor, " b"]
-    features: Float[Tensor, "b d"] | None = None
-    before: Float[Tensor, "b c"] | None = None
+    outputs: Float[Tensor, "b c"]  # logits, detached
+    targets: Int[Tensor, " b"]  # class ids in [0, c), on the device of the outputs
+    features: Float[Tensor, "b d"] | None = None  # input of the last linear layer
+    before: Float[Tensor, "b c"] | None = None  # log-probabilities when last recorded, NaN at the first record
 
     @cached_property
     def logs(self) -> Float[Tensor, "b c"]:

@@ -21,39 +21,26 @@ from .batch import Batch
 
 @dataclass(frozen=True, eq=False)
 class Statistic:
-    """A value computed of each sample in a batch, and its accumulation; it holds no data itself.
+    """A value computed of each sample in a batch, and its accumulation; it holds no data itself."""
 
-    Attributes:
-        name: the call that made it, as in "el2n(epochs=10, reduce='mean')"; saved states are checked by it.
-        observe: batch -> (b,) value of each sample. Statistics that share this function share its values.
-        accumulator: accumulates the values.
-        until: only presentations of the epochs before this one count; None counts all.
-        features: whether `observe` reads the features.
-        before: whether `observe` reads each sample's log-probabilities at its last presentation.
-        window: presentations that a sample needs to have a score.
-        snapshot: whether one pass of a trained model gives it; the others need the course of training.
-    """
-
-    name: str
-    observe: Callable[[Batch], Float[Tensor, " b"]]
+    name: str  # the call that made it, as in "el2n(epochs=10, reduce='mean')"; saved states are checked by it
+    observe: Callable[[Batch], Float[Tensor, " b"]]  # statistics that share this function share its values
     accumulator: Accumulator
-    until: int | None = None
-    features: bool = False
-    before: bool = False
-    window: int = 1
-    snapshot: bool = False
+    until: int | None = None  # only presentations of the epochs before this one count; None counts all
+    features: bool = False  # whether `observe` reads the features
+    before: bool = False  # whether `observe` reads each sample's log-probabilities at its last presentation
+    window: int = 1  # presentations that a sample needs to have a score
+    snapshot: bool = False  # whether one pass of a trained model gives it; the others need the course of training
 
 
 def forgetting(never: Literal["last", "zero"] = "last") -> Statistic:
-    """Forgetting events: how often a sample is correct at one presentation and wrong at the next.
+    """Forgetting events: how often a sample is correct at one presentation and wrong at the next; 10 bytes a sample.
 
     The prediction is the first class of highest logit.
 
     Args:
         never: score of a sample that was never correct. "last" gives it the largest number of presentations of any
             sample, which no count reaches, so that it is pruned last; "zero" leaves its count, 0.
-    Returns:
-        A statistic; 10 bytes per sample.
     Source: Toneva et al. 2019, arXiv:1812.05159, section 3. Differs: for never-learned samples the paper's code takes
         the number of epochs, here it is counted; the two agree where every sample is seen once per epoch.
     """
@@ -63,13 +50,11 @@ def forgetting(never: Literal["last", "zero"] = "last") -> Statistic:
 
 
 def el2n(epochs: int = 10, reduce: Literal["mean", "last"] = "mean") -> Statistic:
-    """Norm of the error vector ‖softmax(outputs) − onehot(y)‖₂, early in training.
+    """Norm of the error vector ‖softmax(outputs) − onehot(y)‖₂, in [0, √2], early in training.
 
     Args:
         epochs: presentations of epochs 0 to epochs - 1 count.
-        reduce: "mean" over these, or the "last" of them.
-    Returns:
-        A statistic with scores in [0, √2]; 8 bytes per sample, or 4 for "last".
+        reduce: "mean" over these, 8 bytes per sample; or the "last" of them, 4.
     Source: Paul et al. 2021, arXiv:2107.07075, definition 2.3. Differs: recorded while training, between updates, where
         the paper evaluates one set of weights; "mean" over epochs is not in it. Its mean over models is `average`.
     """
@@ -83,10 +68,9 @@ def el2n(epochs: int = 10, reduce: Literal["mean", "last"] = "mean") -> Statisti
 def grand() -> Statistic:
     """Norm of the gradient of the last linear layer, ‖softmax(outputs) − onehot(y)‖₂ · √(1 + ‖features‖²), averaged.
 
-    The mean is over all presentations; stop recording, or use a separate recorder, to score early weights.
+    The mean is over all presentations; stop recording, or use a separate recorder, to score early weights. It takes 8
+    bytes per sample, and `Recorder.update` then needs the features that the last layer reads.
 
-    Returns:
-        A statistic; 8 bytes per sample. `Recorder.update` then needs the features that the last layer reads.
     Source: Paul et al. 2021, arXiv:2107.07075, definition 2.1. Differs: the gradient of the last layer's weight and
         bias stands for that of all weights; the mean is over presentations of one run, and `average` adds models.
     """
@@ -96,10 +80,10 @@ def grand() -> Statistic:
 def aum(space: Literal["logits", "probabilities"] = "logits") -> Statistic:
     """Minus the area under the margin: the mean over presentations of z_y − max of the other z, times −1.
 
+    Highest are the hardest samples and those with wrong labels; 8 bytes per sample.
+
     Args:
         space: whether z are "logits" or, as in the code of CCS, "probabilities".
-    Returns:
-        A statistic; 8 bytes per sample. Highest are the hardest samples and those with wrong labels.
     Source: Pleiss et al. 2020, arXiv:2001.10528, the AUM statistic. Differs: the sign, as highest means kept first.
     """
     _check_choice("space", space, ("logits", "probabilities"))
@@ -108,10 +92,8 @@ def aum(space: Literal["logits", "probabilities"] = "logits") -> Statistic:
 
 
 def entropy() -> Statistic:
-    """Entropy of the last recorded prediction, in nats.
+    """Entropy of the last recorded prediction, in nats, in [0, log C]; 4 bytes per sample.
 
-    Returns:
-        A statistic with scores in [0, log C]; 4 bytes per sample.
     Source: "entropy" in Coleman et al. 2020, arXiv:1906.11829. Differs: the paper evaluates the trained
         model; record such a pass after training to have the same.
     """
@@ -119,20 +101,18 @@ def entropy() -> Statistic:
 
 
 def least_confidence() -> Statistic:
-    """1 − the highest probability of the last recorded prediction.
+    """1 − the highest probability of the last recorded prediction, in [0, 1 − 1/C]; 4 bytes per sample.
 
-    Returns:
-        A statistic with scores in [0, 1 − 1/C]; 4 bytes per sample.
     Source: "least confidence" in Coleman et al. 2020, arXiv:1906.11829. Differs: as `entropy`.
     """
     return Statistic("least_confidence()", Batch.least_confidence, accumulators.last(), snapshot=True)
 
 
 def margin() -> Statistic:
-    """Minus the lead of the most probable class over the second, −(p₁ − p₂), of the last recorded prediction.
+    """Minus the lead of the most probable class over the second in the last recorded prediction, −(p₁ − p₂).
 
-    Returns:
-        A statistic with scores in [−1, 0]; 4 bytes per sample.
+    In [−1, 0]; 4 bytes per sample.
+
     Source: Scheffer et al. 2001, "Active hidden Markov models for information extraction", in the form of the
         DeepCore benchmark, arXiv:2204.08499. Differs: as `entropy`; an additive 1 is left out.
     """
@@ -140,10 +120,8 @@ def margin() -> Statistic:
 
 
 def loss() -> Statistic:
-    """Cross-entropy −log p_y at the last presentation.
+    """Cross-entropy −log p_y at the last presentation; 4 bytes per sample.
 
-    Returns:
-        A statistic; 4 bytes per sample.
     Source: the score of Loshchilov and Hutter 2015, arXiv:1511.06343, taken once. Differs: they rank during training.
     """
     return Statistic("loss()", Batch.cross_entropy, accumulators.last(), snapshot=True)
@@ -152,10 +130,10 @@ def loss() -> Statistic:
 def dyn_unc(window: int = 10) -> Statistic:
     """Dynamic uncertainty: the mean over sliding windows of the standard deviation of p_y.
 
+    NaN for a sample with fewer presentations than a window; 4 · window + 12 bytes per sample.
+
     Args:
         window: presentations in a window, at least 2.
-    Returns:
-        A statistic; 4 · window + 12 bytes per sample. NaN for a sample with fewer presentations than a window.
     Source: He et al. 2023, arXiv:2306.05175, the dynamic uncertainty: the unbiased deviation, over
         T − window + 1 windows. Differs: nothing; some public code multiplies by 10.
     """
@@ -197,9 +175,9 @@ def tdds(
     and each window scores R_t = Σ (|Δ| − mean |Δ|)² (Eq. 11). Windows are joined by R ← decay · R_t + (1 − decay) · R
     from R = 0 (Eq. 12).
 
-    Only the previous probabilities of a sample and one window of Δ are kept; "ce" and "el2n" need no probabilities.
-    Probabilities are kept as logarithms: stored in float16 (`Recorder(dtype=torch.float16)`) a Δ is off by at most
-    2⁻¹¹ · Σ_c p_{t+1,c} · |log p_{t,c}|.
+    NaN for a sample with fewer presentations than a window. Only one window of Δ is kept, 4 · window + 8 bytes per
+    sample (4 more for "ce" and "el2n"), and for "kl" a row of the C previous probabilities, as logarithms: stored in
+    float16 (`Recorder(dtype=torch.float16)`) a Δ is off by at most 2⁻¹¹ · Σ_c p_{t+1,c} · |log p_{t,c}|.
 
     Args:
         window: K, presentations in a window. It holds K - 1 differences, or K values for "el2n".
@@ -212,9 +190,6 @@ def tdds(
         variant: "official" computes what the authors' code does: Σ_c |p · (log p − log p)| for "kl", the root of the
             sum of squares for R_t, and 1e-8 added to probabilities under a logarithm. Without `magnitude` the absolute
             value is left out where it stands: inside the sum.
-    Returns:
-        A statistic; 4 · window + 8 bytes per sample (4 more for "ce" and "el2n"), and for "kl" a row of C values. NaN
-        for a sample with fewer presentations than a window.
     Source: Zhang et al. 2024, arXiv:2311.13613, Eq. 9 to 12 and Algorithm 1. Differs: Eq. 11 writes K terms, but K
         presentations have K - 1 differences, and the paper's count of T - K + 1 windows (and its code) means these.
     """

@@ -127,9 +127,7 @@ def apply(model: nn.Module, masks: Masks, *, example_inputs: Any = None) -> None
             raise UsageError(suggest(name, layers, what="weight in these masks"))
         shape = tuple(_layers.effective(layers[name]).shape)
         if not of_channels and tuple(keep.shape) != shape:
-            raise ValueError(
-                f"the mask of {name!r} is {tuple(keep.shape)} and the weight {shape}: another architecture"
-            )
+            raise ValueError(f"the mask of {name!r} is {tuple(keep.shape)}, the weight {shape}: another architecture")
     if not masks.keep:
         return
     if of_channels:

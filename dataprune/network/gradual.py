@@ -9,6 +9,7 @@ from torch import nn
 
 from ..errors import CheckpointError
 from ._prune import prune
+from .layers import Exclude
 
 Schedule = Callable[[int], float]  # optimizer steps taken -> share of the weights that is zero, in [0, 1)
 
@@ -76,13 +77,7 @@ class Gradual:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        schedule: Schedule,
-        *,
-        scope: str = "layer",
-        exclude: _layers.Exclude = (),
-        seed: int = 0,
+        self, model: nn.Module, schedule: Schedule, *, scope: str = "layer", exclude: Exclude = (), seed: int = 0
     ):
         self.steps, self.amount = 0, 0.0
         self._model, self._schedule, self._scope, self._seed = model, schedule, scope, seed

@@ -18,14 +18,14 @@ from coreset_features import (
 )
 
 from dataprune import coresets
-from dataprune.coresets import covering
+from dataprune.coresets import _k_center
 
 
 @pytest.mark.parametrize("candidates", [1, 7, 1024])
 @pytest.mark.parametrize("shape", ["normal", "clusters", "line", "far"])
 def test_k_center_picks_the_farthest(candidates: int, shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(covering, "_CANDIDATES", candidates)
-    monkeypatch.setattr(covering, "_LEADERS", max(1, candidates // 16))
+    monkeypatch.setattr(_k_center, "_CANDIDATES", candidates)
+    monkeypatch.setattr(_k_center, "_LEADERS", max(1, candidates // 16))
     rows = {
         "normal": normal(400, 16),
         "clusters": 20 * normal(10, 16)[np.arange(400) % 10] + 0.1 * normal(400, 16, seed=1),
