@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .formatting import metric
 from .records import Group
 from .significance import LEVEL, moments, paired
 
@@ -22,21 +23,13 @@ _BASELINE = {
 
 @dataclass(frozen=True)
 class Difference:
-    """Accuracy of a method minus that of another, seed by seed.
+    """Accuracy of a method minus that of another, seed by seed."""
 
-    Attributes:
-        mean: over the seeds that both have.
-        std: sample standard deviation; 0 for a single seed.
-        seeds: how many.
-        p: of a paired t-test; None for a single seed.
-        equal_steps: whether both took equally many steps.
-    """
-
-    mean: float
-    std: float
+    mean: float  # over the seeds that both have
+    std: float  # of the sample; 0 for a single seed
     seeds: int
-    p: float | None
-    equal_steps: bool
+    p: float | None  # of a paired t-test; None for a single seed
+    equal_steps: bool  # whether both took equally many steps
 
     @property
     def verdict(self) -> str:
@@ -50,70 +43,63 @@ class Difference:
 
 @dataclass(frozen=True)
 class Saving:
-    """What a method saved against `full`, scoring and selecting included.
+    """What a method saved against `full`, scoring and selecting included."""
 
-    Attributes:
-        samples: share of the samples.
-        time: share of the seconds.
-        seconds: of training and selecting.
-        watt_hours: an estimate.
-        scored: whether a scoring run is included.
-    """
-
-    samples: float
-    time: float
-    seconds: float
-    watt_hours: float
-    scored: bool
+    samples: float  # share
+    time: float  # share of the seconds
+    seconds: float  # of training and selecting
+    watt_hours: float  # an estimate
+    scored: bool  # whether a scoring run is included
 
 
 def difference(result: Mapping[str, Any], method: str, reference: str) -> Difference | None:
     """A method against a reference; None where no seed has both, or for a method and itself."""
-    if method == reference:
+    rows, others = (
+        {row["seed"]: row for row in result["runs"] if row["method"] == name} for name in (method, reference)
+    )
+    pairs = [(row, others[seed]) for seed, row in sorted(rows.items()) if seed in others]
+    if method == reference or not pairs:
         return None
-    rows, others = (_by_seed(result, name) for name in (method, reference))
-    seeds = sorted(rows.keys() & others.keys())
-    if not seeds:
-        return None
-    values = [rows[seed]["accuracy"] - others[seed]["accuracy"] for seed in seeds]
-    equal = all(rows[seed]["steps"] == others[seed]["steps"] for seed in seeds)
-    return Difference(*moments(values), len(seeds), paired(values), equal)
+    values = [row["accuracy"] - other["accuracy"] for row, other in pairs]
+    equal = all(row["steps"] == other["steps"] for row, other in pairs)
+    return Difference(*moments(values), len(values), paired(values), equal)
 
 
-def sentence(result: Mapping[str, Any], metric: str = "accuracy") -> str:
-    """The result in a sentence or two: the best pruned method against random choice and full training.
-
-    Args:
-        result: what `compare.json` holds.
-        metric: what its accuracies are.
-    """
+def sentence(result: Mapping[str, Any]) -> str:
+    """The result of a comparison in a sentence or two: the best pruned method against random choice and `full`."""
     lines = {line["method"]: line for line in result["summary"]}
     scored = [line for name, line in lines.items() if name not in UNSCORED]
     baselines = [line for name, line in lines.items() if name in UNSCORED and name != "full"]
-    candidates = scored or baselines or list(lines.values())
-    best = max(candidates, key=lambda line: line["accuracy_mean"])
+    best = max(scored or baselines or list(lines.values()), key=lambda line: line["accuracy_mean"])
     name, full = best["method"], lines.get("full")
-    text = f"{name} reaches {100 * best['accuracy_mean']:.1f} % test {metric}"
+    text = f"{name} reaches {100 * best['accuracy_mean']:.1f} % test {metric(result)}"
     if full is not None and full is not best:
         samples = best["samples"] + best.get("scoring_samples", 0)
-        text += f" with {_percent(samples / full['samples'])} of the samples of full training"
+        text += f" with {_share(samples / full['samples'])} of the samples of full training"
         text += " (scoring included)" if "scoring_samples" in best else ""
-    baseline = max(baselines, key=lambda line: line["accuracy_mean"], default=None)
-    gain = baseline and difference(result, name, baseline["method"])
-    if baseline and gain:
-        other = f"{baseline['method']} ({_BASELINE[baseline['method']]})"
-        points = f"{100 * abs(gain.mean):.1f} points {'above' if gain.mean > 0 else 'below'} {other}"
-        text += {
-            "higher": f", {points}",
-            "lower": f", {points}",
-            "no difference detected": f"; no difference from {other} is detected over {gain.seeds} seeds",
-        }.get(gain.verdict, f", {points}; {_too_few(gain.seeds)}")
+    if baselines:
+        text += _against_baseline(result, name, max(baselines, key=lambda line: line["accuracy_mean"])["method"])
     if full is not None and full is not best:
         above, compared = full["accuracy_mean"] - best["accuracy_mean"], difference(result, "full", name)
         text += f". Full training is {100 * abs(above):.1f} points {'higher' if above >= 0 else 'lower'}"
         if compared and compared.verdict == "no difference detected":
             text += ", which may be chance"
     return text + "."
+
+
+def _against_baseline(result: Mapping[str, Any], method: str, baseline: str) -> str:
+    gain = difference(result, method, baseline)
+    if gain is None:
+        return ""
+    other = f"{baseline} ({_BASELINE[baseline]})"
+    if gain.verdict == "no difference detected":
+        return f"; no difference from {other} is detected over {gain.seeds} seeds"
+    text = f", {100 * abs(gain.mean):.1f} points {'above' if gain.mean > 0 else 'below'} {other}"
+    if gain.seeds > 2:
+        return text
+    return (
+        text + ("; one seed cannot show whether that is chance", "; two seeds are too few to test it")[gain.seeds - 1]
+    )
 
 
 def saving(group: Group, method: str, watts: float | None = None) -> Saving | None:
@@ -139,13 +125,5 @@ def power(group: Group, watts: float | None = None) -> tuple[float, str]:
     return each * ranks, f"{text} ({'an assumption about ' + name if watts is None else 'given with --watts'})"
 
 
-def _too_few(seeds: int) -> str:
-    return "one seed cannot show whether that is chance" if seeds < 2 else "two seeds are too few to test it"
-
-
-def _percent(share: float) -> str:
+def _share(share: float) -> str:
     return f"{100 * share:.0f} %" if share > 0.095 else f"{100 * share:.2g} %"
-
-
-def _by_seed(result: Mapping[str, Any], method: str) -> dict[int, Mapping[str, Any]]:
-    return {row["seed"]: row for row in result["runs"] if row["method"] == method}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
@@ -14,30 +14,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; the first cell of a row is its heading, a cell of several lines keeps them.
-
-    Attributes:
-        caption: what it shows.
-        head: of the columns.
-        rows: cells.
-        folded: whether it is shown on demand only.
-    """
+    """A table; the first cell of a row is its heading, a cell of several lines keeps them."""
 
     caption: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
-    folded: bool = False
+    folded: bool = False  # shown on demand only
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure.
-
-    Attributes:
-        name: of its file, unique among a group's figures.
-        description: what it shows, for readers who cannot see it.
-        figure: as `plots` draws it.
-    """
+    """A figure, with the name of its file, unique within a part, and a description for readers who cannot see it."""
 
     name: str
     description: str
@@ -48,40 +35,19 @@ Block = str | Table | Sequence[Chart]  # a paragraph, a table, figures side by s
 
 
 @dataclass(frozen=True)
-class Section:
-    """A part of a group's report.
-
-    Attributes:
-        title: heading.
-        blocks: from top to bottom.
-    """
-
-    title: str
-    blocks: Sequence[Block]
-
-
-@dataclass(frozen=True)
 class Part:
-    """The report of a group of runs.
-
-    Attributes:
-        title: what was run.
-        source: folder or file that the records are from.
-        result: the result in a sentence.
-        first: what a reader sees before the sections.
-        sections: the details.
-    """
+    """The report of a group of runs."""
 
     title: str
-    source: str
-    result: str
-    first: Sequence[Block]
-    sections: Sequence[Section]
+    source: str  # folder or file of the records
+    result: str  # in a sentence
+    first: Sequence[Block]  # before the sections
+    sections: Mapping[str, Sequence[Block]]  # by heading
 
     @property
     def charts(self) -> list[Chart]:
         """All figures."""
-        blocks = [*self.first, *(block for section in self.sections for block in section.blocks)]
+        blocks = [*self.first, *(block for section in self.sections.values() for block in section)]
         return [chart for block in blocks if not isinstance(block, str | Table) for chart in block]
 
 
@@ -92,26 +58,15 @@ def markdown(parts: Sequence[Part], overview: Sequence[Block] = ()) -> str:
         parts: of the report.
         overview: what several parts have in common; one part stands without it.
     """
-    several, lines = len(parts) > 1, []
-    if several:
-        lines = [f"# {len(parts)} groups of runs", "", *(line for block in overview for line in _block(block, ""))]
+    several = len(parts) > 1
+    level = "##" if several else "#"
+    lines = [f"# {len(parts)} groups of runs", "", *_blocks(overview, "")] if several else []
     for number, part in enumerate(parts):
         mark = f"-{number + 1}" if several else ""
-        source = f"From `{part.source.replace('`', '')}`."
-        lines += [
-            f"{'##' if several else '#'} {escaped(part.title)}",
-            "",
-            source,
-            "",
-            f"**{escaped(part.result)}**",
-            "",
-        ]
-        for block in part.first:
-            lines += _block(block, mark)
-        for section in part.sections:
-            lines += [f"{'###' if several else '##'} {escaped(section.title)}", ""]
-            for block in section.blocks:
-                lines += _block(block, mark)
+        lines += [f"{level} {escaped(part.title)}", "", f"From `{part.source.replace('`', '')}`.", ""]
+        lines += [f"**{escaped(part.result)}**", "", *_blocks(part.first, mark)]
+        for title, blocks in part.sections.items():
+            lines += [f"{level}# {escaped(title)}", "", *_blocks(blocks, mark)]
     return "\n".join(lines)
 
 
@@ -126,42 +81,23 @@ def escaped(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
-def listed(names: Sequence[str]) -> str:
-    """Names in a sentence.
-
-    Example:
-        >>> listed(["full", "short", "emp"]), listed([])
-        ('full, short and emp', 'none')
-    """
-    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]])) or "none"
+def pipe_table(head: Sequence[str], rows: Sequence[Sequence[str]], alignment: str = "---") -> str:
+    """Markdown of a table whose cells are Markdown, with the alignment of all columns but the first."""
+    lines = [head, ["---", *[alignment] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def counted(count: int, noun: str) -> str:
-    """A number with its noun.
-
-    Example:
-        >>> counted(1, "seed"), counted(1200, "sample")
-        ('1 seed', '1,200 samples')
-    """
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+def _blocks(blocks: Sequence[Block], mark: str) -> list[str]:
+    return [line for block in blocks for line in (*_block(block, mark), "")]
 
 
 def _block(block: Block, mark: str) -> list[str]:
     if isinstance(block, str):
-        return [re.sub(r"^(\d*)([#+.)-])", r"\1\\\2", escaped(block)), ""]  # neither a list nor a heading
-    if isinstance(block, Table):
-        return _table(block)
-    return [*(f"![{escaped(chart.description)}](figures/{chart.name}{mark}.png)" for chart in block), ""]
-
-
-def _table(table: Table) -> list[str]:
-    rule = ["---", *["---:"] * (len(table.head) - 1)]
-    rows = [rule if row is None else [_cell(cell) for cell in row] for row in (table.head, None, *table.rows)]
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    if table.folded:
-        return ["<details>", f"<summary>{escape(table.caption)}</summary>", "", *lines, "", "</details>", ""]
-    return [f"**{escaped(table.caption)}**", "", *lines, ""]
-
-
-def _cell(text: str) -> str:
-    return "<br>".join(map(escaped, text.split("\n")))
+        return [re.sub(r"^(\d*)([#+.)-])", r"\1\\\2", escaped(block))]  # neither a list nor a heading
+    if not isinstance(block, Table):
+        return [f"![{escaped(chart.description)}](figures/{chart.name}{mark}.png)" for chart in block]
+    rows = [["<br>".join(map(escaped, cell.split("\n"))) for cell in row] for row in (block.head, *block.rows)]
+    text = pipe_table(rows[0], rows[1:], "---:")
+    if block.folded:
+        return ["<details>", f"<summary>{escape(block.caption)}</summary>", "", text, "", "</details>"]
+    return [f"**{escaped(block.caption)}**", "", text]

@@ -1,110 +1,94 @@
-"""Whether the runs are what they are taken for."""
+"""Consistency checks of the records of runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import defaultdict
 from typing import Any, NamedTuple
 
 from ...errors import UsageError
 from ..training.build import build_pruner
 from ..training.settings import Settings
-from .records import VARIED, Group, Run, computed
+from .formatting import counted
+from .pack import Run
+from .records import VARIED, Group, computed
 
 _NAMED = 4  # exceptions that are spelled out
+_MACHINE = {"dataprune": "dataprune", "torch": "torch", "python": "Python", "device": "device", "hardware": "hardware"}
 
 
 class Check(NamedTuple):
-    """One check.
-
-    Attributes:
-        what: it looks at.
-        state: "passed", "failed", "note" for what a reader should know, "not checked" where the record is missing.
-        detail: a sentence.
-    """
+    """One check."""
 
     what: str
-    state: str
-    detail: str
+    state: str  # "passed", "failed", "note" for what a reader should know, "not checked" where the record is missing
+    detail: str  # a sentence
 
 
 def checks(group: Group) -> list[Check]:
     """All checks of a group of runs."""
-    return [_equal_steps(group), _seeds(group)] + [check(group) for check in _OF_FOLDERS]
+    return [Check(what, *check(group)) for what, check in _CHECKS.items()]
 
 
-def _equal_steps(group: Group) -> Check:
-    what = "Equal steps, all but full"
-    steps: dict[int, list[str]] = {}
+def _equal_steps(group: Group) -> tuple[str, str]:
+    steps: dict[int, list[str]] = defaultdict(list)
     for row in group.result["runs"]:
         if row["method"] != "full":
-            steps.setdefault(row["steps"], []).append(f"{row['method']} seed {row['seed']}")
+            steps[row["steps"]].append(_name(row))
     if not steps:
-        return Check(what, "not checked", "there is no run but full.")
+        return "not checked", "there is no run but full."
     most = max(steps, key=lambda count: len(steps[count]))
-    other = [f"{name} took {count:,}" for count, names in steps.items() if count != most for name in names]
-    if other:
-        state = "failed" if group.compared else "note"
-        return Check(what, state, f"Most runs took {most:,} optimizer steps, but {_some(other)}.")
-    return Check(what, "passed", f"Every run but full took {most:,} optimizer steps.")
+    others = [f"{name} took {count:,}" for count, names in steps.items() if count != most for name in names]
+    if others:
+        return _wrong(group), f"Most runs took {most:,} optimizer steps, but {_some(others)}."
+    return "passed", f"Every run but full took {most:,} optimizer steps."
 
 
-def _seeds(group: Group) -> Check:
-    what = "Seeds complete"
+def _seeds(group: Group) -> tuple[str, str]:
     rows = group.result["runs"]
-    seeds = sorted({row["seed"] for row in rows})
-    have = {(row["method"], row["seed"]) for row in rows}
-    methods = [line["method"] for line in group.result["summary"]]
-    gaps = [f"{method} seed {seed}" for method in methods for seed in seeds if (method, seed) not in have]
+    seeds, finished = sorted({row["seed"] for row in rows}), {(row["method"], row["seed"]) for row in rows}
+    gaps = [f"{method} seed {seed}" for method in group.methods for seed in seeds if (method, seed) not in finished]
     if gaps:
-        return Check(what, "failed" if group.compared else "note", f"Missing: {_some(gaps)}.")
-    number = f"{len(seeds)} seed{'s' if len(seeds) != 1 else ''}"
+        return _wrong(group), f"Missing: {_some(gaps)}."
+    text = f"Every method has {counted(len(seeds), 'seed')}: "
     if len(seeds) == 1:
-        return Check(what, "note", f"Every method has {number}: there is no spread to judge differences by.")
-    return Check(what, "passed", f"Every method has {number}: {', '.join(map(str, seeds))}.")
+        return "note", text + "there is no spread to judge differences by."
+    return "passed", f"{text}{', '.join(map(str, seeds))}."
 
 
-def _finished(group: Group) -> Check:
-    what = "Runs finished"
+def _finished(group: Group) -> tuple[str, str]:
     if not group.runs:
-        return Check(what, "not checked", "The folder has no records of its single runs.")
-    have = {(run.method, run.seed) for run in group.runs if run.metrics}
-    open_ = [_name(run) for run in group.runs if run.metrics is None]
-    lost = [
-        f"{row['method']} seed {row['seed']}"
-        for row in group.result["runs"]
-        if (row["method"], row["seed"]) not in have
+        return "not checked", "The folder has no records of its single runs."
+    recorded = {(run.method, run.seed) for run in group.runs if run.metrics}
+    unfinished = [run.name for run in group.runs if run.metrics is None]
+    lost = [_name(row) for row in group.result["runs"] if (row["method"], row["seed"]) not in recorded]
+    parts = [
+        f"{what}: {_some(names)}" for what, names in (("not finished", unfinished), ("without a record", lost)) if names
     ]
-    if open_ or lost:
-        parts = [f"not finished: {_some(open_)}"] * bool(open_) + [f"without a record: {_some(lost)}"] * bool(lost)
-        return Check(what, "failed", "; ".join(parts).capitalize() + ".")
-    return Check(what, "passed", f"All {len(group.runs)} runs have ended and left their record.")
+    if parts:
+        return "failed", "; ".join(parts).capitalize() + "."
+    return "passed", f"All {len(group.runs)} runs have ended and left their record."
 
 
-def _budgets(group: Group) -> Check:
-    what = "Budgets reached"
-    done = [run for run in group.runs if run.metrics and run.pruned]
-    if not done:
-        return Check(what, "not checked", "No run that pruned has left its history.")
+def _budgets(group: Group) -> tuple[str, str]:
+    runs = [run for run in group.runs if run.metrics and run.pruned]
+    if not runs:
+        return "not checked", "No run that pruned has left its history."
     wrong, free = [], []
-    for run in done:
+    for run in runs:
         planned = _planned(run)
         if planned is None:
             free.append(run.method)
             continue
-        off = [line for line in run.history if line["selected"] != planned[line["epoch"]]]
-        if off:
-            line = off[0]
-            wrong.append(
-                f"{_name(run)} kept {line['selected']:,} of {planned[line['epoch']]:,} in epoch {line['epoch']}"
-            )
+        for line in run.history:
+            if line["selected"] != (count := planned[line["epoch"]]):
+                wrong.append(f"{run.name} kept {line['selected']:,} of {count:,} in epoch {line['epoch']}")
+                break
     if wrong:
-        return Check(what, "failed", f"{_some(wrong).capitalize()}.")
+        return "failed", f"{_some(wrong).capitalize()}."
     if free:
         names = ", ".join(dict.fromkeys(free))
-        return Check(
-            what, "note", f"All others kept exactly what was planned; {names} decides itself how many it keeps."
-        )
-    return Check(what, "passed", "Every epoch selected exactly as many samples as its schedule says.")
+        return "note", f"All others kept exactly what was planned; {names} decides itself how many it keeps."
+    return "passed", "Every epoch selected exactly as many samples as its schedule says."
 
 
 def _planned(run: Run) -> list[int] | None:
@@ -121,68 +105,76 @@ def _planned(run: Run) -> list[int] | None:
     return pruner.counts if pruner.policy.exact else None
 
 
-def _settings(group: Group) -> Check:
-    what = "Same data and settings"
-    stored = [(run, run.settings) for run in group.runs if run.settings]
+def _settings(group: Group) -> tuple[str, str]:
+    stored = [(run.name, computed(run.settings)) for run in group.runs if run.settings]
     if len(stored) < 2:
-        return Check(what, "not checked", "Fewer than two runs have kept their settings.")
-    first, other = computed(stored[0][1]), []
-    for run, settings in stored[1:]:
-        names = [name for name, value in computed(settings).items() if name not in VARIED and value != first[name]]
-        other += [f"{_name(run)} ({', '.join(names)})"] * bool(names)
-    if other:
-        return Check(what, "failed", f"Unlike {_name(stored[0][0])}: {_some(other)}.")
+        return "not checked", "Fewer than two runs have kept their settings."
+    (reference, first), *others = stored
+    unlike = []
+    for name, settings in others:
+        different = [key for key, value in settings.items() if key not in VARIED and value != first[key]]
+        unlike += [f"{name} ({', '.join(different)})"] * bool(different)
+    if unlike:
+        return "failed", f"Unlike {reference}: {_some(unlike)}."
     sizes = {(run.metrics["train_samples"], run.metrics["test_samples"]) for run in group.runs if run.metrics}
     if len(sizes) > 1:
-        return Check(what, "failed", f"Runs read different numbers of samples: {sorted(sizes)}.")
-    return Check(
-        what, "passed", "All runs share data, model, optimizer and augmentation; seed, method and budget differ."
-    )
+        return "failed", f"Runs read different numbers of samples: {sorted(sizes)}."
+    return "passed", "All runs share data, model, optimizer and augmentation; seed, method and budget differ."
 
 
-def _records(group: Group) -> Check:
-    what = "Records agree"
-    done = [run for run in group.runs if run.metrics and run.history]
-    if not done:
-        return Check(what, "not checked", "No run has left its history.")
+def _records(group: Group) -> tuple[str, str]:
     rows = {(row["method"], row["seed"]): row for row in group.result["runs"]}
-    wrong = []
-    for run in done:
-        assert run.metrics is not None
-        row = rows.get((run.method, run.seed), run.metrics)
-        if any(row[name] != run.metrics[name] for name in ("accuracy", "samples", "steps")):
-            wrong.append(f"{_name(run)}: its record is not that of the comparison")
-        elif sum(line["samples"] for line in run.history) != run.metrics["samples"]:
-            wrong.append(f"{_name(run)}: its epochs' samples do not add up")
-        elif run.counts and int(run.counts["selected"].sum()) != sum(line["selected"] for line in run.history):
-            wrong.append(f"{_name(run)}: its selection counts do not add up to its epochs' selections")
+    runs = [run for run in group.runs if run.metrics and run.history]
+    if not runs:
+        return "not checked", "No run has left its history."
+    wrong = [f"{run.name}: {text}" for run in runs if (text := _disagreement(run, rows.get((run.method, run.seed))))]
     if wrong:
-        return Check(what, "failed", f"{_some(wrong)}.")
-    return Check(what, "passed", "Comparison, records, histories and selection counts say the same.")
+        return "failed", f"{_some(wrong)}."
+    return "passed", "Comparison, records, histories and selection counts say the same."
 
 
-def _versions(group: Group) -> Check:
-    what = "Same versions and machine"
+def _disagreement(run: Run, row: dict[str, Any] | None) -> str | None:
+    metrics = run.metrics or {}
+    if row and any(row[name] != metrics[name] for name in ("accuracy", "samples", "steps")):
+        return "its record is not that of the comparison"
+    if sum(line["samples"] for line in run.history) != metrics["samples"]:
+        return "its epochs' samples do not add up"
+    if run.counts and int(run.counts["selected"].sum()) != sum(line["selected"] for line in run.history):
+        return "its selection counts do not add up to its epochs' selections"
+    return None
+
+
+def _versions(group: Group) -> tuple[str, str]:
     machines = [run.metrics["machine"] for run in group.runs if run.metrics and "machine" in run.metrics]
     if not machines:
-        return Check(what, "not checked", "No run has named its machine.")
-    names = {"dataprune": "dataprune", "torch": "torch", "python": "Python", "device": "device", "hardware": "hardware"}
-    versions = {shown: _different(machine.get(name) for machine in machines) for name, shown in names.items()}
-    several = [f"{shown} {', '.join(values)}" for shown, values in versions.items() if len(values) > 1]
+        return "not checked", "No run has named its machine."
+    values = {
+        shown: dict.fromkeys(machine.get(name) or "unknown" for machine in machines) for name, shown in _MACHINE.items()
+    }
+    several = [f"{shown} {', '.join(map(str, different))}" for shown, different in values.items() if len(different) > 1]
     if several:
-        return Check(what, "note", f"Runs differ: {'; '.join(several)}. Their seconds cannot be compared.")
-    return Check(what, "passed", f"All on {', '.join(f'{shown} {values[0]}' for shown, values in versions.items())}.")
+        return "note", f"Runs differ: {'; '.join(several)}. Their seconds cannot be compared."
+    return "passed", f"All on {', '.join(f'{shown} {next(iter(same))}' for shown, same in values.items())}."
 
 
-_OF_FOLDERS: tuple[Callable[[Group], Check], ...] = (_finished, _budgets, _settings, _records, _versions)
+_CHECKS = {
+    "Equal steps, all but full": _equal_steps,
+    "Seeds complete": _seeds,
+    "Runs finished": _finished,
+    "Budgets reached": _budgets,
+    "Same data and settings": _settings,
+    "Records agree": _records,
+    "Same versions and machine": _versions,
+}
 
 
-def _different(values: Iterable[Any]) -> list[str]:
-    return list(dict.fromkeys("unknown" if value is None else str(value) for value in values))
+def _wrong(group: Group) -> str:
+    """The state of what must agree in a comparison, and may differ between single runs."""
+    return "failed" if group.compared else "note"
 
 
-def _name(run: Run) -> str:
-    return f"{run.method} seed {run.seed}"
+def _name(row: dict[str, Any]) -> str:
+    return f"{row['method']} seed {row['seed']}"
 
 
 def _some(texts: list[str]) -> str:

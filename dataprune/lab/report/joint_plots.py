@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from .plots import MARKERS, write
+from . import plots
+from .formatting import counted, setting
 from .significance import moments
-from .tables import setting
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
-def draw(result: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write every figure of `FIGURES` as SVG and PNG.
-
-    Args:
-        result: what `joint.json` holds, of a finished grid.
-        folder: that they go to.
-    """
-    return [file for name, figure in FIGURES.items() for file in write(figure(result), folder / name)]
+Line = Mapping[str, Any]
 
 
-def fine_tuning(result: Mapping[str, Any]) -> Figure:
+def draw(result: Line, folder: Path) -> list[Path]:
+    """Write every figure of a finished `joint.json` as SVG and PNG."""
+    return [file for name, figure in FIGURES.items() for file in plots.write(figure(result), folder / name)]
+
+
+def fine_tuning(result: Line) -> Figure:
     """Test accuracy after every epoch of fine-tuning, with and without data selection, for each ratio and amount.
 
     Means over seeds, and a standard deviation to either side. Figure 1 of "Drop it like it's hot".
@@ -44,7 +41,7 @@ def fine_tuning(result: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def before_and_after(result: Mapping[str, Any]) -> Figure:
+def before_and_after(result: Line) -> Figure:
     """Test accuracy over training and then, pruned, over fine-tuning, at the smallest ratio; a panel for each amount.
 
     Figure 2 of "Drop it like it's hot".
@@ -66,45 +63,43 @@ def before_and_after(result: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def flops(result: Mapping[str, Any]) -> Figure:
+def flops(result: Line) -> Figure:
     """Final accuracy against the FLOPs of all stages, scoring included; a line joins an arm and ratio."""
-    from matplotlib.figure import Figure
+    grid, several = result["grid"], len(result["grid"]["seeds"]) > 1
+    figure, panels = plots.panels(1, 1, (7.5, 4.2))
+    axes = panels[0, 0]
 
-    grid, summary = result["grid"], result["summary"]
-    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    first = [line for line in summary if (line["arm"], line["ratio"]) == (grid["arms"][0], grid["ratios"][0])]
-    names = {"flops": "base_flops", "accuracy_mean": "base_mean", "accuracy_std": "base_std"}
-    series = {"base": [{name: line[of_base] for name, of_base in names.items()} for line in first]}
-    series |= {
-        f"{arm}, {ratio:.0%}": [line for line in summary if (line["arm"], line["ratio"]) == (arm, ratio)]
-        for arm in grid["arms"]
-        for ratio in grid["ratios"]
-    }
-    colors = {arm: color for color, arm in _arms(grid)}
-    for number, (label, lines) in enumerate(series.items()):
+    def add(label: str, marker: int, color: str, lines: Sequence[Line], prefix: str, accuracy: str) -> None:
         axes.errorbar(
-            [line["flops"] for line in lines],
-            [100 * line["accuracy_mean"] for line in lines],
-            yerr=[100 * line["accuracy_std"] for line in lines] if len(grid["seeds"]) > 1 else None,
-            fmt=MARKERS[max(number - 1, 0) % len(grid["ratios"]) % 12] + "-",
-            color=colors[label.split(",")[0]],
+            [line[f"{prefix}flops"] for line in lines],
+            [100 * line[f"{accuracy}_mean"] for line in lines],
+            yerr=[100 * line[f"{accuracy}_std"] for line in lines] if several else None,
+            fmt=plots.MARKERS[marker % 12] + "-",
+            color=color,
             linewidth=0.8,
             markersize=4,
             capsize=2,
             label=label,
         )
+
+    def lines_of(arm: str, ratio: float) -> list[Line]:
+        return [line for line in result["summary"] if (line["arm"], line["ratio"]) == (arm, ratio)]
+
+    (_, color), *arms = [(arm, color) for color, arm in _arms(grid)]
+    add("base", 0, color, lines_of(grid["arms"][0], grid["ratios"][0]), "base_", "base")
+    for arm, color in arms:
+        for marker, ratio in enumerate(grid["ratios"]):
+            add(f"{arm}, {ratio:.0%}", marker, color, lines_of(arm, ratio), "", "accuracy")
     axes.set_xlim(left=0)
     axes.set_xlabel("training FLOPs of all stages; theoretical: pruned weights counted as free", fontsize=9)
     axes.set_ylabel("test accuracy, %")
     amounts = ", ".join(f"{amount:.0%}" for amount in grid["amounts"])
     axes.set_title(f"{_heading(result)}; along a line: {amounts} pruned", fontsize=10)
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside right center", frameon=False, fontsize=9)
+    plots.finish(figure, panels, None, 9)
     return figure
 
 
-def sparsity(result: Mapping[str, Any]) -> Figure:
+def sparsity(result: Line) -> Figure:
     """Share of zeros of every layer, a panel for the base and for each arm at the smallest ratio, mean over seeds.
 
     Ranked layer by layer all layers lose the same share; with a global ranking this shows which ones lose more.
@@ -112,17 +107,16 @@ def sparsity(result: Mapping[str, Any]) -> Figure:
     grid = result["grid"]
     arms, ratio = [arm for _, arm in _arms(grid)], min(grid["ratios"])
     figure, panels = _panels(1, len(arms))
-    names: list[str] = []
     for axes, arm in zip(panels[0], arms, strict=True):
         for number, amount in enumerate(grid["amounts"]):
             layers = [cell["layers"] for cell in _cells(result, arm, ratio, amount)]
-            names = list(layers[0])
-            means = [100 * statistics.fmean(zeros[name] for zeros in layers) for name in names]
+            means = [100 * fmean(zeros[name] for zeros in layers) for name in layers[0]]
             style = {"marker": "o", "markersize": 3, "color": f"C{number % 10}", "linewidth": 1}
-            axes.plot(range(len(names)), means, label=f"{amount:.0%} pruned", **style)
+            axes.plot(range(len(means)), means, label=f"{amount:.0%} pruned", **style)
         axes.set_title(arm if arm == "base" else f"{arm}, {ratio:.0%} of the data", fontsize=8)
     ranked = {"layer": "layer by layer", "global": "all together"}[result["scope"]]
     _finish(figure, panels, f"{_heading(result)}: zeros of each layer, ranked {ranked}", "layer, in order")
+    names = list(result["cells"][0]["layers"])
     if len(names) <= 8:
         for axes in panels[0]:
             axes.set_xticks(range(len(names)), names, rotation=45, fontsize=7)
@@ -130,16 +124,13 @@ def sparsity(result: Mapping[str, Any]) -> Figure:
     return figure
 
 
-FIGURES: Mapping[str, Callable[[Mapping[str, Any]], Figure]] = {
+FIGURES: Mapping[str, Callable[[Line], Figure]] = {
     plot.__name__: plot for plot in (fine_tuning, before_and_after, flops, sparsity)
 }
 
 
 def _panels(rows: int, columns: int) -> tuple[Figure, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(1 + 2.2 * columns, 1 + 1.8 * rows), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False, sharex=True, sharey="row")
+    return plots.panels(rows, columns, (1 + 2.2 * columns, 1 + 1.8 * rows), sharex=True, sharey="row")
 
 
 def _band(axes: Axes, epochs: Sequence[int], curves: Sequence[Sequence[float]], color: str, label: str | None) -> None:
@@ -151,32 +142,28 @@ def _band(axes: Axes, epochs: Sequence[int], curves: Sequence[Sequence[float]], 
 
 
 def _finish(figure: Figure, panels: Any, title: str, xlabel: str) -> None:
-    figure.suptitle(title, fontsize=10)
     for axes in panels.flat:
-        axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
     for axes in panels[-1]:
         axes.set_xlabel(xlabel, fontsize=8)
     for axes in panels[:, 0]:
         axes.set_ylabel("test accuracy, %", fontsize=8)
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
+    plots.finish(figure, panels, title, 9)
 
 
-def _arms(grid: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _arms(grid: Line) -> list[tuple[str, str]]:
     """Colour and name of the base and of every arm."""
     return [("black", "base"), *((f"C{number % 10}", arm) for number, arm in enumerate(grid["arms"]))]
 
 
-def _cells(result: Mapping[str, Any], arm: str, ratio: float, amount: float) -> list[Mapping[str, Any]]:
+def _cells(result: Line, arm: str, ratio: float, amount: float) -> list[Line]:
     return [cell for cell in _of_arm(result["cells"], arm, ratio) if cell["amount"] == amount]
 
 
-def _of_arm(lines: Sequence[Mapping[str, Any]], arm: str, ratio: float) -> list[Mapping[str, Any]]:
+def _of_arm(lines: Sequence[Line], arm: str, ratio: float) -> list[Line]:
     """Lines of an arm at a ratio; the base was trained on all the data, whatever the ratio."""
     return [line for line in lines if line["arm"] == arm and (arm == "base" or line["ratio"] == ratio)]
 
 
-def _heading(result: Mapping[str, Any]) -> str:
-    seeds = len(result["grid"]["seeds"])
-    return f"{setting(result)}, {seeds} seed{'s' if seeds != 1 else ''}"
+def _heading(result: Line) -> str:
+    return f"{setting(result)}, {counted(len(result['grid']['seeds']), 'seed')}"

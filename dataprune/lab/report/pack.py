@@ -1,15 +1,16 @@
-"""One JSON file for an experiment: a folder of results and runs, packed without repetition, and read back.
+"""Results and runs, read from the folders that commands write, or from one JSON file that holds several of them.
 
-A file holds one or more entries. An entry is a result file (compare.json, joint.json ...) with the runs below it. What
-all runs of an entry share is stored once, a run is one line with what differs, and its epochs are columns. Numbers that
-were measured have six significant digits.
+A packed file holds one or more entries. An entry is a result file (compare.json, joint.json ...) with the runs below
+it. What all runs of an entry share is stored once, a run is one line with what differs, and its epochs are columns.
+Numbers that were measured have six significant digits.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -29,47 +30,68 @@ COMMANDS = {  # result file -> the command that writes it
     "joint.json": "joint",
     "advice.json": "advise",
 }
-_RUN_FILES = ("config.json", "metrics.json", "history.jsonl")
-_DIGITS = 6
+_RUN_FILES = ("config.json", "metrics.json")
 _WIDTH = 120  # longer objects have a line for each key
+
+Record = Mapping[str, Any]
+Records = Sequence[Record]
 
 
 @dataclass(frozen=True)
-class RunRecord:
-    """One run.
+class Run:
+    """One run, from its folder or a packed file."""
 
-    Attributes:
-        path: its folder, relative to that of the entry.
-        settings: what config.json holds, None where there is none.
-        metrics: what metrics.json holds, None for a run that is not finished.
-        history: its epochs.
-        selected: number of samples that were selected in 0, 1, 2 ... epochs; empty where that was not recorded.
-    """
+    path: str = field(compare=False)  # of its folder below that of the entry
+    folder: Path  # of a packed run, what it was called below the packed file
+    settings: Record | None  # of config.json
+    metrics: Record | None  # of metrics.json, None for a run that is not finished
+    history: Records  # its epochs
+    selected: Sequence[int]  # number of samples that were selected in 0, 1, 2 ... epochs; empty if not recorded
+    method: str  # as tables name it
+    seed: int
 
-    path: str
-    settings: dict[str, Any] | None
-    metrics: dict[str, Any] | None
-    history: list[dict[str, Any]] = field(default_factory=list)
-    selected: list[int] = field(default_factory=list)
+    @property
+    def name(self) -> str:
+        """Method and seed."""
+        return f"{self.method} seed {self.seed}"
+
+    @cached_property
+    def counts(self) -> dict[str, np.ndarray]:
+        """Arrays (N,) `selected`, `drawn` and, of runs that recorded it, `switches`; empty where there is no file."""
+        return _tensors(self.folder / "selection_counts.safetensors")
+
+    @cached_property
+    def trajectories(self) -> dict[str, np.ndarray]:
+        """Tables of `Trajectories`; empty where there is no file."""
+        return _tensors(self.folder / "trajectories.safetensors")
+
+    @property
+    def size(self) -> int:
+        """Training samples, N."""
+        return int((self.metrics or {}).get("train_samples", 0)) or len(self.counts.get("selected", ()))
+
+    @property
+    def pruned(self) -> list[int]:
+        """Epochs that trained less than all the data."""
+        return [line["epoch"] for line in self.history if line["selected"] < self.size]
+
+    @property
+    def kept(self) -> np.ndarray | None:
+        """(N,) number of pruned epochs in which a sample was selected; None where that is not recorded."""
+        if "selected" not in self.counts or not self.history:
+            return None
+        return self.counts["selected"].astype(np.int64) - (len(self.history) - len(self.pruned))
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A result with its runs.
+    """A result with its runs by path."""
 
-    Attributes:
-        name: of the folder, for folders below it `folder/name`.
-        file: name of the result file, "" for runs without one.
-        result: what the result file holds, None where there is none.
-        runs: by path.
-        folder: where the runs' folders are; of a packed file its path, with the entry's name where it has several.
-    """
-
-    name: str
-    file: str
-    result: dict[str, Any] | None
-    runs: list[RunRecord]
-    folder: Path = Path()
+    name: str  # of the folder, for folders below it `folder/name`
+    file: str  # name of the result file, "" for runs without one
+    result: Record | None
+    runs: Sequence[Run]
+    folder: Path  # where the runs' folders are; of a packed file its path, with the entry's name if it has several
 
     @property
     def command(self) -> str:
@@ -78,47 +100,29 @@ class Entry:
 
 
 def pack(folders: Sequence[Path], out: Path) -> list[Path]:
-    """Write the results and runs of folders as one JSON file, and their tables beside it.
+    """Write the results and runs of folders as the JSON file `out`, and their tables as Markdown beside it.
 
-    Args:
-        folders: of `dataprune compare`, `train`, `joint`, `advise`, `reproduce`, `pretrain` or `score`, or of a script
-            that writes one JSON file.
-        out: the JSON file; the tables get the same name with the suffix .md.
-    Returns:
-        The two files.
-    Raises:
-        UsageError: if a folder holds no results, or `out` does not end in .json.
-        CheckpointError: if a file is damaged.
+    Raises UsageError if a folder holds no results or `out` does not end in .json, CheckpointError if a file is damaged.
     """
+    from .packed_tables import markdown
+
     if out.suffix != ".json":
         raise UsageError(f"--out is the name of a JSON file, got {out}")
     entries = [entry for folder in folders for entry in collect(folder)]
-    repeated = {entry.name for entry in entries if sum(other.name == entry.name for other in entries) > 1}
-    if repeated:
+    names = [entry.name for entry in entries]
+    if repeated := {name for name in names if names.count(name) > 1}:
         raise UsageError(
             f"two folders have the name {min(repeated)}: rename one, the entries of a file have unique names"
         )
-    write(entries, out)
+    run_folder.folder(out.parent)
+    packed = {"format": FORMAT, "experiments": {entry.name: _encoded(entry) for entry in entries}}
+    files.write_text(out, _text(packed) + "\n")
+    files.write_text(out.with_suffix(".md"), markdown(out.stem, read(out)))
     return [out, out.with_suffix(".md")]
 
 
-def write(entries: Sequence[Entry], out: Path) -> None:
-    """Write entries as JSON, and their tables as Markdown beside it; as `pack`."""
-    from .packed_tables import markdown
-
-    run_folder.folder(out.parent)
-    packed = {"format": FORMAT, "experiments": {entry.name: _encoded(entry) for entry in entries}}
-    files.write_bytes(out, (_text(packed) + "\n").encode())
-    files.write_bytes(out.with_suffix(".md"), markdown(out.stem, read(out)).encode())
-
-
 def read(path: Path) -> list[Entry]:
-    """Read a packed file.
-
-    Raises:
-        UsageError: if it is no packed file.
-        CheckpointError: if it is damaged, or of another format.
-    """
+    """The entries of a packed file: UsageError if it is none, CheckpointError if it is damaged or of another format."""
     if not path.is_file():
         raise UsageError(f"{path} is no file: give one that `dataprune pack` wrote")
     content = files.read_json(path)
@@ -136,30 +140,42 @@ def read(path: Path) -> list[Entry]:
 def collect(folder: Path) -> list[Entry]:
     """The entries of a folder: its result files with their runs, runs without one, and what packed files hold.
 
-    Raises:
-        UsageError: if the folder holds no results.
-        CheckpointError: if a file is damaged.
+    Raises UsageError if there are none, CheckpointError if a file is damaged.
     """
     if not folder.is_dir():
         raise UsageError(
             f"{folder} is no folder: give folders of `dataprune compare` or `train`, or a file of `dataprune pack`"
         )
-    files = {path.parent: path for name in COMMANDS for path in sorted(folder.rglob(name))}
-    runs = {path.parent for name in _RUN_FILES[:2] for path in folder.rglob(name)}
+    results = {path.parent: path for name in COMMANDS for path in folder.rglob(name)}
+    runs = {path.parent for name in _RUN_FILES for path in folder.rglob(name)}
     packed = [path for path in sorted(folder.rglob("*.json")) if _is_packed(path)]
-    if folder not in files and folder not in runs and not packed:
-        others = sorted(folder.glob("*.json"))
-        if len(others) == 1:
-            files[folder] = others[0]
-    below: dict[Path, list[Path]] = {owner: [] for owner in sorted(files)}
+    if folder not in results and folder not in runs and not packed:
+        scripts = list(folder.glob("*.json"))
+        if len(scripts) == 1:
+            results[folder] = scripts[0]
+    below: dict[Path, list[Path]] = {owner: [] for owner in sorted(results)}
     for run in sorted(runs):
-        owner = next((parent for parent in (run, *run.parents) if parent in files), folder)
+        owner = next((parent for parent in (run, *run.parents) if parent in results), folder)
         below.setdefault(owner, []).append(run)
-    entries = [_entry(folder, owner, files.get(owner), paths) for owner, paths in below.items()]
+    entries = []
+    for owner, folders in below.items():
+        name = (folder.resolve().name / owner.relative_to(folder)).as_posix()
+        file = results.get(owner)
+        result = None if file is None else files.read_json(file)
+        entries.append(
+            Entry(name, file.name if file else "", result, [_read_run(owner, run) for run in folders], owner)
+        )
     entries += [entry for path in packed for entry in read(path)]
     if not entries:
         raise UsageError(f"{folder} holds no results: give a folder that a command of dataprune wrote")
     return entries
+
+
+def name_of(folders: Sequence[Path]) -> str:
+    """What a packed file is called: the folder's name, for several what their names begin with."""
+    letters = zip(*(folder.resolve().name for folder in folders), strict=False)
+    common = takewhile(lambda alike: len(set(alike)) == 1, letters)
+    return "".join(alike[0] for alike in common).rstrip("_-") or "experiments"
 
 
 def _is_packed(path: Path) -> bool:
@@ -167,12 +183,44 @@ def _is_packed(path: Path) -> bool:
         return file.read(20).startswith(b'{\n"format"')
 
 
-def tensors(path: Path) -> dict[str, np.ndarray]:
-    """Read a file of tensors, {} where there is none.
+def _read_run(owner: Path, folder: Path) -> Run:
+    path = folder / "history.jsonl"
+    try:
+        history = files.read_json_lines(path) if path.exists() else []
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged ({error!r}): delete it, and run again") from error
+    settings, metrics = (files.read_json(folder / name) if (folder / name).exists() else None for name in _RUN_FILES)
+    if metrics and "machine" in metrics:
+        metrics["machine"].pop("process", None)
+    counts = _tensors(folder / "selection_counts.safetensors")
+    selected = np.bincount(counts["selected"]).tolist() if counts else []
+    settings = with_schedule(settings) if settings else settings
+    return _run(owner, folder.relative_to(owner).as_posix(), settings, metrics, history, selected)
 
-    Raises:
-        CheckpointError: if it is damaged.
-    """
+
+def _run(
+    owner: Path, path: str, settings: Record | None, metrics: Record | None, history: Records, selected: Sequence[int]
+) -> Run:
+    """A run with its method and seed from its record, or from its settings where it is not finished."""
+    named = metrics or settings or {}
+    method = named.get("method", (owner / path).name)
+    if method == "full" and settings and settings.get("steps") is not None:
+        method = "short"  # all the data for fewer steps, as comparisons call it
+    return Run(path, owner / path, settings, metrics, history, selected, method, int(named.get("seed", 0)))
+
+
+def with_schedule(settings: Record) -> dict[str, Any]:
+    """Settings in which warm-up and annealing are no options of the method, as they were in older runs."""
+    options = settings.get("option", ())
+    schedule = [text for text in options if text.startswith(("warmup=", "anneal="))]
+    if not schedule:
+        return dict(settings)
+    values = {name: json.loads(value) for name, value in (text.split("=", 1) for text in schedule)}
+    return {**settings, "option": [text for text in options if text not in schedule], **values}
+
+
+def _tensors(path: Path) -> dict[str, np.ndarray]:
+    """A file of tensors, {} where there is none."""
     if not path.exists():
         return {}
     try:
@@ -181,165 +229,110 @@ def tensors(path: Path) -> dict[str, np.ndarray]:
         raise CheckpointError(f"{path} is damaged ({error}): delete its folder, and run again") from error
 
 
-def _entry(folder: Path, owner: Path, file: Path | None, runs: Sequence[Path]) -> Entry:
-    name = (folder.resolve().name / owner.relative_to(folder)).as_posix()
-    result = None if file is None else files.read_json(file)
-    return Entry(name, "" if file is None else file.name, result, [_record(owner, run) for run in runs], owner)
-
-
-def _record(owner: Path, run: Path) -> RunRecord:
-    settings, metrics = (files.read_json(run / name) if (run / name).exists() else None for name in _RUN_FILES[:2])
-    history = run / _RUN_FILES[2]
-    try:
-        epochs = files.read_json_lines(history) if history.exists() else []
-    except ValueError as error:
-        raise CheckpointError(f"{history} is damaged ({error!r}): delete it, and run again") from error
-    return RunRecord(
-        run.relative_to(owner).as_posix(),
-        None if settings is None else with_schedule(settings),
-        None if metrics is None else _without_process(metrics),
-        epochs,
-        _selected(run / "selection_counts.safetensors"),
-    )
-
-
-def with_schedule(settings: dict[str, Any]) -> dict[str, Any]:
-    """Older runs named warm-up and annealing among the options of their method."""
-    own = dict(text.split("=", 1) for text in settings.get("option", ()) if text.startswith(("warmup=", "anneal=")))
-    if not own:
-        return settings
-    rest = [text for text in settings["option"] if not text.startswith(("warmup=", "anneal="))]
-    return settings | {"option": rest} | {name: json.loads(value) for name, value in own.items()}
-
-
-def _without_process(metrics: dict[str, Any]) -> dict[str, Any]:
-    if "machine" not in metrics:
-        return metrics
-    return metrics | {"machine": {name: value for name, value in metrics["machine"].items() if name != "process"}}
-
-
-def _selected(path: Path) -> list[int]:
-    counts = tensors(path)
-    return np.bincount(counts["selected"]).tolist() if counts else []
-
-
 def _encoded(entry: Entry) -> dict[str, Any]:
-    """JSON of an entry, see `_decoded`."""
-    rows = list((entry.result or {}).get("runs", [])) if entry.command == "compare" else []
-    result = {name: value for name, value in (entry.result or {}).items() if not (rows and name == "runs")}
-    row_of = {_path(row): row for row in rows}
-    pairs = [(row_of.get(record.path), record.metrics) for record in entry.runs]
-    both = [(row, metrics) for row, metrics in pairs if row and metrics]
-    same = [name for name in dict.fromkeys(name for row, _ in both for name in row) if _agree(name, both)]
-    metrics = [_without(record.metrics, same if row else ()) for record, (row, _) in zip(entry.runs, pairs)]
-    shared_settings = _common([record.settings for record in entry.runs if record.settings is not None])
-    shared_metrics = _common([values for values in metrics if values is not None])
-    lines = []
-    for record, values in zip(entry.runs, metrics):
-        line: dict[str, Any] = {"path": record.path}
-        if record.path in row_of:
-            line["row"] = row_of.pop(record.path)
-        if record.settings is not None:
-            line["settings"] = _difference(record.settings, shared_settings)
-        if values is not None:
-            line["metrics"] = _difference(values, shared_metrics)
-        if record.history:
-            line["history"] = _columns(record.history)
-        if record.selected:
-            line["selected"] = record.selected
-        lines.append(line)
-    lines += [{"row": row} for row in row_of.values()]
-    order = {_path(row): place for place, row in enumerate(rows)}
-    lines.sort(key=lambda line: order.get(_path(line["row"]), len(order)) if "row" in line else len(order))
+    """JSON of an entry: what its runs share, and a line for each row of a comparison and each other run."""
+    result = dict(entry.result or {})
+    rows = {_path(row): row for row in result.get("runs", ())} if entry.command == "compare" else {}
+    if rows:
+        del result["runs"]
+    runs = {run.path: run for run in entry.runs}
+    in_row = _agreeing([(rows[path], run.metrics) for path, run in runs.items() if path in rows and run.metrics])
+    metrics = {
+        path: {name: value for name, value in run.metrics.items() if path not in rows or name not in in_row}
+        for path, run in runs.items()
+        if run.metrics is not None
+    }
+    shared_settings = _common([run.settings for run in entry.runs if run.settings is not None])
+    shared_metrics = _common(list(metrics.values()))
     packed: dict[str, Any] = {"file": entry.file}
     if entry.result is not None:
         # a mean over seeds that is cut off could be printed as another: 0.86395 of 0.8639499999
         packed["result"] = {name: value if name == "summary" else _rounded(value) for name, value in result.items()}
+    lines: list[dict[str, Any]] = []
+    for path in dict.fromkeys([*rows, *runs]):
+        line: dict[str, Any] = {"path": path} if path in runs else {}
+        if path in rows:
+            line["row"] = _rounded(rows[path])
+        if path in runs:
+            run = runs[path]
+            if run.settings is not None:
+                line["settings"] = _difference(run.settings, shared_settings)  # not rounded: they decide the result
+            if path in metrics:
+                line["metrics"] = _rounded(_difference(metrics[path], shared_metrics))
+            line |= {"history": _rounded(_columns(run.history))} if run.history else {}
+            line |= {"selected": run.selected} if run.selected else {}
+        lines.append(line)
     if lines:
-        packed["settings"] = shared_settings  # not rounded: they decide the result
-        packed["metrics"] = _rounded(shared_metrics)
-        packed["in_row"] = same
-        packed["runs"] = [
-            {name: value if name == "settings" else _rounded(value) for name, value in line.items()} for line in lines
-        ]
+        shared = {"settings": shared_settings, "metrics": _rounded(shared_metrics)}
+        packed |= shared | {"in_row": in_row, "runs": lines}
     return packed
 
 
-def _decoded(name: str, folder: Path, packed: Mapping[str, Any]) -> Entry:
-    lines = packed.get("runs", [])
-    result = packed.get("result")
-    rows = [line["row"] for line in lines if "row" in line]
-    if rows:
+def _decoded(name: str, folder: Path, packed: Record) -> Entry:
+    lines, result, runs = packed.get("runs", []), packed.get("result"), []
+    if rows := [line["row"] for line in lines if "row" in line]:
         result = {**packed["result"], "runs": rows}
-    runs = []
-    for line in (line for line in lines if "path" in line):
+    for line in lines:
+        if "path" not in line:
+            continue
         settings = _merged(packed["settings"], line["settings"]) if "settings" in line else None
-        metrics = None
-        if "metrics" in line:
-            in_row = {name: line["row"][name] for name in packed["in_row"]} if "row" in line else {}
-            metrics = _merged(packed["metrics"], line["metrics"]) | in_row
+        metrics = _merged(packed["metrics"], line["metrics"]) if "metrics" in line else None
+        if metrics is not None and "row" in line:
+            metrics |= {name: line["row"][name] for name in packed["in_row"]}
         columns = line.get("history", {})
         history = [dict(zip(columns, values)) for values in zip(*columns.values(), strict=True)]
-        runs.append(RunRecord(line["path"], settings, metrics, history, line.get("selected", [])))
-    return Entry(name, packed["file"], result, sorted(runs, key=lambda record: record.path), folder)
+        runs.append(_run(folder, line["path"], settings, metrics, history, line.get("selected", [])))
+    return Entry(name, packed["file"], result, sorted(runs, key=lambda run: run.path), folder)
 
 
-def _path(row: Mapping[str, Any]) -> str:
+def _path(row: Record) -> str:
     return f"runs/{row['method']}-seed{row['seed']}"
 
 
-def _agree(name: str, pairs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> bool:
-    return all(name in row and name in metrics and row[name] == metrics[name] for row, metrics in pairs)
+def _agreeing(pairs: Sequence[tuple[Record, Record]]) -> list[str]:
+    """Fields in which every row agrees with the metrics of its run."""
+    missing = object()
+    names = dict.fromkeys(name for row, _ in pairs for name in row)
+    return [name for name in names if all(row.get(name, missing) == metrics.get(name) for row, metrics in pairs)]
 
 
-def _without(values: Mapping[str, Any] | None, names: Iterable[str]) -> dict[str, Any] | None:
-    return None if values is None else {name: value for name, value in values.items() if name not in names}
-
-
-def _common(dicts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _common(dicts: Records) -> dict[str, Any]:
     """What all dicts have in common, of nested dicts too."""
     shared = {}
-    for name, value in dicts[0].items() if dicts else ():
+    for name in dicts[0] if dicts else ():
         values = [values[name] for values in dicts if name in values]
         if len(values) < len(dicts):
             continue
         if all(isinstance(value, dict) for value in values):
             shared[name] = _common(values)
-        elif all(type(other) is type(value) and other == value for other in values):
-            shared[name] = value
+        elif all(type(value) is type(values[0]) and value == values[0] for value in values):
+            shared[name] = values[0]
     return shared
 
 
-def _difference(values: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
+def _difference(values: Record, shared: Record) -> dict[str, Any]:
     """What `shared` lacks."""
-    own = {}
-    for name, value in values.items():
-        if name not in shared:
-            own[name] = value
-        elif isinstance(value, dict) and (nested := _difference(value, shared[name])):
-            own[name] = nested
-    return own
+    own = {name: value for name, value in values.items() if name not in shared}
+    nested = {name: _difference(values[name], value) for name, value in shared.items() if isinstance(value, dict)}
+    return own | {name: value for name, value in nested.items() if value}
 
 
-def _merged(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(shared: Record, own: Record) -> dict[str, Any]:
     """The dict of which `_difference` gave `own`."""
-    merged = {name: _merged(value, {}) if isinstance(value, dict) else value for name, value in shared.items()}
-    for name, value in own.items():
-        nested = isinstance(value, dict) and isinstance(merged.get(name), dict)
-        merged[name] = _merged(merged[name], value) if nested else value
-    return merged
+    nested = {name: _merged(value, own.get(name, {})) for name, value in shared.items() if isinstance(value, dict)}
+    return {**shared, **own, **nested}
 
 
-def _columns(history: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    names = history[0].keys()
-    if any(line.keys() != names for line in history):
+def _columns(history: Records) -> dict[str, list[Any]]:
+    if any(line.keys() != history[0].keys() for line in history):
         raise CheckpointError("the epochs of a run record different figures: delete its history.jsonl, and run again")
-    return {name: [line[name] for line in history] for name in names}
+    return {name: [line[name] for line in history] for name in history[0]}
 
 
 def _rounded(value: Any) -> Any:
+    """Numbers with six significant digits."""
     if isinstance(value, float) and not value.is_integer():
-        return float(f"{value:.{_DIGITS}g}")
+        return float(f"{value:.6g}")
     if isinstance(value, dict):
         return {name: _rounded(nested) for name, nested in value.items()}
     return [_rounded(nested) for nested in value] if isinstance(value, list) else value
@@ -354,13 +347,9 @@ def _text(value: Any) -> str:
         lines = [f"{json.dumps(name, ensure_ascii=False)}: {_text(nested)}" for name, nested in value.items()]
         return "{\n" + ",\n".join(lines) + "\n}"
     if isinstance(value, list) and any(isinstance(nested, dict) for nested in value):
-        lines = [json.dumps(nested, ensure_ascii=False, separators=(",", ":")) for nested in value]
-        return "[\n" + ",\n".join(lines) + "\n]"
+        return (
+            "[\n"
+            + ",\n".join(json.dumps(nested, ensure_ascii=False, separators=(",", ":")) for nested in value)
+            + "\n]"
+        )
     return compact
-
-
-def name_of(folders: Sequence[Path]) -> str:
-    """What a packed file is called: the folder's name, for several what their names begin with."""
-    names = [folder.resolve().name for folder in folders]
-    common = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
-    return "".join(letters[0] for letters in common).rstrip("_-") or "experiments"

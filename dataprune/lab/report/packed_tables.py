@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import statistics
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
-from . import reproductions
+from . import joint, reproductions
+from .document import pipe_table
+from .formatting import last_parts, mean_percent
 from .pack import Entry
-from .tables import last_parts, percent
 
+_SCORES = {"knn_accuracy": "nearest neighbours", "finetuned_accuracy": "fine-tuned", "val_accuracy": "validation"}
 _HIDDEN = ("settings", "machine", "pilot")  # of scripts: not measured, or too long for a table
 
 
@@ -17,20 +20,21 @@ def markdown(title: str, entries: Sequence[Entry]) -> str:
     """The tables of all entries under one title."""
     parts = [f"# {title}", f"Generated from `{title}.json` by `dataprune pack`."]
     for entry in entries:
-        parts += [f"## {entry.name}", *filter(None, [_about(entry)]), _TABLES[entry.command](entry)]
+        text = _runs(entry) if entry.command == "train" else _TABLES[entry.command](entry.result or {})
+        parts += [f"## {entry.name}", *filter(None, [_about(entry)]), text]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown of a table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    """Markdown of a table; a cell may hold Markdown, and | as a letter."""
+    escaped = [[cell.replace("|", "\\|") for cell in cells] for cells in (head, *rows)]
+    return pipe_table(escaped[0], escaped[1:])
 
 
 def _about(entry: Entry) -> str:
     """Data, model, versions and hardware."""
     result = entry.result or {}
-    machines = [result.get("machine"), *((record.metrics or {}).get("machine") for record in entry.runs)]
+    machines = [result.get("machine"), *((run.metrics or {}).get("machine") for run in entry.runs)]
     machines = [machine for machine in machines if machine]
     parts = [last_parts(str(result[name])) for name in ("data", "model") if name in result]
     parts += [f"{result['epochs']} epochs"] if "epochs" in result else []
@@ -38,92 +42,73 @@ def _about(entry: Entry) -> str:
     for name in ("dataprune", "torch", "python"):
         values = sorted({str(machine[name]) for machine in machines if name in machine})
         parts += [f"{name} {', '.join(values)}"] if values else []
-    if machines:
-        hardware = sorted({f"{machine['device']} ({machine['hardware']})" for machine in machines})
-        parts.append(", ".join(hardware))
+    hardware = sorted({f"{machine['device']} ({machine['hardware']})" for machine in machines})
+    parts += [", ".join(hardware)] if hardware else []
     return "; ".join(parts) + "." if parts else ""
 
 
-def _comparison(entry: Entry) -> str:
-    assert entry.result is not None
-    rows, seeds = entry.result["runs"], {}
-    for row in rows:
-        seeds.setdefault(row["method"], []).append(row)
-    names = {"accuracy": entry.result.get("metric", "accuracy"), "knn_accuracy": "nearest neighbours"}
-    names |= {"finetuned_accuracy": "fine-tuned", "val_accuracy": "validation"}
-    names = {name: f"{text}, %" for name, text in names.items() if any(name in row for row in rows)}
-    scored = any("scoring_seconds" in row for row in rows)
-    head = ["method", *names.values(), "seeds", "samples", "steps", "seconds", *["scoring seconds"] * scored, "kept"]
+def _comparison(result: Mapping[str, Any]) -> str:
+    rows: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in result["runs"]:
+        rows[row["method"]].append(row)
+    scores = {"accuracy": result.get("metric", "accuracy"), **_SCORES}
+    scores = {name: f"{text}, %" for name, text in scores.items() if any(name in row for row in result["runs"])}
+    costs = {"samples": ",.0f", "steps": ",.0f", "seconds": ".1f", "scoring_seconds": ".1f", "reached_keep": ".3g"}
+    if not any("scoring_seconds" in row for row in result["runs"]):
+        del costs["scoring_seconds"]
     lines = []
-    for method, records in seeds.items():
-        cells = [_moments([row[name] for row in records if name in row]) for name in names]
-        cells += [str(len(records)), *(f"{_mean(records, name):,.0f}" for name in ("samples", "steps"))]
-        cells.append(f"{_mean(records, 'seconds'):.1f}")
-        cells += [f"{_mean(records, 'scoring_seconds'):.1f}"] * scored
-        lines.append([f"`{method}`", *cells, f"{_mean(records, 'reached_keep'):.3g}"])
-    if untrained := entry.result.get("untrained"):
-        cells = [_moments([row[name] for row in untrained if name in row]) for name in names]
-        lines.append(["untrained", *cells, str(len(untrained)), *["–"] * (len(head) - len(cells) - 2)])
-    return table(head, lines)
+    for method, of_method in rows.items():
+        cells = [mean_percent(of_method, name) for name in scores]
+        means = [f"{fmean(row.get(name, 0) for row in of_method):{digits}}" for name, digits in costs.items()]
+        lines.append([f"`{method}`", *cells, str(len(of_method)), *means])
+    if untrained := result.get("untrained"):
+        cells = [mean_percent(untrained, name) for name in scores]
+        lines.append(["untrained", *cells, str(len(untrained)), *["–"] * len(costs)])
+    names = {"scoring_seconds": "scoring seconds", "reached_keep": "kept"}
+    return table(["method", *scores.values(), "seeds", *(names.get(name, name) for name in costs)], lines)
 
 
-def _reproduction(entry: Entry) -> str:
-    assert entry.result is not None
-    _, _, text = reproductions.table(entry.result).partition("\n")  # its title is that of the file
+def _reproduction(result: Mapping[str, Any]) -> str:
+    _, _, text = reproductions.table(result).partition("\n")  # its title is that of the file
     return text.replace("\n## ", "\n### ")
 
 
-def _joint(entry: Entry) -> str:
-    assert entry.result is not None
-    seeds = len(entry.result["grid"]["seeds"])
-    rows = []
-    for line in entry.result["summary"]:
-        difference = f"{100 * line['difference_mean']:+.2f}".replace("-", "−")
-        difference += f" ± {100 * line['difference_std']:.2f}" if seeds > 1 else ""
-        p = "–" if line["p"] is None else f"{line['p']:.2g}"
-        values = [percent(line[f"{name}_mean"], line[f"{name}_std"], seeds, 2) for name in ("base", "accuracy")]
-        flops = f"{line['flops'] / line['base_flops']:.2f}"
-        rows.append([line["arm"], f"{line['ratio']:g}", f"{line['amount']:g}", *values, difference, p, flops])
-    head = ["arm", "ratio", "amount", "base, %", "accuracy, %", "difference, points", "p", "FLOPs of the base's"]
-    return table(head, rows)
+def _joint(result: Mapping[str, Any]) -> str:
+    differences = joint.differences(result)
+    return table(differences.head, differences.rows)
 
 
-def _advice(entry: Entry) -> str:
-    assert entry.result is not None
+def _advice(result: Mapping[str, Any]) -> str:
     rows = []
-    for line in entry.result["lines"]:
-        cells = [f"{100 * line['accuracy']:.2f}"]
-        for name in ("short", "rs2"):
-            difference = line[name]
-            cells.append(
-                "–" if difference is None else f"{100 * difference['mean']:+.2f} ± {100 * difference['error']:.2f}"
-            )
-        rows.append([f"`{line['method']}`", *cells])
+    for line in result["lines"]:
+        cells = [
+            f"{100 * line[name]['mean']:+.2f} ± {100 * line[name]['error']:.2f}" if line[name] else "–"
+            for name in ("short", "rs2")
+        ]
+        rows.append([f"`{line['method']}`", f"{100 * line['accuracy']:.2f}", *cells])
     head = ["method", "accuracy, %", "above `short`, points", "above `rs2`, points"]
-    return table(head, rows) + f"\n\n{entry.result['advice']['sentence']}"
+    return table(head, rows) + f"\n\n{result['advice']['sentence']}"
 
 
-def _script(entry: Entry) -> str:
-    result = entry.result or {}
-    summarized = [name for name in ("summary", "result") if name in result]
-    values = {name: result[name] for name in summarized} or result
-    return table(["value", "measured"], [[name, text] for name, text in _leaves(values)])
+def _script(result: Mapping[str, Any]) -> str:
+    summarized = {name: result[name] for name in ("summary", "result") if name in result}
+    return table(["value", "measured"], list(_leaves(summarized or result)))
 
 
 def _runs(entry: Entry) -> str:
     rows = []
-    for record in entry.runs:
-        metrics = record.metrics or {}
+    for run in entry.runs:
+        metrics = run.metrics or {}
         value = metrics.get("accuracy")
-        cells = [f"{100 * value:.2f}" if value is not None else "–"]
+        cells = [str(metrics.get(name, "–")) for name in ("method", "seed")]
+        cells.append("–" if value is None else f"{100 * value:.2f}")
         cells += [f"{metrics[name]:,}" if name in metrics else "–" for name in ("samples", "steps")]
-        cells.append(f"{metrics['seconds']:.1f}" if "seconds" in metrics else "–")
-        rows.append([record.path, str(metrics.get("method", "–")), str(metrics.get("seed", "–")), *cells])
+        rows.append([run.path, *cells, f"{metrics['seconds']:.1f}" if "seconds" in metrics else "–"])
     return table(["run", "method", "seed", "accuracy, %", "samples", "steps", "seconds"], rows)
 
 
-def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Values of nested objects with the names that lead to them; a list of numbers is one value."""
+def _leaves(value: Any, name: str = "") -> Iterator[list[str]]:
+    """Names that lead to the values of nested objects, and the values; a list of numbers is one value."""
     if isinstance(value, list) and value and isinstance(value[0], Mapping):
         value = {str(next(iter(nested.values()))): nested for nested in value}
     if isinstance(value, Mapping):
@@ -132,19 +117,7 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
                 yield from _leaves(nested, f"{name}, {key}" if name else key)
     else:
         values = value if isinstance(value, list) else [value]
-        yield name, ", ".join(f"{number:.4g}" if isinstance(number, float) else str(number) for number in values)
-
-
-def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:
-    return sum(row.get(name, 0) for row in rows) / len(rows)
-
-
-def _moments(values: Sequence[float]) -> str:
-    """Mean and sample standard deviation in percent."""
-    if not values:
-        return "–"
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return percent(statistics.fmean(values), deviation, len(values), 2)
+        yield [name, ", ".join(f"{number:.4g}" if isinstance(number, float) else str(number) for number in values)]
 
 
 _TABLES = {
@@ -153,5 +126,4 @@ _TABLES = {
     "joint": _joint,
     "advise": _advice,
     "script": _script,
-    "train": _runs,
 }

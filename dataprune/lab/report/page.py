@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import pairwise
@@ -14,7 +15,8 @@ from ...errors import UsageError
 from ...files import write_bytes, write_text
 from ..data.named import Data
 from ..training import run_folder
-from . import joint_sections, plots, records, sections, selections
+from . import joint, plots, records, sections, selections
+from .differences import sentence
 from .document import Part, markdown
 
 if TYPE_CHECKING:
@@ -48,15 +50,13 @@ _PAGE = """<!doctype html>
 
 
 def write(paths: Sequence[Path], out: Path, *, watts: float | None = None, data: Data | None = None) -> list[Path]:
-    """Write report.html, report.md and figures/.
+    """Write report.html, report.md and figures/ to a folder; returns the first two.
 
     Args:
         paths: folders and packed files of `dataprune compare`, `train`, `pretrain` and `joint`, or folders above them.
         out: folder to write to.
         watts: power of a processor; by default an assumption, which the report states.
         data: the runs' data, where it is loaded already.
-    Returns:
-        The page, and the Markdown.
     Raises:
         UsageError: if there is no finished run, or `out` is a file.
         CheckpointError: if a record is damaged.
@@ -67,13 +67,9 @@ def write(paths: Sequence[Path], out: Path, *, watts: float | None = None, data:
         raise UsageError(f"--watts must be a positive number, got {watts}")
     entries = records.entries(paths)
     groups, left_out = records.groups(entries)
-    titles = sections.titles(groups)
-    parts = []
-    for group, title in zip(groups, titles):
-        loaded = selections.matching(group, selections.load(group) if data is None else data)
-        parts.append(_part(group, title, loaded, watts))
-    grids = [(str(entry.folder), entry.result) for entry in entries if entry.command == "joint" and entry.result]
-    parts += [joint_sections.part(source, result) for source, result in grids]
+    parts = [_part(group, title, data, watts) for group, title in zip(groups, sections.titles(groups))]
+    grids = [entry for entry in entries if entry.command == "joint" and entry.result]
+    parts += [joint.part(str(entry.folder), entry.result or {}) for entry in grids]
     text = markdown(parts, sections.overview(groups, left_out))
     drawn = {}
     run_folder.folder(out / "figures")
@@ -89,106 +85,96 @@ def write(paths: Sequence[Path], out: Path, *, watts: float | None = None, data:
     return files
 
 
-def html(text: str, drawn: Mapping[str, str]) -> str:
-    """The page of a report.
+def _part(group: records.Group, title: str, data: Data | None, watts: float | None) -> Part:
+    details = {
+        "Accuracy and differences": sections.differences(group),
+        "Saved against full": sections.savings(group, watts),
+        "Accuracy over epochs": sections.along_the_way(group),
+        "Samples and learning rate per epoch": sections.per_epoch(group),
+        **selections.sections(group, data),
+        "Configuration and checks": sections.configuration(group),
+    }
+    shown = {heading: blocks for heading, blocks in details.items() if blocks}
+    return Part(title, str(group.folder), sentence(group.result), sections.result(group, title), shown)
 
-    Args:
-        text: Markdown.
-        drawn: SVG elements by the name of the figure that they replace.
-    """
+
+def html(text: str, drawn: Mapping[str, str]) -> str:
+    """The page of a report's Markdown, with SVG elements by the name of the figure that they replace."""
     from markdown_it import MarkdownIt
 
     parser = MarkdownIt("commonmark").enable("table").disable(["link", "autolink"])
-    parser.add_render_rule("image", lambda _, tokens, at, *rest: f"<figure>{drawn[_figure(tokens[at])]}</figure>")
-    parser.add_render_rule("html_inline", lambda _, tokens, at, *rest: _known(tokens[at].content, "<br>"))
-    parser.add_render_rule("html_block", lambda _, tokens, at, *rest: _fold(tokens[at].content))
-    parser.add_render_rule("raw", lambda _, tokens, at, *rest: tokens[at].content)
+    rules = {
+        "image": lambda token: f"<figure>{drawn[Path(str(token.attrs['src'])).stem]}</figure>",
+        "html_inline": lambda token: token.content if token.content == "<br>" else escape(token.content),
+        "html_block": lambda token: token.content if _FOLD.fullmatch(token.content) else escape(token.content),
+        "raw": lambda token: token.content,
+    }
+    for name, rule in rules.items():
+        parser.add_render_rule(name, lambda _, tokens, at, *rest, rule=rule: rule(tokens[at]))
     tokens = parser.parse(text)
     title = next(token.content for before, token in pairwise(tokens) if before.type == "heading_open")
-    headings = _with_ids(tokens)
-    _mark_figures(tokens)
+    contents = _contents(tokens, parser)
+    _mark_paragraphs(tokens)
+    _mark_cells(tokens)
     body = parser.renderer.render(_with_captions(tokens, parser), parser.options, {})
-    first = body.index("</h1>") + len("</h1>\n")
-    shown = parser.renderInline(title)
+    heading, end, rest = body.partition("</h1>\n")
     style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
-    body = body[:first] + _contents(headings, parser) + body[first:]
-    return _PAGE.format(title=re.sub("<.*?>", "", shown), style=style, body=body, version=__version__)
+    title = re.sub("<.*?>", "", parser.renderInline(title))
+    return _PAGE.format(title=title, style=style, body=heading + end + contents + rest, version=__version__)
 
 
-def _part(group: records.Group, title: str, data: Data | str, watts: float | None) -> Part:
-    result, first = sections.result(group, title)
-    details = [
-        sections.differences(group),
-        sections.savings(group, watts),
-        sections.along_the_way(group),
-        sections.per_epoch(group),
-        selections.counts(group),
-        selections.trajectories(group),
-        selections.classes(group, data),
-        selections.gallery(group, data),
-        sections.configuration(group),
-    ]
-    return Part(title, str(group.folder), result, first, [section for section in details if section.blocks])
-
-
-def _figure(image: Token) -> str:
-    return Path(str(image.attrs["src"])).stem
-
-
-def _known(content: str, *known: str) -> str:
-    return content if content in known else escape(content)
-
-
-def _fold(content: str) -> str:
-    match = _FOLD.fullmatch(content)
-    return escape(content) if match is None else content
-
-
-def _with_ids(tokens: Sequence[Token]) -> list[tuple[int, str, str]]:
-    """Give headings ids; returns level, id and Markdown of each below the first."""
-    used: dict[str, int] = {}
-    headings = []
+def _contents(tokens: Sequence[Token], parser: MarkdownIt) -> str:
+    """Links to all headings but the first, which get ids."""
+    used: Counter[str] = Counter()
+    items = []
     for opening, inline in pairwise(tokens):
         if opening.type == "heading_open" and opening.tag != "h1":
             slug = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\\|&\w+;", "", inline.content.lower())).strip("-")
-            used[slug] = used.get(slug, 0) + 1
+            used[slug] += 1
             slug += f"-{used[slug]}" if used[slug] > 1 else ""
             opening.attrs["id"] = slug
-            headings.append((int(opening.tag[1]), slug, inline.content))
-    return headings
-
-
-def _contents(headings: Sequence[tuple[int, str, str]], parser: MarkdownIt) -> str:
-    items = [
-        f'<li class="level{level}"><a href="#{slug}">{parser.renderInline(text)}</a></li>\n'
-        for level, slug, text in headings
-    ]
+            link = f'<a href="#{slug}">{parser.renderInline(inline.content)}</a>'
+            items.append(f'<li class="level{opening.tag[1]}">{link}</li>\n')
     folded = f"<details><summary>Contents</summary>\n<ul>\n{''.join(items)}</ul></details>"
     return f'<nav aria-label="Contents">{folded}</nav>\n'
 
 
-def _mark_figures(tokens: Sequence[Token]) -> None:
+def _mark_paragraphs(tokens: Sequence[Token]) -> None:
     """Paragraphs of nothing but images become grids of figures, those with a bold sentence alone the result."""
     for opening, inline, closing in zip(tokens, tokens[1:], tokens[2:]):
         if opening.type != "paragraph_open":
             continue
-        kinds = {child.type for child in inline.children or ()}
-        if "image" in kinds and kinds <= {"image", "softbreak"}:
+        kinds = [child.type for child in inline.children or () if child.type != "text" or child.content]
+        if "image" in kinds and set(kinds) <= {"image", "softbreak"}:
             opening.tag = closing.tag = "div"
-            alone = sum(child.type == "image" for child in inline.children or ()) == 1
-            opening.attrs["class"] = "figures single" if alone else "figures"
-        elif _is_strong(inline):
+            opening.attrs["class"] = "figures single" if kinds.count("image") == 1 else "figures"
+        elif kinds[0] == "strong_open" and kinds.index("strong_close") == len(kinds) - 1:
             opening.attrs["class"] = "result"
 
 
-def _is_strong(inline: Token) -> bool:
-    children = inline.children or []
-    inner = [child.type for child in children if child.type != "text" or child.content]
-    return inner[:1] == ["strong_open"] and inner.index("strong_close") == len(inner) - 1
+def _mark_cells(tokens: Sequence[Token]) -> None:
+    """The first cell of a row is its heading, and cells have a class by their words."""
+    head = first = False
+    for opening, inline, closing in zip(tokens, tokens[1:], tokens[2:]):
+        if opening.type in ("thead_open", "tbody_open"):
+            head = opening.type == "thead_open"
+        elif opening.type == "tr_open":
+            first = True
+        elif opening.type in ("th_open", "td_open"):
+            opening.attrs = {"scope": "col" if head else "row"} if head or first else {}
+            opening.tag = closing.tag = "th" if opening.attrs else "td"
+            words = inline.content.split() or [""]
+            if mark := _CLASSES.get(re.split(r"<br>|>", words[-1])[-1]):
+                opening.attrs["class"] = mark
+            elif len(inline.content) > 40:
+                opening.attrs["class"] = "long"
+            first = False
 
 
 def _with_captions(tokens: Sequence[Token], parser: MarkdownIt) -> list[Token]:
-    """Tables get the caption that stands before them, scroll on their own, and have row headings."""
+    """Tables get the caption that stands before them, and scroll on their own."""
+    from markdown_it.token import Token
+
     changed: list[Token] = []
     caption = ""
     for token in tokens:
@@ -200,35 +186,10 @@ def _with_captions(tokens: Sequence[Token], parser: MarkdownIt) -> list[Token]:
                 del changed[-3:]
             label = re.sub("<.*?>", "", caption)
             opening = f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
-            changed += [_raw(opening), token, _raw(f"<caption><span>{caption}</span></caption>")]
-        elif token.type == "table_close":
-            changed += [token, _raw("</div>")]
+            caption_element = f"<caption><span>{caption}</span></caption>"
+            changed += [Token("raw", "", 0, content=opening), token, Token("raw", "", 0, content=caption_element)]
         else:
             changed.append(token)
-    header, head = False, False
-    cell: Token | None = None
-    for token in changed:
-        if token.type in ("thead_open", "thead_close"):
-            head = token.type == "thead_open"
-        elif token.type == "tr_open":
-            header = True
-        elif token.type in ("th_open", "td_open"):
-            token.attrs = {"scope": "col" if head else "row"} if head or header else {}
-            cell = token
-            token.tag = "th" if head or header else "td"
-            header = False
-        elif token.type == "inline" and cell is not None:
-            words = token.content.split() or [""]
-            if mark := _CLASSES.get(re.split(r"<br>|>", words[-1])[-1]):
-                cell.attrs["class"] = mark
-            elif len(token.content) > 40:
-                cell.attrs["class"] = "long"
-        elif token.type in ("th_close", "td_close") and cell is not None:
-            token.tag, cell = cell.tag, None
+            if token.type == "table_close":
+                changed.append(Token("raw", "", 0, content="</div>"))
     return changed
-
-
-def _raw(content: str) -> Token:
-    from markdown_it.token import Token
-
-    return Token("raw", "", 0, content=content)

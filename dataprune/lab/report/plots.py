@@ -15,7 +15,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 
 from ...files import write_bytes
-from .tables import percent, setting
+from .formatting import heading, mean_score, metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,18 +59,6 @@ def colors(result: Mapping[str, Any]) -> dict[str, str]:
     return {line["method"]: COLORS[place % len(COLORS)] for place, line in enumerate(result["summary"])}
 
 
-def heading(result: Mapping[str, Any]) -> str:
-    """Data and model, epochs, keep and seeds.
-
-    Example:
-        >>> heading({"data": "digits", "model": "mlp", "epochs": 20, "keep": 0.05, "runs": [{"seed": 0}]})
-        'digits, mlp: 20 epochs, keep 0.05, 1 seed'
-    """
-    seeds = len({row["seed"] for row in result["runs"]})
-    keep = f", keep {result['keep']:.3g}" if "keep" in result else ""
-    return f"{setting(result)}: {result['epochs']} epochs{keep}, {seeds} seed{'s' if seeds != 1 else ''}"
-
-
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     """Draw in the report's style."""
 
@@ -96,55 +84,39 @@ def accuracy(result: Mapping[str, Any], title: str | None = None) -> Figure:
         title: by default the `heading`.
     """
     summary = sorted(result["summary"], key=lambda line: -line["accuracy_mean"])
-    counts = {line["method"]: sum(row["method"] == line["method"] for row in result["runs"]) for line in summary}
-    color, points = colors(result), [line for line in summary if line["method"] != "full"]
-    full = next((line for line in summary if line["method"] == "full"), None)
+    names = {line["method"]: f"{line['method']}  {mean_score(result, line, digits=1)}" for line in summary}
     height = max(3.4, 0.16 * len(summary) + 1.2)
-    longest = max(len(line["method"]) for line in summary)
-    figure, axes = _axes(height, 5.2 + 0.07 * max(longest - 20, 0))
+    figure, axes = _axes(height, 5.2 + 0.07 * max(max(map(len, colors(result))) - 20, 0))
     most = max(line["samples"] + line.get("scoring_samples", 0) for line in summary)
-    low, high = _limits(summary, counts)
-    axes.set_ylim(low, high)
-    axes.set_xlim(0, 1.05 * most)
+    low, high = _limits(summary)
+    axes.set(xlim=(0, 1.05 * most), ylim=(low, high))
+    full = next((line for line in summary if line["method"] == "full"), None)
     if full is not None:
         value, spread = 100 * full["accuracy_mean"], 100 * full["accuracy_std"]
         axes.axhline(value, color=_INK, linewidth=1)
         axes.axhspan(value - spread, value + spread, color=_INK, alpha=0.08, linewidth=0)
         axes.plot(full["samples"], value, "o", color=_INK, markersize=5)
-        shown = f"full  {percent(full['accuracy_mean'], full['accuracy_std'], counts['full'], 1)}"
-        axes.annotate(shown, (1.05 * most, value), (0, 3), textcoords="offset points", ha="right", va="bottom")
-    if untrained := [row["accuracy"] for row in result.get("untrained", [])]:
-        value = 100 * statistics.fmean(untrained)
-        if value >= low:
-            axes.axhline(value, color=_INK, linestyle="--", linewidth=0.8)
-            axes.annotate(f"untrained  {value:.1f}", (1.05 * most, value), ha="right", va="bottom")
-    labels = []
+        end: Any = {"textcoords": "offset points", "ha": "right", "va": "bottom"}
+        axes.annotate(names["full"], (1.05 * most, value), (0, 3), **end)
+    untrained = [100 * row["accuracy"] for row in result.get("untrained", [])]
+    if untrained and (value := statistics.fmean(untrained)) >= low:
+        axes.axhline(value, color=_INK, linestyle="--", linewidth=0.8)
+        axes.annotate(f"untrained  {value:.1f}", (1.05 * most, value), ha="right", va="bottom")
+    labels, points = [], [line for line in summary if line is not full]
     for number, line in enumerate(points):
-        value, shade = 100 * line["accuracy_mean"], color[line["method"]]
-        shown, below = max(value, low), value < low
-        axes.errorbar(
-            line["samples"],
-            shown,
-            yerr=100 * line["accuracy_std"] if counts[line["method"]] > 1 and not below else None,
-            fmt="v" if below else MARKERS[number % 12],
-            color=shade,
-            markersize=5,
-            capsize=3,
-            linewidth=1,
-            clip_on=not below,
-        )
+        value, color, name = 100 * line["accuracy_mean"], colors(result)[line["method"]], names[line["method"]]
+        below, shown = value < low, max(value, low)
+        spread = 100 * line["accuracy_std"] if "±" in name and not below else None
+        marker = {"fmt": "v" if below else MARKERS[number % 12], "markersize": 5, "capsize": 3, "clip_on": not below}
+        axes.errorbar(line["samples"], shown, yerr=spread, color=color, linewidth=1, **marker)
         if scoring := line.get("scoring_samples"):
-            axes.plot([line["samples"], line["samples"] + scoring], [shown] * 2, ":|", color=shade, linewidth=0.8)
-        text = f"{line['method']}  {percent(line['accuracy_mean'], line['accuracy_std'], counts[line['method']], 1)}"
-        labels.append((line["samples"], shown, text + (" (below the axis)" if below else ""), shade))
-    inside = full is not None and not any("scoring_samples" in line for line in points)
-    inside = inside and all(line["samples"] < 0.6 * most for line in points)
+            axes.plot([line["samples"], line["samples"] + scoring], [shown] * 2, ":|", color=color, linewidth=0.8)
+        labels.append((line["samples"], shown, name + " (below the axis)" * below, color))
+    inside = full is not None and all(line["samples"] < 0.6 * most and "scoring_samples" not in line for line in points)
     _label(axes, labels, height, inside=inside)
-    axes.set_title(title or heading(result))
-    axes.set_xlabel("samples trained, in all epochs together")
-    axes.set_ylabel(f"test {metric(result)}, %")
-    _thousands(axes.xaxis)
-    return figure
+    return _finished(
+        figure, axes, title or heading(result), "samples trained, in all epochs together", f"test {metric(result)}, %"
+    )
 
 
 @styled
@@ -155,17 +127,8 @@ def over_epochs(title: str, curves: Sequence[Curve], ylabel: str, x: Sequence[Se
     figure, axes = _axes(2.5 + 0.17 * sum(1 + label.count("\n") for label in labels) / columns)
     for place, (label, (_, color, values)) in enumerate(zip(labels, curves)):
         across = range(len(values)) if x is None else x[place]
-        every = max(1, len(values) // 8)
-        axes.plot(
-            across,
-            values,
-            color=color,
-            linewidth=1.3,
-            marker=MARKERS[place % 12],
-            markersize=3.5,
-            markevery=every,
-            label=label,
-        )
+        marker = {"marker": MARKERS[place % 12], "markersize": 3.5, "markevery": max(1, len(values) // 8)}
+        axes.plot(across, values, color=color, linewidth=1.3, label=label, **marker)
     if max((abs(value) for _, _, values in curves for value in values), default=0) >= 1000:
         _thousands(axes.yaxis)
     figure.legend(loc="outside lower center", ncols=columns, handletextpad=0.4, columnspacing=1)
@@ -222,57 +185,45 @@ def gallery(title: str, images: Sequence[np.ndarray], captions: Sequence[str]) -
     return figure
 
 
-def metric(result: Mapping[str, Any]) -> str:
-    """What `accuracy` is in this result."""
-    return "linear probe" if result.get("task") == "contrastive" else result.get("metric", "accuracy")
+def panels(rows: int, columns: int, size: tuple[float, float], **shared: Any) -> tuple[Figure, Any]:
+    """A figure and its (rows, columns) axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **shared)
+
+
+def finish(figure: Figure, panels: Any, title: str | None, fontsize: int) -> None:
+    """Add a title, grids, and one legend of all panels beside them."""
+    labels: dict[str, Any] = {}
+    for axes in panels.flat:
+        axes.grid(alpha=0.3)
+        labels |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels())}
+    if labels:
+        figure.legend(labels.values(), labels.keys(), loc="outside right center", frameon=False, fontsize=fontsize)
+    if title:
+        figure.suptitle(title, fontsize=10)
 
 
 def png(figure: Figure) -> bytes:
     """A figure as a PNG file, on white."""
-    from matplotlib import rc_context
-
-    buffer = io.BytesIO()
-    with rc_context(STYLE):
-        figure.savefig(buffer, format="png", dpi=150, facecolor="white")
-    return buffer.getvalue()
+    return _saved(figure, "dataprune", format="png", dpi=150, facecolor="white")
 
 
 def write(figure: Figure, path: Path) -> list[Path]:
-    """Write `path` with the suffixes .svg and .png, the same bytes for the same figure.
-
-    Raises:
-        OSError: if a file cannot be written.
-    """
-    from matplotlib import rc_context
-
-    buffer = io.BytesIO()
-    with rc_context(STYLE | {"svg.hashsalt": "dataprune"}):
-        figure.savefig(buffer, format="svg", facecolor="white", metadata={"Date": None})
+    """Write `path` with the suffixes .svg and .png, the same bytes for the same figure."""
     files = [path.with_name(path.name + suffix) for suffix in (".svg", ".png")]
-    for file, content in zip(files, (buffer.getvalue(), png(figure))):
-        write_bytes(file, content)
+    write_bytes(files[0], _saved(figure, "dataprune", format="svg", facecolor="white", metadata={"Date": None}))
+    write_bytes(files[1], png(figure))
     return files
 
 
 def svg(figure: Figure, name: str, description: str) -> str:
-    """A figure as an element of a page: no background, colours and font of the page.
-
-    Args:
-        figure: to draw.
-        name: unique in the page.
-        description: what the figure shows, for readers who cannot see it.
-    """
-    from matplotlib import rc_context
-
-    buffer = io.StringIO()
-    with rc_context(STYLE | {"svg.hashsalt": name}):  # ids follow from the salt: two figures must not share one
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.S)
-    text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.S)
-    text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.S)
-    text = text.replace("xlink:href", "href")
+    """A figure as an element of a page, where `name` is unique: no background, colours and font of the page."""
+    # ids follow from the salt: two figures must not share one
+    text = _saved(figure, name, format="svg", transparent=True, metadata={"Date": None}).decode()
+    text = text[text.index("<svg") :].replace("xlink:href", "href")
+    text = re.sub(r"<metadata>.*?</metadata>\s*|<style[^>]*>.*?</style>|<!--.*?-->\s*", "", text, flags=re.S)
     box = re.search(r'viewBox="([^"]*)"', text)
     assert box is not None
     size = f"max-width: {1.9 * float(box[1].split()[2]):.0f}px"  # letters of the page's size in all figures
@@ -282,11 +233,19 @@ def svg(figure: Figure, name: str, description: str) -> str:
     used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', text))
     text = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", text)
     text = re.sub(r"font: (?:(\d+|bold) )?([\d.]+px)[^;\"]*", r"font-size: \2", text)
-    exchanged = {_INK: "currentColor", _GRID: "var(--grid)"}
-    exchanged |= {color: f"var(--c{place})" for place, color in enumerate(COLORS)}
-    for color, variable in exchanged.items():
+    variables = {color: f"var(--c{place})" for place, color in enumerate(COLORS)}
+    for color, variable in ({_INK: "currentColor", _GRID: "var(--grid)"} | variables).items():
         text = text.replace(color, variable)
     return re.sub(r"\n\s*", "\n", text)
+
+
+def _saved(figure: Figure, salt: str, **options: Any) -> bytes:
+    from matplotlib import rc_context
+
+    buffer = io.BytesIO()
+    with rc_context(STYLE | {"svg.hashsalt": salt}):
+        figure.savefig(buffer, **options)
+    return buffer.getvalue()
 
 
 def _axes(height: float, width: float = _WIDTH) -> tuple[Figure, Axes]:
@@ -304,7 +263,7 @@ def _finished(figure: Figure, axes: Axes, title: str, xlabel: str, ylabel: str) 
     return figure
 
 
-def _limits(summary: Sequence[Mapping[str, Any]], counts: Mapping[str, int]) -> tuple[float, float]:
+def _limits(summary: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
     """Limits of the y axis in percent: all methods but those far below the others."""
     means = [100 * line["accuracy_mean"] for line in summary]
     middle, top = statistics.median(means), max(means)

@@ -1,4 +1,4 @@
-"""Records of comparisons and runs, read from their folders or from packed files, for a report."""
+"""Runs in the groups that a report compares: comparisons, and single runs that share their settings."""
 
 from __future__ import annotations
 
@@ -8,18 +8,15 @@ import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ...errors import CheckpointError, UsageError
 from ..training import run_folder
 from ..training.settings import Settings
-from . import pack
+from . import formatting, pack
+from .pack import Run
 from .summary import summarize_methods
-from .tables import setting
 
 # settings in which runs of one group may differ
 VARIED = ("method", "seed", "steps", "epochs", "option", "selected", "keep", "budget", "lr", "statistics")
@@ -30,79 +27,33 @@ _EPOCH_FIELDS = ("epoch", "samples", "steps", "lr", "selected")
 
 
 @dataclass(frozen=True)
-class Run:
-    """One run.
-
-    Attributes:
-        folder: its folder; of a packed run what its folder was called below the packed file.
-        method: as the tables name it.
-        seed: of the run.
-        settings: what config.json holds, None where there is none.
-        metrics: what metrics.json holds, None for a run that is not finished.
-        history: its epochs.
-    """
-
-    folder: Path
-    method: str
-    seed: int
-    settings: Mapping[str, Any] | None
-    metrics: Mapping[str, Any] | None
-    history: Sequence[Mapping[str, Any]]
-
-    @cached_property
-    def counts(self) -> dict[str, np.ndarray]:
-        """Arrays (N,) `selected`, `drawn` and, of runs that recorded it, `switches`; empty where there is no file."""
-        return pack.tensors(self.folder / "selection_counts.safetensors")
-
-    @cached_property
-    def trajectories(self) -> dict[str, np.ndarray]:
-        """Tables of `Trajectories`; empty where there is no file."""
-        return pack.tensors(self.folder / "trajectories.safetensors")
-
-    @property
-    def size(self) -> int:
-        """Training samples, N."""
-        return int((self.metrics or {}).get("train_samples", 0)) or len(self.counts.get("selected", ()))
-
-    @property
-    def pruned(self) -> list[int]:
-        """Epochs that trained less than all the data."""
-        return [line["epoch"] for line in self.history if line["selected"] < self.size]
-
-    @property
-    def kept(self) -> np.ndarray | None:
-        """(N,) number of pruned epochs in which a sample was selected; None where that is not recorded."""
-        if "selected" not in self.counts or not self.history:
-            return None
-        return self.counts["selected"].astype(np.int64) - (len(self.history) - len(self.pruned))
-
-
-@dataclass(frozen=True)
 class Group:
-    """Runs that are compared with each other.
+    """Runs that are compared with each other."""
 
-    Attributes:
-        folder: of the comparison, or the common parent of its runs' folders; of a packed one the file, followed by the
-            entry's name where the file has several.
-        result: what compare.json holds; for single runs the same, without `keep` where they differ in it.
-        runs: those whose records are there.
-        compared: whether there is a compare.json.
-    """
-
-    folder: Path
-    result: Mapping[str, Any]
-    runs: Sequence[Run]
-    compared: bool
+    folder: Path  # of the comparison or packed entry, or the common parent of single runs
+    result: Mapping[str, Any]  # what compare.json holds; for single runs the same, without `keep`
+    runs: Sequence[Run]  # those whose records are there
+    compared: bool  # whether there is a compare.json
 
     @property
     def name(self) -> str:
         """A short title."""
-        return setting(self.result)
+        return formatting.setting(self.result)
 
     @property
     def metric(self) -> str:
         """What `accuracy` is."""
-        return "linear probe" if self.result.get("task") == "contrastive" else self.result.get("metric", "accuracy")
+        return formatting.metric(self.result)
+
+    @property
+    def lines(self) -> dict[str, Mapping[str, Any]]:
+        """The summary of each method."""
+        return {line["method"]: line for line in self.result["summary"]}
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods in the order of the summary."""
+        return list(self.lines)
 
     def of(self, method: str) -> list[Run]:
         """The finished runs of a method, by seed."""
@@ -114,157 +65,139 @@ class Group:
         return None if stored is None else Settings.of(dict(stored))
 
 
-def computed(stored: Mapping[str, Any]) -> dict[str, Any]:
+def computed(stored: Mapping[str, Any] | None) -> dict[str, Any]:
     """Settings that decide the result, from a config.json of this or an older version."""
-    return {name: stored.get(name, default) for name, default in Settings().computed().items()}
+    return {name: (stored or {}).get(name, default) for name, default in Settings().computed().items()}
 
 
 def entries(paths: Sequence[Path]) -> list[pack.Entry]:
-    """What folders, folders above such and packed files hold.
-
-    Raises:
-        UsageError: if a path holds no results.
-        CheckpointError: if a file is damaged.
-    """
-    return [
-        entry
-        for path in dict.fromkeys(paths)
-        for entry in (pack.read(path) if path.suffix == ".json" else pack.collect(path))
-    ]
+    """What folders, folders above such and packed files hold; raises as `read` does."""
+    unique = dict.fromkeys(paths)
+    return [entry for path in unique for entry in (pack.read if path.suffix == ".json" else pack.collect)(path)]
 
 
 def read(paths: Sequence[Path]) -> list[Group]:
-    """Read comparisons, and single runs in groups that differ in nothing but method, seed and share kept.
+    """Comparisons, and single runs in groups that differ in nothing but `VARIED`.
 
-    Args:
-        paths: folders of `dataprune compare`, `train` or `pretrain`, folders with such folders below them, and files of
-            `dataprune pack`.
-    Raises:
-        UsageError: if a path is none of these, or nothing in it is finished.
-        CheckpointError: if a file is damaged.
+    Paths are folders of `dataprune compare`, `train` or `pretrain`, folders with such folders below them, and packed
+    files. Raises UsageError if a path is none of these, or nothing in it is finished, CheckpointError if it is damaged.
     """
     return groups(entries(paths))[0]
 
 
-def groups(found: Sequence[pack.Entry]) -> tuple[list[Group], list[Path]]:
-    """The groups of what `entries` found, and the folders left out since nothing in them is finished; as `read`."""
-    compared: list[Group] = []
+def groups(read_entries: Sequence[pack.Entry]) -> tuple[list[Group], list[Path]]:
+    """The groups of what `entries` read, and the folders left out since nothing in them is finished; as `read`."""
+    comparisons: list[Group] = []
     single: list[Run] = []
-    for entry in found:
-        runs = {record.path: _run(entry.folder / record.path, record) for record in entry.runs}
+    for entry in read_entries:
+        for run in entry.runs:
+            _check_run(run)
         if entry.command == "compare":
-            compared.append(_group(entry.folder, entry.result or {}, runs))
+            comparisons.append(_comparison(entry))
         elif entry.command == "train":
-            single += [run for name, run in runs.items() if not _nested(name, runs)]
+            single += _first_stages(entry.runs)
     tested = [run for run in single if run.metrics and run.metrics["accuracy"] is not None]
-    whole = [group for group in compared if group.result["summary"]]
-    left = [group.folder for group in compared if group not in whole] + [
-        run.folder for run in single if run not in tested
-    ]
-    if not tested and not whole and not any(entry.command == "joint" for entry in found):
-        if not left:
-            commands = ", ".join(sorted({entry.command for entry in found}))
+    finished = [group for group in comparisons if group.result["summary"]]
+    left_out = [group.folder for group in comparisons if group not in finished]
+    left_out += [run.folder for run in single if run not in tested]
+    if not tested and not finished and not any(entry.command == "joint" for entry in read_entries):
+        if not left_out:
+            commands, folder = ", ".join(sorted({entry.command for entry in read_entries})), read_entries[0].folder
             raise UsageError(
-                f"{found[0].folder} holds no comparison and no run, but {commands} results: no report is made of them"
+                f"{folder} holds no comparison and no run, but {commands} results: no report is made of them"
             )
         if single and single[0].metrics:
-            raise UsageError(f"{left[0]} scored samples and was not tested: a report is of runs of `dataprune train`")
-        raise UsageError(f"{left[0]} is not finished: repeat the command that began it, it resumes there")
-    return whole + _grouped(tested), left
+            raise UsageError(
+                f"{left_out[0]} scored samples and was not tested: a report is of runs of `dataprune train`"
+            )
+        raise UsageError(f"{left_out[0]} is not finished: repeat the command that began it, it resumes there")
+    return finished + _by_settings(tested), left_out
 
 
-def _nested(name: str, runs: Mapping[str, Run]) -> bool:
-    """Whether a run lies below another, whose second stage it is."""
-    return any(parent.as_posix() in runs for parent in Path(name).parents if parent.as_posix() != name)
+def _check_run(run: Run) -> None:
+    """Raise CheckpointError if a field that a report reads is missing."""
+    if run.metrics is not None and (missing := run_folder.RECORDED - run.metrics.keys()):
+        raise CheckpointError(f"{run.folder / 'metrics.json'} is damaged (no {min(missing)}): delete it, and run again")
+    try:
+        _ = [line[name] for line in run.history for name in _EPOCH_FIELDS]
+    except (KeyError, TypeError) as error:
+        path = run.folder / "history.jsonl"
+        raise CheckpointError(f"{path} is damaged ({error!r}): delete it, and run again") from error
 
 
-def _group(folder: Path, result: Mapping[str, Any], runs: Mapping[str, Run]) -> Group:
-    """A comparison of what compare.json holds and its runs by path."""
+def _first_stages(runs: Sequence[Run]) -> list[Run]:
+    """Runs without those in folders of others, whose second stage they are."""
+    paths = {run.path for run in runs}
+    return [run for run in runs if not any(parent.as_posix() in paths for parent in Path(run.path).parents)]
+
+
+def _comparison(entry: pack.Entry) -> Group:
+    """A comparison with its runs, which are named as in it: by their folders."""
+    result = entry.result or {}
     try:
         names = {line["method"] for line in result["summary"] for name in _LINE_FIELDS if line[name] is not None}
         names |= {row["method"] for row in result["runs"] for name in _ROW_FIELDS if row[name] is not None}
         numbers = [line[name] for line in result["summary"] for name in ("accuracy_mean", "samples")]
-        numbers += [row["accuracy"] for row in result["runs"]]
-        if not all(map(math.isfinite, numbers)):
+        if not all(map(math.isfinite, [*numbers, *(row["accuracy"] for row in result["runs"])])):
             raise ValueError("an accuracy or a number of samples that is no number")
         _ = result["data"], result["model"], result["epochs"]
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / 'compare.json'} is damaged ({error!r}): delete it, and run again") from error
-    own = []
-    for path, run in runs.items():
-        parent, _, name = path.rpartition("/")
+        path = entry.folder / "compare.json"
+        raise CheckpointError(f"{path} is damaged ({error!r}): delete it, and run again") from error
+    runs = []
+    for run in entry.runs:
+        parent, _, name = run.path.rpartition("/")
         method, _, seed = name.rpartition("-seed")
         if parent == "runs" and method in names and seed.isdigit():  # others: "untrained", which is no method
-            own.append(replace(run, method=method, seed=int(seed)))
-    return Group(folder, result, own, True)
+            runs.append(replace(run, method=method, seed=int(seed)))
+    return Group(entry.folder, result, runs, True)
 
 
-def _run(folder: Path, record: pack.RunRecord) -> Run:
-    settings, metrics = record.settings or {}, record.metrics
-    if metrics is not None and (missing := run_folder.RECORDED - metrics.keys()):
-        raise CheckpointError(f"{folder / 'metrics.json'} is damaged (no {min(missing)}): delete it, and run again")
-    try:
-        _ = [line[name] for line in record.history for name in _EPOCH_FIELDS]
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / 'history.jsonl'} is damaged ({error!r}): delete it, and run again") from error
-    named = metrics or settings
-    method = named.get("method", folder.name)
-    if method == "full" and settings.get("steps") is not None:
-        method = "short"  # all the data for fewer steps, as comparisons call it
-    return Run(folder, method, int(named.get("seed", 0)), record.settings, metrics, record.history)
-
-
-def _grouped(runs: Sequence[Run]) -> list[Group]:
+def _by_settings(runs: Sequence[Run]) -> list[Group]:
     """Groups of runs without a comparison, by the settings they share."""
     shared: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        key = {name: value for name, value in computed(run.settings or {}).items() if name not in VARIED}
+        key = {name: value for name, value in computed(run.settings).items() if name not in VARIED}
         shared[json.dumps(key, sort_keys=True)].append(run)
-    groups = []
-    for alike in shared.values():
-        named, first = _with_differences(alike), Settings.of(dict(alike[0].settings or {}))
-        rows = [
-            {
-                "method": run.method,
-                **{name: run.metrics[name] for name in run_folder.RECORDED - {"method", "val_accuracy"}},
-            }
-            for run in named
-            if run.metrics
-        ]
-        result = {
-            "data": first.data,
-            "model": first.model,
-            "epochs": max(Settings.of(dict(run.settings or {})).epochs for run in named),
-            "runs": rows,
-            "summary": summarize_methods(rows, list(dict.fromkeys(run.method for run in named))),
-        }
-        if first.task != "classification":
-            result["task"] = first.task
-        if metric := next((run.metrics["metric"] for run in named if run.metrics and "metric" in run.metrics), None):
-            result["metric"] = metric
-        folders = [run.folder for run in alike]
-        if any(folder.is_absolute() for folder in folders):
-            folders = [folder.absolute() for folder in folders]
-        groups.append(Group(Path(os.path.commonpath(folders)), result, named, False))
-    return groups
+    return [_group(_with_differences(alike)) for alike in shared.values()]
+
+
+def _group(runs: Sequence[Run]) -> Group:
+    settings = [Settings.of(dict(run.settings or {})) for run in runs]
+    records = [run.metrics or {} for run in runs]
+    rows = [
+        {"method": run.method} | {name: record[name] for name in run_folder.RECORDED - {"method", "val_accuracy"}}
+        for run, record in zip(runs, records)
+    ]
+    result = {
+        "data": settings[0].data,
+        "model": settings[0].model,
+        "epochs": max(of_run.epochs for of_run in settings),
+        "runs": rows,
+        "summary": summarize_methods(rows, list(dict.fromkeys(run.method for run in runs))),
+    }
+    if settings[0].task != "classification":
+        result["task"] = settings[0].task
+    if metrics := [record["metric"] for record in records if "metric" in record]:
+        result["metric"] = metrics[0]
+    folders = [run.folder for run in runs]
+    if any(folder.is_absolute() for folder in folders):
+        folders = [folder.absolute() for folder in folders]
+    return Group(Path(os.path.commonpath(folders)), result, runs, False)
 
 
 def _with_differences(runs: Sequence[Run]) -> list[Run]:
     """Runs with the settings in which runs of one method differ, the seed apart, behind the method's name."""
     named = []
     for run in runs:
-        alike = [other for other in runs if other.method == run.method]
+        alike = [computed(other.settings) for other in runs if other.method == run.method]
         differences = [
-            f"{name.replace('_', '-')} {_short(_value(run, name))}"
+            f"{name.replace('_', '-')} {_short(computed(run.settings)[name])}"
             for name in VARIED
-            if name not in ("method", "seed") and len({str(_value(other, name)) for other in alike}) > 1
+            if name not in ("method", "seed") and len({str(settings[name]) for settings in alike}) > 1
         ]
         named.append(replace(run, method=", ".join([run.method, *differences])))
     return named
-
-
-def _value(run: Run, name: str) -> Any:
-    return computed(run.settings or {}).get(name)
 
 
 def _short(value: Any) -> str:

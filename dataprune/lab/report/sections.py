@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from ..training.settings import Settings
 from . import plots
-from .differences import REFERENCES, UNSCORED, Difference, difference, power, saving, sentence
-from .document import Block, Chart, Section, Table, listed
+from .differences import REFERENCES, UNSCORED, Difference, difference, power, saving
+from .document import Block, Chart, Table
+from .formatting import count_seeds, heading, listed, mean_percent, mean_score, points, setting
 from .integrity import checks
-from .records import Group, Run, computed
-from .significance import LEVEL, detectable, moments
-from .tables import percent, setting
+from .pack import Run
+from .records import Group, computed
+from .significance import LEVEL, detectable
 
 MEANING = {
     "full": "all data in every epoch",
@@ -23,206 +25,174 @@ MEANING = {
     "random": "a random part of the data, drawn anew in every epoch",
     "static_random": "one random part of the data in all epochs",
 }
+_Compared = Mapping[tuple[str, str], Difference | None]  # by method and reference
 
 
 def titles(groups: Sequence[Group]) -> list[str]:
     """A title for each group: what was run; the folder's name too where that is not unique."""
-    shown = [plots.heading(group.result) + _noise(group) for group in groups]
-    return [
-        f"{title} ({group.folder.name})" if shown.count(title) > 1 else title for title, group in zip(shown, groups)
-    ]
+    return _unique([heading(group.result) for group in groups], groups)
 
 
-def overview(groups: Sequence[Group], skipped: Sequence[Path]) -> list[Block]:
+def overview(groups: Sequence[Group], left_out: Sequence[Path]) -> list[Block]:
     """A row for each group: its best method beside the reference methods; and what was left out."""
     rows = []
-    names = [setting(group.result) + _noise(group) for group in groups]
-    for group, name in zip(groups, names):
-        lines = {line["method"]: line for line in group.result["summary"]}
-        others = [line for line in lines.values() if line["method"] not in UNSCORED] or list(lines.values())
-        best = max(others, key=lambda line: line["accuracy_mean"])
+    for group, name in zip(groups, _unique([setting(group.result) for group in groups], groups)):
+        scored = [line for method, line in group.lines.items() if method not in UNSCORED]
+        best = max(scored or group.lines.values(), key=lambda line: line["accuracy_mean"])
         compared = difference(group.result, best["method"], "rs2")
+        references = [group.lines.get(method) for method in REFERENCES]
         rows.append(
             [
-                f"{name} ({group.folder.name})" if names.count(name) > 1 else name,
+                name,
                 best["method"],
-                _accuracy(group, best),
-                "–" if compared is None else _points(compared),
-                *(_accuracy(group, lines[method]) if method in lines else "–" for method in REFERENCES),
+                mean_score(group.result, best),
+                _points(compared),
+                *("–" if line is None else mean_score(group.result, line) for line in references),
                 group.metric,
                 str(group.result["epochs"]),
                 f"{group.result['keep']:.3g}" if "keep" in group.result else "–",
-                str(len({row["seed"] for row in group.result["runs"]})),
+                str(count_seeds(group.result)),
             ]
         )
     head = ["group", "best method", "its %", "minus rs2, points", *(f"{name}, %" for name in REFERENCES)]
     caption = "All groups: test means over seeds ± standard deviation"
     table = Table(caption, [*head, "metric", "epochs", "keep", "seeds"], rows)
-    unfinished = f"Left out, not finished or not tested: {listed(list(map(str, skipped)))}."
-    return [*([table] if rows else []), *([unfinished] if skipped else [])]
+    unfinished = f"Left out, not finished or not tested: {listed(list(map(str, left_out)))}."
+    return [*([table] if rows else []), *([unfinished] if left_out else [])]
 
 
-def result(group: Group, title: str) -> tuple[str, list[Block]]:
-    """The result in a sentence, and what stands below it: the figure, and what the reference methods are."""
-    lines = group.result["summary"]
+def result(group: Group, title: str) -> list[Block]:
+    """The figure, and what the reference methods are."""
     described = f"Test {group.metric} against samples trained. " + "; ".join(
-        f"{line['method']} {100 * line['accuracy_mean']:.2f} % at {line['samples']:,} samples" for line in lines
+        f"{method} {100 * line['accuracy_mean']:.2f} % at {line['samples']:,} samples"
+        for method, line in group.lines.items()
     )
-    blocks: list[Block] = [[Chart("accuracy", described, plots.accuracy(group.result, title))]]
-    meant = [f"{line['method']}: {MEANING[line['method']]}" for line in lines if line["method"] in MEANING]
-    several = len({row["seed"] for row in group.result["runs"]}) > 1
+    several = count_seeds(group.result) > 1
     text = "Means over seeds, bars are one standard deviation. " if several else "One seed. "
-    if any("scoring_samples" in line for line in lines):
+    if any("scoring_samples" in line for line in group.lines.values()):
         text += "Dotted lines add the run on all data that scores for static methods; it serves all of them. "
-    blocks.append(text + ("The runs to compare with – " + "; ".join(meant) + "." if meant else ""))
-    return sentence(group.result, group.metric), blocks
+    if meant := [f"{method}: {MEANING[method]}" for method in group.methods if method in MEANING]:
+        text += f"The runs to compare with – {'; '.join(meant)}."
+    return [[Chart("accuracy", described, plots.accuracy(group.result, title))], text]
 
 
-def differences(group: Group) -> Section:
+def differences(group: Group) -> list[Block]:
     """Accuracy of every method and its difference from the references, seed by seed."""
-    methods = [line["method"] for line in group.result["summary"]]
-    references = [name for name in REFERENCES if name in methods]
-    missing = [name for name in REFERENCES if name not in methods]
-    compared = {(name, other): difference(group.result, name, other) for name in methods for other in references}
-    blocks: list[Block] = [*_verdicts(methods, references, compared), _accuracies(group, references, compared)]
+    references = [name for name in REFERENCES if name in group.methods]
+    missing = [name for name in REFERENCES if name not in group.methods]
+    compared = {(name, other): difference(group.result, name, other) for name in group.methods for other in references}
+    blocks: list[Block] = [*_verdicts(group.methods, references, compared), _accuracies(group, references, compared)]
     if untrained := [row["accuracy"] for row in group.result.get("untrained", [])]:
-        least = statistics.fmean(untrained)
-        poor = [line["method"] for line in group.result["summary"] if line["accuracy_mean"] <= least]
+        poor = [method for method, line in group.lines.items() if line["accuracy_mean"] <= fmean(untrained)]
         if poor:
             blocks.append(f"No better than untrained encoders, which means that they learned nothing: {listed(poor)}.")
     if missing:
         blocks.append(f"There are no runs of {listed(missing)} to compare with.")
-    tests = [value for value in compared.values() if value is not None and value.seeds > 2]
+    tests = [value.seeds for value in compared.values() if value is not None and value.seeds > 2]
     if tests:
-        least_seeds = min(value.seeds for value in tests)
         blocks.append(
             f"Higher or lower: a paired t-test over the seeds has p < {LEVEL:g}, and the mean exceeds the standard "
-            f"deviation. With {least_seeds} seeds a mean difference must be {detectable(least_seeds):.2g} times its "
+            f"deviation. With {min(tests)} seeds a mean difference must be {detectable(min(tests)):.2g} times its "
             f"standard deviation to be detected. Of {len(tests)} such tests about {LEVEL * len(tests):.1f} come out "
             "so by chance."
         )
-    return Section("Accuracy and differences", blocks)
+    return blocks
 
 
-def savings(group: Group, watts: float | None) -> Section:
+def savings(group: Group, watts: float | None) -> list[Block]:
     """Samples, time and energy saved against `full`."""
-    rows, scored = [], any("scoring_seconds" in line for line in group.result["summary"])
-    for method in (line["method"] for line in group.result["summary"]):
+    rows, scored = [], any("scoring_seconds" in line for line in group.lines.values())
+    for method in group.methods:
         saved = saving(group, method, watts)
         if saved is not None:
             cells = [f"{100 * saved.samples:.0f} %", f"{100 * saved.time:.0f} %", f"{saved.seconds:,.1f} s"]
             cells = [cell.replace("-", "−") for cell in (*cells, _energy(saved.watt_hours))]
-            rows.append([method, *cells, "included" if saved.scored else "–"][: None if scored else -1])
+            rows.append([method, *cells, *["included" if saved.scored else "–"] * scored])
     if not rows:
-        return Section("Saved against full", ["There is no run of full to compare with."])
-    head = [
-        "method",
-        "samples saved",
-        "time saved",
-        "time saved, seconds",
-        "energy saved, estimate",
-        *["scoring run"] * scored,
-    ]
+        return ["There is no run of full to compare with."]
+    head = ["method", "samples saved", "time saved", "time saved, seconds", "energy saved, estimate"]
     note = (
         "Time is that of training and selecting, without evaluation; runs side by side slow each other down. Energy is "
         f"time × {power(group, watts)[1]}, and was not measured. A minus sign means more than full took."
     )
-    return Section("Saved against full", [Table("Saved per run", head, rows), note])
+    return [Table("Saved per run", [*head, *["scoring run"] * scored], rows), note]
 
 
-def along_the_way(group: Group) -> Section:
+def along_the_way(group: Group) -> list[Block]:
     """Accuracy over the epochs: on a validation split, or else on what each epoch trained."""
-    title, color = "Accuracy over epochs", plots.colors(group.result)
-    methods = [line["method"] for line in group.result["summary"]]
-    validated = [method for method in methods if _recorded(group.of(method), "val_accuracy")]
+    color = plots.colors(group.result)
+    validated = [method for method in group.methods if _recorded(group.of(method), "val_accuracy")]
     if validated:
-        lines, x = [], []
-        for method in validated:
-            epochs = list(zip(*(run.history for run in group.of(method)), strict=False))
-            lines.append((method, color[method], _means(epochs, "val_accuracy", 100)))
-            trained = _means(epochs, "samples")
-            x.append([sum(trained[: place + 1]) for place in range(len(trained))])
-        ends = "; ".join(f"{name} ends at {values[-1]:.2f} %" for name, _, values in lines)
-        figure = plots.over_epochs("Validation split", lines, f"validation {group.metric}, %", x)
-        return Section(
-            title, [[Chart("validation", f"Accuracy on the validation split, mean over seeds. {ends}", figure)]]
-        )
-    lines = [
-        (listed(names), color[names[0]], [100 * value for value in values])
-        for names, values in _curves(group, "train_accuracy")
-    ]
-    if not lines:
-        return Section(title, [])
-    ends = "; ".join(f"{name} ends at {values[-1]:.2f} %" for name, _, values in lines)
-    figure = plots.over_epochs("Samples that an epoch trained", lines, "training accuracy, %")
+        curves = [(name, color[name], _means(group.of(name), "val_accuracy", 100)) for name in validated]
+        trained = [list(accumulate(_means(group.of(name), "samples"))) for name in validated]
+        figure = plots.over_epochs("Validation split", curves, f"validation {group.metric}, %", trained)
+        return [[Chart("validation", f"Accuracy on the validation split, mean over seeds. {_ends(curves)}", figure)]]
+    curves = _curves(group, "train_accuracy", 100)
+    if not curves:
+        return []
+    figure = plots.over_epochs("Samples that an epoch trained", curves, "training accuracy, %")
     note = (
         "On the samples that each epoch trained, while it trained them: a method that selects hard samples is lower "
         "here. With --val-fraction runs record the accuracy on a validation split."
     )
-    return Section(title, [note, [Chart("training", f"Training accuracy, mean over seeds. {ends}", figure)]])
+    return [note, [Chart("training", f"Training accuracy, mean over seeds. {_ends(curves)}", figure)]]
 
 
-def per_epoch(group: Group) -> Section:
+def per_epoch(group: Group) -> list[Block]:
     """Samples and learning rate of every epoch."""
-    title = "Samples and learning rate per epoch"
     if not any(run.history for run in group.runs):
-        return Section(title, ["The epochs' history was not recorded."])
-    charts, tables, color = [], [], plots.colors(group.result)
-    for column, heading in (("samples", "samples trained"), ("lr", "learning rate")):
-        lines = [(listed(methods), color[methods[0]], values) for methods, values in _curves(group, column)]
-        ends = "; ".join(f"{label}: from {_number(values[0])} to {_number(values[-1])}" for label, _, values in lines)
-        figure = plots.over_epochs(heading.capitalize(), lines, heading)
-        charts.append(Chart(f"{column}_per_epoch", f"{heading.capitalize()} by epoch. {ends}", figure))
+        return ["The epochs' history was not recorded."]
+    charts, tables = [], []
+    for column, what in (("samples", "samples trained"), ("lr", "learning rate")):
+        curves = _curves(group, column)
+        ends = "; ".join(f"{label}: from {_number(values[0])} to {_number(values[-1])}" for label, _, values in curves)
+        figure = plots.over_epochs(what.capitalize(), curves, what)
+        charts.append(Chart(f"{column}_per_epoch", f"{what.capitalize()} by epoch. {ends}", figure))
         rows = [
-            [str(epoch), *(_number(values[epoch]) if epoch < len(values) else "–" for _, _, values in lines)]
-            for epoch in range(max(len(values) for _, _, values in lines))
+            [str(epoch), *(_number(values[epoch]) if epoch < len(values) else "–" for _, _, values in curves)]
+            for epoch in range(max(len(values) for _, _, values in curves))
         ]
-        tables.append(Table(f"Numbers: {heading}", ["epoch", *(label for label, _, _ in lines)], rows, folded=True))
+        tables.append(Table(f"Numbers: {what}", ["epoch", *(label for label, _, _ in curves)], rows, folded=True))
     note = "Means over seeds; methods with equal curves share a line. The learning rate is that of the last step."
-    return Section(title, [note, charts, *tables])
+    return [note, charts, *tables]
 
 
-def configuration(group: Group) -> Section:
+def configuration(group: Group) -> list[Block]:
     """Checks, settings, and every run."""
-    blocks: list[Block] = [
-        Table("Checks of the records", ["check", "state", "found"], [list(check) for check in checks(group)])
-    ]
+    blocks: list[Block] = [Table("Checks of the records", ["check", "state", "found"], checks(group))]
     stored = [computed(run.settings) for run in group.runs if run.settings]
-    if not stored:
-        blocks.append("The runs' settings were not recorded.")
-    else:
+    if stored:
         rows = [
             [name.replace("_", "-"), _plain(stored[0][name]), "" if stored[0][name] == usual else "set"]
             for name, usual in computed({}).items()
             if all(settings[name] == stored[0][name] for settings in stored) and _applies(name, stored[0]["task"])
         ]
         blocks.append(Table("Settings that all runs share", ["setting", "value", "not the default"], rows, folded=True))
+    else:
+        blocks.append("The runs' settings were not recorded.")
     names = {"seed": "seed", "accuracy": f"{group.metric}, %", "samples": "samples", "steps": "steps"}
     names |= {"seconds": "seconds", "reached_keep": "share kept"}
-    rows = []
-    for row in group.result["runs"]:
-        shown = row | {"accuracy": 100 * row["accuracy"]}
-        rows.append([row["method"], *(_number(shown[name]) for name in names)])
-    blocks.append(Table("All runs", ["method", *names.values()], rows, folded=True))
-    return Section("Configuration and checks", blocks)
+    shown = [row | {"accuracy": 100 * row["accuracy"]} for row in group.result["runs"]]
+    rows = [[row["method"], *(_number(row[name]) for name in names)] for row in shown]
+    return [*blocks, Table("All runs", ["method", *names.values()], rows, folded=True)]
 
 
-def _verdicts(
-    methods: Sequence[str], references: Sequence[str], compared: dict[tuple[str, str], Difference | None]
-) -> list[str]:
+def _unique(names: Sequence[str], groups: Sequence[Group]) -> list[str]:
+    """Names with the label noise of a group's data, and with its folder where they are not unique."""
+    noises = [settings.label_noise if (settings := group.settings()) else 0 for group in groups]
+    names = [name + (f", {noise:.0%} label noise" if noise else "") for name, noise in zip(names, noises)]
+    return [f"{name} ({group.folder.name})" if names.count(name) > 1 else name for name, group in zip(names, groups)]
+
+
+def _verdicts(methods: Sequence[str], references: Sequence[str], compared: _Compared) -> list[str]:
     """A sentence for each reference at equal steps."""
     sentences = []
     for reference in (name for name in references if name != "full"):
-        verdicts: dict[str, list[str]] = {}
-        for method in methods:
-            value = compared[method, reference]
-            if method not in REFERENCES and value is not None and value.equal_steps:
-                verdicts.setdefault(value.verdict, []).append(method)
-        parts = [
-            f"{verdict}: {listed(verdicts[verdict])}"
-            for verdict in ("higher", "no difference detected", "lower")
-            if verdict in verdicts
-        ]
+        values = {method: compared[method, reference] for method in methods if method not in REFERENCES}
+        parts = []
+        for verdict in ("higher", "no difference detected", "lower"):
+            names = [name for name, value in values.items() if value and value.equal_steps and value.verdict == verdict]
+            parts += [f"{verdict}: {listed(names)}"] if names else []
         if parts:
             sentences.append(f"Against {reference} at equal steps – {'; '.join(parts)}.")
     seeds = min((value.seeds for value in compared.values() if value is not None), default=3)
@@ -234,58 +204,53 @@ def _verdicts(
     return sentences
 
 
-def _accuracies(group: Group, references: Sequence[str], compared: dict[tuple[str, str], Difference | None]) -> Table:
+def _accuracies(group: Group, references: Sequence[str], compared: _Compared) -> Table:
+    tuned = any("finetuned_accuracy_mean" in line for line in group.lines.values())
+    scores = ["accuracy", *["finetuned_accuracy"] * tuned]
     rows = []
-    tuned = any("finetuned_accuracy_mean" in line for line in group.result["summary"])
-    names = ["accuracy", "finetuned_accuracy"][: 1 + tuned]
-    for line in group.result["summary"]:
-        values = [_accuracy(group, line, name) for name in names]
-        differences = [compared[line["method"], other] for other in references]
-        cells = ["–" if value is None else _points(value) for value in differences]
-        rows.append([line["method"], *values, f"{line['samples']:,}", f"{line['steps']:,}", *cells])
+    for method, line in group.lines.items():
+        cells = [mean_score(group.result, line, score) for score in scores]
+        cells += [f"{line['samples']:,}", f"{line['steps']:,}"]
+        rows.append([method, *cells, *(_points(compared[method, other]) for other in references)])
     if untrained := group.result.get("untrained"):
-        values = [percent(*moments([row[name] for row in untrained]), len(untrained), 2) for name in names]
-        rows.append(["untrained", *values, *["–"] * (2 + len(references))])
-    seeds = len({row["seed"] for row in group.result["runs"]})
+        cells = [mean_percent(untrained, score) for score in scores]
+        rows.append(["untrained", *cells, *["–"] * (2 + len(references))])
+    seeds = count_seeds(group.result)
     caption = f"Means over {seeds} seeds ± standard deviation" if seeds > 1 else "One seed"
     head = ["method", f"test {group.metric}, %", *["fine-tuned, %"] * tuned, "samples", "steps"]
     head += [f"minus {name}, points" for name in references]
     return Table(f"{caption}; differences are taken seed by seed", head, rows)
 
 
-def _accuracy(group: Group, line: dict[str, Any], name: str = "accuracy") -> str:
-    count = sum(row["method"] == line["method"] for row in group.result["runs"])
-    return percent(line[f"{name}_mean"], line.get(f"{name}_std", 0.0), count, 2)
+def _points(value: Difference | None) -> str:
+    if value is None:
+        return "–"
+    return f"{points(value.mean, value.std)}\n{value.verdict}" if value.seeds > 1 else points(value.mean)
 
 
-def _noise(group: Group) -> str:
-    settings = group.settings()
-    return f", {settings.label_noise:.0%} label noise" if settings and settings.label_noise else ""
-
-
-def _points(value: Difference) -> str:
-    mean = f"{round(100 * value.mean, 2) + 0.0:+.2f}".replace("-", "−")  # + 0.0: no minus before nothing
-    return f"{mean} ± {100 * value.std:.2f}\n{value.verdict}" if value.seeds > 1 else mean
-
-
-def _curves(group: Group, name: str) -> list[tuple[list[str], list[float]]]:
+def _curves(group: Group, column: str, scale: float = 1) -> list[plots.Curve]:
     """A column of the histories, mean over seeds, methods with equal curves together."""
-    curves: dict[tuple[float, ...], list[str]] = {}
-    for method in (line["method"] for line in group.result["summary"]):
+    color = plots.colors(group.result)
+    alike: dict[tuple[float, ...], list[str]] = {}
+    for method in group.methods:
         runs = group.of(method)
-        if _recorded(runs, name):
-            epochs = zip(*(run.history for run in runs), strict=False)
-            values = tuple(float(f"{value:.4g}") for value in _means(list(epochs), name))
-            curves.setdefault(values, []).append(method)
-    return [(methods, list(values)) for values, methods in curves.items()]
+        if _recorded(runs, column):
+            values = tuple(float(f"{value:.4g}") for value in _means(runs, column, scale))
+            alike.setdefault(values, []).append(method)
+    return [(listed(methods), color[methods[0]], list(values)) for values, methods in alike.items()]
 
 
-def _recorded(runs: Sequence[Run], name: str) -> bool:
-    return bool(runs) and all(run.history and all(line.get(name) is not None for line in run.history) for run in runs)
+def _recorded(runs: Sequence[Run], column: str) -> bool:
+    return bool(runs) and all(run.history and all(line.get(column) is not None for line in run.history) for run in runs)
 
 
-def _means(epochs: Sequence[Sequence[Any]], name: str, scale: float = 1) -> list[float]:
-    return [statistics.fmean(scale * line[name] for line in lines) for lines in epochs]
+def _means(runs: Sequence[Run], column: str, scale: float = 1) -> list[float]:
+    epochs = zip(*(run.history for run in runs), strict=False)
+    return [fmean(scale * line[column] for line in lines) for lines in epochs]
+
+
+def _ends(curves: Sequence[plots.Curve]) -> str:
+    return "; ".join(f"{name} ends at {values[-1]:.2f} %" for name, _, values in curves)
 
 
 def _applies(setting: str, task: str) -> bool:

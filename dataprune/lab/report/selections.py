@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +15,10 @@ from ..data.datasets import Texts
 from ..data.named import Data
 from ..training.build import load_data
 from . import plots
-from .document import Block, Chart, Section, Table, counted, listed
-from .records import Group, Run
+from .document import Block, Chart, Table
+from .formatting import counted, listed
+from .pack import Run
+from .records import Group
 
 STARVED = 0.5  # of the classes' mean share
 _CLASSES = 20  # rows of the table of classes
@@ -23,10 +27,29 @@ _SAMPLES = 12  # of a kind
 _PLACES = 320  # samples in all galleries of a group
 
 
-def load(group: Group) -> Data | str:
-    """The training data of a group's runs, or why it cannot be loaded."""
+def sections(group: Group, data: Data | None) -> dict[str, Sequence[Block]]:
+    """Sections by heading; of the data where it is loaded already."""
+    uncounted: Sequence[Block] = []
     if not pruning(group):
-        return "no section needs it"
+        recorded = any("selected" in run.counts for run in group.runs)
+        missing = "How often each sample was selected was not recorded (no selection_counts.safetensors)."
+        uncounted = by_class = shown = ["No run left samples out." if recorded else missing]
+    else:
+        loaded = _matching(group, data or _load(group))
+        if isinstance(loaded, str):
+            by_class = shown = [f"The data could not be loaded again: {loaded}."]
+        else:
+            by_class, shown = classes(group, loaded), gallery(group, loaded)
+    return {
+        "How often samples were selected": uncounted or counts(group),
+        "Scores and losses over epochs": trajectories(group),
+        "Retention by class": by_class,
+        "Samples kept and pruned": shown,
+    }
+
+
+def _load(group: Group) -> Data | str:
+    """The training data of a group's runs, or why it cannot be loaded."""
     settings = group.settings()
     if settings is None:
         return "the runs have not recorded their settings, which name the data"
@@ -36,28 +59,25 @@ def load(group: Group) -> Data | str:
         return " ".join(str(error).split()) or type(error).__name__
 
 
-def matching(group: Group, data: Data | str) -> Data | str:
+def _matching(group: Group, data: Data | str) -> Data | str:
     """The data, if it is what the runs were trained on."""
     sizes = sorted({run.size for run in group.runs if run.metrics} - {0})
     if isinstance(data, str) or sizes in ([], [len(data.train)]):
         return data
-    had = listed([f"{size:,}" for size in sizes])
-    return f"it has {counted(len(data.train), 'training sample')} now, and the runs had {had}"
+    recorded = listed([f"{size:,}" for size in sizes])
+    return f"it has {counted(len(data.train), 'training sample')} now, and the runs had {recorded}"
 
 
 def pruning(group: Group) -> list[str]:
     """Methods whose runs left samples out, and recorded how often each was selected."""
-    names = [line["method"] for line in group.result["summary"]]
-    return [name for name in names if any(run.pruned and run.kept is not None for run in group.of(name))]
+    return [name for name in group.methods if any(run.pruned and run.kept is not None for run in group.of(name))]
 
 
 def histogram(runs: Sequence[Run]) -> tuple[np.ndarray, int]:
-    """Samples by the number of pruned epochs that selected them, and the most pruned epochs E of a run.
+    """Samples by the number of pruned epochs that selected them, of runs of one method.
 
-    Args:
-        runs: of one method.
     Returns:
-        (E + 1,) mean over runs of how many samples were selected in 0, 1 ... E pruned epochs; and E.
+        (E + 1,) mean over runs of how many samples were selected in 0, 1 ... E pruned epochs; and E, the most of a run.
     """
     most = max(len(run.pruned) for run in runs)
     counts = [np.bincount(run.kept, minlength=most + 1) for run in runs if run.kept is not None]
@@ -68,12 +88,8 @@ def retention(runs: Sequence[Run], labels: np.ndarray, classes: int) -> np.ndarr
     """(C,) share of a class's samples that a pruned epoch selects, mean over runs; NaN of a class without samples."""
     sizes = np.bincount(labels, minlength=classes).astype(float)
     sizes[sizes == 0] = np.nan
-    selected = [(run.kept, len(run.pruned)) for run in runs]
-    shares = [
-        np.bincount(labels, weights=kept, minlength=classes) / sizes / epochs
-        for kept, epochs in selected
-        if kept is not None
-    ]
+    selected = [(run.kept, len(run.pruned)) for run in runs if run.kept is not None]
+    shares = [np.bincount(labels, weights=kept, minlength=classes) / sizes / epochs for kept, epochs in selected]
     return np.mean(shares, axis=0)
 
 
@@ -101,13 +117,10 @@ def kinds(run: Run, count: int) -> dict[str, list[int]]:
     return positions
 
 
-def counts(group: Group) -> Section:
+def counts(group: Group) -> list[Block]:
     """How many samples were selected in none, one ... all pruned epochs."""
-    title, methods = "How often samples were selected", pruning(group)
-    if not methods:
-        return Section(title, [_uncounted(group)])
     charts, rows, color = [], [], plots.colors(group.result)
-    for method in methods:
+    for method in pruning(group):
         runs = group.of(method)
         values, most = histogram(runs)
         size = values.sum()
@@ -125,31 +138,19 @@ def counts(group: Group) -> Section:
         "Pruned epochs only: full epochs, such as the first one of a comparison, train everything. The hatched bar is "
         "samples that no pruned epoch selected."
     )
-    return Section(title, [note, charts, Table("Samples by how often they were selected, mean over seeds", head, rows)])
+    return [note, charts, Table("Samples by how often they were selected, mean over seeds", head, rows)]
 
 
-def trajectories(group: Group) -> Section:
+def trajectories(group: Group) -> list[Block]:
     """Score and loss quantiles over the epochs, and the scores of single samples; of each method's first run."""
-    title, color = "Scores and losses over epochs", plots.colors(group.result)
-    charts, without = [], []
-    for method in (line["method"] for line in group.result["summary"]):
+    charts: list[Chart] = []
+    without = []
+    for method in group.methods:
         run = next((run for run in group.of(method) if run.trajectories), None)
         if run is None:
             without.append(method)
-            continue
-        name, first = _file_name(method), f"{method}, seed {run.seed}"
-        losses, scores, single = (run.trajectories[key] for key in ("losses", "scores", "single"))
-        if _selects_by_scores(run) and _varies(scores):
-            heading = f"{method}: scores of all samples"
-            figure = plots.bands(heading, scores, color[method], "score")
-            charts.append(Chart(f"scores_{name}", f"{first}: {_ends('scores', scores)}", figure))
-            heading = f"{method}: scores of single samples"
-            described = f"{first}: scores of {single.shape[1]} samples, chosen at random, after every epoch"
-            charts.append(Chart(f"single_{name}", described, plots.singles(heading, single, color[method], "score")))
-        if np.isfinite(losses).any():
-            heading = f"{method}: losses of trained samples"
-            figure = plots.bands(heading, losses, color[method], "loss")
-            charts.append(Chart(f"losses_{name}", f"{first}: {_ends('losses of trained samples', losses)}", figure))
+        else:
+            charts += _trajectories(run, plots.colors(group.result)[method])
     blocks: list[Block] = []
     if charts:
         note = (
@@ -161,60 +162,64 @@ def trajectories(group: Group) -> Section:
         blocks += [note, charts]
     if without:
         blocks.append(f"Scores and losses of {listed(without)} were not recorded (no trajectories.safetensors).")
-    return Section(title, blocks)
+    return blocks
 
 
-def classes(group: Group, data: Data | str) -> Section:
+def _trajectories(run: Run, color: str) -> list[Chart]:
+    losses, scores, single = (run.trajectories[key] for key in ("losses", "scores", "single"))
+    name, first = _file_name(run.method), f"{run.method}, seed {run.seed}"
+    charts = []
+    if _selects_by_scores(run) and len(np.unique(scores[np.isfinite(scores)])) > 1:
+        figure = plots.bands(f"{run.method}: scores of all samples", scores, color, "score")
+        charts.append(Chart(f"scores_{name}", f"{first}: {_ends('scores', scores)}", figure))
+        figure = plots.singles(f"{run.method}: scores of single samples", single, color, "score")
+        described = f"{first}: scores of {single.shape[1]} samples, chosen at random, after every epoch"
+        charts.append(Chart(f"single_{name}", described, figure))
+    if np.isfinite(losses).any():
+        figure = plots.bands(f"{run.method}: losses of trained samples", losses, color, "loss")
+        charts.append(Chart(f"losses_{name}", f"{first}: {_ends('losses of trained samples', losses)}", figure))
+    return charts
+
+
+def classes(group: Group, data: Data) -> list[Block]:
     """Share of each class that a pruned epoch selects."""
-    title, methods = "Retention by class", pruning(group)
-    if not methods:
-        return Section(title, [_uncounted(group)])
-    if isinstance(data, str):
-        return Section(title, [f"The data could not be loaded again: {data}."])
     if not data.classes:
-        return Section(title, ["The labels are scores, not classes."])
+        return ["The labels are scores, not classes."]
     labels, names = data.train.labels.numpy(), data.classes
-    shares = {method: retention(group.of(method), labels, len(names)) for method in methods}
+    shares = {method: retention(group.of(method), labels, len(names)) for method in pruning(group)}
     few = {method: starved(values) for method, values in shares.items()}
-    least = np.nanmin(np.where(np.isnan(list(shares.values())), np.inf, list(shares.values())), axis=0)
-    shown = sorted(np.argsort(least, kind="stable")[:_CLASSES]) if len(names) > _CLASSES else range(len(names))
+    least = np.nanmin([np.nan_to_num(values, nan=np.inf) for values in shares.values()], axis=0)
+    shown = sorted(np.argsort(least, kind="stable")[:_CLASSES])
     sizes = np.bincount(labels, minlength=len(names))
     rows = [
         [names[at], f"{sizes[at]:,}", *(_share(values[at], at in few[method]) for method, values in shares.items())]
         for at in shown
     ]
-    flagged = [f"{method} ({listed([names[at] for at in few[method][:8]])})" for method in methods if few[method]]
+    flagged = [f"{name} ({listed([names[at] for at in places[:8]])})" for name, places in few.items() if places]
     limit = f"less than {100 * STARVED:.0f} % of the classes' mean share"
     blocks: list[Block] = [f"Starved, with {limit}: {'; '.join(flagged)}." if flagged else f"No class has {limit}."]
     if len(names) > _CLASSES:
         blocks.append(f"Of {len(names)} classes the {_CLASSES} are shown of which a method keeps least.")
-    head = ["class", "samples", *methods]
-    return Section(title, [*blocks, Table("Share of a class in a pruned epoch, mean over seeds", head, rows)])
+    head = ["class", "samples", *shares]
+    return [*blocks, Table("Share of a class in a pruned epoch, mean over seeds", head, rows)]
 
 
-def gallery(group: Group, data: Data | str) -> Section:
+def gallery(group: Group, data: Data) -> list[Block]:
     """Samples that were always kept, always pruned, and that changed most often, of each method's first run."""
-    title, methods = "Samples kept and pruned", pruning(group)
-    if not methods:
-        return Section(title, [_uncounted(group)])
-    if isinstance(data, str):
-        return Section(title, [f"The data could not be loaded again: {data}."])
+    methods = pruning(group)
     count = min(_SAMPLES, max(3, _PLACES // (3 * len(methods))))
     side = 64 if 3 * count * len(methods) <= 100 else 32  # pixels: the page stays below a few megabytes
     blocks: list[Block] = ["Each method's first seed, with a sample's class and in how many pruned epochs it was kept."]
     charts: list[Chart] = []
-    empty: dict[str, list[str]] = {}
+    empty: dict[str, list[str]] = defaultdict(list)
     for method in methods:
         run = next(run for run in group.of(method) if run.kept is not None)
         for kind, positions in kinds(run, count).items():
             heading, captions = f"{method}: {kind}", [_caption(run, data, position) for position in positions]
             if not positions:
-                empty.setdefault(f"No sample was {kind}", []).append(method)
+                empty[f"No sample was {kind}"].append(method)
             elif isinstance(data.train, Texts):
-                settings = group.settings()
-                texts = [
-                    _text(data.train.tokens[position], settings.model if settings else "") for position in positions
-                ]
+                texts = [_text(data.train.tokens[position], group) for position in positions]
                 rows = [[*caption, text] for caption, text in zip(captions, texts)]
                 blocks.append(Table(heading, ["class", "kept", "text"], rows))
             else:
@@ -223,9 +228,9 @@ def gallery(group: Group, data: Data | str) -> Section:
                 figure = plots.gallery(heading, images, ["\n".join(caption) for caption in captions])
                 charts.append(Chart(f"{_file_name(kind)}_{_file_name(method)}", described, figure))
         if "switches" not in run.counts:
-            empty.setdefault("Which samples oscillated was not recorded", []).append(method)
+            empty["Which samples oscillated was not recorded"].append(method)
     blocks += [charts] if charts else []
-    return Section(title, [*blocks, *(f"{text}: {listed(names)}." for text, names in empty.items())])
+    return [*blocks, *(f"{text}: {listed(names)}." for text, names in empty.items())]
 
 
 def _caption(run: Run, data: Data, position: int) -> tuple[str, str]:
@@ -250,32 +255,24 @@ def _thumbnail(pixels: torch.Tensor, side: int) -> np.ndarray:
     return np.asarray(image)
 
 
-def _text(tokens: torch.Tensor, model: str) -> str:
+def _text(tokens: torch.Tensor, group: Group) -> str:
     from ..data import glue
 
+    settings = group.settings()
     ids, mask, _ = tokens
-    text = glue.tokenizer(model).decode(ids[mask.bool()].tolist(), skip_special_tokens=True)
+    text = glue.tokenizer(settings.model if settings else "").decode(
+        ids[mask.bool()].tolist(), skip_special_tokens=True
+    )
     return text if len(text) <= _LETTERS else text[: _LETTERS - 1] + "…"
 
 
-def _uncounted(group: Group) -> str:
-    if any("selected" in run.counts for run in group.runs):
-        return "No run left samples out."
-    return "How often each sample was selected was not recorded (no selection_counts.safetensors)."
-
-
-def _share(share: float, few: bool) -> str:
+def _share(share: np.floating[Any], few: bool) -> str:
     return "–" if np.isnan(share) else f"{100 * share:.1f} %" + ("\nstarved" if few else "")
 
 
 def _selects_by_scores(run: Run) -> bool:
     method = (run.metrics or {})["method"]
     return method in METHODS and reads(method) != "nothing" and not (run.settings or {}).get("selection")
-
-
-def _varies(table: np.ndarray) -> bool:
-    numbers = table[np.isfinite(table)]
-    return bool(len(numbers)) and float(np.ptp(numbers)) > 0
 
 
 def _ends(what: str, table: np.ndarray) -> str:

@@ -39,14 +39,11 @@ def critical(probability: float, freedom: float) -> float:
 
 
 def paired(differences: Sequence[float]) -> float | None:
-    """Two-sided p of a paired t-test.
+    """Two-sided p of a paired t-test of one difference a pair; None for a single pair.
 
     It assumes normally distributed differences, which a few seeds cannot show, and does not correct for other tests.
+    Where all differences are the same number p is 0.0, or 1.0 where all are 0.
 
-    Args:
-        differences: one for each pair.
-    Returns:
-        p; 0.0 where all differences are the same number other than 0, 1.0 where all are 0; None for a single pair.
     Example:
         >>> round(paired([1.0, 2.0, 3.0]), 4)
         0.0742
@@ -54,38 +51,10 @@ def paired(differences: Sequence[float]) -> float | None:
     if len(differences) < 2:
         return None
     mean, deviation = moments(differences)
-    return _two_sided(mean, deviation / math.sqrt(len(differences)), len(differences) - 1)
-
-
-def welch(values: Sequence[float], others: Sequence[float]) -> float | None:
-    """Two-sided p of Welch's t-test: two independent samples with variances of their own.
-
-    Returns:
-        p, with the special cases of `paired`; None where a sample has a single value.
-    Source: Welch 1947, doi:10.1093/biomet/34.1-2.28. Differs: nothing.
-    Example:
-        >>> round(welch([1.0, 2.0, 3.0], [2.0, 4.0, 9.0]), 4)
-        0.2838
-    """
-    if min(len(values), len(others)) < 2:
-        return None
-    parts = [statistics.variance(sample) / len(sample) for sample in (values, others)]
-    variance = sum(parts)
-    scale = sum(part**2 / (len(sample) - 1) for part, sample in zip(parts, (values, others)))
-    freedom = variance**2 / scale if scale else 1.0
-    return _two_sided(statistics.fmean(values) - statistics.fmean(others), math.sqrt(variance), freedom)
-
-
-def confidence(values: Sequence[float], level: float = 0.95) -> float | None:
-    """Half the width of the confidence interval of the mean; None for a single value.
-
-    Example:
-        >>> round(confidence([1.0, 2.0, 3.0]), 3)
-        2.484
-    """
-    if len(values) < 2:
-        return None
-    return critical((1 + level) / 2, len(values) - 1) * moments(values)[1] / math.sqrt(len(values))
+    error = deviation / math.sqrt(len(differences))
+    if _vanishes(error, mean):
+        return 1.0 if abs(mean) <= 1e-12 else 0.0
+    return 2 * tail(abs(mean) / error, len(differences) - 1)
 
 
 def detectable(count: int, level: float = LEVEL) -> float | None:
@@ -99,12 +68,8 @@ def detectable(count: int, level: float = LEVEL) -> float | None:
 
 
 def probability_positive(mean: float, error: float, freedom: float) -> float:
-    """Probability that the true mean is above 0, with a flat prior.
+    """Probability that the true mean is above 0, with a flat prior; 0, 0.5 or 1 where the standard error is 0.
 
-    Args:
-        mean: of the sample.
-        error: standard error of the mean; at 0 the answer is 0, 0.5 or 1.
-        freedom: degrees of freedom.
     Example:
         >>> round(probability_positive(1.0, 0.5, 4), 3)
         0.942
@@ -112,12 +77,6 @@ def probability_positive(mean: float, error: float, freedom: float) -> float:
     if _vanishes(error, mean):
         return 0.5 if abs(mean) <= 1e-12 else float(mean > 0)
     return tail(-mean / error, freedom)
-
-
-def _two_sided(mean: float, error: float, freedom: float) -> float:
-    if _vanishes(error, mean):
-        return 1.0 if abs(mean) <= 1e-12 else 0.0
-    return 2 * tail(abs(mean) / error, freedom)
 
 
 def _vanishes(error: float, mean: float) -> bool:

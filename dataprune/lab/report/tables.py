@@ -2,133 +2,87 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # figures take `percent` from here, and need no rich
+from .formatting import count_seeds, counted, mean_percent, mean_score, metric, percent, setting
+from .joint import check_whole
+from .significance import detectable
+
+if TYPE_CHECKING:
     from rich.table import Table
+
+_SCORES = {"knn_accuracy": "kNN %", "finetuned_accuracy": "fine-tuned %", "val_accuracy": "val. %"}
 
 
 def comparison(result: Mapping[str, Any]) -> Table:
     """What `compare.json` holds, a line for each method."""
-    keep, seeds = result["keep"], len({row["seed"] for row in result["runs"]})
-    from rich.table import Table
-
-    table = Table(
-        title=f"{setting(result)}: {result['epochs']} epochs, keep {keep:.3g} (pruned {1 - keep:.0%})"
-        f", {seeds} seed{'s' if seeds != 1 else ''}"
-    )
-    table.add_column("method", no_wrap=True)
-    headings = [f"{result.get('metric', 'accuracy')} %", "samples", "steps", "seconds", "speed-up", "reached keep"]
-    more = {"knn_accuracy_mean": "kNN %", "finetuned_accuracy_mean": "fine-tuned %", "val_accuracy_mean": "val. %"}
-    more = {name: heading for name, heading in more.items() if name in result["summary"][0]}
-    headings[1:1] = more.values()
-    if "knn_accuracy_mean" in more:
-        headings[0] = "linear probe %"
+    scores = {"accuracy": f"{metric(result)} %"} | {
+        name: heading for name, heading in _SCORES.items() if f"{name}_mean" in result["summary"][0]
+    }
+    head = ["method", *scores.values(), "samples", "steps", "seconds", "speed-up", "reached keep"]
     scored = any("scoring_seconds" in line for line in result["summary"])
-    if scored:
-        headings += ["samples*", "seconds*", "speed-up*"]
-        table.caption = "* scoring and selecting included: one run on all the data serves all static methods of a seed"
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
+    rows = []
     for line in result["summary"]:
-        rows = [row for row in result["runs"] if row["method"] == line["method"]]
-        cells = [
-            percent(line["accuracy_mean"], line["accuracy_std"], len(rows), 2),
-            f"{line['samples']:,}",
-            f"{line['steps']:,}",
-            f"{line['seconds']:.2f}",
-            "-" if line["speedup"] is None else f"{line['speedup']:.2f}x",
-            f"{sum(row['reached_keep'] for row in rows) / len(rows):.3f}",
-        ]
-        spreads = [line.get(name.removesuffix("_mean") + "_std") for name in more]
-        cells[1:1] = [_with_spread(line[name], spread, len(rows)) for name, spread in zip(more, spreads)]
+        reached = fmean(row["reached_keep"] for row in result["runs"] if row["method"] == line["method"])
+        cells = [mean_score(result, line, name) for name in scores]
+        cells += [f"{line['samples']:,}", f"{line['steps']:,}", f"{line['seconds']:.2f}"]
+        cells += [_speedup(line["speedup"]), f"{reached:.3f}"]
         if scored:
-            total = line.get("total_speedup", line["speedup"])
-            cells += [
-                f"{line['samples'] + line.get('scoring_samples', 0):,}",
-                f"{line['seconds'] + line.get('scoring_seconds', 0.0):.2f}",
-                "-" if total is None else f"{total:.2f}x",
-            ]
-        table.add_row(line["method"], *cells)
+            cells.append(f"{line['samples'] + line.get('scoring_samples', 0):,}")
+            cells.append(f"{line['seconds'] + line.get('scoring_seconds', 0.0):.2f}")
+            cells.append(_speedup(line.get("total_speedup", line["speedup"])))
+        rows.append([line["method"], *cells])
     if untrained := result.get("untrained"):
-        columns = ("accuracy", "knn_accuracy", "finetuned_accuracy")
-        values = [[row[name] for row in untrained] for name in columns if name in untrained[0]]
-        shown = [
-            percent(fmean(numbers), stdev(numbers) if len(numbers) > 1 else 0.0, len(numbers), 2) for numbers in values
-        ]
-        table.add_row("untrained", *shown, end_section=True)
-    return table
+        rows.append(["untrained", *(mean_percent(untrained, name) for name in scores if name in untrained[0])])
+    keep, seeds = result["keep"], counted(count_seeds(result), "seed")
+    title = f"{setting(result)}: {result['epochs']} epochs, keep {keep:.3g} (pruned {1 - keep:.0%}), {seeds}"
+    note = "* scoring and selecting included: one run on all the data serves all static methods of a seed"
+    return _table(title, [*head, *["samples*", "seconds*", "speed-up*"] * scored], rows, note if scored else None)
 
 
 def joint(result: Mapping[str, Any]) -> Table:
     """What `joint.json` holds, a line for each ratio and amount, a column for each arm's difference from the base.
 
-    Raises:
-        UsageError: if a cell of the grid is missing.
+    Raises UsageError if a cell of the grid is missing.
     """
-    from rich.table import Table
-
-    from .joint import check_whole
-    from .significance import detectable
-
     check_whole(result)
     grid, seeds = result["grid"], len(result["grid"]["seeds"])
     at = {(line["arm"], line["ratio"], line["amount"]): line for line in result["summary"]}
-    table = Table(
-        title=f"{setting(result)}: {result['epochs']} epochs, pruned, {result['finetune_epochs']} "
-        f"epochs, {seeds} seed{'s' if seeds != 1 else ''}"
-    )
-    table.add_column("ratio", no_wrap=True)
-    for heading in ("amount", "base %", *(f"{arm} − base" for arm in grid["arms"])):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for arm in grid["arms"]:
-        table.add_column(f"FLOPs, {arm}", justify="right", no_wrap=True)
+    rows: list[list[str] | None] = []
     for ratio in grid["ratios"]:
         for amount in grid["amounts"]:
             lines = [at[arm, ratio, amount] for arm in grid["arms"]]
-            table.add_row(
-                f"{ratio:g}",
-                f"{amount:g}",
-                percent(lines[0]["base_mean"], lines[0]["base_std"], seeds, 2),
-                *(_difference(line, seeds) for line in lines),
-                *(f"{line['flops'] / line['base_flops']:.2f}x" for line in lines),
-                end_section=amount == grid["amounts"][-1],
-            )
-    table.caption = (
-        "accuracy in points; FLOPs of all stages, against the base of the same amount, zeros counted as free"
-    )
+            base = percent(lines[0]["base_mean"], lines[0]["base_std"], seeds)
+            flops = [f"{line['flops'] / line['base_flops']:.2f}x" for line in lines]
+            rows.append([f"{ratio:g}", f"{amount:g}", base, *(_difference(line, seeds) for line in lines), *flops])
+        rows.append(None)
+    head = ["ratio", "amount", "base %", *(f"{arm} − base" for arm in grid["arms"])]
+    head += [f"FLOPs, {arm}" for arm in grid["arms"]]
+    plan = f"{result['epochs']} epochs, pruned, {result['finetune_epochs']} epochs"
+    note = "accuracy in points; FLOPs of all stages, against the base of the same amount, zeros counted as free"
     if seeds > 1:
         tests = len(result["summary"])
-        table.caption += (
+        note += (
             f"\nin brackets p of a paired t-test over {seeds} seeds: a mean difference must be {detectable(seeds):.2g} "
             f"times its s.d. for p < 0.05; of {tests} such tests about {0.05 * tests:.1f} come out so by chance"
         )
-    return table
+    return _table(f"{setting(result)}: {plan}, {counted(seeds, 'seed')}", head, rows, note)
 
 
 def advice(result: Mapping[str, Any]) -> Table:
     """What `advice.json` holds, a line for each method tried."""
-    from rich.table import Table
-
-    plan = result["plan"]
-    table = Table(title=f"{setting(plan)}, budget {plan['budget']:g}: the pilots")
-    table.add_column("method", no_wrap=True)
-    for heading in ("accuracy %", "− short", "better", "− rs2", "better", "sure"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    first = result["lines"][0]
-    table.add_row("short", f"{100 * (first['accuracy'] - first['short']['mean']):.2f}")
+    plan, first = result["plan"], result["lines"][0]
+    rows = [["short", f"{100 * (first['accuracy'] - first['short']['mean']):.2f}"]]
     for line in result["lines"]:
-        cells = []
-        for difference in (line["short"], line["rs2"]):
-            cells += ["", ""] if difference is None else _with_error(difference)
-        table.add_row(line["method"], f"{100 * line['accuracy']:.2f}", *cells, "yes" if line["sure"] else "no")
+        cells = [*_with_error(line["short"]), *_with_error(line["rs2"]), "yes" if line["sure"] else "no"]
+        rows.append([line["method"], f"{100 * line['accuracy']:.2f}", *cells])
     if result["annealed"]:
         name = f"{result['advice']['method']}, last epochs full − without"
-        table.add_row(name, "", *_with_error(result["annealed"]), "", "", "")
-    return table
+        rows.append([name, "", *_with_error(result["annealed"])])
+    head = ["method", "accuracy %", "− short", "better", "− rs2", "better", "sure"]
+    return _table(f"{setting(plan)}, budget {plan['budget']:g}: the pilots", head, rows)
 
 
 def pilots(result: Mapping[str, Any]) -> str:
@@ -170,37 +124,28 @@ def plain(table: Table) -> str:
     return "".join(line.rstrip() + "\n" for line in file.getvalue().splitlines())
 
 
-def setting(result: Mapping[str, Any]) -> str:
-    """What a title calls data and model: of a path the last two parts.
+def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str] | None], note: str | None = None) -> Table:
+    """A table of numbers behind a column of names; None in place of a row is a line across."""
+    from rich.table import Table
 
-    Example:
-        >>> setting({"data": "glue/rte", "model": "/home/me/models/bert/checkpoint-50"})
-        'glue/rte, bert/checkpoint-50'
-    """
-    return ", ".join(last_parts(str(result[name])) for name in ("data", "model"))
-
-
-def last_parts(path: str) -> str:
-    """The last two parts of a path or name."""
-    return "/".join(re.split(r"[/\\]+", path.rstrip("/\\"))[-2:])
-
-
-def percent(mean: float, deviation: float, runs: int, digits: int) -> str:
-    """A mean and its standard deviation, which a single run has not.
-
-    Example:
-        >>> percent(0.9112, 0.0061, 3, 1), percent(0.9112, 0.0, 1, 1)
-        ('91.1 ± 0.6', '91.1')
-    """
-    text = f"{100 * mean:.{digits}f}"
-    return f"{text} ± {100 * deviation:.{digits}f}" if runs > 1 else text
+    table = Table(title=title, caption=note)
+    for place, heading in enumerate(head):
+        table.add_column(heading, justify="right" if place else "left", no_wrap=True)
+    for row in rows:
+        if row is None:
+            table.add_section()
+        else:
+            table.add_row(*row)
+    return table
 
 
-def _with_spread(mean: float, deviation: float | None, runs: int) -> str:
-    return f"{100 * mean:.2f}" if deviation is None else percent(mean, deviation, runs, 2)
+def _speedup(factor: float | None) -> str:
+    return "-" if factor is None else f"{factor:.2f}x"
 
 
-def _with_error(difference: Mapping[str, float]) -> list[str]:
+def _with_error(difference: Mapping[str, float] | None) -> list[str]:
+    if difference is None:
+        return ["", ""]
     return [f"{100 * difference['mean']:+.2f} ± {100 * difference['error']:.2f}", f"{difference['probability']:.2f}"]
 
 

@@ -260,7 +260,7 @@ def test_a_page_of_many_methods_stays_small(made: Path) -> None:
     (group,) = records.read([made])
     noise = torch.randint(0, 256, (400, 3, 96, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images = data()._replace(train=Images(noise, data().train.labels))
-    charts = [chart for block in selections.gallery(group, images).blocks if isinstance(block, list) for chart in block]
+    charts = [chart for block in selections.gallery(group, images) if isinstance(block, list) for chart in block]
     assert sum(len(plots.svg(chart.figure, chart.name, "x")) for chart in charts) < 2_000_000
 
 
@@ -274,7 +274,7 @@ def test_single_runs_of_a_comparison_are_named_as_in_it(made: Path) -> None:
 
 def test_settings_that_runs_share_are_listed(made: Path) -> None:
     (group,) = records.read([made])
-    tables = [block for block in sections.configuration(group).blocks if isinstance(block, Table)]
+    tables = [block for block in sections.configuration(group) if isinstance(block, Table)]
     table = next(table for table in tables if table.folded)
     shown = {row[0] for row in table.rows}
     assert {"lr", "epochs", "batch-size"} <= shown

@@ -71,10 +71,10 @@ def test_groups_have_names_and_a_table_across(tree: Path) -> None:
 
 
 def test_a_grid_is_reported(tmp_path: Path) -> None:
-    from dataprune.lab.report import joint_sections
+    from dataprune.lab.report import joint
 
     *_, entry = records.entries([RESULTS / "joint_mnist.json"])
-    part = joint_sections.part(str(entry.folder), entry.result or {})
+    part = joint.part(str(entry.folder), entry.result or {})
     assert "3 seeds (joint_mnist_lenet_rs2)" in part.title and "of 3 cells" in part.result and len(part.charts) == 4
 
 

@@ -14,13 +14,9 @@ RANDOM = np.random.default_rng(0)
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 30])
-def test_tests_equal_scipys(count: int) -> None:
-    values, others = RANDOM.normal(0.5, 1, count), RANDOM.normal(0, 3, count + 1)
+def test_paired_equals_scipys(count: int) -> None:
+    values = RANDOM.normal(0.5, 1, count)
     assert significance.paired(values.tolist()) == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
-    wanted = stats.ttest_ind(values, others, equal_var=False).pvalue
-    assert significance.welch(values.tolist(), others.tolist()) == pytest.approx(wanted)
-    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    assert significance.confidence(values.tolist()) == pytest.approx((high - low) / 2)
 
 
 @pytest.mark.parametrize("count", [2, 3, 10])
@@ -40,7 +36,6 @@ def test_probability_positive_is_half_of_p_on_the_other_side() -> None:
 @pytest.mark.parametrize(("value", "p"), [(0.125, 0.0), (-0.1, 0.0), (0.0, 1.0)])
 def test_equal_differences_are_certain(value: float, p: float) -> None:
     assert significance.paired([value] * 3) == p
-    assert significance.welch([value] * 3, [0.0] * 3) == p
     assert significance.probability_positive(value, 0.0, 2) == {0.125: 1.0, -0.1: 0.0, 0.0: 0.5}[value]
 
 
@@ -50,6 +45,5 @@ def test_rounding_is_no_spread() -> None:
 
 
 def test_a_single_value_has_no_test() -> None:
-    assert significance.paired([1.0]) is None and significance.confidence([1.0]) is None
-    assert significance.welch([1.0], [1.0, 2.0]) is None and significance.detectable(1) is None
+    assert significance.paired([1.0]) is None and significance.detectable(1) is None
     assert significance.moments([2.0]) == (2.0, 0.0)
