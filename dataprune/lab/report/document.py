@@ -52,11 +52,9 @@ class Part:
 
 
 def markdown(parts: Sequence[Part], overview: Sequence[Block] = ()) -> str:
-    """The report as Markdown; figures are `figures/NAME.png`, of several parts `figures/NAME-PART.png`.
+    """The report as Markdown, with the overview where it has several parts.
 
-    Args:
-        parts: of the report.
-        overview: what several parts have in common; one part stands without it.
+    Figures are `figures/NAME.png`, of several parts `figures/NAME-PART.png`.
     """
     several = len(parts) > 1
     level = "##" if several else "#"
@@ -71,12 +69,7 @@ def markdown(parts: Sequence[Part], overview: Sequence[Block] = ()) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text as it is, whatever Markdown or HTML would make of it.
-
-    Example:
-        >>> print(escaped("a|b <i> emp_contrastive"))
-        a\\|b &lt;i> emp\\_contrastive
-    """
+    """Text as it is, whatever Markdown or HTML would make of it."""
     text = re.sub(r"([\\`*_\[\]|!~])", r"\\\1", " ".join(text.split()))
     return text.replace("&", "&amp;").replace("<", "&lt;")
 

@@ -120,10 +120,4 @@ def _leaves(value: Any, name: str = "") -> Iterator[list[str]]:
         yield [name, ", ".join(f"{number:.4g}" if isinstance(number, float) else str(number) for number in values)]
 
 
-_TABLES = {
-    "compare": _comparison,
-    "reproduce": _reproduction,
-    "joint": _joint,
-    "advise": _advice,
-    "script": _script,
-}
+_TABLES = {"compare": _comparison, "reproduce": _reproduction, "joint": _joint, "advise": _advice, "script": _script}

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import pairwise
 from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING
 
 from ... import __version__
@@ -27,26 +28,6 @@ _CLASSES = {  # of a table's cell, by the words it ends with
     "higher": "good", "lower": "bad", "passed": "good", "failed": "bad", "note": "note", "starved": "bad",
 }  # fmt: skip
 _FOLD = re.compile(r"<details>\n<summary>(.*)</summary>\n?|</details>\n?")
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<title>{title} – dataprune report</title>
-<link rel="icon" href="data:,">
-<style>
-{style}</style>
-</head>
-<body>
-<a class="skip" href="#main">Skip to the results</a>
-<main id="main" tabindex="-1">
-{body}</main>
-<footer><p>Report by dataprune {version}. This page is one file and loads nothing.</p></footer>
-</body>
-</html>
-"""
 
 
 def write(paths: Sequence[Path], out: Path, *, watts: float | None = None, data: Data | None = None) -> list[Path]:
@@ -118,9 +99,11 @@ def html(text: str, drawn: Mapping[str, str]) -> str:
     _mark_cells(tokens)
     body = parser.renderer.render(_with_captions(tokens, parser), parser.options, {})
     heading, end, rest = body.partition("</h1>\n")
-    style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+    page, style = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.html", "page.css"))
     title = re.sub("<.*?>", "", parser.renderInline(title))
-    return _PAGE.format(title=title, style=style, body=heading + end + contents + rest, version=__version__)
+    return Template(page).substitute(
+        title=title, style=style, body=heading + end + contents + rest, version=__version__
+    )
 
 
 def _contents(tokens: Sequence[Token], parser: MarkdownIt) -> str:

@@ -28,28 +28,7 @@ COLORS = ("#0067a5", "#c75000", "#00755a", "#a03a7e", "#7a6200", "#4d5a66", "#c2
 MARKERS = "osD^v<>Ph*Xp"
 _INK, _GRID = "#101418", "#d5d9de"
 _WIDTH = 4.4  # inches: a phone shows it at its size
-STYLE: Any = {
-    "axes.edgecolor": _INK,
-    "axes.grid": True,
-    "axes.labelcolor": _INK,
-    "axes.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 9,
-    "axes.titleweight": "bold",
-    "font.size": 8.5,
-    "grid.color": _GRID,
-    "grid.linewidth": 0.5,
-    "legend.fontsize": 8.5,
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-    "text.color": _INK,
-    "text.parse_math": False,  # a $ in a name is a $
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-}
+_STYLE = Path(__file__).with_name("report.mplstyle")
 
 Curve = tuple[str, str, Sequence[float]]  # label, colour, values
 
@@ -64,9 +43,9 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
     @wraps(draw)
     def in_style(*args: P.args, **more: P.kwargs) -> Figure:
-        from matplotlib import rc_context
+        from matplotlib import style
 
-        with rc_context(STYLE):
+        with style.context(_STYLE):
             return draw(*args, **more)
 
     return in_style
@@ -77,11 +56,7 @@ def accuracy(result: Mapping[str, Any], title: str | None = None) -> Figure:
     """Mean accuracy against samples trained, with standard deviations; `full` as a line across.
 
     Every point stands at its own number of samples; labels beside them are joined to them. A method far below the
-    others is drawn at the lower edge, so that it does not flatten the rest.
-
-    Args:
-        result: what `compare.json` holds.
-        title: by default the `heading`.
+    others is drawn at the lower edge, so that it does not flatten the rest. The title is by default the `heading`.
     """
     summary = sorted(result["summary"], key=lambda line: -line["accuracy_mean"])
     names = {line["method"]: f"{line['method']}  {mean_score(result, line, digits=1)}" for line in summary}
@@ -240,10 +215,10 @@ def svg(figure: Figure, name: str, description: str) -> str:
 
 
 def _saved(figure: Figure, salt: str, **options: Any) -> bytes:
-    from matplotlib import rc_context
+    from matplotlib import style
 
     buffer = io.BytesIO()
-    with rc_context(STYLE | {"svg.hashsalt": salt}):
+    with style.context([_STYLE, {"svg.hashsalt": salt}]):
         figure.savefig(buffer, **options)
     return buffer.getvalue()
 
@@ -275,13 +250,9 @@ def _limits(summary: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
 
 
 def _label(axes: Axes, labels: Sequence[tuple[float, float, str, str]], height: float, *, inside: bool) -> None:
-    """Texts in a column, in the order of their points' y, each joined to its point by a thin line.
+    """Texts in a column right of the points (`inside`) or of the axes, each joined to its point by a thin line.
 
-    Args:
-        axes: with its limits set.
-        labels: x, y, text and colour of each point, from the highest to the lowest.
-        height: of the figure in inches.
-        inside: put the column right of the points; else right of the axes.
+    Labels are x, y, text and colour of each point, from the highest to the lowest; the figure's height is in inches.
     """
     low, high = axes.get_ylim()
     _, end = axes.get_xlim()

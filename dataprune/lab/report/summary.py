@@ -13,14 +13,10 @@ SCORES = ("accuracy", "knn_accuracy", "finetuned_accuracy", "val_accuracy")  # s
 
 
 def summarize(rows: Sequence[Mapping[str, Any]], by: Sequence[str]) -> list[dict[str, Any]]:
-    """One line for each combination of what `by` names, in the order in which their first rows come.
+    """One line for each combination of the columns `by`, in the order in which their first rows come.
 
-    Args:
-        rows: a run each, with `samples`, `steps`, `seconds` and some of `SCORES`.
-        by: columns that distinguish the lines, such as `("panel", "keep", "arm")`.
-    Returns:
-        Lines with the columns of `by`, how many `seeds`, `SCORE_mean` and `SCORE_std` (of the sample, 0 for one row) of
-        each score that all the line's rows have, and mean `samples`, `steps` and `seconds`.
+    Lines have these columns, how many `seeds`, `SCORE_mean` and `SCORE_std` (of the sample, 0 for one row) of each of
+    `SCORES` that all their rows have, and mean `samples`, `steps` and `seconds`.
     """
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
