@@ -18,7 +18,8 @@ import method_cards
 from measured import ROOT, Rows, accuracy, compared, differences, number, published, reproduced, results
 
 from dataprune.lab.report import pack
-from dataprune.lab.report.packed_tables import markdown, table
+from dataprune.lab.report.document import pipe_table as table
+from dataprune.lab.report.packed_tables import markdown
 
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 METHODS = ("rs2", "loss", "infobatch", "emp", "memory")

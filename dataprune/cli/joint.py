@@ -69,7 +69,8 @@ def joint(
     """
     require_drawing()
     sweep_engine = choose_engine(engine, address, jobs)
-    from ..lab.report import joint_plots, tables
+    from ..lab.report import joint as grids
+    from ..lab.report import tables
     from ..lab.sweeps.joint.grid import Grid
     from ..lab.sweeps.joint.run import joint as carry_out
     from ..lab.sweeps.joint.run import load
@@ -98,7 +99,7 @@ def joint(
     if result is None:
         return
     shown = tables.joint(result)  # refuses a grid that is not finished
-    drawn = joint_plots.draw(result, out)
+    drawn = grids.draw(result, out)
     if json_:
         print_json(result)
         return

@@ -75,7 +75,8 @@ def sentence(result: Mapping[str, Any]) -> str:
     text = f"{name} reaches {100 * best['accuracy_mean']:.1f} % test {metric(result)}"
     if full is not None and full is not best:
         samples = best["samples"] + best.get("scoring_samples", 0)
-        text += f" with {_share(samples / full['samples'])} of the samples of full training"
+        share = 100 * samples / full["samples"]
+        text += f" with {share:{'.0f' if share > 9.5 else '.2g'}} % of the samples of full training"
         text += " (scoring included)" if "scoring_samples" in best else ""
     if baselines:
         text += _against_baseline(result, name, max(baselines, key=lambda line: line["accuracy_mean"])["method"])
@@ -94,18 +95,14 @@ def _against_baseline(result: Mapping[str, Any], method: str, baseline: str) -> 
     other = f"{baseline} ({_BASELINE[baseline]})"
     if gain.verdict == "no difference detected":
         return f"; no difference from {other} is detected over {gain.seeds} seeds"
-    text = f", {100 * abs(gain.mean):.1f} points {'above' if gain.mean > 0 else 'below'} {other}"
-    if gain.seeds > 2:
-        return text
-    return (
-        text + ("; one seed cannot show whether that is chance", "; two seeds are too few to test it")[gain.seeds - 1]
-    )
+    few = {1: "; one seed cannot show whether that is chance", 2: "; two seeds are too few to test it"}
+    above = "above" if gain.mean > 0 else "below"
+    return f", {100 * abs(gain.mean):.1f} points {above} {other}{few.get(gain.seeds, '')}"
 
 
 def saving(group: Group, method: str, watts: float | None = None) -> Saving | None:
     """None of `full`, and where there is no `full` to compare with."""
-    lines = {line["method"]: line for line in group.result["summary"]}
-    full, line = lines.get("full"), lines[method]
+    full, line = group.lines.get("full"), group.lines[method]
     if full is None or method == "full":
         return None
     samples = line["samples"] + line.get("scoring_samples", 0)
@@ -123,7 +120,3 @@ def power(group: Group, watts: float | None = None) -> tuple[float, str]:
     text = f"{ranks} processes at {each:g} W each" if ranks > 1 else f"{each:g} W"
     name = {"cpu": "a CPU", "cuda": "a GPU"}.get(kind, kind)
     return each * ranks, f"{text} ({'an assumption about ' + name if watts is None else 'given with --watts'})"
-
-
-def _share(share: float) -> str:
-    return f"{100 * share:.0f} %" if share > 0.095 else f"{100 * share:.2g} %"

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; the first cell of a row is its heading, a cell of several lines keeps them."""
+    """A table of rows by heading; the first cell is the row's name, a cell of several lines keeps them."""
 
     caption: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Mapping[str, str]]  # all with the columns of the first, or "–" in their place
     folded: bool = False  # shown on demand only
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Chart:
     figure: Figure
 
 
-Block = str | Table | Sequence[Chart]  # a paragraph, a table, figures side by side
+Block = str | Table | Sequence[Chart]  # a paragraph, a table, figures side by side; nothing is shown of an empty one
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,11 @@ def escaped(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
+def by_position(rows: Sequence[Mapping[str, str]]) -> tuple[list[str], list[list[str]]]:
+    """The headings of rows, and their cells, "–" where a row lacks one that the first has."""
+    return list(rows[0]), [[row.get(name, "–") for name in rows[0]] for row in rows]
+
+
 def pipe_table(head: Sequence[str], rows: Sequence[Sequence[str]], alignment: str = "---") -> str:
     """Markdown of a table whose cells are Markdown, with the alignment of all columns but the first."""
     lines = [head, ["---", *[alignment] * (len(head) - 1)], *rows]
@@ -81,7 +88,7 @@ def pipe_table(head: Sequence[str], rows: Sequence[Sequence[str]], alignment: st
 
 
 def _blocks(blocks: Sequence[Block], mark: str) -> list[str]:
-    return [line for block in blocks for line in (*_block(block, mark), "")]
+    return [line for block in blocks if block for line in (*_block(block, mark), "")]
 
 
 def _block(block: Block, mark: str) -> list[str]:
@@ -89,8 +96,12 @@ def _block(block: Block, mark: str) -> list[str]:
         return [re.sub(r"^(\d*)([#+.)-])", r"\1\\\2", escaped(block))]  # neither a list nor a heading
     if not isinstance(block, Table):
         return [f"![{escaped(chart.description)}](figures/{chart.name}{mark}.png)" for chart in block]
-    rows = [["<br>".join(map(escaped, cell.split("\n"))) for cell in row] for row in (block.head, *block.rows)]
-    text = pipe_table(rows[0], rows[1:], "---:")
+    rows = [{escaped(name): _cell(cell) for name, cell in row.items()} for row in block.rows]
+    text = pipe_table(*by_position(rows), alignment="---:")
     if block.folded:
         return ["<details>", f"<summary>{escape(block.caption)}</summary>", "", text, "", "</details>"]
     return [f"**{escaped(block.caption)}**", "", text]
+
+
+def _cell(text: str) -> str:
+    return "<br>".join(map(escaped, text.split("\n")))

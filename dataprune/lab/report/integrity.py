@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from typing import Any, NamedTuple
 
 from ...errors import UsageError
@@ -30,23 +30,22 @@ def checks(group: Group) -> list[Check]:
 
 
 def _equal_steps(group: Group) -> tuple[str, str]:
-    steps: dict[int, list[str]] = defaultdict(list)
-    for row in group.result["runs"]:
-        if row["method"] != "full":
-            steps[row["steps"]].append(_name(row))
+    steps = {_name(row): row["steps"] for row in group.result["runs"] if row["method"] != "full"}
     if not steps:
         return "not checked", "there is no run but full."
-    most = max(steps, key=lambda count: len(steps[count]))
-    others = [f"{name} took {count:,}" for count, names in steps.items() if count != most for name in names]
+    ((usual, _),) = Counter(steps.values()).most_common(1)
+    others = [f"{name} took {count:,}" for name, count in steps.items() if count != usual]
     if others:
-        return _wrong(group), f"Most runs took {most:,} optimizer steps, but {_some(others)}."
-    return "passed", f"Every run but full took {most:,} optimizer steps."
+        return _wrong(group), f"Most runs took {usual:,} optimizer steps, but {_some(others)}."
+    return "passed", f"Every run but full took {usual:,} optimizer steps."
 
 
 def _seeds(group: Group) -> tuple[str, str]:
-    rows = group.result["runs"]
-    seeds, finished = sorted({row["seed"] for row in rows}), {(row["method"], row["seed"]) for row in rows}
-    gaps = [f"{method} seed {seed}" for method in group.methods for seed in seeds if (method, seed) not in finished]
+    names = {_name(row) for row in group.result["runs"]}
+    seeds = sorted({row["seed"] for row in group.result["runs"]})
+    gaps = [
+        f"{method} seed {seed}" for method in group.methods for seed in seeds if f"{method} seed {seed}" not in names
+    ]
     if gaps:
         return _wrong(group), f"Missing: {_some(gaps)}."
     text = f"Every method has {counted(len(seeds), 'seed')}: "
@@ -58,12 +57,11 @@ def _seeds(group: Group) -> tuple[str, str]:
 def _finished(group: Group) -> tuple[str, str]:
     if not group.runs:
         return "not checked", "The folder has no records of its single runs."
-    recorded = {(run.method, run.seed) for run in group.runs if run.metrics}
+    recorded = {run.name for run in group.runs if run.metrics}
     unfinished = [run.name for run in group.runs if run.metrics is None]
-    lost = [_name(row) for row in group.result["runs"] if (row["method"], row["seed"]) not in recorded]
-    parts = [
-        f"{what}: {_some(names)}" for what, names in (("not finished", unfinished), ("without a record", lost)) if names
-    ]
+    lost = [_name(row) for row in group.result["runs"] if _name(row) not in recorded]
+    gaps = {"not finished": unfinished, "without a record": lost}
+    parts = [f"{what}: {_some(names)}" for what, names in gaps.items() if names]
     if parts:
         return "failed", "; ".join(parts).capitalize() + "."
     return "passed", f"All {len(group.runs)} runs have ended and left their record."
@@ -79,10 +77,11 @@ def _budgets(group: Group) -> tuple[str, str]:
         if planned is None:
             free.append(run.method)
             continue
-        for line in run.history:
-            if line["selected"] != (count := planned[line["epoch"]]):
-                wrong.append(f"{run.name} kept {line['selected']:,} of {count:,} in epoch {line['epoch']}")
-                break
+        off = [line for line in run.history if line["selected"] != planned[line["epoch"]]]
+        wrong += [
+            f"{run.name} kept {line['selected']:,} of {planned[line['epoch']]:,} in epoch {line['epoch']}"
+            for line in off[:1]
+        ]
     if wrong:
         return "failed", f"{_some(wrong).capitalize()}."
     if free:
@@ -123,11 +122,11 @@ def _settings(group: Group) -> tuple[str, str]:
 
 
 def _records(group: Group) -> tuple[str, str]:
-    rows = {(row["method"], row["seed"]): row for row in group.result["runs"]}
+    rows = {_name(row): row for row in group.result["runs"]}
     runs = [run for run in group.runs if run.metrics and run.history]
     if not runs:
         return "not checked", "No run has left its history."
-    wrong = [f"{run.name}: {text}" for run in runs if (text := _disagreement(run, rows.get((run.method, run.seed))))]
+    wrong = [f"{run.name}: {text}" for run in runs if (text := _disagreement(run, rows.get(run.name)))]
     if wrong:
         return "failed", f"{_some(wrong)}."
     return "passed", "Comparison, records, histories and selection counts say the same."

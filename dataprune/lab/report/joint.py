@@ -1,24 +1,25 @@
-"""Grids of data and network pruning: differences from the base over seeds, missing cells, and their report."""
+"""Grids of data and network pruning: their summary over seeds, and their report with its figures."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ...errors import UsageError
-from . import joint_plots
+from . import plots
 from .document import Block, Chart, Part, Table
 from .formatting import counted, percent, points, setting
 from .significance import LEVEL, detectable, moments, paired
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 BASE = "base"  # the arm without data selection
-_FIGURES = {
-    "flops": "accuracy against the training FLOPs of all stages",
-    "fine_tuning": "accuracy after every epoch of fine-tuning, for each ratio and amount",
-    "before_and_after": "accuracy over training and fine-tuning at the smallest ratio",
-    "sparsity": "share of zeros of every layer",
-}
 Line = Mapping[str, Any]
 
 
@@ -86,7 +87,7 @@ def part(source: str, result: Line) -> Part:
     if missing(result) or not all("curve" in cell and "layers" in cell for cell in result["cells"]):
         return Part(title, source, _sentence(lines, seeds), [note], sections)
     of = f"{setting(result)}, data and network pruning"
-    figures = [Chart(name, f"{of}: {shown}", joint_plots.FIGURES[name](result)) for name, shown in _FIGURES.items()]
+    figures = [Chart(figure.__name__, f"{of}: {shown}", figure(result)) for figure, shown in _FIGURES.items()]
     sections["Training and layers"] = [figures[1:]]
     return Part(title, source, _sentence(lines, seeds), [figures[:1], note], sections)
 
@@ -95,16 +96,22 @@ def differences(result: Line) -> Table:
     """A line for each arm, ratio and amount."""
     seeds, rows = len(result["grid"]["seeds"]), []
     for line in result["summary"]:
-        shares = [f"{100 * line[name]:g}%" for name in ("ratio", "amount")]
-        values = [percent(line[f"{name}_mean"], line[f"{name}_std"], seeds) for name in ("base", "accuracy")]
-        difference = points(line["difference_mean"], line["difference_std"] if seeds > 1 else None)
-        p = "–" if line["p"] is None else f"{line['p']:.2g}"
-        rows.append([line["arm"], *shares, *values, difference, p, f"{line['flops'] / line['base_flops']:.2f}"])
+        rows.append(
+            {
+                "arm": line["arm"],
+                "data": f"{100 * line['ratio']:g}%",
+                "weights pruned": f"{100 * line['amount']:g}%",
+                "base, %": percent(line["base_mean"], line["base_std"], seeds),
+                "accuracy, %": percent(line["accuracy_mean"], line["accuracy_std"], seeds),
+                "minus base, points": points(line["difference_mean"], line["difference_std"] if seeds > 1 else None),
+                "p": "–" if line["p"] is None else f"{line['p']:.2g}",
+                "FLOPs, base = 1": f"{line['flops'] / line['base_flops']:.2f}",
+            }
+        )
     caption = "Test accuracy after fine-tuning"
     if seeds > 2:
         caption += f"; p of a paired t-test, detectable from {detectable(seeds):.2g} standard deviations on"
-    head = ["arm", "data", "weights pruned", "base, %", "accuracy, %", "minus base, points", "p", "FLOPs, base = 1"]
-    return Table(caption, head, rows, folded=len(rows) > 20)
+    return Table(caption, rows, folded=len(rows) > 20)
 
 
 def _sentence(lines: Sequence[Line], seeds: int) -> str:
@@ -134,3 +141,146 @@ def _places(grid: Line) -> Iterator[tuple[str, float | None, float]]:
     for arm, ratio in [(BASE, None), *((arm, ratio) for arm in grid["arms"] for ratio in grid["ratios"])]:
         for amount in grid["amounts"]:
             yield arm, ratio, amount
+
+
+# -- figures ----------------------------------------------------------------------------------------------------------
+
+
+def draw(result: Line, folder: Path) -> list[Path]:
+    """Write every figure of a finished grid as SVG and PNG."""
+    return [file for figure in _FIGURES for file in plots.write(figure(result), folder / figure.__name__)]
+
+
+def flops(result: Line) -> Figure:
+    """Final accuracy against the FLOPs of all stages, scoring included; a line joins an arm and ratio."""
+    grid, summary = result["grid"], result["summary"]
+    of_base = {"flops": "base_flops", "accuracy_mean": "base_mean", "accuracy_std": "base_std"}
+    first = [line for line in summary if (line["arm"], line["ratio"]) == (grid["arms"][0], grid["ratios"][0])]
+    series = [(BASE, "black", 0, [{name: line[base] for name, base in of_base.items()} for line in first])]
+    for color, arm in _arms(grid)[1:]:
+        for number, ratio in enumerate(grid["ratios"]):
+            lines = [line for line in summary if (line["arm"], line["ratio"]) == (arm, ratio)]
+            series.append((f"{arm}, {ratio:.0%}", color, number, lines))
+    figure, panels = plots.panels(1, 1, (7.5, 4.2))
+    axes = panels[0, 0]
+    for label, color, number, lines in series:
+        x, y = [line["flops"] for line in lines], [100 * line["accuracy_mean"] for line in lines]
+        spread = [100 * line["accuracy_std"] for line in lines] if len(grid["seeds"]) > 1 else None
+        style = {"fmt": plots.MARKERS[number % 12] + "-", "linewidth": 0.8, "markersize": 4, "capsize": 2}
+        axes.errorbar(x, y, yerr=spread, color=color, label=label, **style)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("training FLOPs of all stages; theoretical: pruned weights counted as free", fontsize=9)
+    axes.set_ylabel("test accuracy, %")
+    amounts = ", ".join(f"{amount:.0%}" for amount in grid["amounts"])
+    axes.set_title(f"{_heading(result)}; along a line: {amounts} pruned", fontsize=10)
+    plots.finish(figure, panels, None, 9)
+    return figure
+
+
+def fine_tuning(result: Line) -> Figure:
+    """Test accuracy after every epoch of fine-tuning, with and without data selection, for each ratio and amount.
+
+    Means over seeds, and a standard deviation to either side. Figure 1 of "Drop it like it's hot".
+    """
+    grid = result["grid"]
+    figure, panels = _panels(len(grid["ratios"]), len(grid["amounts"]))
+    for row, ratio in zip(panels, grid["ratios"], strict=True):
+        for axes, amount in zip(row, grid["amounts"], strict=True):
+            for color, arm in _arms(grid):
+                curves = [cell["curve"] for cell in _cells(result, arm, ratio, amount)]
+                # before fine-tuning accuracies are so low that the differences after it would not be visible
+                _band(axes, range(1, len(curves[0])), [curve[1:] for curve in curves], color, arm)
+            axes.set_title(f"{ratio:.0%} of the data, {amount:.0%} pruned", fontsize=8)
+    return _finished(figure, panels, f"{_heading(result)}: fine-tuning after pruning", "epoch of fine-tuning")
+
+
+def before_and_after(result: Line) -> Figure:
+    """Test accuracy over training and then, pruned, over fine-tuning, at the smallest ratio; a panel for each amount.
+
+    Figure 2 of "Drop it like it's hot".
+    """
+    grid, ratio, epochs = result["grid"], min(result["grid"]["ratios"]), result["epochs"]
+    figure, panels = _panels(1, len(grid["amounts"]))
+    for axes, amount in zip(panels[0], grid["amounts"], strict=True):
+        for color, arm in _arms(grid):
+            trained = [run["curve"] for run in _of_arm(result["training"], arm, ratio)]
+            tuned = [cell["curve"] for cell in _cells(result, arm, ratio, amount)]
+            end = len(trained[0])
+            _band(axes, range(1, end + 1), trained, color, arm)
+            _band(axes, range(end, end + len(tuned[0])), tuned, color, None)
+        axes.axvline(epochs, color="grey", linewidth=0.8, linestyle=":")
+        axes.set_title(f"{amount:.0%} pruned", fontsize=8)
+    title = f"{_heading(result)}\ntrained on {ratio:.0%} of the data, pruned (dotted line), fine-tuned"
+    return _finished(figure, panels, title, "epoch")
+
+
+def sparsity(result: Line) -> Figure:
+    """Share of zeros of every layer, a panel for the base and for each arm at the smallest ratio, mean over seeds.
+
+    Ranked layer by layer all layers lose the same share; with a global ranking this shows which ones lose more.
+    """
+    grid, ratio, names = result["grid"], min(result["grid"]["ratios"]), list(result["cells"][0]["layers"])
+    arms = [arm for _, arm in _arms(grid)]
+    figure, panels = _panels(1, len(arms))
+    for axes, arm in zip(panels[0], arms, strict=True):
+        for number, amount in enumerate(grid["amounts"]):
+            layers = [cell["layers"] for cell in _cells(result, arm, ratio, amount)]
+            means = [100 * fmean(zeros[name] for zeros in layers) for name in names]
+            style = {"marker": "o", "markersize": 3, "color": f"C{number % 10}", "linewidth": 1}
+            axes.plot(range(len(names)), means, label=f"{amount:.0%} pruned", **style)
+        axes.set_title(arm if arm == BASE else f"{arm}, {ratio:.0%} of the data", fontsize=8)
+    ranked = {"layer": "layer by layer", "global": "all together"}[result["scope"]]
+    title = f"{_heading(result)}: zeros of each layer, ranked {ranked}"
+    _finished(figure, panels, title, "layer, in order", "zeros, %")
+    if len(names) <= 8:
+        for axes in panels[0]:
+            axes.set_xticks(range(len(names)), names, rotation=45, fontsize=7)
+    return figure
+
+
+_FIGURES: Mapping[Callable[[Line], Figure], str] = {
+    flops: "accuracy against the training FLOPs of all stages",
+    fine_tuning: "accuracy after every epoch of fine-tuning, for each ratio and amount",
+    before_and_after: "accuracy over training and fine-tuning at the smallest ratio",
+    sparsity: "share of zeros of every layer",
+}
+
+
+def _panels(rows: int, columns: int) -> tuple[Figure, Any]:
+    return plots.panels(rows, columns, (1 + 2.2 * columns, 1 + 1.8 * rows), sharex=True, sharey="row")
+
+
+def _band(axes: Axes, epochs: Sequence[int], curves: Sequence[Sequence[float]], color: str, label: str | None) -> None:
+    mean, spread = np.array([moments([100 * value for value in values]) for values in zip(*curves, strict=True)]).T
+    axes.plot(epochs, mean, color=color, linewidth=1.2, label=label)
+    if len(curves) > 1:
+        axes.fill_between(epochs, mean - spread, mean + spread, color=color, alpha=0.15, linewidth=0)
+
+
+def _finished(figure: Figure, panels: Any, title: str, xlabel: str, ylabel: str = "test accuracy, %") -> Figure:
+    for axes in panels.flat:
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    for axes in panels[-1]:
+        axes.set_xlabel(xlabel, fontsize=8)
+    for axes in panels[:, 0]:
+        axes.set_ylabel(ylabel, fontsize=8)
+    plots.finish(figure, panels, title, 9)
+    return figure
+
+
+def _arms(grid: Line) -> list[tuple[str, str]]:
+    """Colour and name of the base and of every arm."""
+    return [("black", BASE), *((f"C{number % 10}", arm) for number, arm in enumerate(grid["arms"]))]
+
+
+def _of_arm(lines: Sequence[Line], arm: str, ratio: float) -> list[Line]:
+    """Lines of an arm at a ratio; the base was trained on all the data, whatever the ratio."""
+    return [line for line in lines if line["arm"] == arm and (arm == BASE or line["ratio"] == ratio)]
+
+
+def _cells(result: Line, arm: str, ratio: float, amount: float) -> list[Line]:
+    return [cell for cell in _of_arm(result["cells"], arm, ratio) if cell["amount"] == amount]
+
+
+def _heading(result: Line) -> str:
+    return f"{setting(result)}, {counted(len(result['grid']['seeds']), 'seed')}"

@@ -89,7 +89,7 @@ class Entry:
 
     name: str  # of the folder, for folders below it `folder/name`
     file: str  # name of the result file, "" for runs without one
-    result: Record | None
+    result: dict[str, Any] | None
     runs: Sequence[Run]
     folder: Path  # where the runs' folders are; of a packed file its path, with the entry's name if it has several
 
@@ -111,9 +111,7 @@ def pack(folders: Sequence[Path], out: Path) -> list[Path]:
     entries = [entry for folder in folders for entry in collect(folder)]
     names = [entry.name for entry in entries]
     if repeated := {name for name in names if names.count(name) > 1}:
-        raise UsageError(
-            f"two folders have the name {min(repeated)}: rename one, the entries of a file have unique names"
-        )
+        raise UsageError(f"two folders have the name {min(repeated)}: rename one, entries of a file have unique names")
     run_folder.folder(out.parent)
     packed = {"format": FORMAT, "experiments": {entry.name: _encoded(entry) for entry in entries}}
     files.write_text(out, _text(packed) + "\n")
@@ -148,7 +146,7 @@ def collect(folder: Path) -> list[Entry]:
         )
     results = {path.parent: path for name in COMMANDS for path in folder.rglob(name)}
     runs = {path.parent for name in _RUN_FILES for path in folder.rglob(name)}
-    packed = [path for path in sorted(folder.rglob("*.json")) if _is_packed(path)]
+    packed = [path for path in sorted(folder.rglob("*.json")) if path.read_bytes()[:20].startswith(b'{\n"format"')]
     if folder not in results and folder not in runs and not packed:
         scripts = list(folder.glob("*.json"))
         if len(scripts) == 1:
@@ -160,11 +158,8 @@ def collect(folder: Path) -> list[Entry]:
     entries = []
     for owner, folders in below.items():
         name = (folder.resolve().name / owner.relative_to(folder)).as_posix()
-        file = results.get(owner)
-        result = None if file is None else files.read_json(file)
-        entries.append(
-            Entry(name, file.name if file else "", result, [_read_run(owner, run) for run in folders], owner)
-        )
+        file, result = ("", None) if owner not in results else (results[owner].name, files.read_json(results[owner]))
+        entries.append(Entry(name, file, result, [_read_run(owner, path) for path in folders], owner))
     entries += [entry for path in packed for entry in read(path)]
     if not entries:
         raise UsageError(f"{folder} holds no results: give a folder that a command of dataprune wrote")
@@ -176,11 +171,6 @@ def name_of(folders: Sequence[Path]) -> str:
     letters = zip(*(folder.resolve().name for folder in folders), strict=False)
     common = takewhile(lambda alike: len(set(alike)) == 1, letters)
     return "".join(alike[0] for alike in common).rstrip("_-") or "experiments"
-
-
-def _is_packed(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(20).startswith(b'{\n"format"')
 
 
 def _read_run(owner: Path, folder: Path) -> Run:
@@ -341,15 +331,12 @@ def _rounded(value: Any) -> Any:
 def _text(value: Any) -> str:
     """JSON with a line for each key of a long object and for each object of a list."""
     compact = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    if len(compact) <= _WIDTH:
+    if len(compact) <= _WIDTH or not isinstance(value, dict | list):
         return compact
     if isinstance(value, dict):
         lines = [f"{json.dumps(name, ensure_ascii=False)}: {_text(nested)}" for name, nested in value.items()]
         return "{\n" + ",\n".join(lines) + "\n}"
-    if isinstance(value, list) and any(isinstance(nested, dict) for nested in value):
-        return (
-            "[\n"
-            + ",\n".join(json.dumps(nested, ensure_ascii=False, separators=(",", ":")) for nested in value)
-            + "\n]"
-        )
-    return compact
+    if not any(isinstance(nested, dict) for nested in value):
+        return compact
+    lines = [json.dumps(nested, ensure_ascii=False, separators=(",", ":")) for nested in value]
+    return "[\n" + ",\n".join(lines) + "\n]"

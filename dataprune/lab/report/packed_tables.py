@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from . import joint, reproductions
-from .document import pipe_table
+from .document import by_position, pipe_table
 from .formatting import last_parts, mean_percent
 from .pack import Entry
 
@@ -25,10 +25,9 @@ def markdown(title: str, entries: Sequence[Entry]) -> str:
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(rows: Sequence[Mapping[str, str]]) -> str:
     """Markdown of a table; a cell may hold Markdown, and | as a letter."""
-    escaped = [[cell.replace("|", "\\|") for cell in cells] for cells in (head, *rows)]
-    return pipe_table(escaped[0], escaped[1:])
+    return pipe_table(*by_position([{name: cell.replace("|", "\\|") for name, cell in row.items()} for row in rows]))
 
 
 def _about(entry: Entry) -> str:
@@ -56,16 +55,18 @@ def _comparison(result: Mapping[str, Any]) -> str:
     costs = {"samples": ",.0f", "steps": ",.0f", "seconds": ".1f", "scoring_seconds": ".1f", "reached_keep": ".3g"}
     if not any("scoring_seconds" in row for row in result["runs"]):
         del costs["scoring_seconds"]
+    names = {"scoring_seconds": "scoring seconds", "reached_keep": "kept"}
     lines = []
     for method, of_method in rows.items():
-        cells = [mean_percent(of_method, name) for name in scores]
-        means = [f"{fmean(row.get(name, 0) for row in of_method):{digits}}" for name, digits in costs.items()]
-        lines.append([f"`{method}`", *cells, str(len(of_method)), *means])
+        line = {"method": f"`{method}`"} | {heading: mean_percent(of_method, name) for name, heading in scores.items()}
+        line["seeds"] = str(len(of_method))
+        for name, digits in costs.items():
+            line[names.get(name, name)] = f"{fmean(row.get(name, 0) for row in of_method):{digits}}"
+        lines.append(line)
     if untrained := result.get("untrained"):
-        cells = [mean_percent(untrained, name) for name in scores]
-        lines.append(["untrained", *cells, str(len(untrained)), *["–"] * len(costs)])
-    names = {"scoring_seconds": "scoring seconds", "reached_keep": "kept"}
-    return table(["method", *scores.values(), "seeds", *(names.get(name, name) for name in costs)], lines)
+        cells = {heading: mean_percent(untrained, name) for name, heading in scores.items()}
+        lines.append({"method": "untrained", **cells, "seeds": str(len(untrained))})
+    return table(lines)
 
 
 def _reproduction(result: Mapping[str, Any]) -> str:
@@ -74,40 +75,39 @@ def _reproduction(result: Mapping[str, Any]) -> str:
 
 
 def _joint(result: Mapping[str, Any]) -> str:
-    differences = joint.differences(result)
-    return table(differences.head, differences.rows)
+    return table(joint.differences(result).rows)
 
 
 def _advice(result: Mapping[str, Any]) -> str:
     rows = []
     for line in result["lines"]:
-        cells = [
-            f"{100 * line[name]['mean']:+.2f} ± {100 * line[name]['error']:.2f}" if line[name] else "–"
-            for name in ("short", "rs2")
-        ]
-        rows.append([f"`{line['method']}`", f"{100 * line['accuracy']:.2f}", *cells])
-    head = ["method", "accuracy, %", "above `short`, points", "above `rs2`, points"]
-    return table(head, rows) + f"\n\n{result['advice']['sentence']}"
+        row = {"method": f"`{line['method']}`", "accuracy, %": f"{100 * line['accuracy']:.2f}"}
+        for name in ("short", "rs2"):
+            if line[name]:
+                error = f"{100 * line[name]['mean']:+.2f} ± {100 * line[name]['error']:.2f}"
+                row[f"above `{name}`, points"] = error
+        rows.append(row)
+    return table(rows) + f"\n\n{result['advice']['sentence']}"
 
 
 def _script(result: Mapping[str, Any]) -> str:
     summarized = {name: result[name] for name in ("summary", "result") if name in result}
-    return table(["value", "measured"], list(_leaves(summarized or result)))
+    return table([{"value": name, "measured": text} for name, text in _leaves(summarized or result)])
 
 
 def _runs(entry: Entry) -> str:
     rows = []
     for run in entry.runs:
         metrics = run.metrics or {}
-        value = metrics.get("accuracy")
-        cells = [str(metrics.get(name, "–")) for name in ("method", "seed")]
-        cells.append("–" if value is None else f"{100 * value:.2f}")
-        cells += [f"{metrics[name]:,}" if name in metrics else "–" for name in ("samples", "steps")]
-        rows.append([run.path, *cells, f"{metrics['seconds']:.1f}" if "seconds" in metrics else "–"])
-    return table(["run", "method", "seed", "accuracy, %", "samples", "steps", "seconds"], rows)
+        row = {"run": run.path, **{name: str(metrics.get(name, "–")) for name in ("method", "seed")}}
+        row["accuracy, %"] = f"{100 * metrics['accuracy']:.2f}" if metrics.get("accuracy") is not None else "–"
+        for name, digits in {"samples": ",", "steps": ",", "seconds": ".1f"}.items():
+            row[name] = f"{metrics[name]:{digits}}" if name in metrics else "–"
+        rows.append(row)
+    return table(rows)
 
 
-def _leaves(value: Any, name: str = "") -> Iterator[list[str]]:
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
     """Names that lead to the values of nested objects, and the values; a list of numbers is one value."""
     if isinstance(value, list) and value and isinstance(value[0], Mapping):
         value = {str(next(iter(nested.values()))): nested for nested in value}
@@ -117,7 +117,7 @@ def _leaves(value: Any, name: str = "") -> Iterator[list[str]]:
                 yield from _leaves(nested, f"{name}, {key}" if name else key)
     else:
         values = value if isinstance(value, list) else [value]
-        yield [name, ", ".join(f"{number:.4g}" if isinstance(number, float) else str(number) for number in values)]
+        yield name, ", ".join(f"{number:.4g}" if isinstance(number, float) else str(number) for number in values)
 
 
 _TABLES = {"compare": _comparison, "reproduce": _reproduction, "joint": _joint, "advise": _advice, "script": _script}

@@ -75,7 +75,7 @@ def _part(group: records.Group, title: str, data: Data | None, watts: float | No
         **selections.sections(group, data),
         "Configuration and checks": sections.configuration(group),
     }
-    shown = {heading: blocks for heading, blocks in details.items() if blocks}
+    shown = {heading: blocks for heading, blocks in details.items() if any(blocks)}
     return Part(title, str(group.folder), sentence(group.result), sections.result(group, title), shown)
 
 

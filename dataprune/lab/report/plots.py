@@ -6,6 +6,7 @@ import io
 import re
 import statistics
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
@@ -59,39 +60,39 @@ def accuracy(result: Mapping[str, Any], title: str | None = None) -> Figure:
     others is drawn at the lower edge, so that it does not flatten the rest. The title is by default the `heading`.
     """
     summary = sorted(result["summary"], key=lambda line: -line["accuracy_mean"])
+    runs, color = Counter(row["method"] for row in result["runs"]), colors(result)
     names = {line["method"]: f"{line['method']}  {mean_score(result, line, digits=1)}" for line in summary}
     height = max(3.4, 0.16 * len(summary) + 1.2)
-    figure, axes = _axes(height, 5.2 + 0.07 * max(max(map(len, colors(result))) - 20, 0))
+    figure, axes = _axes(height, 5.2 + 0.07 * max(max(map(len, color)) - 20, 0))
     most = max(line["samples"] + line.get("scoring_samples", 0) for line in summary)
     low, high = _limits(summary)
     axes.set(xlim=(0, 1.05 * most), ylim=(low, high))
-    full = next((line for line in summary if line["method"] == "full"), None)
-    if full is not None:
-        value, spread = 100 * full["accuracy_mean"], 100 * full["accuracy_std"]
-        axes.axhline(value, color=_INK, linewidth=1)
-        axes.axhspan(value - spread, value + spread, color=_INK, alpha=0.08, linewidth=0)
-        axes.plot(full["samples"], value, "o", color=_INK, markersize=5)
-        end: Any = {"textcoords": "offset points", "ha": "right", "va": "bottom"}
-        axes.annotate(names["full"], (1.05 * most, value), (0, 3), **end)
+    labels, inside = [], True
+    for line in summary:
+        value, spread, samples = 100 * line["accuracy_mean"], 100 * line["accuracy_std"], line["samples"]
+        method, scoring = line["method"], line.get("scoring_samples")
+        if method == "full":
+            axes.axhline(value, color=_INK, linewidth=1)
+            axes.axhspan(value - spread, value + spread, color=_INK, alpha=0.08, linewidth=0)
+            axes.plot(samples, value, "o", color=_INK, markersize=5)
+            end: Any = {"textcoords": "offset points", "ha": "right", "va": "bottom"}
+            axes.annotate(names[method], (1.05 * most, value), (0, 3), **end)
+            continue
+        below, shown = value < low, max(value, low)
+        yerr = spread if runs[method] > 1 and not below else None
+        marker = {"fmt": "v" if below else MARKERS[len(labels) % 12], "markersize": 5, "capsize": 3}
+        axes.errorbar(samples, shown, yerr=yerr, color=color[method], linewidth=1, clip_on=not below, **marker)
+        if scoring:
+            axes.plot([samples, samples + scoring], [shown] * 2, ":|", color=color[method], linewidth=0.8)
+        labels.append((samples, shown, names[method] + " (below the axis)" * below, color[method]))
+        inside = inside and not scoring and samples < 0.6 * most
     untrained = [100 * row["accuracy"] for row in result.get("untrained", [])]
     if untrained and (value := statistics.fmean(untrained)) >= low:
         axes.axhline(value, color=_INK, linestyle="--", linewidth=0.8)
         axes.annotate(f"untrained  {value:.1f}", (1.05 * most, value), ha="right", va="bottom")
-    labels, points = [], [line for line in summary if line is not full]
-    for number, line in enumerate(points):
-        value, color, name = 100 * line["accuracy_mean"], colors(result)[line["method"]], names[line["method"]]
-        below, shown = value < low, max(value, low)
-        spread = 100 * line["accuracy_std"] if "±" in name and not below else None
-        marker = {"fmt": "v" if below else MARKERS[number % 12], "markersize": 5, "capsize": 3, "clip_on": not below}
-        axes.errorbar(line["samples"], shown, yerr=spread, color=color, linewidth=1, **marker)
-        if scoring := line.get("scoring_samples"):
-            axes.plot([line["samples"], line["samples"] + scoring], [shown] * 2, ":|", color=color, linewidth=0.8)
-        labels.append((line["samples"], shown, name + " (below the axis)" * below, color))
-    inside = full is not None and all(line["samples"] < 0.6 * most and "scoring_samples" not in line for line in points)
-    _label(axes, labels, height, inside=inside)
-    return _finished(
-        figure, axes, title or heading(result), "samples trained, in all epochs together", f"test {metric(result)}, %"
-    )
+    _label(axes, labels, height, inside=inside and "full" in names)
+    xlabel = "samples trained, in all epochs together"
+    return _finished(figure, axes, title or heading(result), xlabel, f"test {metric(result)}, %")
 
 
 @styled
@@ -240,13 +241,11 @@ def _finished(figure: Figure, axes: Axes, title: str, xlabel: str, ylabel: str) 
 
 def _limits(summary: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
     """Limits of the y axis in percent: all methods but those far below the others."""
-    means = [100 * line["accuracy_mean"] for line in summary]
-    middle, top = statistics.median(means), max(means)
-    least = middle - 3 * max(top - middle, 1.0)
-    inside = [line for line, mean in zip(summary, means) if mean >= least]
-    bounds = [100 * (line["accuracy_mean"] + sign * line["accuracy_std"]) for line in inside for sign in (-1, 1)]
-    margin = max(0.08 * (max(bounds) - min(bounds)), 0.2)
-    return min(bounds) - margin, min(max(bounds) + 1.6 * margin, 100.5)
+    means, spreads = (100 * np.array([line[f"accuracy_{name}"] for line in summary]) for name in ("mean", "std"))
+    inside = means >= np.median(means) - 3 * max(means.max() - np.median(means), 1.0)
+    least, most = (means - spreads)[inside].min(), (means + spreads)[inside].max()
+    margin = max(0.08 * (most - least), 0.2)
+    return float(least - margin), float(min(most + 1.6 * margin, 100.5))
 
 
 def _label(axes: Axes, labels: Sequence[tuple[float, float, str, str]], height: float, *, inside: bool) -> None:
@@ -260,7 +259,7 @@ def _label(axes: Axes, labels: Sequence[tuple[float, float, str, str]], height: 
     gap = (high - low) * 0.16 / (height - 1.0)  # of a line of text
     places: list[float] = []
     for _, y, *_ in labels:
-        places.append(min([y, *(places[-1:] and [places[-1] - gap])]))
+        places.append(min([y, *(place - gap for place in places[-1:])]))
     if places and places[-1] < low + gap / 2:  # the column starts at the lower edge, and pushes up what is above
         places[-1] = low + gap / 2
         for at in reversed(range(len(places) - 1)):

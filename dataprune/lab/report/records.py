@@ -21,8 +21,8 @@ from .summary import summarize_methods
 # settings in which runs of one group may differ
 VARIED = ("method", "seed", "steps", "epochs", "option", "selected", "keep", "budget", "lr", "statistics")
 
-_LINE_FIELDS = ("method", "accuracy_mean", "accuracy_std", "samples", "steps", "seconds")
-_ROW_FIELDS = ("method", "seed", "accuracy", "samples", "steps", "seconds", "reached_keep")
+_LINE_FIELDS = ("accuracy_mean", "accuracy_std", "samples", "steps", "seconds")
+_ROW_FIELDS = ("seed", "accuracy", "samples", "steps", "seconds", "reached_keep")
 _EPOCH_FIELDS = ("epoch", "samples", "steps", "lr", "selected")
 
 
@@ -34,11 +34,6 @@ class Group:
     result: Mapping[str, Any]  # what compare.json holds; for single runs the same, without `keep`
     runs: Sequence[Run]  # those whose records are there
     compared: bool  # whether there is a compare.json
-
-    @property
-    def name(self) -> str:
-        """A short title."""
-        return formatting.setting(self.result)
 
     @property
     def metric(self) -> str:
@@ -71,22 +66,21 @@ def computed(stored: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def entries(paths: Sequence[Path]) -> list[pack.Entry]:
-    """What folders, folders above such and packed files hold; raises as `read` does."""
+    """What packed files, folders of results and folders above such hold; raises as `pack.read` and `pack.collect`."""
     unique = dict.fromkeys(paths)
     return [entry for path in unique for entry in (pack.read if path.suffix == ".json" else pack.collect)(path)]
 
 
 def read(paths: Sequence[Path]) -> list[Group]:
-    """Comparisons, and single runs in groups that differ in nothing but `VARIED`.
-
-    Paths are folders of `dataprune compare`, `train` or `pretrain`, folders with such folders below them, and packed
-    files. Raises UsageError if a path is none of these, or nothing in it is finished, CheckpointError if it is damaged.
-    """
+    """The groups of what paths hold; raises as `entries` and `groups`."""
     return groups(entries(paths))[0]
 
 
 def groups(read_entries: Sequence[pack.Entry]) -> tuple[list[Group], list[Path]]:
-    """The groups of what `entries` read, and the folders left out since nothing in them is finished; as `read`."""
+    """Comparisons, single runs in groups that differ in nothing but `VARIED`, and the unfinished folders left out.
+
+    Raises UsageError if nothing is finished, CheckpointError if a record is damaged.
+    """
     comparisons: list[Group] = []
     single: list[Run] = []
     for entry in read_entries:
@@ -95,22 +89,20 @@ def groups(read_entries: Sequence[pack.Entry]) -> tuple[list[Group], list[Path]]
         if entry.command == "compare":
             comparisons.append(_comparison(entry))
         elif entry.command == "train":
-            single += _first_stages(entry.runs)
+            paths = {Path(run.path) for run in entry.runs}  # a second stage is below its first, and part of it
+            single += [run for run in entry.runs if paths.isdisjoint(Path(run.path).parents)]
     tested = [run for run in single if run.metrics and run.metrics["accuracy"] is not None]
     finished = [group for group in comparisons if group.result["summary"]]
     left_out = [group.folder for group in comparisons if group not in finished]
     left_out += [run.folder for run in single if run not in tested]
-    if not tested and not finished and not any(entry.command == "joint" for entry in read_entries):
-        if not left_out:
-            commands, folder = ", ".join(sorted({entry.command for entry in read_entries})), read_entries[0].folder
-            raise UsageError(
-                f"{folder} holds no comparison and no run, but {commands} results: no report is made of them"
-            )
-        if single and single[0].metrics:
-            raise UsageError(
-                f"{left_out[0]} scored samples and was not tested: a report is of runs of `dataprune train`"
-            )
-        raise UsageError(f"{left_out[0]} is not finished: repeat the command that began it, it resumes there")
+    commands = sorted({entry.command for entry in read_entries})
+    if not tested and not finished and "joint" not in commands:
+        if left_out:
+            scored = "scored samples and was not tested: a report is of runs of `dataprune train`"
+            unfinished = "is not finished: repeat the command that began it, it resumes there"
+            raise UsageError(f"{left_out[0]} {scored if single and single[0].metrics else unfinished}")
+        text = f"holds no comparison and no run, but {', '.join(commands)} results: no report is made of them"
+        raise UsageError(f"{read_entries[0].folder} {text}")
     return finished + _by_settings(tested), left_out
 
 
@@ -125,20 +117,14 @@ def _check_run(run: Run) -> None:
         raise CheckpointError(f"{path} is damaged ({error!r}): delete it, and run again") from error
 
 
-def _first_stages(runs: Sequence[Run]) -> list[Run]:
-    """Runs without those in folders of others, whose second stage they are."""
-    paths = {run.path for run in runs}
-    return [run for run in runs if not any(parent.as_posix() in paths for parent in Path(run.path).parents)]
-
-
 def _comparison(entry: pack.Entry) -> Group:
     """A comparison with its runs, which are named as in it: by their folders."""
     result = entry.result or {}
     try:
-        names = {line["method"] for line in result["summary"] for name in _LINE_FIELDS if line[name] is not None}
-        names |= {row["method"] for row in result["runs"] for name in _ROW_FIELDS if row[name] is not None}
-        numbers = [line[name] for line in result["summary"] for name in ("accuracy_mean", "samples")]
-        if not all(map(math.isfinite, [*numbers, *(row["accuracy"] for row in result["runs"])])):
+        names = {row["method"] for row in (*result["summary"], *result["runs"])}
+        numbers = [line[name] for line in result["summary"] for name in _LINE_FIELDS]
+        numbers += [row[name] for row in result["runs"] for name in _ROW_FIELDS]
+        if not all(map(math.isfinite, numbers)):
             raise ValueError("an accuracy or a number of samples that is no number")
         _ = result["data"], result["model"], result["epochs"]
     except (KeyError, TypeError, ValueError) as error:
@@ -159,46 +145,36 @@ def _by_settings(runs: Sequence[Run]) -> list[Group]:
     for run in runs:
         key = {name: value for name, value in computed(run.settings).items() if name not in VARIED}
         shared[json.dumps(key, sort_keys=True)].append(run)
-    return [_group(_with_differences(alike)) for alike in shared.values()]
+    return [_group([replace(run, method=_with_differences(run, alike)) for run in alike]) for alike in shared.values()]
+
+
+def _with_differences(run: Run, others: Sequence[Run]) -> str:
+    """A run's method, with the settings other than the seed in which runs of the method differ."""
+    settings, parts = computed(run.settings), [run.method]
+    alike = [computed(other.settings) for other in others if other.method == run.method]
+    for name in VARIED:
+        value = settings[name]
+        if name not in ("method", "seed") and any(other[name] != value for other in alike):
+            shown = (" ".join(value) or "none") if isinstance(value, list | tuple) else value
+            parts.append(f"{name.replace('_', '-')} {shown}")
+    return ", ".join(parts)
 
 
 def _group(runs: Sequence[Run]) -> Group:
     settings = [Settings.of(dict(run.settings or {})) for run in runs]
     records = [run.metrics or {} for run in runs]
-    rows = [
-        {"method": run.method} | {name: record[name] for name in run_folder.RECORDED - {"method", "val_accuracy"}}
-        for run, record in zip(runs, records)
-    ]
+    columns = run_folder.RECORDED - {"val_accuracy"}
+    rows = [{name: record[name] for name in columns} | {"method": run.method} for run, record in zip(runs, records)]
     result = {
         "data": settings[0].data,
         "model": settings[0].model,
+        "task": settings[0].task,
+        "metric": next((record["metric"] for record in records if "metric" in record), "accuracy"),
         "epochs": max(of_run.epochs for of_run in settings),
         "runs": rows,
         "summary": summarize_methods(rows, list(dict.fromkeys(run.method for run in runs))),
     }
-    if settings[0].task != "classification":
-        result["task"] = settings[0].task
-    if metrics := [record["metric"] for record in records if "metric" in record]:
-        result["metric"] = metrics[0]
     folders = [run.folder for run in runs]
     if any(folder.is_absolute() for folder in folders):
         folders = [folder.absolute() for folder in folders]
     return Group(Path(os.path.commonpath(folders)), result, runs, False)
-
-
-def _with_differences(runs: Sequence[Run]) -> list[Run]:
-    """Runs with the settings in which runs of one method differ, the seed apart, behind the method's name."""
-    named = []
-    for run in runs:
-        alike = [computed(other.settings) for other in runs if other.method == run.method]
-        differences = [
-            f"{name.replace('_', '-')} {_short(computed(run.settings)[name])}"
-            for name in VARIED
-            if name not in ("method", "seed") and len({str(settings[name]) for settings in alike}) > 1
-        ]
-        named.append(replace(run, method=", ".join([run.method, *differences])))
-    return named
-
-
-def _short(value: Any) -> str:
-    return " ".join(value) or "none" if isinstance(value, list | tuple) else str(value)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import plots
-from .document import pipe_table
+from .document import by_position, pipe_table
 from .formatting import counted, last_parts, percent
 from .significance import moments
 
@@ -49,11 +49,10 @@ def table(result: Result) -> str:
         for arm in result["arms"]:
             lines = [summary.get((panel, keep, arm)) for keep in result["keep"]]
             printed = [*published.get(arm, []), *[None] * len(lines)]
-            steps = ", ".join(f"{line['steps']:,.0f}" for line in lines if line)
-            cells = [arm, *(_cell(line, value) for line, value in zip(lines, printed)), steps]
-            rows.append([cell.replace("|", "\\|") for cell in cells])
-        head = ["", *(f"keep {keep:g}" for keep in result["keep"]), "steps"]
-        text += ["", f"## {panel}", "", f"Accuracy in percent, {spread}.", "", pipe_table(head, rows)]
+            row = {"": arm.replace("|", "\\|")}
+            row |= {f"keep {keep:g}": _cell(*cell) for keep, *cell in zip(result["keep"], lines, printed)}
+            rows.append(row | {"steps": ", ".join(f"{line['steps']:,.0f}" for line in lines if line)})
+        text += ["", f"## {panel}", "", f"Accuracy in percent, {spread}.", "", pipe_table(*by_position(rows))]
     if _uneven(result):
         text += ["", "Not all arms but `full` take as many steps: such accuracies are not of equal compute."]
     return "\n".join(text) + "\n"

@@ -39,26 +39,15 @@ def overview(groups: Sequence[Group], left_out: Sequence[Path]) -> list[Block]:
     for group, name in zip(groups, _unique([setting(group.result) for group in groups], groups)):
         scored = [line for method, line in group.lines.items() if method not in UNSCORED]
         best = max(scored or group.lines.values(), key=lambda line: line["accuracy_mean"])
-        compared = difference(group.result, best["method"], "rs2")
-        references = [group.lines.get(method) for method in REFERENCES]
-        rows.append(
-            [
-                name,
-                best["method"],
-                mean_score(group.result, best),
-                _points(compared),
-                *("–" if line is None else mean_score(group.result, line) for line in references),
-                group.metric,
-                str(group.result["epochs"]),
-                f"{group.result['keep']:.3g}" if "keep" in group.result else "–",
-                str(count_seeds(group.result)),
-            ]
-        )
-    head = ["group", "best method", "its %", "minus rs2, points", *(f"{name}, %" for name in REFERENCES)]
-    caption = "All groups: test means over seeds ± standard deviation"
-    table = Table(caption, [*head, "metric", "epochs", "keep", "seeds"], rows)
+        row = {"group": name, "best method": best["method"], "its %": mean_score(group.result, best)}
+        row["minus rs2, points"] = _points(difference(group.result, best["method"], "rs2"))
+        for method in REFERENCES:
+            row[f"{method}, %"] = mean_score(group.result, group.lines[method]) if method in group.lines else "–"
+        row |= {"metric": group.metric, "epochs": str(group.result["epochs"])}
+        row["keep"] = f"{group.result['keep']:.3g}" if "keep" in group.result else "–"
+        rows.append(row | {"seeds": str(count_seeds(group.result))})
     unfinished = f"Left out, not finished or not tested: {listed(list(map(str, left_out)))}."
-    return [*([table] if rows else []), *([unfinished] if left_out else [])]
+    return [Table("All groups: test means over seeds ± standard deviation", rows), unfinished if left_out else ""]
 
 
 def result(group: Group, title: str) -> list[Block]:
@@ -81,22 +70,24 @@ def differences(group: Group) -> list[Block]:
     references = [name for name in REFERENCES if name in group.methods]
     missing = [name for name in REFERENCES if name not in group.methods]
     compared = {(name, other): difference(group.result, name, other) for name in group.methods for other in references}
-    blocks: list[Block] = [*_verdicts(group.methods, references, compared), _accuracies(group, references, compared)]
-    if untrained := [row["accuracy"] for row in group.result.get("untrained", [])]:
-        poor = [method for method, line in group.lines.items() if line["accuracy_mean"] <= fmean(untrained)]
-        if poor:
-            blocks.append(f"No better than untrained encoders, which means that they learned nothing: {listed(poor)}.")
-    if missing:
-        blocks.append(f"There are no runs of {listed(missing)} to compare with.")
+    untrained = [row["accuracy"] for row in group.result.get("untrained", [])]
+    poor = [name for name, line in group.lines.items() if untrained and line["accuracy_mean"] <= fmean(untrained)]
     tests = [value.seeds for value in compared.values() if value is not None and value.seeds > 2]
-    if tests:
-        blocks.append(
-            f"Higher or lower: a paired t-test over the seeds has p < {LEVEL:g}, and the mean exceeds the standard "
-            f"deviation. With {min(tests)} seeds a mean difference must be {detectable(min(tests)):.2g} times its "
-            f"standard deviation to be detected. Of {len(tests)} such tests about {LEVEL * len(tests):.1f} come out "
-            "so by chance."
-        )
-    return blocks
+    least = min(tests, default=3)
+    chance = (
+        f"Higher or lower: a paired t-test over the seeds has p < {LEVEL:g}, and the mean exceeds the standard "
+        f"deviation. With {least} seeds a mean difference must be {detectable(least):.2g} times its "
+        f"standard deviation to be detected. Of {len(tests)} such tests about {LEVEL * len(tests):.1f} come out "
+        "so by chance."
+    )
+    nothing = f"No better than untrained encoders, which means that they learned nothing: {listed(poor)}."
+    return [
+        *_verdicts(group.methods, references, compared),
+        _accuracies(group, references, compared),
+        nothing if poor else "",
+        f"There are no runs of {listed(missing)} to compare with." if missing else "",
+        chance if tests else "",
+    ]
 
 
 def savings(group: Group, watts: float | None) -> list[Block]:
@@ -105,17 +96,23 @@ def savings(group: Group, watts: float | None) -> list[Block]:
     for method in group.methods:
         saved = saving(group, method, watts)
         if saved is not None:
-            cells = [f"{100 * saved.samples:.0f} %", f"{100 * saved.time:.0f} %", f"{saved.seconds:,.1f} s"]
-            cells = [cell.replace("-", "−") for cell in (*cells, _energy(saved.watt_hours))]
-            rows.append([method, *cells, *["included" if saved.scored else "–"] * scored])
+            kilo = abs(saved.watt_hours) >= 1000
+            energy = f"{saved.watt_hours / 1000:,.2g} kWh" if kilo else f"{saved.watt_hours:,.2g} Wh"
+            row = {
+                "samples saved": f"{100 * saved.samples:.0f} %",
+                "time saved": f"{100 * saved.time:.0f} %",
+                "time saved, seconds": f"{saved.seconds:,.1f} s",
+                "energy saved, estimate": energy,
+            }
+            row = {"method": method} | {name: cell.replace("-", "−") for name, cell in row.items()}
+            rows.append(row | ({"scoring run": "included" if saved.scored else "–"} if scored else {}))
     if not rows:
         return ["There is no run of full to compare with."]
-    head = ["method", "samples saved", "time saved", "time saved, seconds", "energy saved, estimate"]
     note = (
         "Time is that of training and selecting, without evaluation; runs side by side slow each other down. Energy is "
         f"time × {power(group, watts)[1]}, and was not measured. A minus sign means more than full took."
     )
-    return [Table("Saved per run", [*head, *["scoring run"] * scored], rows), note]
+    return [Table("Saved per run", rows), note]
 
 
 def along_the_way(group: Group) -> list[Block]:
@@ -148,33 +145,34 @@ def per_epoch(group: Group) -> list[Block]:
         ends = "; ".join(f"{label}: from {_number(values[0])} to {_number(values[-1])}" for label, _, values in curves)
         figure = plots.over_epochs(what.capitalize(), curves, what)
         charts.append(Chart(f"{column}_per_epoch", f"{what.capitalize()} by epoch. {ends}", figure))
-        rows = [
-            [str(epoch), *(_number(values[epoch]) if epoch < len(values) else "–" for _, _, values in curves)]
-            for epoch in range(max(len(values) for _, _, values in curves))
-        ]
-        tables.append(Table(f"Numbers: {what}", ["epoch", *(label for label, _, _ in curves)], rows, folded=True))
+        rows = []
+        for epoch in range(max(len(values) for _, _, values in curves)):
+            shown = {label: _number(values[epoch]) for label, _, values in curves if epoch < len(values)}
+            rows.append({"epoch": str(epoch)} | shown)
+        tables.append(Table(f"Numbers: {what}", rows, folded=True))
     note = "Means over seeds; methods with equal curves share a line. The learning rate is that of the last step."
     return [note, charts, *tables]
 
 
 def configuration(group: Group) -> list[Block]:
     """Checks, settings, and every run."""
-    blocks: list[Block] = [Table("Checks of the records", ["check", "state", "found"], checks(group))]
+    found = [{"check": check.what, "state": check.state, "found": check.detail} for check in checks(group)]
     stored = [computed(run.settings) for run in group.runs if run.settings]
-    if stored:
-        rows = [
-            [name.replace("_", "-"), _plain(stored[0][name]), "" if stored[0][name] == usual else "set"]
-            for name, usual in computed({}).items()
-            if all(settings[name] == stored[0][name] for settings in stored) and _applies(name, stored[0]["task"])
-        ]
-        blocks.append(Table("Settings that all runs share", ["setting", "value", "not the default"], rows, folded=True))
-    else:
-        blocks.append("The runs' settings were not recorded.")
-    names = {"seed": "seed", "accuracy": f"{group.metric}, %", "samples": "samples", "steps": "steps"}
-    names |= {"seconds": "seconds", "reached_keep": "share kept"}
-    shown = [row | {"accuracy": 100 * row["accuracy"]} for row in group.result["runs"]]
-    rows = [[row["method"], *(_number(row[name]) for name in names)] for row in shown]
-    return [*blocks, Table("All runs", ["method", *names.values()], rows, folded=True)]
+    shared = []
+    for name, usual in computed({}).items() if stored else ():
+        value = stored[0][name]
+        if all(settings[name] == value for settings in stored) and _applies(name, stored[0]["task"]):
+            shown = " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            row = {"setting": name.replace("_", "-"), "value": "none" if shown in ("", "None") else shown}
+            shared.append(row | {"not the default": "" if value == usual else "set"})
+    runs = []
+    for run in group.result["runs"]:
+        row = {"method": run["method"], "seed": str(run["seed"]), f"{group.metric}, %": _number(100 * run["accuracy"])}
+        row |= {name: _number(run[name]) for name in ("samples", "steps", "seconds")}
+        runs.append(row | {"share kept": _number(run["reached_keep"])})
+    unrecorded = "" if stored else "The runs' settings were not recorded."
+    settings = Table("Settings that all runs share", shared, folded=True)
+    return [Table("Checks of the records", found), unrecorded, settings, Table("All runs", runs, folded=True)]
 
 
 def _unique(names: Sequence[str], groups: Sequence[Group]) -> list[str]:
@@ -205,21 +203,20 @@ def _verdicts(methods: Sequence[str], references: Sequence[str], compared: _Comp
 
 
 def _accuracies(group: Group, references: Sequence[str], compared: _Compared) -> Table:
-    tuned = any("finetuned_accuracy_mean" in line for line in group.lines.values())
-    scores = ["accuracy", *["finetuned_accuracy"] * tuned]
+    scores = {"accuracy": f"test {group.metric}, %"}
+    if any("finetuned_accuracy_mean" in line for line in group.lines.values()):
+        scores["finetuned_accuracy"] = "fine-tuned, %"
     rows = []
     for method, line in group.lines.items():
-        cells = [mean_score(group.result, line, score) for score in scores]
-        cells += [f"{line['samples']:,}", f"{line['steps']:,}"]
-        rows.append([method, *cells, *(_points(compared[method, other]) for other in references)])
+        row = {"method": method} | {heading: mean_score(group.result, line, name) for name, heading in scores.items()}
+        row |= {name: f"{line[name]:,}" for name in ("samples", "steps")}
+        rows.append(row | {f"minus {name}, points": _points(compared[method, name]) for name in references})
     if untrained := group.result.get("untrained"):
-        cells = [mean_percent(untrained, score) for score in scores]
-        rows.append(["untrained", *cells, *["–"] * (2 + len(references))])
+        cells = {heading: mean_percent(untrained, name) for name, heading in scores.items()}
+        rows.append({"method": "untrained"} | cells)
     seeds = count_seeds(group.result)
     caption = f"Means over {seeds} seeds ± standard deviation" if seeds > 1 else "One seed"
-    head = ["method", f"test {group.metric}, %", *["fine-tuned, %"] * tuned, "samples", "steps"]
-    head += [f"minus {name}, points" for name in references]
-    return Table(f"{caption}; differences are taken seed by seed", head, rows)
+    return Table(f"{caption}; differences are taken seed by seed", rows)
 
 
 def _points(value: Difference | None) -> str:
@@ -260,16 +257,5 @@ def _applies(setting: str, task: str) -> bool:
     return entry is not None and of_task.get(entry.metadata["panel"], True)
 
 
-def _energy(watt_hours: float) -> str:
-    kilo = abs(watt_hours) >= 1000
-    return f"{watt_hours / 1000 if kilo else watt_hours:,.2g} {'kWh' if kilo else 'Wh'}"
-
-
 def _number(value: Any) -> str:
     return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:.4g}"
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return " ".join(map(str, value)) or "none"
-    return "none" if value is None or value == "" else str(value)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from ...methods import METHODS, reads
 from ..data.datasets import Texts
 from ..data.named import Data
 from ..training.build import load_data
+from ..training.settings import Settings
 from . import plots
 from .document import Block, Chart, Table
 from .formatting import counted, listed
@@ -28,41 +28,39 @@ _PLACES = 320  # samples in all galleries of a group
 
 
 def sections(group: Group, data: Data | None) -> dict[str, Sequence[Block]]:
-    """Sections by heading; of the data where it is loaded already."""
-    uncounted: Sequence[Block] = []
+    """Sections by heading, of the data where it is loaded already."""
+    how_often: Sequence[Block]
+    by_class: Sequence[Block]
+    samples: Sequence[Block]
     if not pruning(group):
         recorded = any("selected" in run.counts for run in group.runs)
         missing = "How often each sample was selected was not recorded (no selection_counts.safetensors)."
-        uncounted = by_class = shown = ["No run left samples out." if recorded else missing]
+        how_often = by_class = samples = ["No run left samples out." if recorded else missing]
     else:
-        loaded = _matching(group, data or _load(group))
+        how_often, loaded = counts(group), _loaded(group, data)
         if isinstance(loaded, str):
-            by_class = shown = [f"The data could not be loaded again: {loaded}."]
+            by_class = samples = [f"The data could not be loaded again: {loaded}."]
         else:
-            by_class, shown = classes(group, loaded), gallery(group, loaded)
+            by_class, samples = classes(group, loaded), gallery(group, loaded)
     return {
-        "How often samples were selected": uncounted or counts(group),
+        "How often samples were selected": how_often,
         "Scores and losses over epochs": trajectories(group),
         "Retention by class": by_class,
-        "Samples kept and pruned": shown,
+        "Samples kept and pruned": samples,
     }
 
 
-def _load(group: Group) -> Data | str:
-    """The training data of a group's runs, or why it cannot be loaded."""
+def _loaded(group: Group, data: Data | None) -> Data | str:
+    """The training data of a group's runs, or why it cannot be shown."""
     settings = group.settings()
-    if settings is None:
+    if data is None and settings is None:
         return "the runs have not recorded their settings, which name the data"
     try:
-        return load_data(settings)
+        data = data or load_data(settings or Settings())
     except Exception as error:  # whatever readers, tokenizers, a hub or its network raise: the report goes on without
         return " ".join(str(error).split()) or type(error).__name__
-
-
-def _matching(group: Group, data: Data | str) -> Data | str:
-    """The data, if it is what the runs were trained on."""
     sizes = sorted({run.size for run in group.runs if run.metrics} - {0})
-    if isinstance(data, str) or sizes in ([], [len(data.train)]):
+    if sizes in ([], [len(data.train)]):
         return data
     recorded = listed([f"{size:,}" for size in sizes])
     return f"it has {counted(len(data.train), 'training sample')} now, and the runs had {recorded}"
@@ -93,11 +91,6 @@ def retention(runs: Sequence[Run], labels: np.ndarray, classes: int) -> np.ndarr
     return np.mean(shares, axis=0)
 
 
-def starved(shares: np.ndarray) -> list[int]:
-    """Classes of which less than half the classes' mean share is kept."""
-    return np.flatnonzero(shares < STARVED * np.nanmean(shares)).tolist()
-
-
 def kinds(run: Run, count: int) -> dict[str, list[int]]:
     """Positions of samples always kept, never kept and, where that is recorded, changing most often.
 
@@ -106,15 +99,12 @@ def kinds(run: Run, count: int) -> dict[str, list[int]]:
     kept, epochs = run.kept, len(run.pruned)
     assert kept is not None
     order = np.random.default_rng(0).permutation(len(kept))
-    positions = {
-        "always kept": order[kept[order] == epochs][:count].tolist(),
-        "always pruned": order[kept[order] == 0][:count].tolist(),
-    }
+    positions = {"always kept": order[kept[order] == epochs], "always pruned": order[kept[order] == 0]}
     if "switches" in run.counts:
         switches = run.counts["switches"].astype(np.int64)
-        most = order[np.argsort(-switches[order], kind="stable")][:count]
-        positions["most oscillating"] = most[switches[most] > 0].tolist()
-    return positions
+        most = order[np.argsort(-switches[order], kind="stable")]
+        positions["most oscillating"] = most[switches[most] > 0]
+    return {kind: places[:count].tolist() for kind, places in positions.items()}
 
 
 def counts(group: Group) -> list[Block]:
@@ -125,44 +115,40 @@ def counts(group: Group) -> list[Block]:
         values, most = histogram(runs)
         size = values.sum()
         unseen = np.mean([np.count_nonzero(run.counts["selected"] == 0) for run in runs if run.counts])
-        cells = [values[0], values[most], unseen]
-        rows.append([method, str(most), *(f"{cell:,.0f} ({100 * cell / size:.1f} %)" for cell in cells)])
+        numbers = {
+            "in no pruned epoch": values[0],
+            "in every pruned epoch": values[most],
+            "never trained on at all": unseen,
+        }
+        shares = {name: f"{count:,.0f} ({100 * count / size:.1f} %)" for name, count in numbers.items()}
+        rows.append({"method": method, "pruned epochs": str(most)} | shares)
         described = (
             f"{method}: of {size:,.0f} samples {values[0]:,.0f} were selected in no pruned epoch and "
             f"{values[most]:,.0f} in all {most}; the mean is {values @ np.arange(most + 1) / size:.2f} epochs"
         )
         figure = plots.histogram(method, values, color[method])
         charts.append(Chart(f"selected_{_file_name(method)}", described, figure))
-    head = ["method", "pruned epochs", "in no pruned epoch", "in every pruned epoch", "never trained on at all"]
     note = (
         "Pruned epochs only: full epochs, such as the first one of a comparison, train everything. The hatched bar is "
         "samples that no pruned epoch selected."
     )
-    return [note, charts, Table("Samples by how often they were selected, mean over seeds", head, rows)]
+    return [note, charts, Table("Samples by how often they were selected, mean over seeds", rows)]
 
 
 def trajectories(group: Group) -> list[Block]:
     """Score and loss quantiles over the epochs, and the scores of single samples; of each method's first run."""
-    charts: list[Chart] = []
-    without = []
-    for method in group.methods:
-        run = next((run for run in group.of(method) if run.trajectories), None)
-        if run is None:
-            without.append(method)
-        else:
-            charts += _trajectories(run, plots.colors(group.result)[method])
-    blocks: list[Block] = []
-    if charts:
-        note = (
-            "The line is the median, the dark band half of the samples around it, the light band nine tenths; each "
-            "method's first seed. Scores are those after each epoch, of samples that have one. Losses are of the "
-            "samples that the epoch trained: they rise where hard samples are selected. Methods that do not select by "
-            "scores have losses only."
-        )
-        blocks += [note, charts]
-    if without:
-        blocks.append(f"Scores and losses of {listed(without)} were not recorded (no trajectories.safetensors).")
-    return blocks
+    traced = [next((run for run in group.of(method) if run.trajectories), None) for method in group.methods]
+    color = plots.colors(group.result)
+    charts = [chart for run in traced if run for chart in _trajectories(run, color[run.method])]
+    without = [method for method, run in zip(group.methods, traced) if run is None]
+    note = (
+        "The line is the median, the dark band half of the samples around it, the light band nine tenths; each "
+        "method's first seed. Scores are those after each epoch, of samples that have one. Losses are of the "
+        "samples that the epoch trained: they rise where hard samples are selected. Methods that do not select by "
+        "scores have losses only."
+    )
+    missing = f"Scores and losses of {listed(without)} were not recorded (no trajectories.safetensors)."
+    return [note if charts else "", charts, missing if without else ""]
 
 
 def _trajectories(run: Run, color: str) -> list[Chart]:
@@ -187,21 +173,24 @@ def classes(group: Group, data: Data) -> list[Block]:
         return ["The labels are scores, not classes."]
     labels, names = data.train.labels.numpy(), data.classes
     shares = {method: retention(group.of(method), labels, len(names)) for method in pruning(group)}
-    few = {method: starved(values) for method, values in shares.items()}
+    # classes of which less than half the classes' mean share is kept
+    few = {name: np.flatnonzero(values < STARVED * np.nanmean(values)).tolist() for name, values in shares.items()}
     least = np.nanmin([np.nan_to_num(values, nan=np.inf) for values in shares.values()], axis=0)
     shown = sorted(np.argsort(least, kind="stable")[:_CLASSES])
     sizes = np.bincount(labels, minlength=len(names))
-    rows = [
-        [names[at], f"{sizes[at]:,}", *(_share(values[at], at in few[method]) for method, values in shares.items())]
-        for at in shown
-    ]
+    rows = []
+    for at in shown:
+        row = {"class": names[at], "samples": f"{sizes[at]:,}"}
+        for method, values in shares.items():
+            share = "–" if np.isnan(values[at]) else f"{100 * values[at]:.1f} %"
+            row[method] = share + ("\nstarved" if at in few[method] else "")
+        rows.append(row)
     flagged = [f"{name} ({listed([names[at] for at in places[:8]])})" for name, places in few.items() if places]
     limit = f"less than {100 * STARVED:.0f} % of the classes' mean share"
-    blocks: list[Block] = [f"Starved, with {limit}: {'; '.join(flagged)}." if flagged else f"No class has {limit}."]
-    if len(names) > _CLASSES:
-        blocks.append(f"Of {len(names)} classes the {_CLASSES} are shown of which a method keeps least.")
-    head = ["class", "samples", *shares]
-    return [*blocks, Table("Share of a class in a pruned epoch, mean over seeds", head, rows)]
+    starved = f"Starved, with {limit}: {'; '.join(flagged)}." if flagged else f"No class has {limit}."
+    part = f"Of {len(names)} classes the {_CLASSES} are shown of which a method keeps least."
+    table = Table("Share of a class in a pruned epoch, mean over seeds", rows)
+    return [starved, part if len(names) > _CLASSES else "", table]
 
 
 def gallery(group: Group, data: Data) -> list[Block]:
@@ -209,7 +198,7 @@ def gallery(group: Group, data: Data) -> list[Block]:
     methods = pruning(group)
     count = min(_SAMPLES, max(3, _PLACES // (3 * len(methods))))
     side = 64 if 3 * count * len(methods) <= 100 else 32  # pixels: the page stays below a few megabytes
-    blocks: list[Block] = ["Each method's first seed, with a sample's class and in how many pruned epochs it was kept."]
+    texts: list[Block] = []
     charts: list[Chart] = []
     empty: dict[str, list[str]] = defaultdict(list)
     for method in methods:
@@ -219,9 +208,9 @@ def gallery(group: Group, data: Data) -> list[Block]:
             if not positions:
                 empty[f"No sample was {kind}"].append(method)
             elif isinstance(data.train, Texts):
-                texts = [_text(data.train.tokens[position], group) for position in positions]
-                rows = [[*caption, text] for caption, text in zip(captions, texts)]
-                blocks.append(Table(heading, ["class", "kept", "text"], rows))
+                shown = [_text(data.train.tokens[position], group) for position in positions]
+                rows = [{"class": name, "kept": kept, "text": text} for (name, kept), text in zip(captions, shown)]
+                texts.append(Table(heading, rows))
             else:
                 images = [_thumbnail(data.train[position][0], side) for position in positions]
                 described = f"{heading}: samples of {listed(list(dict.fromkeys(label for label, _ in captions)))}"
@@ -229,20 +218,19 @@ def gallery(group: Group, data: Data) -> list[Block]:
                 charts.append(Chart(f"{_file_name(kind)}_{_file_name(method)}", described, figure))
         if "switches" not in run.counts:
             empty["Which samples oscillated was not recorded"].append(method)
-    blocks += [charts] if charts else []
-    return [*blocks, *(f"{text}: {listed(names)}." for text, names in empty.items())]
+    note = "Each method's first seed, with a sample's class and in how many pruned epochs it was kept."
+    missing = [f"{text}: {listed(names)}." for text, names in empty.items()]
+    return [note, *texts, charts, *missing]
 
 
 def _caption(run: Run, data: Data, position: int) -> tuple[str, str]:
     """A sample's class, and how often it was kept."""
     label = data.train.labels[position].item()
-    name = data.classes[int(label)] if data.classes else f"{label:.2f}"
-    kept, switches = run.kept, run.counts.get("switches")
-    assert kept is not None
-    text = f"{kept[position]} of {len(run.pruned)}"
-    if switches is not None and switches[position]:
-        text += f", {counted(int(switches[position]), 'change')}"
-    return name, text
+    assert run.kept is not None
+    text = f"{run.kept[position]} of {len(run.pruned)}"
+    if "switches" in run.counts and (switches := int(run.counts["switches"][position])):
+        text += f", {counted(switches, 'change')}"
+    return data.classes[int(label)] if data.classes else f"{label:.2f}", text
 
 
 def _thumbnail(pixels: torch.Tensor, side: int) -> np.ndarray:
@@ -266,10 +254,6 @@ def _text(tokens: torch.Tensor, group: Group) -> str:
     return text if len(text) <= _LETTERS else text[: _LETTERS - 1] + "…"
 
 
-def _share(share: np.floating[Any], few: bool) -> str:
-    return "–" if np.isnan(share) else f"{100 * share:.1f} %" + ("\nstarved" if few else "")
-
-
 def _selects_by_scores(run: Run) -> bool:
     method = (run.metrics or {})["method"]
     return method in METHODS and reads(method) != "nothing" and not (run.settings or {}).get("selection")
@@ -279,11 +263,9 @@ def _ends(what: str, table: np.ndarray) -> str:
     rows = table[np.isfinite(table).all(axis=1)]
     if not len(rows):
         return what
-    first, last = ([f"{value:.3g}" for value in row[[2, 0, 4]]] for row in (rows[0], rows[-1]))
-    return (
-        f"{what}: median {first[0]} at first (nine tenths within {first[1]} and {first[2]}), "
-        f"{last[0]} at last ({last[1]} to {last[2]})"
-    )
+    (first, *start), (last, *end) = ([f"{value:.3g}" for value in row[[2, 0, 4]]] for row in (rows[0], rows[-1]))
+    within = f"nine tenths within {' and '.join(start)}"
+    return f"{what}: median {first} at first ({within}), {last} at last ({' to '.join(end)})"
 
 
 def _file_name(text: str) -> str:

@@ -151,7 +151,5 @@ def _with_error(difference: Mapping[str, float] | None) -> list[str]:
 
 def _difference(line: Mapping[str, Any], seeds: int) -> str:
     text = f"{100 * line['difference_mean']:+.2f}"
-    if seeds == 1:
-        return text
     p = "-" if line["p"] is None else "<0.01" if line["p"] < 0.005 else f"{line['p']:.2f}"
-    return f"{text} ± {100 * line['difference_std']:.2f} ({p})"
+    return text if seeds == 1 else f"{text} ± {100 * line['difference_std']:.2f} ({p})"

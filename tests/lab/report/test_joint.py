@@ -79,9 +79,9 @@ def test_the_table_says_what_the_summary_says() -> None:
 @pytest.mark.parametrize("seeds", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_figures_are_written_and_repeat(seeds: int, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from dataprune.lab.report import joint_plots, plots
+    from dataprune.lab.report import joint, plots
 
-    for draw in (joint_plots.fine_tuning, joint_plots.before_and_after, joint_plots.flops):
+    for draw in (joint.fine_tuning, joint.before_and_after, joint.flops):
         files = plots.write(draw(made_up(seeds)), tmp_path / "one")
         assert [file.suffix for file in files] == [".svg", ".png"]
         assert b"<svg" in files[0].read_bytes() and files[1].read_bytes().startswith(b"\x89PNG")

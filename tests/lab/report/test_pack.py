@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from dataprune import files
 from dataprune.errors import CheckpointError, UsageError
-from dataprune.lab.report import pack, records, reproductions
+from dataprune.lab.report import formatting, pack, records, reproductions
 from dataprune.lab.sweeps import papers
 from dataprune.lab.sweeps.advise import Pilot, advise
 from dataprune.lab.sweeps.compare import Comparison, compare
@@ -38,7 +38,9 @@ def rounded(value: Any) -> Any:
 
 
 def assert_same_groups(packed: list[records.Group], groups: list[records.Group]) -> None:
-    assert [group.name for group in packed] == [group.name for group in groups]
+    assert [formatting.setting(group.result) for group in packed] == [
+        formatting.setting(group.result) for group in groups
+    ]
     for one, other in zip(packed, groups, strict=True):
         assert one.result == rounded(dict(other.result)) and one.compared == other.compared
         assert len(one.runs) == len(other.runs) > 0

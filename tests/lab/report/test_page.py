@@ -276,7 +276,7 @@ def test_settings_that_runs_share_are_listed(made: Path) -> None:
     (group,) = records.read([made])
     tables = [block for block in sections.configuration(group) if isinstance(block, Table)]
     table = next(table for table in tables if table.folded)
-    shown = {row[0] for row in table.rows}
+    shown = {row["setting"] for row in table.rows}
     assert {"lr", "epochs", "batch-size"} <= shown
     assert not shown & {"method", "seed", "steps", "views", "temperature", "max-length"}
 

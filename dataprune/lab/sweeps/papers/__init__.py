@@ -57,7 +57,8 @@ def reproduce(
         UsageError: if there is no such experiment or scale, its settings are invalid, a model is given to an experiment
             without language tasks, or `out` holds another experiment; else as `run`.
     """
-    from ...report import joint_plots, tables
+    from ...report import joint as grids
+    from ...report import tables
     from ..joint.run import joint
     from . import experiment, other, run
 
@@ -79,7 +80,7 @@ def reproduce(
         shown = tables.plain(tables.joint(result))  # refuses an unfinished grid
         text = f"# {title}\n\n{given['source']}. {given['claim']}\n\nScale {scale}.\n\n```\n{shown}```\n"
         files.write_text(out / "table.md", text)
-        return [out / "joint.json", out / "table.md", *joint_plots.draw(result, out)]
+        return [out / "joint.json", out / "table.md", *grids.draw(result, out)]
     if kind != "grid":
         raise UsageError(f"{name}: kind is grid, joint or script, got {kind!r}")
     planned = experiment.of(title, given, scale)
