@@ -43,9 +43,8 @@ def _equal_steps(group: Group) -> tuple[str, str]:
 def _seeds(group: Group) -> tuple[str, str]:
     names = {_name(row) for row in group.result["runs"]}
     seeds = sorted({row["seed"] for row in group.result["runs"]})
-    gaps = [
-        f"{method} seed {seed}" for method in group.methods for seed in seeds if f"{method} seed {seed}" not in names
-    ]
+    planned = [f"{method} seed {seed}" for method in group.methods for seed in seeds]
+    gaps = [name for name in planned if name not in names]
     if gaps:
         return _wrong(group), f"Missing: {_some(gaps)}."
     text = f"Every method has {counted(len(seeds), 'seed')}: "
@@ -147,13 +146,12 @@ def _versions(group: Group) -> tuple[str, str]:
     machines = [run.metrics["machine"] for run in group.runs if run.metrics and "machine" in run.metrics]
     if not machines:
         return "not checked", "No run has named its machine."
-    values = {
-        shown: dict.fromkeys(machine.get(name) or "unknown" for machine in machines) for name, shown in _MACHINE.items()
-    }
-    several = [f"{shown} {', '.join(map(str, different))}" for shown, different in values.items() if len(different) > 1]
+    columns = ((shown, [machine.get(name) or "unknown" for machine in machines]) for name, shown in _MACHINE.items())
+    values = {shown: list(dict.fromkeys(map(str, column))) for shown, column in columns}
+    several = [f"{shown} {', '.join(different)}" for shown, different in values.items() if len(different) > 1]
     if several:
         return "note", f"Runs differ: {'; '.join(several)}. Their seconds cannot be compared."
-    return "passed", f"All on {', '.join(f'{shown} {next(iter(same))}' for shown, same in values.items())}."
+    return "passed", f"All on {', '.join(f'{shown} {value}' for shown, (value, *_) in values.items())}."
 
 
 _CHECKS = {

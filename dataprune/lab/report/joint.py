@@ -68,10 +68,8 @@ def check_whole(content: Line) -> None:
     gaps = missing(content)
     if gaps:
         named = ", ".join(gaps[:3]) + (" ..." if len(gaps) > 3 else "")
-        raise UsageError(
-            f"{len(gaps)} of {len(gaps) + len(content['cells'])} cells are missing ({named}): run the command again "
-            "without --table to continue"
-        )
+        count = f"{len(gaps)} of {len(gaps) + len(content['cells'])}"
+        raise UsageError(f"{count} cells are missing ({named}): run the command again without --table to continue")
 
 
 def part(source: str, result: Line) -> Part:
@@ -94,20 +92,20 @@ def part(source: str, result: Line) -> Part:
 
 def differences(result: Line) -> Table:
     """A line for each arm, ratio and amount."""
-    seeds, rows = len(result["grid"]["seeds"]), []
-    for line in result["summary"]:
-        rows.append(
-            {
-                "arm": line["arm"],
-                "data": f"{100 * line['ratio']:g}%",
-                "weights pruned": f"{100 * line['amount']:g}%",
-                "base, %": percent(line["base_mean"], line["base_std"], seeds),
-                "accuracy, %": percent(line["accuracy_mean"], line["accuracy_std"], seeds),
-                "minus base, points": points(line["difference_mean"], line["difference_std"] if seeds > 1 else None),
-                "p": "–" if line["p"] is None else f"{line['p']:.2g}",
-                "FLOPs, base = 1": f"{line['flops'] / line['base_flops']:.2f}",
-            }
-        )
+    seeds = len(result["grid"]["seeds"])
+    rows = [
+        {
+            "arm": line["arm"],
+            "data": f"{100 * line['ratio']:g}%",
+            "weights pruned": f"{100 * line['amount']:g}%",
+            "base, %": percent(line["base_mean"], line["base_std"], seeds),
+            "accuracy, %": percent(line["accuracy_mean"], line["accuracy_std"], seeds),
+            "minus base, points": points(line["difference_mean"], line["difference_std"] if seeds > 1 else None),
+            "p": "–" if line["p"] is None else f"{line['p']:.2g}",
+            "FLOPs, base = 1": f"{line['flops'] / line['base_flops']:.2f}",
+        }
+        for line in result["summary"]
+    ]
     caption = "Test accuracy after fine-tuning"
     if seeds > 2:
         caption += f"; p of a paired t-test, detectable from {detectable(seeds):.2g} standard deviations on"

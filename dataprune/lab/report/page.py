@@ -131,7 +131,7 @@ def _mark_paragraphs(tokens: Sequence[Token]) -> None:
         if "image" in kinds and set(kinds) <= {"image", "softbreak"}:
             opening.tag = closing.tag = "div"
             opening.attrs["class"] = "figures single" if kinds.count("image") == 1 else "figures"
-        elif kinds[0] == "strong_open" and kinds.index("strong_close") == len(kinds) - 1:
+        elif kinds[:1] == ["strong_open"] and kinds.index("strong_close") == len(kinds) - 1:
             opening.attrs["class"] = "result"
 
 

@@ -53,7 +53,7 @@ def sections(group: Group, data: Data | None) -> dict[str, Sequence[Block]]:
 def _loaded(group: Group, data: Data | None) -> Data | str:
     """The training data of a group's runs, or why it cannot be shown."""
     settings = group.settings()
-    if data is None and settings is None:
+    if settings is None and data is None:
         return "the runs have not recorded their settings, which name the data"
     try:
         data = data or load_data(settings or Settings())
@@ -115,11 +115,8 @@ def counts(group: Group) -> list[Block]:
         values, most = histogram(runs)
         size = values.sum()
         unseen = np.mean([np.count_nonzero(run.counts["selected"] == 0) for run in runs if run.counts])
-        numbers = {
-            "in no pruned epoch": values[0],
-            "in every pruned epoch": values[most],
-            "never trained on at all": unseen,
-        }
+        numbers = {"in no pruned epoch": values[0], "in every pruned epoch": values[most]}
+        numbers["never trained on at all"] = unseen
         shares = {name: f"{count:,.0f} ({100 * count / size:.1f} %)" for name, count in numbers.items()}
         rows.append({"method": method, "pruned epochs": str(most)} | shares)
         described = (
@@ -248,9 +245,8 @@ def _text(tokens: torch.Tensor, group: Group) -> str:
 
     settings = group.settings()
     ids, mask, _ = tokens
-    text = glue.tokenizer(settings.model if settings else "").decode(
-        ids[mask.bool()].tolist(), skip_special_tokens=True
-    )
+    tokenizer = glue.tokenizer(settings.model if settings else "")
+    text = tokenizer.decode(ids[mask.bool()].tolist(), skip_special_tokens=True)
     return text if len(text) <= _LETTERS else text[: _LETTERS - 1] + "…"
 
 
