@@ -7,7 +7,7 @@ from functools import partial
 
 from measured import accuracy, compared, published
 
-from dataprune.lab.report.packed_tables import table
+from dataprune.lab.report.document import pipe_table as table
 
 
 def printed(*rows: tuple[str, str, str, str]) -> str:
