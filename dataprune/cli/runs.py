@@ -20,22 +20,22 @@ def train_run(settings: Settings, out: Path, json_: bool, data: Any = None) -> N
 
     `data` is that of the settings, where it is loaded already.
     """
-    from ..integrations.trackers import Followed
+    from ..integrations.trackers import following
     from ..lab.training.run import run
 
     done = (out / "metrics.json").exists()
     trackers = settings.track if first_rank() else ""
     with (
         training_progress(settings.epochs, quiet=json_) as progress,
-        Followed(trackers, out, settings.as_dict()) as followed,
+        following(trackers, out, settings.as_dict()) as catch_up,
     ):
 
         def on_epoch(model: Any, line: EpochRecord) -> None:
-            followed.catch_up()
+            catch_up()
             progress.epoch(line.as_dict())
 
         record = run(settings, out, data=data, on_epoch=on_epoch, on_step=progress.step)
-        followed.catch_up()  # epochs of a run that was finished before
+        catch_up()  # epochs of a run that was finished before
     if not first_rank():
         return
     note(record.note)

@@ -30,8 +30,8 @@ from ..errors import suggest
 Table = Scores | Mapping[str, Float[Tensor, " n"]]  # what `load_scores` or `Recorder.scores` gives
 
 # fields that samples of FiftyOne have, and the label's
-_TAKEN = {"filepath", "ground_truth", "id", "tags", "metadata", "media_type", "media_reference"}
-_TAKEN |= {"created_at", "last_modified_at"}
+_RESERVED = {"filepath", "ground_truth", "id", "tags", "metadata", "media_type", "media_reference"}
+_RESERVED |= {"created_at", "last_modified_at"}
 _FIELDS = "fiftyone.core.fields."
 
 
@@ -59,7 +59,10 @@ def label_quality(scores: Table, statistic: str) -> Float64[np.ndarray, " n"]:
     Source: the self-confidence of Northcutt et al. 2021, arXiv:1911.00068, is exp(−loss) of held-out samples. Differs:
         these are scores of samples that were trained on; the other maps are ours, and any that falls ranks alike.
     """
-    values = _column(scores, statistic).astype(np.float64)
+    columns = _columns(scores)
+    if statistic not in columns:
+        raise ValueError(suggest(statistic, columns, what="column of scores"))
+    values = columns[statistic].detach().cpu().numpy().astype(np.float64)
     if statistic in STATISTICS and statistic not in _QUALITY:
         raise ValueError(
             f"a high {statistic} does not mean that the label is wrong: it looks at the prediction alone, or at how "
@@ -70,14 +73,26 @@ def label_quality(scores: Table, statistic: str) -> Float64[np.ndarray, " n"]:
     return _QUALITY.get(statistic, _by_margin)(values)
 
 
+def _by_margin(score: np.ndarray) -> np.ndarray:
+    return 0.5 - 0.5 * np.sign(score) * (1 - 1 / (1 + np.abs(score)))  # defined at infinity, too
+
+
+_QUALITY: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "aum": _by_margin,
+    "forgetting": lambda score: 1 / (1 + score),
+    "loss": lambda score: np.exp(-score),
+    "el2n": lambda score: np.clip(1 - score / math.sqrt(2), 0, 1),  # a rounded norm may be above √2
+    "grand": lambda score: 1 / (1 + score),
+}
+
+
 def label_issues(
     scores: Table, statistic: str, *, count: int | None = None, seed: int = 0
 ) -> Int64[np.ndarray, " count"]:
     """Positions of the samples whose labels are the most suspicious, the worst first.
 
     Args:
-        scores: a table of scores.
-        statistic: its column.
+        scores, statistic: as for `label_quality`.
         count: how many; all that have a score by default.
         seed: equal scores, of which `forgetting` has many, come in a random order, which this decides.
     Raises:
@@ -114,10 +129,9 @@ def fiftyone(
     `ground_truth`.
 
     Args:
-        folder: made where there is none; files of these two names in it are replaced.
-        scores: a table of scores; what is NaN or infinite is left empty.
-        filepaths: each sample's image, in the dataset's order. Relative ones are taken from the working directory, and
-            written as absolute ones.
+        folder: created where it does not exist; files of these two names in it are replaced.
+        scores: a table of scores; NaN and infinite values are left empty.
+        filepaths: each sample's image, in the dataset's order. Relative ones are resolved from the working directory.
         labels: class ids or names; by default those of the table.
         classes: name of each class id; by default the id as text.
     Raises:
@@ -129,42 +143,38 @@ def fiftyone(
     if labels is None and isinstance(scores, Scores):
         labels = scores.labels
     names = None if labels is None else _names(labels, classes)
-    sizes = {len(column) for column in columns.values()} | {len(filepaths)} | (set() if names is None else {len(names)})
+    sizes = {len(column) for column in [*columns.values(), filepaths, *([] if names is None else [names])]}
     if len(sizes) != 1:
         raise ValueError(f"scores, filepaths and labels must be as many as the samples, got lengths {sorted(sizes)}")
     for name in columns:
-        if not name.isidentifier() or name.startswith("_") or name in _TAKEN:
+        if not name.isidentifier() or name.startswith("_") or name in _RESERVED:
             raise ValueError(f"{name!r} cannot be a field of FiftyOne: give the score another name, such as score_1")
-    samples = []
-    values = {name: column.detach().cpu().double().tolist() for name, column in columns.items()}
-    for place, path in enumerate(filepaths):
-        sample: dict[str, object] = {"filepath": os.path.abspath(path), "tags": []}
-        if names is not None:
-            sample["ground_truth"] = {"_cls": "Classification", "label": names[place]}
-        sample |= {name: column[place] if math.isfinite(column[place]) else None for name, column in values.items()}
-        samples.append(sample)
     fields = {"filepath": f"{_FIELDS}StringField", "tags": f"{_FIELDS}ListField({_FIELDS}StringField)"}
+    samples: list[dict[str, object]] = [{"filepath": os.path.abspath(path), "tags": []} for path in filepaths]
     if names is not None:
         fields["ground_truth"] = f"{_FIELDS}EmbeddedDocumentField(fiftyone.core.labels.Classification)"
-    fields |= {name: f"{_FIELDS}FloatField" for name in columns}
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "samples.json", {"samples": samples})
-    _write(folder / "metadata.json", {"media_type": "image", "sample_fields": fields})
+        for sample, label in zip(samples, names, strict=True):
+            sample["ground_truth"] = {"_cls": "Classification", "label": label}
+    for name, column in columns.items():
+        fields[name] = f"{_FIELDS}FloatField"
+        for sample, value in zip(samples, column.detach().cpu().double().tolist(), strict=True):
+            sample[name] = value if math.isfinite(value) else None
+    contents = {"samples": {"samples": samples}, "metadata": {"media_type": "image", "sample_fields": fields}}
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        files.write_text(Path(folder) / f"{name}.json", json.dumps(content, allow_nan=False))
 
 
 def with_scores(dataset: Any, scores: Table) -> Any:
-    """A Hugging Face dataset with a column for every score, so that its own `sort`, `filter` and `map` work by them.
+    """A Hugging Face dataset with a column for every score, for its own `sort`, `filter` and `map`.
 
     Rows are matched by position: the dataset must be the one that was scored, in the same order.
 
     Args:
-        dataset: a `datasets.Dataset`, which is left as it is.
+        dataset: a `datasets.Dataset`, which is not changed.
         scores: a table of scores.
-    Returns:
-        A `datasets.Dataset`.
     Raises:
-        TypeError: if it is none: one split of a DatasetDict is, what is streamed is not.
+        TypeError: if it is no `datasets.Dataset`, but a DatasetDict or a stream.
         ValueError: if lengths differ, or the dataset has a column of a score's name already.
     """
     columns = _columns(scores)
@@ -173,27 +183,16 @@ def with_scores(dataset: Any, scores: Table) -> Any:
             f"scores become columns of a datasets.Dataset, got a {type(dataset).__name__}: of a DatasetDict give the "
             'split that was scored, as in splits["train"]; what is streamed has no positions'
         )
-    taken = [name for name in columns if name in dataset.column_names]
-    if taken:
-        raise ValueError(f"the dataset already has {', '.join(taken)}: dataset.remove_columns({taken}) takes them out")
+    existing = [name for name in columns if name in dataset.column_names]
+    if existing:
+        raise ValueError(
+            f"the dataset already has {', '.join(existing)}: dataset.remove_columns({existing}) takes them out"
+        )
     for name, column in columns.items():
         if len(column) != len(dataset):
             raise ValueError(f"there are {len(column)} scores of {name}, but {len(dataset)} samples in the dataset")
         dataset = dataset.add_column(name, column.detach().cpu().numpy())
     return dataset
-
-
-def _by_margin(score: np.ndarray) -> np.ndarray:
-    return 0.5 - 0.5 * np.sign(score) * (1 - 1 / (1 + np.abs(score)))  # defined at infinity, too
-
-
-_QUALITY: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "aum": _by_margin,
-    "forgetting": lambda score: 1 / (1 + score),
-    "loss": lambda score: np.exp(-score),
-    "el2n": lambda score: np.clip(1 - score / math.sqrt(2), 0, 1),  # a rounded norm may be above √2
-    "grand": lambda score: 1 / (1 + score),
-}
 
 
 def _columns(scores: Table) -> Mapping[str, Tensor]:
@@ -207,13 +206,6 @@ def _columns(scores: Table) -> Mapping[str, Tensor]:
     return scores
 
 
-def _column(scores: Table, name: str) -> np.ndarray:
-    columns = _columns(scores)
-    if name not in columns:
-        raise ValueError(suggest(name, columns, what="column of scores"))
-    return columns[name].detach().cpu().numpy()
-
-
 def _names(labels: Tensor | np.ndarray | Sequence[str], classes: Sequence[str] | None) -> list[str]:
     plain: list[str | int] = labels.tolist() if isinstance(labels, Tensor | np.ndarray) else list(labels)
     if classes is None:
@@ -222,7 +214,3 @@ def _names(labels: Tensor | np.ndarray | Sequence[str], classes: Sequence[str] |
     if wrong is not None:
         raise ValueError(f"classes names {len(classes)} classes, and {wrong!r} is the id of none of them")
     return [classes[int(label)] for label in plain]
-
-
-def _write(path: Path, content: object) -> None:
-    files.write_text(path, json.dumps(content, allow_nan=False))

@@ -14,7 +14,7 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ NAMES = ("tensorboard", "wandb", "trackio", "mlflow")
 _WRITTEN = "tracked.json"  # in a run's folder: how many epochs each tracker has
 
 
-class Tracker:
+class Tracker(contextlib.AbstractContextManager["Tracker"]):
     """Where values go. Anything with a method `log(values, step)` serves as well.
 
     Args:
@@ -35,21 +35,17 @@ class Tracker:
     """
 
     def __init__(self, log: Callable[[dict[str, float], int], Any], close: Callable[[], Any] = lambda: None):
-        self._log, self._close = log, close
-        self._closed = False
+        self._log = log
+        self._stack = contextlib.ExitStack()
+        self._stack.callback(close)
 
-    def log(self, values: dict[str, float], step: int) -> None:
+    def log(self, values: Mapping[str, float | None], step: int) -> None:
         """Log numbers by name; those that are None are left out."""
         self._log({name: float(value) for name, value in values.items() if value is not None}, step)
 
     def close(self) -> None:
         """Write what waits. A second call does nothing."""
-        if not self._closed:
-            self._closed = True
-            self._close()
-
-    def __enter__(self) -> Tracker:
-        return self
+        self._stack.close()
 
     def __exit__(self, *error: object) -> None:
         self.close()
@@ -85,7 +81,7 @@ def trackio(project: str, **options: Any) -> Tracker:
 def mlflow(
     experiment: str, *, uri: str | None = None, name: str | None = None, config: dict[str, Any] | None = None
 ) -> Tracker:
-    """MLflow; a run of this name in the experiment is gone on with.
+    """MLflow; a run of this name in the experiment is continued.
 
     Args:
         experiment: its name.
@@ -96,10 +92,9 @@ def mlflow(
     client = _package("mlflow").MlflowClient(tracking_uri=uri)
     existing = client.get_experiment_by_name(experiment)
     number = client.create_experiment(experiment) if existing is None else existing.experiment_id
-    quoted = (name or "").replace("'", "")
-    runs = client.search_runs([number], f"attributes.run_name = '{quoted}'") if quoted else []
-    run = (runs[0] if runs else client.create_run(number, run_name=quoted or None)).info.run_id
-
+    name = (name or "").replace("'", "")
+    runs = client.search_runs([number], f"attributes.run_name = '{name}'") if name else []
+    run = (runs[0] if runs else client.create_run(number, run_name=name or None)).info.run_id
     if not runs:
         for key, value in (config or {}).items():
             client.log_param(run, key, value)
@@ -121,12 +116,7 @@ def values(pruner: Pruner, *, samples: int | None = None, **more: float | None) 
         more: as they are; None is left out.
     """
     stats = pruner.stats()
-    values: dict[str, float | None] = {
-        "kept": stats["reached_keep"],
-        "overlap": stats["overlap"],
-        "never_seen": stats["never_seen"],
-        **more,
-    }
+    values = {"kept": stats["reached_keep"], "overlap": stats["overlap"], "never_seen": stats["never_seen"], **more}
     if samples is not None:
         values["samples_trained"] = samples
         if stats["epoch"] is not None:
@@ -137,56 +127,60 @@ def values(pruner: Pruner, *, samples: int | None = None, **more: float | None) 
 # -- the command line --------------------------------------------------------------------------------------------------
 
 
-class Followed:
-    """Trackers that follow the history of a run's folder: every epoch once, whatever was interrupted between.
+@contextlib.contextmanager
+def following(names: str, out: Path, config: dict[str, Any] | None = None) -> Iterator[Callable[[], None]]:
+    """Follow the history of a run's folder: every tracker logs every epoch once, also where the run was interrupted.
 
     Args:
         names: comma-separated, of NAMES; "" for none.
         out: the run's folder; MLflow's and TensorBoard's files lie in it.
         config: of the run, where the tracker keeps one.
+    Yields:
+        A function that logs the epochs in the history that a tracker does not have yet.
     Raises:
-        UsageError: for a name that is none, or a package that is missing.
+        UsageError: for an unknown name, or a package that is missing.
     """
+    requested = [name.strip() for name in names.split(",") if name.strip()]
+    for name in requested:
+        _require(name)
+    trackers: dict[str, Tracker] = {}
+    stack = contextlib.ExitStack()
+    history, path = out / "history.jsonl", out / _WRITTEN
 
-    def __init__(self, names: str, out: Path, config: dict[str, Any] | None = None):
-        self._out, self._config, self._trackers = out, config or {}, contextlib.ExitStack()
-        self._open: dict[str, Tracker] = {}
-        self._names = [name.strip() for name in names.split(",") if name.strip()]
-        for name in self._names:
-            if name not in NAMES:
-                raise UsageError(suggest(name, NAMES, what="tracker"))
-            try:
-                with _off_stdout():
-                    _package(name)
-            except ImportError as error:
-                raise UsageError(str(error)) from error
-
-    def __enter__(self) -> Followed:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        with _off_stdout():
-            self._trackers.close()
-
-    def catch_up(self) -> None:
-        """Log the epochs in the history that a tracker does not have yet."""
-        history, path = self._out / "history.jsonl", self._out / _WRITTEN
-        if not self._names or not history.exists():
+    def catch_up() -> None:
+        if not requested or not history.exists():
             return
         lines = [json.loads(line) for line in history.read_text().splitlines()]
         written = json.loads(path.read_text()) if path.exists() else {}
-        for name in self._names:
-            # what was logged and not yet in a checkpoint when the run was interrupted comes again, and is the same
+        for name in requested:
+            # epochs that were logged and not yet in a checkpoint when the run was interrupted come again, unchanged
             new = lines[written.get(name, 0) :]
             if not new:
                 continue
             with _off_stdout():
-                if name not in self._open:
-                    self._open[name] = self._trackers.enter_context(_of_run(name, self._out, self._config))
+                if name not in trackers:
+                    trackers[name] = stack.enter_context(_of_run(name, out, config or {}))
                 for line in new:
-                    self._open[name].log(line, line["steps"])
+                    trackers[name].log(line, line["steps"])
             written[name] = len(lines)
             files.write_text(path, json.dumps(written))
+
+    try:
+        yield catch_up
+    finally:
+        with _off_stdout():
+            stack.close()
+
+
+def _require(name: str) -> None:
+    """Raise UsageError for an unknown tracker, or one whose package cannot be imported."""
+    if name not in NAMES:
+        raise UsageError(suggest(name, NAMES, what="tracker"))
+    try:
+        with _off_stdout():
+            _package(name)
+    except ImportError as error:
+        raise UsageError(str(error)) from error
 
 
 def _off_stdout() -> contextlib.AbstractContextManager[Any]:
@@ -195,16 +189,16 @@ def _off_stdout() -> contextlib.AbstractContextManager[Any]:
 
 
 def _of_run(name: str, out: Path, config: dict[str, Any]) -> Tracker:
-    if name == "tensorboard":
-        return tensorboard(out / "tensorboard")
-    if name == "wandb":
-        return wandb("dataprune", name=out.name, id=out.name, resume="allow", dir=str(out), config=config)
-    if name == "trackio":
-        return trackio(
-            "dataprune", name=out.name, resume="allow", config=config, auto_log_cpu=False, auto_log_gpu=False
-        )
+    """The tracker of a run of the command line."""
     uri = None if os.environ.get("MLFLOW_TRACKING_URI") else f"sqlite:///{out.absolute() / 'mlflow.db'}"
-    return mlflow("dataprune", uri=uri, name=out.name, config=config)
+    options = {"name": out.name, "resume": "allow", "config": config}
+    makers: dict[str, Callable[[], Tracker]] = {
+        "tensorboard": lambda: tensorboard(out / "tensorboard"),
+        "wandb": lambda: wandb("dataprune", id=out.name, dir=str(out), **options),
+        "trackio": lambda: trackio("dataprune", auto_log_cpu=False, auto_log_gpu=False, **options),
+        "mlflow": lambda: mlflow("dataprune", uri=uri, name=out.name, config=config),
+    }
+    return makers[name]()
 
 
 def _package(name: str) -> Any:

@@ -101,7 +101,7 @@ def test_max_steps_frees_num_train_epochs() -> None:
 def test_a_pruner_that_has_begun() -> None:
     used = pruner()
     used.select(0)
-    with pytest.raises(ValueError, match="in epoch 0 already: build a new one"):
+    with pytest.raises(ValueError, match="has begun to train already: build a new one for each Trainer"):
         build(prune=used)
 
 

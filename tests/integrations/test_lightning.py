@@ -35,7 +35,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 import dataprune
 from dataprune import CheckpointError
-from dataprune.integrations.lightning import PruneCallback, trainer_checks
+from dataprune.integrations.lightning import PruneCallback, check_version
 from dataprune.pruner import Pruner
 
 PLANS = [(shrinking, [48, 15, 15, 15]), (growing, [12, 24, 36, 48]), (annealed, [48, 15, 15, 48])]
@@ -386,9 +386,9 @@ def test_without_lightning() -> None:
 
 def test_what_is_set_in_lightning_is_still_there() -> None:
     running = trainer(None, [])
-    trainer_checks.check_version(running)
+    check_version(running)
     assert running._accelerator_connector.use_distributed_sampler is False
     assert {"val_check_batch", "val_check_interval", "distributed_sampler_kwargs"} <= set(dir(running))
     del running.fit_loop.max_batches
     with pytest.raises(ImportError, match="has no max_batches"):
-        trainer_checks.check_version(running)
+        check_version(running)

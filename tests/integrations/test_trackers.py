@@ -27,13 +27,13 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     pytest.importorskip("tensorboard", reason="tensorboard is not installed: pip install tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found: dict[str, list[tuple[int, float]]] = {}
+    values: dict[str, list[tuple[int, float]]] = {}
     for file in sorted(folder.glob("events*")):
         events = EventAccumulator(str(file))
         events.Reload()
         for name in events.Tags()["scalars"]:
-            found.setdefault(name, []).extend((event.step, event.value) for event in events.Scalars(name))
-    return found
+            values.setdefault(name, []).extend((event.step, event.value) for event in events.Scalars(name))
+    return values
 
 
 # -- trackers ----------------------------------------------------------------------------------------------------------
@@ -43,7 +43,7 @@ def test_tensorboard(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard is not installed: pip install tensorboard")
     with trackers.tensorboard(tmp_path) as tracker:
         tracker.log({"loss": 0.5, "kept": 1}, 3)
-        tracker.log({"loss": 0.25, "kept": None}, 7)  # type: ignore[dict-item]
+        tracker.log({"loss": 0.25, "kept": None}, 7)
     assert scalars(tmp_path) == {"loss": [(3, 0.5), (7, 0.25)], "kept": [(3, 1.0)]}
 
 
@@ -81,7 +81,7 @@ def test_trackio(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own
-def test_mlflow_goes_on_with_a_run(tmp_path: Path) -> None:
+def test_mlflow_continues_a_run(tmp_path: Path) -> None:
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed: pip install mlflow")
     pytest.importorskip("sqlalchemy", reason="mlflow is not installed whole: pip install mlflow")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
@@ -107,8 +107,8 @@ def test_a_package_that_is_missing(name: str, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=f"pip install {name}"):
         getattr(trackers, name)(str(tmp_path / "x"))
-    with pytest.raises(UsageError, match=f"pip install {name}"):
-        trackers.Followed(name, tmp_path)
+    with pytest.raises(UsageError, match=f"pip install {name}"), trackers.following(name, tmp_path):
+        pass
 
 
 def test_closing_twice_and_after_an_error() -> None:
@@ -158,15 +158,15 @@ class Stop(Exception):
 
 
 def follow(out: Path, names: str = "tensorboard", *, stop: int | None = None, **changes: Any) -> None:
-    with trackers.Followed(names, out) as followed:
+    with trackers.following(names, out) as catch_up:
 
         def on_epoch(model: Any, line: EpochRecord) -> None:
-            followed.catch_up()
+            catch_up()
             if line.epoch == stop:
                 raise Stop
 
         run(tiny.settings(epochs=6, **changes), out, data=tiny.data(), on_epoch=on_epoch)
-        followed.catch_up()
+        catch_up()
 
 
 @pytest.mark.parametrize("every", [0, 4])  # no checkpoint before the interruption, or one in an epoch before it
@@ -201,8 +201,8 @@ def test_tracking_does_not_change_what_a_run_is(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_no_tracker(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="did you mean 'tensorboard'"):
-        trackers.Followed("tensorbord", tmp_path)
+    with pytest.raises(UsageError, match="did you mean 'tensorboard'"), trackers.following("tensorbord", tmp_path):
+        pass
 
 
 @pytest.mark.slow

@@ -2,40 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping
+from functools import partial
 from typing import Any
 
 from torch.utils.data import DataLoader
 
 from ...loading import Indexed, IndexedCollate, PruneSampler
-from ...pruner import Pruner
 
 INDEX = "dataprune_index"  # in a batch on its way from the loader to compute_loss; no model sees it
 
-TAKEN_OVER = (
-    "num_workers",
-    "pin_memory",
-    "persistent_workers",
-    "multiprocessing_context",
-    "prefetch_factor",
-    "in_order",
-    "worker_init_fn",
-    "timeout",
-)
+TAKEN_OVER = ("num_workers", "pin_memory", "persistent_workers", "multiprocessing_context", "prefetch_factor",
+              "in_order", "worker_init_fn", "timeout")  # fmt: skip
 
 
 class WholeEpochs(PruneSampler):
-    """Yields an epoch from its beginning even where the pruner has resumed in it: the Trainer skips batches itself.
-
-    Args:
-        pruner: selects.
-        batch_size: of a rank.
-        drop_last: whether the loader drops a last, smaller batch.
-        shuffle: in random order; else in ascending order.
-    """
-
-    def __init__(self, pruner: Pruner, batch_size: int, *, drop_last: bool, shuffle: bool):
-        super().__init__(pruner, shuffle=shuffle, batch_size=batch_size, drop_last=drop_last, ends_epoch=False)
+    """Yields an epoch from its beginning even where the pruner has resumed in it: the Trainer skips batches itself."""
 
     def __iter__(self) -> Iterator[int]:
         positions: Any = super().__iter__()
@@ -43,49 +25,37 @@ class WholeEpochs(PruneSampler):
         return positions
 
 
-class CollateIndex:
-    """Collates (position, item) pairs into the batch that `collate` makes, with the positions under INDEX.
+def rebuilt(loader: Any, sampler: WholeEpochs, accelerator: Any) -> DataLoader:
+    """The Trainer's loader with another sampler, which has the batch size, on the Trainer's device.
 
-    Args:
-        collate: the Trainer's; makes a dictionary.
-    """
-
-    def __init__(self, collate: Callable[[list[Any]], Any]):
-        self._collate = IndexedCollate(collate)
-
-    def __call__(self, pairs: list[tuple[int, Any]]) -> Any:
-        index, batch = self._collate(pairs)
-        if not isinstance(batch, MutableMapping):
-            name = type(batch).__name__
-            raise TypeError(f"the Trainer's batches are dictionaries, but data_collator returned a {name}")
-        batch[INDEX] = index
-        return batch
-
-
-def rebuilt(given: Any, sampler: WholeEpochs, accelerator: Any) -> DataLoader:
-    """The Trainer's loader with another sampler, on the Trainer's device.
-
-    Args:
-        given: what the Trainer itself made: columns are removed already from its dataset or by its collator.
-        sampler: has the batch size.
-        accelerator: the Trainer's.
+    Where columns are removed, the loader's dataset or collator does that already.
     """
     from accelerate.data_loader import prepare_data_loader
 
-    loader = DataLoader(
-        Indexed(given.dataset),
+    pruned = DataLoader(
+        Indexed(loader.dataset),
         batch_size=sampler.batch_size,
         sampler=sampler,
         drop_last=sampler.drop_last,
-        collate_fn=CollateIndex(given.collate_fn),
-        **{name: getattr(given, name) for name in TAKEN_OVER},
+        collate_fn=partial(_collate, IndexedCollate(loader.collate_fn)),
+        **{name: getattr(loader, name) for name in TAKEN_OVER},
     )
     # one process: the sampler has sharded already, in equal shares; accelerate would shard batches
     return prepare_data_loader(
-        loader,
+        pruned,
         device=accelerator.device,
         num_processes=1,
         process_index=0,
         put_on_device=accelerator.device_placement,
         non_blocking=accelerator.non_blocking,
     )
+
+
+def _collate(collate: IndexedCollate, pairs: list[tuple[int, Any]]) -> Any:
+    """The Trainer's batch, a dictionary, with the positions under INDEX."""
+    index, batch = collate(pairs)
+    if not isinstance(batch, MutableMapping):
+        name = type(batch).__name__
+        raise TypeError(f"the Trainer's batches are dictionaries, but data_collator returned a {name}")
+    batch[INDEX] = index
+    return batch

@@ -14,6 +14,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,8 +25,9 @@ from torch.utils.data import DataLoader
 from ... import checks
 from ...errors import CheckpointError
 from ...learning_rate import Progress
+from ...loading import Indexed
 from ...pruner import Pruner, epoch_steps
-from ..savings import Pace, Savings
+from ..trainers import Savings, check_new
 from . import sample_losses, trainer_checks
 from .loading import INDEX, WholeEpochs, rebuilt
 from .sample_losses import SampleLosses
@@ -62,19 +64,20 @@ class PrunedTrainerMixin(_Trainer):
 
     def __init__(self, *args: Any, pruner: Pruner, per_sample_loss: PerSampleLoss | None = None, **kwargs: Any):
         trainer_checks.check_version(super())
-        trainer_checks.check_stream(kwargs.get("train_dataset"))
+        if kwargs.get("train_dataset") is not None:
+            Indexed(kwargs["train_dataset"])  # refuses a stream, for which the Trainer would only ask for max_steps
         super().__init__(*args, **kwargs)
         self.pruner = pruner
         self.per_sample_loss = per_sample_loss
         if per_sample_loss is not None:
             self.loss_is_scaled_for_ga = False  # a mean over the micro-batch, which the Trainer divides
         trainer_checks.check(self)
-        trainer_checks.check_new(pruner)
+        check_new(pruner.selected is not None, "Trainer", "train(resume_from_checkpoint=...)")
         self._new_pruner = copy.deepcopy(pruner.state_dict())
         self._sampler: WholeEpochs | None = None
         self._savings = Savings()
-        self._pace: Pace | None = None  # where the losses decide how long epochs are
-        self._kept = 1.0  # share of the data in this epoch's selection
+        self._evaluation_seconds = 0.0
+        self._progress: Progress | None = None  # where the losses decide how long epochs are
         self._begin = 0  # global step that the epoch began with
         self._weights_agree = False  # whether weighted and plain loss have been compared
         self._warned = False
@@ -83,8 +86,13 @@ class PrunedTrainerMixin(_Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """The Trainer's own loader, rebuilt around the pruner's sampler; batches carry their positions under INDEX."""
-        drop, shuffle = self.args.dataloader_drop_last, self.args.train_sampling_strategy != "sequential"
-        self._sampler = WholeEpochs(self.pruner, self._train_batch_size, drop_last=drop, shuffle=shuffle)
+        self._sampler = WholeEpochs(
+            self.pruner,
+            batch_size=self._train_batch_size,
+            drop_last=self.args.dataloader_drop_last,
+            shuffle=self.args.train_sampling_strategy != "sequential",
+            ends_epoch=False,
+        )
         return rebuilt(super().get_train_dataloader(), self._sampler, self.accelerator)
 
     def set_initial_training_values(
@@ -106,17 +114,30 @@ class PrunedTrainerMixin(_Trainer):
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The Trainer's schedule; over the share of the run that is done where epoch lengths are not known before."""
         scheduler = super().create_scheduler(num_training_steps, optimizer)
-        if self._pace is not None and self._created_lr_scheduler and isinstance(scheduler, LambdaLR):
-            pace = self._pace
-            scheduler.lr_lambdas = [pace.over_share(shape, num_training_steps) for shape in scheduler.lr_lambdas]
+        if self._progress is not None and self._created_lr_scheduler and isinstance(scheduler, LambdaLR):
+            progress = self._progress
+            done = lru_cache(maxsize=1)(lambda step: progress.step())  # asked once for each group of parameters
+
+            def over_share(shape: Callable[..., float]) -> Callable[[int], float]:
+                return lambda step: shape(done(step) * num_training_steps)
+
+            scheduler.lr_lambdas = [over_share(shape) for shape in scheduler.lr_lambdas]
         return scheduler
 
-    def _batches(self, samples: int, accumulate: int = 1) -> int:
-        world, drop = self.args.world_size, self.args.dataloader_drop_last
-        return epoch_steps(samples, self._train_batch_size, world_size=world, accumulate=accumulate, drop_last=drop)
+    def _run(self) -> dict[str, Any]:
+        """What the length of an epoch in steps depends on."""
+        return {
+            "batch_size": self._train_batch_size,
+            "world_size": self.args.world_size,
+            "accumulate": self.args.gradient_accumulation_steps,
+            "drop_last": self.args.dataloader_drop_last,
+        }
 
     def _steps(self, samples: int) -> int:
-        return self._batches(samples, self.args.gradient_accumulation_steps)
+        return epoch_steps(samples, **self._run())
+
+    def _batches(self, samples: int) -> int:
+        return epoch_steps(samples, **dict(self._run(), accumulate=1))
 
     # -- training ---------------------------------------------------------------------------------------------------
 
@@ -127,9 +148,9 @@ class PrunedTrainerMixin(_Trainer):
         steps = self._steps(count)
         if not (epoch == loop["epochs_trained"] and loop["steps_trained_in_current_epoch"]):
             self._begin = self.state.global_step
-        if self._pace is not None:  # lengths are known up to this epoch
+        if self._progress is not None:  # lengths are known up to this epoch
             self.state.max_steps = self._begin + steps + sum(map(self._steps, self.pruner.epoch_sizes()[epoch + 1 :]))
-        self._kept = count / self.pruner.size
+        self._savings.kept = count / self.pruner.size
         super()._run_epoch(**loop | {"steps_in_epoch": self._batches(count), "num_update_steps_per_epoch": steps})
         assert self._sampler is not None
         if self.state.global_step - self._begin == steps:
@@ -142,43 +163,41 @@ class PrunedTrainerMixin(_Trainer):
     ) -> Any:
         """The Trainer's loss; while training, scores are recorded and the method's weights applied."""
         index = inputs.pop(INDEX, None)
+        if index is not None:
+            self._savings.add(len(index) * self.args.world_size)
         if self.per_sample_loss is not None:
             return self._custom_loss(model, inputs, index, return_outputs)
+        options = {"return_outputs": return_outputs, "num_items_in_batch": num_items_in_batch}
         if index is None:  # evaluation
-            return super().compute_loss(
-                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
-            )
-        given = dict(inputs)  # the Trainer may take the labels out
+            return super().compute_loss(model, inputs, **options)
+        original = dict(inputs)  # the Trainer may remove the labels
         with _outputs_of(model) as seen:
-            result: Any = super().compute_loss(
-                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
-            )
+            result: Any = super().compute_loss(model, inputs, **options)
         loss, outputs = result if return_outputs else (result, None)
-        self._savings.add(len(index) * self.args.world_size, self._kept)
         with torch.set_grad_enabled(self.pruner.weighted):
-            each = self._read(seen[0] if seen else None, given)
-        if each is None:  # the batch's loss for all of it; that it has no distribution is said by its shape
+            losses = self._read(seen[0] if seen else None, original)
+        if losses is None:  # fall back to the batch mean for every sample; a 1-d output tells that there are no logits
             scaled = self.model_accepts_loss_kwargs and num_items_in_batch is not None
             batch = loss.detach() * (self.current_gradient_accumulation_steps if scaled else 1)
             self.pruner.update(index, batch.expand(len(index)), batch.expand(len(index)))
         else:
-            trainer_checks.check_rows(each.total, index)
-            self.pruner.update(index, each.mean().detach(), each.outputs, each.targets)
+            trainer_checks.check_rows(losses.total, index)
+            self.pruner.update(index, losses.mean().detach(), losses.outputs, losses.targets)
         if self.pruner.weighted:
-            loss = self._weighted(loss, each, self.pruner.weight(index), num_items_in_batch)
+            loss = self._weighted(loss, losses, self.pruner.weight(index), num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
-    def _read(self, outputs: Any, given: dict[str, Any]) -> SampleLosses | None:
-        shifted = given.get("shift_labels")
+    def _read(self, outputs: Any, inputs: dict[str, Any]) -> SampleLosses | None:
+        shifted = inputs.get("shift_labels")
         config = getattr(self.model, "config", None)
-        each = sample_losses.read(
+        losses = sample_losses.read(
             outputs,
-            given.get("labels") if shifted is None else shifted,
+            inputs.get("labels") if shifted is None else shifted,
             shift=shifted is None and self._loss_shifts_labels,
             smoothing=self.args.label_smoothing_factor,
             problem=getattr(config, "problem_type", None),
         )
-        if each is None and not self._warned:
+        if losses is None and not self._warned:
             self._warned = True
             warnings.warn(
                 f"no losses per sample can be read from {type(outputs).__name__}: every sample of a batch is scored by "
@@ -186,19 +205,19 @@ class PrunedTrainerMixin(_Trainer):
                 UserWarning,
                 stacklevel=3,
             )
-        return each
+        return losses
 
-    def _weighted(self, loss: Tensor, each: SampleLosses | None, weight: Tensor, items: Any) -> Tensor:
+    def _weighted(self, loss: Tensor, losses: SampleLosses | None, weight: Tensor, items: Any) -> Tensor:
         """The Trainer's loss with each sample's share multiplied by its weight, in the Trainer's own normalisation."""
-        if each is None:
+        if losses is None:
             return weight.mean() * loss
         if not self._weights_agree:
-            trainer_checks.check_sum(loss, each, items, self.accelerator.num_processes)
+            trainer_checks.check_sum(loss, losses, items, self.accelerator.num_processes)
             self._weights_agree = True
-        total = each.total.detach().sum()
+        total = losses.total.detach().sum()
         # how models divide by items, micro-batches and ranks differs: what this one did is in its own loss
         scale = loss.detach() / total.where(total != 0, 1)
-        return (weight * each.total).sum() * scale
+        return (weight * losses.total).sum() * scale
 
     def _custom_loss(self, model: Any, inputs: Any, index: Tensor | None, return_outputs: bool) -> Any:
         assert self.per_sample_loss is not None
@@ -209,10 +228,9 @@ class PrunedTrainerMixin(_Trainer):
             loss = losses.mean()
         else:
             trainer_checks.check_attached(losses)
-            self._savings.add(len(index) * self.args.world_size, self._kept)
             with torch.no_grad():  # for what the criterion may read
-                each = sample_losses.read(outputs, labels, shift=self._loss_shifts_labels)
-            carried = (losses.detach(), None) if each is None else (each.outputs, each.targets)
+                read = sample_losses.read(outputs, labels, shift=self._loss_shifts_labels)
+            carried = (losses.detach(), None) if read is None else (read.outputs, read.targets)
             loss = self.pruner.loss(index, losses, *carried)
         return (loss, outputs) if return_outputs else loss
 
@@ -222,8 +240,13 @@ class PrunedTrainerMixin(_Trainer):
         `samples_saved` is the share that full epochs would have trained besides; `seconds_saved` at the end is the
         training time of as many samples, an estimate.
         """
-        if self.is_in_train:
-            self._savings.note(logs, self._kept)
+        if self.is_in_train and "loss" not in logs and "train_runtime" not in logs:
+            self._evaluation_seconds += sum(value for name, value in logs.items() if name.endswith("_runtime"))
+        elif self.is_in_train and self._savings.trained:
+            logs |= {name: round(value, 6) for name, value in self._savings.values().items()}
+            if "train_runtime" in logs:
+                seconds = max(0.0, logs["train_runtime"] - self._evaluation_seconds)
+                logs["seconds_saved"] = round(seconds * (self._savings.replaced / self._savings.trained - 1), 4)
         super().log(logs, start_time)
 
     # -- resuming ---------------------------------------------------------------------------------------------------
@@ -243,27 +266,22 @@ class PrunedTrainerMixin(_Trainer):
         """Where to start, as (epoch, micro-batches trained in it); the Trainer divides by steps per epoch."""
         super()._init_training_state(*args, **kwargs)
         checkpoint = kwargs.get("resume_from_checkpoint", args[3] if len(args) > 3 else None)
-        self._begin, self._savings, self._pace, self._weights_agree = 0, Savings(), None, False
+        self._begin, self._savings, self._evaluation_seconds = 0, Savings(), 0.0
+        self._progress, self._weights_agree = None, False
         if self.args.max_steps <= 0 and not self.pruner.policy.exact:
-            self._pace = Pace(Progress(self.pruner, self._train_batch_size, **self._run()))
+            self._progress = Progress(self.pruner, **self._run())
         if checkpoint is None or not os.path.isfile(os.path.join(checkpoint, "trainer_state.json")):
             self.pruner.load_state_dict(self._new_pruner)  # a second train() starts anew, as the Trainer does
             return 0, 0
         return self._resume(os.path.join(checkpoint, STATE))
 
-    def _run(self) -> dict[str, Any]:
-        """What the length of an epoch in steps depends on, beside the batch size."""
-        args = self.args
-        accumulate = args.gradient_accumulation_steps
-        return {"world_size": args.world_size, "accumulate": accumulate, "drop_last": args.dataloader_drop_last}
-
     def _state(self) -> dict[str, Any]:
         return {
             "pruner": self.pruner.state_dict(),
-            "run": {"batch_size": self._train_batch_size, **self._run()},
+            "run": self._run(),
             "begin": self._begin,
             "savings": self._savings.state_dict(),
-            "pace": None if self._pace is None else self._pace.state_dict(),
+            "pace": None if self._progress is None else {"progress": self._progress.state_dict()},
         }
 
     def _resume(self, path: str) -> tuple[int, int]:
@@ -272,19 +290,16 @@ class PrunedTrainerMixin(_Trainer):
                 f"no {path}: the checkpoint was not saved by a PrunedTrainer; resume it with the Trainer that saved it"
             )
         state = torch.load(path, map_location="cpu", weights_only=True)
-        run = {"batch_size": self._train_batch_size, **self._run()}
-        checks.check_run(run, state["run"])
+        checks.check_run(self._run(), state["run"])
         self.pruner.load_state_dict(state["pruner"])
         self._begin = state["begin"]
         self._savings.load_state_dict(state["savings"])
-        if self._pace is not None and state["pace"] is not None:
-            self._pace.load_state_dict(state["pace"])
-        epoch, taken = state["pruner"]["epoch"], self.state.global_step - self._begin
-        count = len(self.pruner.select(epoch).index)
-        self._kept = count / self.pruner.size
-        if taken >= self._steps(count):
-            return epoch + 1, 0
-        return epoch, taken * self.args.gradient_accumulation_steps
+        if self._progress is not None and state["pace"] is not None:
+            self._progress.load_state_dict(state["pace"]["progress"])
+        epoch, steps = state["pruner"]["epoch"], self.state.global_step - self._begin
+        count = len(self.pruner.select(epoch))
+        self._savings.kept = count / self.pruner.size
+        return (epoch + 1, 0) if steps >= self._steps(count) else (epoch, steps * self.args.gradient_accumulation_steps)
 
 
 @contextmanager

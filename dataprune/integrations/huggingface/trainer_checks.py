@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ... import checks, distributed
+from ... import distributed
 from ...loading import Indexed
-from ...pruner import Pruner
+from ..trainers import check_batch_size, check_epochs, check_pruner
 from .sample_losses import SampleLosses
 
 HOOKS = (
@@ -23,7 +23,6 @@ HOOKS = (
     "_save_checkpoint",
     "_get_output_dir",
 )
-
 
 _FIRST = "put PrunedTrainerMixin first among the bases, before transformers.Trainer or a subclass of it"
 
@@ -44,21 +43,14 @@ def check_version(trainer: Any) -> None:
         )
 
 
-def check_stream(dataset: Any) -> None:
-    """Raise TypeError where the dataset is a stream; the Trainer itself would only ask for max_steps."""
-    if dataset is not None:
-        Indexed(dataset)
-
-
 def check(trainer: Any) -> None:
     """Raise ValueError or TypeError unless pruner, dataset and arguments of a Trainer fit."""
     pruner, args = trainer.pruner, trainer.args
-    _check_pruner(pruner, trainer.train_dataset)
-    if args.max_steps <= 0 and args.num_train_epochs != pruner.epochs:
-        raise ValueError(
-            f"num_train_epochs={args.num_train_epochs:g}, but the pruner was built for {pruner.epochs} epochs: give "
-            "both the same number (or stop early with max_steps)"
-        )
+    check_pruner(pruner)
+    _check_dataset(trainer.train_dataset, pruner.size)
+    if args.max_steps <= 0:
+        advice = "give both the same number (or stop early with max_steps)"
+        check_epochs("num_train_epochs", args.num_train_epochs, pruner, advice)
     if args.train_sampling_strategy not in ("random", "sequential"):
         raise ValueError(
             f"train_sampling_strategy={args.train_sampling_strategy!r} chooses the order of all samples, and the "
@@ -93,31 +85,18 @@ def check(trainer: Any) -> None:
             f"there are {distributed.world_size()} processes, but the Trainer sees {args.world_size}: on CPUs set "
             "TrainingArguments(use_cpu=True), and train data-parallel"
         )
-    if args.dataloader_drop_last:
-        smallest = -(-min(pruner.counts) // args.world_size)
-        checks.check_batch_size("a pruned epoch", smallest, trainer._train_batch_size)
+    check_batch_size(pruner, trainer._train_batch_size, args.world_size, args.dataloader_drop_last)
 
 
-def _check_pruner(pruner: Any, dataset: Any) -> None:
-    if not isinstance(pruner, Pruner):
-        raise TypeError(f"pruner must be a dataprune.Pruner, such as dataprune.emp(...), got {type(pruner).__name__}")
+def _check_dataset(dataset: Any, size: int) -> None:
     if dataset is None:
         raise ValueError("a pruner needs the train_dataset that it selects from: pass train_dataset=...")
     if hasattr(dataset, "keys") and hasattr(dataset, "column_names"):
         raise TypeError(f'the train_dataset is a {type(dataset).__name__}: give one split, as in splits["train"]')
-    if len(Indexed(dataset)) != pruner.size:
+    if len(Indexed(dataset)) != size:
         raise ValueError(
             f"the train_dataset has {len(dataset)} samples (as the Trainer prepared it: packing changes their number), "
-            f"the pruner was built for {pruner.size}: build it with size={len(dataset)}"
-        )
-
-
-def check_new(pruner: Pruner) -> None:
-    """Raise ValueError where a pruner has begun to train."""
-    if pruner.selected is not None:
-        raise ValueError(
-            f"the pruner is in epoch {pruner.epoch} already: build a new one for the Trainer; "
-            "train(resume_from_checkpoint=...) brings its state back"
+            f"the pruner was built for {size}: build it with size={len(dataset)}"
         )
 
 
@@ -145,16 +124,12 @@ def check_rows(losses: Tensor, index: Tensor) -> None:
         )
 
 
-def check_sum(loss: Tensor, each: SampleLosses, items: Any, ranks: int) -> None:
+def check_sum(loss: Tensor, losses: SampleLosses, items: Any, ranks: int) -> None:
     """Raise ValueError unless the losses of the samples add up to the Trainer's own, before they are weighted.
 
-    Args:
-        loss: the Trainer's.
-        each: those of the samples.
-        items: what the Trainer counted in all micro-batches of the step, or None.
-        ranks: that train.
+    `items` is what the Trainer counted in all micro-batches of the step, or None.
     """
-    total, counts = each.total.detach().sum(), [each.count.sum().clamp(min=1)]
+    total, counts = losses.total.detach().sum(), [losses.count.sum().clamp(min=1)]
     if items is not None:
         counts.append(items)
     means = [float(total * factor / count) for count in counts for factor in (1, ranks)]
