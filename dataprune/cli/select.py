@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +15,8 @@ from .output import file_name, print_json
 
 if TYPE_CHECKING:
     from ..selection import Selection
+
+_SUFFIXES = (".safetensors", ".csv", ".json", ".parquet", ".txt")
 
 
 def select(
@@ -97,51 +97,24 @@ def _options(method: str, texts: list[str], **flags: Any) -> dict[str, Any]:
     return options.get("", {}) | options.get(method, {}) | flags
 
 
-def _csv(selection: Selection, notes: dict[str, Any]) -> bytes:
-    rows = zip(selection.index.tolist(), selection.weight.tolist())
-    return "".join(["index,weight\n", *(f"{position},{weight}\n" for position, weight in rows)]).encode()
-
-
-def _json(selection: Selection, notes: dict[str, Any]) -> bytes:
-    columns = {"index": selection.index.tolist(), "weight": selection.weight.tolist()}
-    return (json.dumps({**notes, **columns}) + "\n").encode()
-
-
-def _txt(selection: Selection, notes: dict[str, Any]) -> bytes:
-    return "".join(f"{position}\n" for position in selection.index.tolist()).encode()
-
-
-def _parquet(selection: Selection, notes: dict[str, Any]) -> bytes:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise UsageError("writing .parquet needs pyarrow: pip install -c constraints.txt -e '.[cli]'") from None
-    table = pyarrow.table({"index": selection.index.numpy(), "weight": selection.weight.numpy()})
-    buffer = io.BytesIO()
-    parquet.write_table(table.replace_schema_metadata({b"dataprune": json.dumps(notes).encode()}), buffer)
-    return buffer.getvalue()
-
-
-_FORMATS: dict[str, Callable[[Selection, dict[str, Any]], bytes]] = {
-    ".csv": _csv,
-    ".json": _json,
-    ".parquet": _parquet,
-    ".txt": _txt,
-}
-
-
 def _check_suffix(path: Path) -> None:
     if path.is_dir():
         raise UsageError(f"{path} is a folder: --out names a file")
-    known = (".safetensors", *_FORMATS)
-    if path.suffix not in known:
-        raise UsageError(f"--out {path}: the suffix says the format, one of {', '.join(known)}; got {path.suffix!r}")
+    if path.suffix not in _SUFFIXES:
+        known = ", ".join(_SUFFIXES)
+        raise UsageError(f"--out {path}: the suffix says the format, one of {known}; got {path.suffix!r}")
 
 
 def _export(path: Path, selection: Selection, notes: dict[str, Any]) -> None:
     """Write positions and weights in the format that the suffix names."""
-    from ..files import write_bytes
+    from ..dynamics.table import write_table
+    from ..files import write_text
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, _FORMATS[path.suffix](selection, notes))
+    columns = {"index": selection.index.numpy(), "weight": selection.weight.numpy()}
+    if path.suffix == ".txt":
+        write_text(path, "".join(f"{position}\n" for position in columns["index"]))
+    elif path.suffix == ".json":
+        write_text(path, json.dumps({**notes, **{name: column.tolist() for name, column in columns.items()}}) + "\n")
+    else:
+        write_table(path, columns, notes)

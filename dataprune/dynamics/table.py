@@ -60,6 +60,11 @@ def save_scores(
     columns: dict[str, np.ndarray] = {"index": np.arange(sizes.pop())}
     columns |= {} if labels is None else {"label": labels.cpu().numpy()}
     columns |= {name: column.detach().cpu().float().numpy() for name, column in scores.items()}
+    write_table(path, columns, notes)
+
+
+def write_table(path: Path, columns: Mapping[str, np.ndarray], notes: Mapping[str, Any] | None = None) -> None:
+    """Write columns of equal length and, in parquet, notes; raises as `save_scores`."""
     if path.suffix == ".parquet":
         content = _parquet(columns, dict(notes or {}))
     elif path.suffix == ".csv":

@@ -30,7 +30,7 @@ def test_no_arguments_show_the_help_and_version_the_version() -> None:
     assert call("--version").stdout == f"dataprune {dataprune.__version__}\n"
 
 
-def test_every_option_explains_itself() -> None:
+def test_every_option_has_a_help_text() -> None:
     for command in app.registered_commands:
         assert command.callback is not None
         for parameter in inspect.signature(command.callback, eval_str=True).parameters.values():

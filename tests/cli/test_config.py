@@ -55,7 +55,7 @@ def test_trackers_in_a_file_may_be_a_list() -> None:
     fails(2, "unknown tracker 'board'", "train", "--config", config(track=["tensorboard", "board"], model="mlp"))
 
 
-def test_a_file_that_names_what_there_is_not() -> None:
+def test_a_file_with_unknown_options() -> None:
     fails(2, "unknown option 'modle'; did you mean 'model'?", "train", "--config", config(modle="mlp"))
     result = call("train", "--config", config(modle="mlp"))
     for internal in ("json", "debug", "config", "help", "_"):

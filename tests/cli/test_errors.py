@@ -60,7 +60,7 @@ from dataprune import files
         (["compare", "--address", "10.0.0.1:6379"], "add --engine ray"),
     ],
 )
-def test_a_wrong_call_is_told_in_a_line(arguments: list[str], message: str) -> None:
+def test_wrong_calls_end_in_one_line(arguments: list[str], message: str) -> None:
     fails(2, message, *arguments)
 
 
@@ -97,7 +97,7 @@ def test_a_run_that_diverges(tmp_path: Path) -> None:
     fails(1, "lower the learning rate", "train", *QUICK, "--lr", "1e6")
 
 
-def test_a_full_disk_is_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_ends_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, content: bytes, write: Any = files.write_bytes) -> None:
         if path.name == "selection_counts.safetensors":
             raise files.unwritable(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))

@@ -15,7 +15,7 @@ QUICK = ("--model", "mlp", "--train-size", 320, "--test-size", 60, "--epochs", 2
          "--finetune-epochs", 1, "--amounts", "0,0.5", "--lr", 0.05, "--device", "cpu")  # fmt: skip
 
 
-def test_the_command_finds_its_own_folder_again(tmp_path: Path) -> None:
+def test_the_command_continues_in_its_default_folder(tmp_path: Path) -> None:
     first = call("joint", *QUICK, "--seeds", 1)
     assert first.exit_code == 0, first.output
     (out,) = (tmp_path / "runs").iterdir()
@@ -70,7 +70,7 @@ def test_the_table_of_an_unfinished_grid_says_what_is_missing(tmp_path: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.ddp
-def test_jobs_in_parallel_leave_what_one_after_another_leaves(tmp_path: Path) -> None:
+def test_parallel_jobs_write_the_same_results(tmp_path: Path) -> None:
     for name, more in (("one", ()), ("two", ("--jobs", 2))):
         done = call("joint", *QUICK, "--seeds", 1, "--out", tmp_path / name, "--json", *more)
         assert done.exit_code == 0, done.output

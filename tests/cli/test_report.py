@@ -8,7 +8,7 @@ from pathlib import Path
 from command_line import QUICK, call, fails
 
 
-def test_report_of_single_runs_and_of_what_is_none(tmp_path: Path) -> None:
+def test_report_of_single_runs_and_wrong_calls(tmp_path: Path) -> None:
     for method in ("full", "emp"):
         assert call("train", *QUICK, "--method", method, "--out", tmp_path / method).exit_code == 0
     result = call("report", tmp_path / "full", tmp_path / "emp", "--out", tmp_path / "out", "--watts", 90)

@@ -34,7 +34,7 @@ def test_score_then_select_then_train(tmp_path: Path) -> None:
     fails(1, "made for another dataset", "train", *QUICK[:6], "--label-noise", "0.01", "--selection", file)
 
 
-def test_a_selectors_options_are_its_own(tmp_path: Path) -> None:
+def test_options_of_other_methods_are_refused(tmp_path: Path) -> None:
     dynamics.save_scores("t.csv", {"aum": torch.rand(50)})
     given = ["select", "--scores", "t.csv", "--method", "ccs", "--keep", "0.2"]
     assert "t.csv" not in call(*given, "--option", "ccs.cutoff=0.2").stdout

@@ -14,7 +14,7 @@ from dataprune.lab.training import build
 from dataprune.lab.training import run as training
 
 
-def test_what_is_noteworthy_of_the_data_goes_to_stderr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notes_on_the_data_go_to_stderr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     load = build.load_data
 
@@ -50,7 +50,7 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
         assert ("Traceback" in done.stderr) == traceback and "is a file" in done.stderr
 
 
-def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_says_how_to_continue(monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*arguments: Any) -> None:
         raise KeyboardInterrupt
 

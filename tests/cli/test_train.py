@@ -18,7 +18,7 @@ def test_train_as_a_module_prints_its_result_on_stdout(tmp_path: Path) -> None:
     assert again.stdout.startswith("memory: accuracy 0.") and again.stdout.endswith(f"run: {tmp_path / 'out'}\n")
 
 
-def test_train_finds_its_own_folder_again(tmp_path: Path) -> None:
+def test_train_continues_in_its_default_folder(tmp_path: Path) -> None:
     first = call("train", *QUICK, "--json")
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("train-digits-memory-seed0-")

@@ -98,7 +98,7 @@ def test_max_steps_frees_num_train_epochs() -> None:
     assert build(num_train_epochs=3, max_steps=4).train().global_step == 4
 
 
-def test_a_pruner_that_has_begun() -> None:
+def test_a_used_pruner() -> None:
     used = pruner()
     used.select(0)
     with pytest.raises(ValueError, match="has begun to train already: build a new one for each Trainer"):
@@ -126,7 +126,7 @@ class Loss:
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
 
-def test_a_loss_of_ones_own_belongs_below_the_mixin() -> None:
+def test_a_custom_loss_belongs_below_the_mixin() -> None:
     class Above(Loss, PrunedTrainerMixin, Trainer):
         pass
 
@@ -143,7 +143,7 @@ def test_a_loss_of_ones_own_belongs_below_the_mixin() -> None:
     assert trainer.pruner.book.score.isfinite().all()
 
 
-def test_a_loader_of_ones_own_is_refused() -> None:
+def test_a_custom_loader_is_refused() -> None:
     class Own(PrunedTrainerMixin, Trainer):
         def get_train_dataloader(self) -> Any:
             return torch.utils.data.DataLoader(Items(), batch_size=8)
@@ -250,7 +250,7 @@ def parameters(function: Any) -> list[str]:
     return list(inspect.signature(function).parameters)
 
 
-def test_what_we_override_is_there_and_is_called_as_before() -> None:
+def test_overridden_methods_exist_and_are_called_as_before() -> None:
     assert parameters(Trainer._run_epoch) == [
         "self", "model", "epoch", "train_dataloader", "steps_in_epoch", "num_update_steps_per_epoch", "trial",
         "ignore_keys_for_eval", "start_time", "resume_from_checkpoint", "epochs_trained",
@@ -271,21 +271,21 @@ def test_what_we_override_is_there_and_is_called_as_before() -> None:
     assert Trainer.loss_is_scaled_for_ga is None
 
 
-def test_the_numbers_of_a_run_are_in_the_order_we_return_them() -> None:
+def test_the_numbers_of_a_run_have_the_order_of_the_stock_trainer() -> None:
     stock = Stock(bert(), arguments(gradient_accumulation_steps=2), train_dataset=Items())
     theirs = stock.set_initial_training_values(stock.args, stock.get_train_dataloader())
     ours = build(gradient_accumulation_steps=2, prune=dataprune.full(SIZE, epochs=4))
     assert ours.set_initial_training_values(ours.args, ours.get_train_dataloader()) == theirs
 
 
-def test_the_attributes_we_read_are_there() -> None:
+def test_attributes_read_exist() -> None:
     trainer = build()
     for name in ("_loss_shifts_labels", "_train_batch_size", "_created_lr_scheduler", "model_accepts_loss_kwargs"):
         assert hasattr(trainer, name)
     assert trainer.args.train_sampling_strategy == "random"
 
 
-def test_our_loader_has_all_that_theirs_has() -> None:
+def test_the_loader_has_every_option_of_the_stock_loader() -> None:
     options = {
         "dataloader_num_workers": 2, "dataloader_prefetch_factor": 3, "dataloader_persistent_workers": True,
         "dataloader_pin_memory": False,

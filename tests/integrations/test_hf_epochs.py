@@ -137,7 +137,7 @@ def test_the_order_is_random_by_default_and_the_pruners() -> None:
     assert again == first  # the Trainer's own seed does not touch it
 
 
-def test_infobatch_decides_its_lengths_on_the_way_and_the_schedule_follows() -> None:
+def test_the_schedule_follows_epoch_lengths_that_infobatch_decides() -> None:
     pruner = dataprune.infobatch(SIZE, keep=0.5, epochs=6, anneal=0.2)
     ours = train(pruner=pruner, num_train_epochs=6, warmup_steps=0.1)
     lengths = sizes(ours)

@@ -220,7 +220,7 @@ def test_weights_multiply_each_samples_share(build: Any, labels: str, shift: boo
             torch.testing.assert_close(mine, theirs - theirs.grad, rtol=1e-4, atol=1e-5)
 
 
-def test_weights_with_a_loss_that_is_not_the_models() -> None:
+def test_weights_need_the_loss_of_the_model() -> None:
     class Penalised(Stock):
         def compute_loss(self, *given: Any, **kwargs: Any) -> Any:
             return super().compute_loss(*given, **kwargs) + 1.0
@@ -271,7 +271,7 @@ def test_per_sample_loss_that_is_reduced() -> None:
         train(pruner=emp(), per_sample_loss=lambda outputs, labels: focal(outputs, labels).detach())
 
 
-def test_emp_with_a_loss_of_ones_own_reads_the_logits() -> None:
+def test_emp_with_a_custom_loss_reads_the_logits() -> None:
     model, data = bert().eval(), Items()
     ours = train(model=model, data=data, pruner=emp(), per_sample_loss=focal, **still())
     with torch.no_grad():
@@ -340,7 +340,7 @@ def test_half_precision_is_summed_in_single() -> None:
     assert each.mean().numpy() == pytest.approx(reference(logits.float(), labels)[0], rel=1e-5)
 
 
-def test_outputs_that_say_their_entropy_carry_it() -> None:
+def test_outputs_with_an_entropy_carry_it() -> None:
     entropy = torch.tensor([0.0, 1e-3, 1.0, math.log(150_000)])
     carried = sample_losses.shaped_by(entropy)
     assert dataprune.criteria.entropy(torch.zeros(4), carried, None).tolist() == pytest.approx(
@@ -359,7 +359,7 @@ def test_outputs_that_say_their_entropy_carry_it() -> None:
         ({"logits": torch.zeros(4, 1)}, torch.zeros(5)),
     ],
 )
-def test_what_cannot_be_read_is_none(outputs: Any, labels: Any) -> None:
+def test_unreadable_outputs_give_none(outputs: Any, labels: Any) -> None:
     assert read(outputs, labels) is None
 
 

@@ -106,7 +106,7 @@ def test_reloading_and_workers_change_nothing(reload: int, workers: int) -> None
     assert ours.epochs() == alone.epochs() and same_weights(ours, alone)
 
 
-def test_a_loader_with_a_batch_sampler_of_ones_own() -> None:
+def test_a_loader_with_a_custom_batch_sampler() -> None:
     for workers in (0, 1):
         pruner = growing()
         batches = BatchSampler(dataprune.PruneSampler(pruner), BATCH, drop_last=False)
@@ -384,7 +384,7 @@ def test_without_lightning() -> None:
     assert "ImportError: PruneCallback needs lightning: pip install -c constraints.txt -e '.[lightning]'" in done.stderr
 
 
-def test_what_is_set_in_lightning_is_still_there() -> None:
+def test_attributes_set_in_lightning_exist() -> None:
     running = trainer(None, [])
     check_version(running)
     assert running._accelerator_connector.use_distributed_sampler is False

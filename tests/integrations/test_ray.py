@@ -85,7 +85,7 @@ def test_rays_own_sampler_is_refused(mode: str, found: dict[str, list[dict[str, 
 @needs_ray
 @pytest.mark.slow
 @pytest.mark.ddp
-def test_a_failed_worker_goes_on_in_the_middle_of_an_epoch(found: dict[str, list[dict[str, Any]]]) -> None:
+def test_a_failed_worker_resumes_in_the_middle_of_an_epoch(found: dict[str, list[dict[str, Any]]]) -> None:
     for whole, resumed in zip(found["ours"], found["fails"], strict=True):
         assert resumed["resumed"] == 1 and [len(index) for index in resumed["epochs"]] == [32, 56, 56]
         assert resumed["epochs"][0] == whole["epochs"][1][24:] and resumed["epochs"][1:] == whole["epochs"][2:]
@@ -95,7 +95,7 @@ def test_a_failed_worker_goes_on_in_the_middle_of_an_epoch(found: dict[str, list
 @needs_ray
 @pytest.mark.slow
 @pytest.mark.ddp
-def test_the_example_goes_on(tmp_path: Path) -> None:
+def test_the_example_resumes(tmp_path: Path) -> None:
     first = run(ROOT / "examples" / "ray_train.py", "--epochs", "5", cwd=tmp_path).splitlines()
     line = next(line for line in first if line.startswith("test accuracy"))
     assert line.endswith("after 88 of 88 planned steps, 192 samples per worker in epoch 4")
@@ -107,7 +107,7 @@ def loader(size: int = 48) -> DataLoader:
 
 
 @needs_ray
-def test_what_is_not_for_it() -> None:
+def test_unsuitable_loaders_and_options() -> None:
     from dataprune.integrations.ray import prepare_data_loader
 
     pruner = dataprune.rs2(48, keep=0.5, epochs=4)
@@ -131,7 +131,7 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         prepare_data_loader(loader(), dataprune.rs2(48, keep=0.5, epochs=4))
 
 
-def test_a_loop_that_never_selects_is_told() -> None:
+def test_a_loop_that_never_selects_is_an_error() -> None:
     """Whatever replaced the sampler; an epoch may be full, and a batch more than that is tolerated."""
     pruner = dataprune.loss(48, keep=0.5, epochs=4)
     every = torch.arange(48).split(8)

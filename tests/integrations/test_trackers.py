@@ -94,7 +94,7 @@ def test_mlflow_continues_a_run(tmp_path: Path) -> None:
     assert run.data.params == {"keep": "0.3"}
 
 
-def test_a_package_that_is_there_and_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "wandb.py").write_text("import something_that_is_nowhere")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
@@ -103,7 +103,7 @@ def test_a_package_that_is_there_and_broken(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("name", trackers.NAMES)
-def test_a_package_that_is_missing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=f"pip install {name}"):
         getattr(trackers, name)(str(tmp_path / "x"))
@@ -200,7 +200,7 @@ def test_tracking_does_not_change_what_a_run_is(tmp_path: Path) -> None:
     assert tiny.settings(track="tensorboard").key() == tiny.settings().key()
 
 
-def test_a_name_that_is_no_tracker(tmp_path: Path) -> None:
+def test_an_unknown_tracker(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="did you mean 'tensorboard'"), trackers.following("tensorbord", tmp_path):
         pass
 

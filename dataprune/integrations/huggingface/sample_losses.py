@@ -22,25 +22,18 @@ _CHUNK = 1 << 22  # logits softened at a time, as in `criteria`
 
 @dataclass(frozen=True)
 class SampleLosses:
-    """The losses of a batch, sample by sample.
+    """The losses of a batch, sample by sample."""
 
-    Attributes:
-        total: loss summed over what counts in a sample: its tokens, its labels, or itself.
-        count: how much that is; 0 for a sample without a valid token.
-        outputs: for the criterion: logits, or a stand-in that carries their entropy.
-        targets: for the criterion.
-        by_chance: whether another pass may count something in a sample where this one counts nothing: the masks of a
-            masked language model are drawn anew, while an answer that was cut off stays cut off.
-    """
-
-    total: Float[Tensor, " b"]
-    count: Int[Tensor, " b"]
-    outputs: Any
-    targets: Any
+    total: Float[Tensor, " b"]  # summed over the terms of a sample: its tokens, its labels, or the one that it has
+    count: Int[Tensor, " b"]  # terms of a sample; 0 where no token is valid
+    outputs: Any  # for the criterion: logits, or a stand-in that carries their entropy
+    targets: Any  # for the criterion
+    # whether a sample without terms may have some in another pass: the masks of a masked language model are drawn
+    # anew, while an answer that was cut off stays cut off
     by_chance: bool = False
 
     def mean(self) -> Float[Tensor, " b"]:
-        """The mean of each sample over what counts in it; where nothing does 0, or if by chance that of the others."""
+        """The mean over a sample's terms; 0 where it has none, or if by chance the mean of the other samples."""
         means, some = self.total / self.count.clamp(min=1), self.count > 0
         return means.where(some, means.where(some, 0).sum() / some.sum().clamp(min=1)) if self.by_chance else means
 
@@ -48,7 +41,7 @@ class SampleLosses:
 def read(
     outputs: Any, labels: Any, *, shift: bool = False, smoothing: float = 0.0, problem: str | None = None
 ) -> SampleLosses | None:
-    """The per-sample losses of a batch, attached to the graph where gradients are on.
+    """The per-sample losses of a batch, attached to the graph where gradients are on; None where no logits fit.
 
     Classes: cross-entropy. Tokens: the sum of cross-entropies over labels that are not -100. One number (or a row of
     numbers, where `problem` says so): the squared error. Several labels at once: binary cross-entropy.
@@ -59,8 +52,6 @@ def read(
         shift: whether the logits at a token predict the next one, as in causal language models.
         smoothing: of the labels, as in `TrainingArguments.label_smoothing_factor`.
         problem: the model's `config.problem_type`; by the shapes where None.
-    Returns:
-        The losses, or None where the outputs have no logits that fit the labels.
     """
     if _field(outputs, "log_probs") is not None:
         return _fused(outputs)
@@ -78,34 +69,29 @@ def read(
     if labels.is_floating_point() or logits.ndim not in (2, 3) or labels.shape != logits.shape[:-1]:
         return None
     if logits.ndim == 2:
-        each = F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing)
-        return SampleLosses(each, (labels != IGNORED).long(), logits.detach(), labels)
+        losses = F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing)
+        return SampleLosses(losses, (labels != IGNORED).long(), logits.detach(), labels)
     if shift:
         logits, labels = logits[:, :-1], labels[:, 1:]
-    each = token_losses(logits, labels, smoothing)
+    losses = token_losses(logits, labels, smoothing)
     count = (labels != IGNORED).sum(dim=1)
     targets = labels if shift else labels.where(count[:, None] > 0, 0)  # then the entropy is that of all its tokens
-    return SampleLosses(each.sum(dim=1), count, logits.detach(), targets, by_chance=not shift)
+    return SampleLosses(losses.sum(dim=1), count, logits.detach(), targets, by_chance=not shift)
 
 
 def token_losses(
     logits: Float[Tensor, "b s c"], labels: Int[Tensor, "b s"], smoothing: float = 0.0
 ) -> Float[Tensor, "b s"]:
-    """Cross-entropy of every token, 0 where its label is -100.
-
-    A piece at a time: while no gradient is kept, no second tensor of the size of the logits ever exists.
-    """
+    """Cross-entropy of every token, 0 where its label is -100; without gradients no second tensor of logits exists."""
     batch, _, classes = logits.shape
     rows = max(1, _CHUNK // classes)
     samples = max(1, min(batch, rows))
     span = max(1, rows // samples)
 
     def piece(part: Tensor, target: Tensor) -> Tensor:
-        flat = part.flatten(0, 1).float()
-        each = F.cross_entropy(
-            flat, target.flatten(), reduction="none", ignore_index=IGNORED, label_smoothing=smoothing
-        )
-        return each.view(target.shape)
+        flat, ids = part.flatten(0, 1).float(), target.flatten()
+        losses = F.cross_entropy(flat, ids, reduction="none", ignore_index=IGNORED, label_smoothing=smoothing)
+        return losses.view(target.shape)
 
     # split, not flattened: logits[:, :-1] would be copied whole
     groups = zip(logits.split(samples), labels.split(samples))
@@ -115,10 +101,7 @@ def token_losses(
 
 
 def shaped_by(entropy: Float[Tensor, " b"]) -> tuple[Tensor, Tensor]:
-    """Outputs whose entropy, as criteria read it, is the given one: a Gaussian of that entropy.
-
-    For models that say the entropy itself, without logits.
-    """
+    """Outputs for models that give the entropy without logits: a Gaussian that has it, as criteria read it."""
     entropy = entropy.detach().float()
     return entropy, torch.exp(2 * entropy - math.log(2 * math.pi * math.e))
 
@@ -141,11 +124,11 @@ def _binary(logits: Tensor, labels: Tensor) -> SampleLosses | None:
     if logits.ndim != 2 or logits.shape != labels.shape:
         return None
     logits = logits.float()
-    each = F.binary_cross_entropy_with_logits(logits, labels.float(), reduction="none")
+    losses = F.binary_cross_entropy_with_logits(logits, labels.float(), reduction="none")
     count = torch.full((len(logits),), logits.shape[1], device=logits.device)
     soft = logits.detach().sigmoid()
     entropy = F.binary_cross_entropy_with_logits(logits.detach(), soft, reduction="none").mean(dim=1)
-    return SampleLosses(each.sum(dim=1), count, shaped_by(entropy), labels)
+    return SampleLosses(losses.sum(dim=1), count, shaped_by(entropy), labels)
 
 
 def _fused(outputs: Any) -> SampleLosses:

@@ -11,18 +11,9 @@ from ...loading import Indexed
 from ..trainers import check_batch_size, check_epochs, check_pruner
 from .sample_losses import SampleLosses
 
-HOOKS = (
-    "get_train_dataloader",
-    "set_initial_training_values",
-    "create_scheduler",
-    "compute_loss",
-    "log",
-    "loss_is_scaled_for_ga",
-    "_init_training_state",
-    "_run_epoch",
-    "_save_checkpoint",
-    "_get_output_dir",
-)
+HOOKS = ("get_train_dataloader", "set_initial_training_values", "create_scheduler", "compute_loss", "log",
+         "loss_is_scaled_for_ga", "_init_training_state", "_run_epoch", "_save_checkpoint",
+         "_get_output_dir")  # fmt: skip
 
 _FIRST = "put PrunedTrainerMixin first among the bases, before transformers.Trainer or a subclass of it"
 
