@@ -24,12 +24,8 @@ from ...errors import CheckpointError, UsageError
 from ..training import run_folder
 
 FORMAT = 1
-COMMANDS = {  # result file -> the command that writes it
-    "compare.json": "compare",
-    "result.json": "reproduce",
-    "joint.json": "joint",
-    "advice.json": "advise",
-}
+# result file -> the command that writes it
+COMMANDS = {"compare.json": "compare", "result.json": "reproduce", "joint.json": "joint", "advice.json": "advise"}
 _RUN_FILES = ("config.json", "metrics.json")
 _WIDTH = 120  # longer objects have a line for each key
 

@@ -99,11 +99,10 @@ def html(text: str, drawn: Mapping[str, str]) -> str:
     _mark_cells(tokens)
     body = parser.renderer.render(_with_captions(tokens, parser), parser.options, {})
     heading, end, rest = body.partition("</h1>\n")
+    body = heading + end + contents + rest
     page, style = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.html", "page.css"))
     title = re.sub("<.*?>", "", parser.renderInline(title))
-    return Template(page).substitute(
-        title=title, style=style, body=heading + end + contents + rest, version=__version__
-    )
+    return Template(page).substitute(title=title, style=style, body=body, version=__version__)
 
 
 def _contents(tokens: Sequence[Token], parser: MarkdownIt) -> str:

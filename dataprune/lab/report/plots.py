@@ -7,10 +7,10 @@ import re
 import statistics
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -21,8 +21,6 @@ from .formatting import heading, mean_score, metric
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-P = ParamSpec("P")
 
 # of methods, in this order and then again; each at least 3:1 against white. page.css has the same for both themes
 COLORS = ("#0067a5", "#c75000", "#00755a", "#a03a7e", "#7a6200", "#4d5a66", "#c2185b", "#5e35b2")
@@ -39,20 +37,16 @@ def colors(result: Mapping[str, Any]) -> dict[str, str]:
     return {line["method"]: COLORS[place % len(COLORS)] for place, line in enumerate(result["summary"])}
 
 
-def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draw in the report's style."""
+@contextmanager
+def styled(**settings: Any) -> Iterator[None]:
+    """Draw in the report's style, with other settings of matplotlib by name, as a context or decorator."""
+    from matplotlib import style
 
-    @wraps(draw)
-    def in_style(*args: P.args, **more: P.kwargs) -> Figure:
-        from matplotlib import style
-
-        with style.context(_STYLE):
-            return draw(*args, **more)
-
-    return in_style
+    with style.context([_STYLE, settings]):
+        yield
 
 
-@styled
+@styled()
 def accuracy(result: Mapping[str, Any], title: str | None = None) -> Figure:
     """Mean accuracy against samples trained, with standard deviations; `full` as a line across.
 
@@ -95,7 +89,7 @@ def accuracy(result: Mapping[str, Any], title: str | None = None) -> Figure:
     return _finished(figure, axes, title or heading(result), xlabel, f"test {metric(result)}, %")
 
 
-@styled
+@styled()
 def over_epochs(title: str, curves: Sequence[Curve], ylabel: str, x: Sequence[Sequence[float]] | None = None) -> Figure:
     """A line for each curve; against the epoch, or against the samples that `x` gives."""
     labels = [textwrap.fill(label, 56) for label, _, _ in curves]
@@ -111,7 +105,7 @@ def over_epochs(title: str, curves: Sequence[Curve], ylabel: str, x: Sequence[Se
     return _finished(figure, axes, title, "epoch" if x is None else "samples trained", ylabel)
 
 
-@styled
+@styled()
 def histogram(title: str, counts: np.ndarray, color: str) -> Figure:
     """Samples by the number of pruned epochs that selected them; the bar of samples never selected is hatched."""
     figure, axes = _axes(2.1)
@@ -122,7 +116,7 @@ def histogram(title: str, counts: np.ndarray, color: str) -> Figure:
     return _finished(figure, axes, title, "pruned epochs that selected a sample", "samples")
 
 
-@styled
+@styled()
 def bands(title: str, quantiles: np.ndarray, color: str, ylabel: str) -> Figure:
     """Quantiles (T, 5) of every epoch: the median, half of the samples around it, and nine tenths."""
     figure, axes = _axes(2.3)
@@ -133,7 +127,7 @@ def bands(title: str, quantiles: np.ndarray, color: str, ylabel: str) -> Figure:
     return _finished(figure, axes, title, "epoch", ylabel)
 
 
-@styled
+@styled()
 def singles(title: str, values: np.ndarray, color: str, ylabel: str) -> Figure:
     """Scores (T, F) of single samples."""
     figure, axes = _axes(2.3)
@@ -141,7 +135,7 @@ def singles(title: str, values: np.ndarray, color: str, ylabel: str) -> Figure:
     return _finished(figure, axes, title, "epoch", ylabel)
 
 
-@styled
+@styled()
 def gallery(title: str, images: Sequence[np.ndarray], captions: Sequence[str]) -> Figure:
     """Images (H, W) or (H, W, 3) side by side, six in a row, each with a caption below."""
     from matplotlib.figure import Figure
@@ -216,10 +210,8 @@ def svg(figure: Figure, name: str, description: str) -> str:
 
 
 def _saved(figure: Figure, salt: str, **options: Any) -> bytes:
-    from matplotlib import style
-
     buffer = io.BytesIO()
-    with style.context([_STYLE, {"svg.hashsalt": salt}]):
+    with styled(**{"svg.hashsalt": salt}):
         figure.savefig(buffer, **options)
     return buffer.getvalue()
 
