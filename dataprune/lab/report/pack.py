@@ -298,15 +298,17 @@ def _common(dicts: Records) -> dict[str, Any]:
 
 def _difference(values: Record, shared: Record) -> dict[str, Any]:
     """What `shared` lacks."""
-    own = {name: value for name, value in values.items() if name not in shared}
+    different = {name: value for name, value in values.items() if name not in shared}
     nested = {name: _difference(values[name], value) for name, value in shared.items() if isinstance(value, dict)}
-    return own | {name: value for name, value in nested.items() if value}
+    return different | {name: value for name, value in nested.items() if value}
 
 
-def _merged(shared: Record, own: Record) -> dict[str, Any]:
-    """The dict of which `_difference` gave `own`."""
-    nested = {name: _merged(value, own.get(name, {})) for name, value in shared.items() if isinstance(value, dict)}
-    return {**shared, **own, **nested}
+def _merged(shared: Record, different: Record) -> dict[str, Any]:
+    """The dict of which `_difference` gave `different`."""
+    nested = {
+        name: _merged(value, different.get(name, {})) for name, value in shared.items() if isinstance(value, dict)
+    }
+    return {**shared, **different, **nested}
 
 
 def _columns(history: Records) -> dict[str, list[Any]]:

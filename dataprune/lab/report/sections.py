@@ -156,7 +156,7 @@ def per_epoch(group: Group) -> list[Block]:
 
 def configuration(group: Group) -> list[Block]:
     """Checks, settings, and every run."""
-    found = [{"check": check.what, "state": check.state, "found": check.detail} for check in checks(group)]
+    results = [{"check": check.what, "state": check.state, "found": check.detail} for check in checks(group)]
     stored = [computed(run.settings) for run in group.runs if run.settings]
     shared = []
     for name, usual in computed({}).items() if stored else ():
@@ -172,7 +172,7 @@ def configuration(group: Group) -> list[Block]:
         runs.append(row | {"share kept": _number(run["reached_keep"])})
     unrecorded = "" if stored else "The runs' settings were not recorded."
     settings = Table("Settings that all runs share", shared, folded=True)
-    return [Table("Checks of the records", found), unrecorded, settings, Table("All runs", runs, folded=True)]
+    return [Table("Checks of the records", results), unrecorded, settings, Table("All runs", runs, folded=True)]
 
 
 def _unique(names: Sequence[str], groups: Sequence[Group]) -> list[str]:

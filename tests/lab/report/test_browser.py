@@ -26,13 +26,13 @@ SECTIONS = ("accuracy-and-differences", "retention-by-class", "samples-kept-and-
 
 @pytest.fixture(scope="module")
 def browser() -> str:
-    found = shutil.which("chromium")
-    if found is None:
+    path = shutil.which("chromium")
+    if path is None:
         missing = "no chromium: install the Debian package chromium"
         if os.environ.get("CI"):
             pytest.fail(missing, pytrace=False)
         pytest.skip(missing)
-    return found
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -108,14 +108,14 @@ def test_colours_have_contrast_in_both_themes(made: Path) -> None:
                 assert contrast(color, colors[ground]) >= least, (name, color)
 
 
-def contrast(one: str, other: str) -> float:
+def contrast(color: str, other: str) -> float:
     """Source: WCAG 2.2, contrast ratio."""
-    low, high = sorted((luminance(one), luminance(other)))
+    low, high = sorted((luminance(color), luminance(other)))
     return (high + 0.05) / (low + 0.05)
 
 
 def luminance(color: str) -> float:
-    digits = color[1:] if len(color) == 7 else "".join(2 * one for one in color[1:])
+    digits = color[1:] if len(color) == 7 else "".join(2 * digit for digit in color[1:])
     parts = [int(digits[place : place + 2], 16) / 255 for place in (0, 2, 4)]
-    linear = [one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in parts]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

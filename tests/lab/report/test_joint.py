@@ -24,15 +24,15 @@ def test_the_summary_is_arithmetic() -> None:
             rows = [row for row in result["cells"] if (row["arm"], row["ratio"], row["amount"]) == (arm, ratio, amount)]
             return np.array([[row["accuracy"], row["flops"]["total"]] for row in rows])
 
-        mine, base = of(line["arm"], line["ratio"]), of("base", None)
-        assert line["difference_mean"] == pytest.approx((mine - base)[:, 0].mean())
-        assert line["difference_std"] == pytest.approx((mine - base)[:, 0].std(ddof=1))
-        assert line["accuracy_mean"] == pytest.approx(mine[:, 0].mean())
-        assert line["accuracy_std"] == pytest.approx(mine[:, 0].std(ddof=1))
+        accuracies, base = of(line["arm"], line["ratio"]), of("base", None)
+        assert line["difference_mean"] == pytest.approx((accuracies - base)[:, 0].mean())
+        assert line["difference_std"] == pytest.approx((accuracies - base)[:, 0].std(ddof=1))
+        assert line["accuracy_mean"] == pytest.approx(accuracies[:, 0].mean())
+        assert line["accuracy_std"] == pytest.approx(accuracies[:, 0].std(ddof=1))
         assert line["base_mean"] == pytest.approx(base[:, 0].mean())
         assert line["base_std"] == pytest.approx(base[:, 0].std(ddof=1))
-        assert (line["flops"], line["base_flops"]) == pytest.approx((mine[:, 1].mean(), base[:, 1].mean()))
-        assert line["p"] == pytest.approx(scipy.ttest_rel(mine[:, 0], base[:, 0]).pvalue)
+        assert (line["flops"], line["base_flops"]) == pytest.approx((accuracies[:, 1].mean(), base[:, 1].mean()))
+        assert line["p"] == pytest.approx(scipy.ttest_rel(accuracies[:, 0], base[:, 0]).pvalue)
 
 
 def test_a_single_seed_has_no_p() -> None:
@@ -82,8 +82,8 @@ def test_figures_are_written_and_repeat(seeds: int, tmp_path: Path) -> None:
     from dataprune.lab.report import joint, plots
 
     for draw in (joint.fine_tuning, joint.before_and_after, joint.flops):
-        files = plots.write(draw(made_up(seeds)), tmp_path / "one")
+        files = plots.write(draw(made_up(seeds)), tmp_path / "first")
         assert [file.suffix for file in files] == [".svg", ".png"]
         assert b"<svg" in files[0].read_bytes() and files[1].read_bytes().startswith(b"\x89PNG")
-        again = plots.write(draw(made_up(seeds)), tmp_path / "two")
+        again = plots.write(draw(made_up(seeds)), tmp_path / "second")
         assert [file.read_bytes() for file in files] == [file.read_bytes() for file in again]

@@ -41,10 +41,10 @@ def assert_same_groups(packed: list[records.Group], groups: list[records.Group])
     assert [formatting.setting(group.result) for group in packed] == [
         formatting.setting(group.result) for group in groups
     ]
-    for one, other in zip(packed, groups, strict=True):
-        assert one.result == rounded(dict(other.result)) and one.compared == other.compared
-        assert len(one.runs) == len(other.runs) > 0
-        for run, original in zip(one.runs, other.runs, strict=True):
+    for again, group in zip(packed, groups, strict=True):
+        assert again.result == rounded(dict(group.result)) and again.compared == group.compared
+        assert len(again.runs) == len(group.runs) > 0
+        for run, original in zip(again.runs, group.runs, strict=True):
             assert (run.method, run.seed) == (original.method, original.seed)
             assert original.settings and run.settings == pack.with_schedule(dict(original.settings))
             assert run.metrics == rounded(original.metrics) and run.history == rounded(original.history)

@@ -64,14 +64,14 @@ class Page(HTMLParser):
 
     def __init__(self, text: str):
         super().__init__()
-        self.found: list[tuple[str, dict[str, str]]] = []
+        self.elements: list[tuple[str, dict[str, str]]] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: Any) -> None:
-        self.found.append((tag, {name: value or "" for name, value in attrs}))
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
 
     def all(self, tag: str) -> list[dict[str, str]]:
-        return [attributes for name, attributes in self.found if name == tag]
+        return [attributes for name, attributes in self.elements if name == tag]
 
 
 def text_of(folder: Path) -> str:
@@ -87,11 +87,15 @@ def test_differences_are_those_of_a_loop(made: Path) -> None:
     for method in METHODS:
         assert differences.difference(result, method, method) is None
         for reference in set(METHODS) - {method}:
-            found = differences.difference(result, method, reference)
+            difference = differences.difference(result, method, reference)
             values = [at[method, seed]["accuracy"] - at[reference, seed]["accuracy"] for seed in range(3)]
-            assert found is not None and found.mean == pytest.approx(sum(values) / 3) and found.seeds == 3
-            assert found.std == pytest.approx(math.sqrt(sum((one - sum(values) / 3) ** 2 for one in values) / 2))
-            assert found.equal_steps == ("full" not in (method, reference))
+            assert (
+                difference is not None and difference.mean == pytest.approx(sum(values) / 3) and difference.seeds == 3
+            )
+            assert difference.std == pytest.approx(
+                math.sqrt(sum((value - sum(values) / 3) ** 2 for value in values) / 2)
+            )
+            assert difference.equal_steps == ("full" not in (method, reference))
 
 
 @pytest.mark.parametrize(
@@ -108,13 +112,13 @@ def test_differences_are_those_of_a_loop(made: Path) -> None:
     ],
 )
 def test_a_difference_has_a_verdict(values: tuple[float, ...], verdict: str) -> None:
-    rows = [{"method": "a", "seed": seed, "accuracy": 0.5 + one, "steps": 1} for seed, one in enumerate(values)]
+    rows = [{"method": "a", "seed": seed, "accuracy": 0.5 + value, "steps": 1} for seed, value in enumerate(values)]
     rows += [{"method": "b", "seed": seed, "accuracy": 0.5, "steps": 1} for seed in (0, 1, 2)]
-    found = differences.difference({"runs": rows}, "a", "b")
-    assert found is not None and found.verdict == verdict
+    difference = differences.difference({"runs": rows}, "a", "b")
+    assert difference is not None and difference.verdict == verdict
     stats = pytest.importorskip("scipy.stats")
     if len(set(values)) > 1:
-        assert found.p == pytest.approx(stats.ttest_rel([0.5 + one for one in values], [0.5] * 3).pvalue)
+        assert difference.p == pytest.approx(stats.ttest_rel([0.5 + value for value in values], [0.5] * 3).pvalue)
 
 
 def test_savings_count_scoring_and_energy_follows_the_watts() -> None:
@@ -135,22 +139,22 @@ def test_savings_count_scoring_and_energy_follows_the_watts() -> None:
 
 def test_counts_retention_and_kinds_are_those_of_a_loop(made: Path) -> None:
     (group,) = records.read([made])
-    mine, labels = group.of("emp"), data().train.labels.numpy()
-    counted = [load_file(run.folder / "selection_counts.safetensors")["selected"].tolist() for run in mine]
+    runs, labels = group.of("emp"), data().train.labels.numpy()
+    counted = [load_file(run.folder / "selection_counts.safetensors")["selected"].tolist() for run in runs]
     wanted, share = [0.0] * 4, np.zeros(4)
-    for one in counted:
-        for position, count in enumerate(one):
+    for times in counted:
+        for position, count in enumerate(times):
             wanted[count - 1] += 1 / 3  # the first epoch was full
             share[labels[position]] += (count - 1) / 3 / 3
-    histogram, most = selections.histogram(mine)
+    histogram, most = selections.histogram(runs)
     assert most == 3 and histogram == pytest.approx(wanted) and histogram.sum() == pytest.approx(tiny.SIZE)
-    assert selections.retention(mine, labels, 4) == pytest.approx(share / np.bincount(labels))
-    assert np.isnan(selections.retention(mine, labels, 5)[4])  # a class without samples
-    kinds = selections.kinds(mine[0], 1000)
+    assert selections.retention(runs, labels, 4) == pytest.approx(share / np.bincount(labels))
+    assert np.isnan(selections.retention(runs, labels, 5)[4])  # a class without samples
+    kinds = selections.kinds(runs[0], 1000)
     assert sorted(kinds["always kept"]) == [place for place, count in enumerate(counted[0]) if count == 4]
     assert sorted(kinds["always pruned"]) == [place for place, count in enumerate(counted[0]) if count == 1]
-    switches = mine[0].counts["switches"]
-    assert [switches[one] for one in kinds["most oscillating"]] == sorted(switches[switches > 0], reverse=True)
+    switches = runs[0].counts["switches"]
+    assert [switches[place] for place in kinds["most oscillating"]] == sorted(switches[switches > 0], reverse=True)
     assert selections.pruning(group) == ["rs2", "emp"]
 
 
@@ -178,14 +182,14 @@ def test_switches_and_quantiles_are_those_of_every_epoch(tmp_path: Path, monkeyp
         load_file(tmp_path / "selection_counts.safetensors"),
         load_file(tmp_path / "trajectories.safetensors"),
     )
-    pruned = [chosen for chosen, _ in seen if len(chosen) < tiny.SIZE]
+    pruned = [selected for selected, _ in seen if len(selected) < tiny.SIZE]
     for place in range(tiny.SIZE):
-        flips = sum((place in one) != (place in other) for one, other in itertools.pairwise(pruned))
+        flips = sum((place in before) != (place in after) for before, after in itertools.pairwise(pruned))
         assert counts["switches"][place] == flips
     for name, values in (("losses", [losses for _, losses in seen]), ("scores", scores)):
         assert tables[name].shape == (5, 5)
-        for row, one in zip(tables[name], values, strict=True):
-            wanted = np.quantile(one.numpy().astype(np.float64), (0.05, 0.25, 0.5, 0.75, 0.95))
+        for row, measured in zip(tables[name], values, strict=True):
+            wanted = np.quantile(measured.numpy().astype(np.float64), (0.05, 0.25, 0.5, 0.75, 0.95))
             np.testing.assert_allclose(row.numpy(), wanted, rtol=1e-6)
     followed = tables["followed"]
     assert torch.equal(tables["single"], torch.stack([score[followed] for score in scores]))
@@ -197,34 +201,36 @@ def test_switches_and_quantiles_are_those_of_every_epoch(tmp_path: Path, monkeyp
 def test_the_page_loads_nothing_and_is_well_formed(made: Path) -> None:
     text = text_of(made)
     assert len(text.encode()) < 3_000_000 and "http://" not in text and "https://" not in text
-    found = Page(text)
-    for tag, attributes in found.found:
+    parsed = Page(text)
+    for tag, attributes in parsed.elements:
         assert tag not in ("script", "iframe", "object", "embed", "base", "form")
         for name, value in attributes.items():
             assert not name.startswith("on"), (tag, name)
             if name in ("src", "href", "srcset", "xlink:href", "data", "action", "poster"):
                 assert value.startswith(("#", "data:")), value
-    assert all(one.startswith("#") for one in re.findall(r"url\(([^)]*)\)", text)) and "@import" not in text
-    ids = [attributes["id"] for _, attributes in found.found if "id" in attributes]
+    assert all(url.startswith("#") for url in re.findall(r"url\(([^)]*)\)", text)) and "@import" not in text
+    ids = [attributes["id"] for _, attributes in parsed.elements if "id" in attributes]
     assert len(ids) == len(set(ids)) and set(SECTIONS) <= set(ids)
-    targets = [one["href"][1:] for _, one in found.found if one.get("href", "").startswith("#")]
+    targets = [
+        attributes["href"][1:] for _, attributes in parsed.elements if attributes.get("href", "").startswith("#")
+    ]
     targets += re.findall(r"url\(#([^)]*)\)", text)
     assert set(targets) <= set(ids)
-    assert found.all("html")[0]["lang"] == "en" and "skip" in found.all("a")[0]["class"]
+    assert parsed.all("html")[0]["lang"] == "en" and "skip" in parsed.all("a")[0]["class"]
 
 
 def test_the_page_can_be_read_without_seeing_it(made: Path) -> None:
-    found = Page(text_of(made))
-    levels = [int(tag[1]) for tag, _ in found.found if re.fullmatch("h[1-6]", tag)]
+    parsed = Page(text_of(made))
+    levels = [int(tag[1]) for tag, _ in parsed.elements if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
-    assert len(found.all("table")) == len(found.all("caption")) >= 5
-    assert found.all("th") and all(one["scope"] in ("row", "col") for one in found.all("th"))
-    assert not found.all("img") and found.all("image")
-    drawn = found.all("svg")
-    assert len(drawn) >= 8 and all(one["role"] == "img" and len(one["aria-label"]) > 40 for one in drawn)
-    assert len(found.all("title")) == 1 + len(drawn)
-    assert all(one["aria-label"] for one in found.all("div") if "tabindex" in one)
+    assert len(parsed.all("table")) == len(parsed.all("caption")) >= 5
+    assert parsed.all("th") and all(cell["scope"] in ("row", "col") for cell in parsed.all("th"))
+    assert not parsed.all("img") and parsed.all("image")
+    drawn = parsed.all("svg")
+    assert len(drawn) >= 8 and all(figure["role"] == "img" and len(figure["aria-label"]) > 40 for figure in drawn)
+    assert len(parsed.all("title")) == 1 + len(drawn)
+    assert all(area["aria-label"] for area in parsed.all("div") if "tabindex" in area)
 
 
 def test_names_are_escaped(made: Path) -> None:
@@ -268,8 +274,8 @@ def test_single_runs_of_a_comparison_are_named_as_in_it(made: Path) -> None:
     (whole,), (group,) = records.read([made]), records.read(sorted((made / "runs").iterdir()))
     assert {line["method"] for line in group.result["summary"]} == set(METHODS)
     assert group.folder == made / "runs" and group.of("short")[0].metrics
-    mine, theirs = (differences.difference(one.result, "emp", "short") for one in (group, whole))
-    assert mine == theirs and mine is not None and mine.equal_steps
+    single, compared = (differences.difference(part.result, "emp", "short") for part in (group, whole))
+    assert single == compared and single is not None and single.equal_steps
 
 
 def test_settings_that_runs_share_are_listed(made: Path) -> None:
@@ -290,7 +296,7 @@ def test_single_runs_are_compared(made: Path, tmp_path: Path) -> None:
     full, *emp = (line["method"] for line in group.result["summary"])
     assert full == "full" and len(emp) == 2 and ["keep 0.3" in emp[0], "keep 0.5" in emp[1]] == [True, True]
     page.write([made, tmp_path / "other"], tmp_path / "out", data=data())
-    ids = {one["id"] for _, one in Page(text_of(tmp_path / "out")).found if "id" in one}
+    ids = {attributes["id"] for _, attributes in Page(text_of(tmp_path / "out")).elements if "id" in attributes}
     assert {f"{name}{part}" for name in SECTIONS for part in ("", "-2")} <= ids
 
 
@@ -301,7 +307,7 @@ def test_missing_records_are_named(copied: Path) -> None:
     for file in copied.glob("runs/*/trajectories.safetensors"):
         file.unlink()
     for file in copied.glob("runs/*/selection_counts.safetensors"):  # of a version before the switches
-        save_file({name: one for name, one in load_file(file).items() if name != "switches"}, file)
+        save_file({name: tensor for name, tensor in load_file(file).items() if name != "switches"}, file)
     page.write([copied], copied, data=data())
     text = text_of(copied)
     assert "(no trajectories.safetensors)" in text and "Which samples oscillated was not recorded: rs2 and emp." in text
@@ -328,7 +334,7 @@ def test_data_that_is_not_there_is_named(copied: Path, monkeypatch: pytest.Monke
 def test_committed_results(name: str, mark: str, tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     page.write([ROOT / "experiments/results" / f"{name}.json"], tmp_path)
-    ids = {one["id"] for _, one in Page(text_of(tmp_path)).found if "id" in one}
+    ids = {attributes["id"] for _, attributes in Page(text_of(tmp_path)).elements if "id" in attributes}
     assert {section + mark for section in SECTIONS} <= ids
     assert ("test linear probe" in text_of(tmp_path)) == name.startswith("contrastive")
 
@@ -392,7 +398,7 @@ def test_checks_find_what_is_wrong(made: Path, copied: Path) -> None:
     lines[1]["selected"] += 1
     (copied / "runs/rs2-seed0/history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (copied / "runs/full-seed2/metrics.json").unlink()
-    found = states(copied)
+    state_of = states(copied)
     wrong = (
         "Equal steps, all but full",
         "Seeds complete",
@@ -400,6 +406,6 @@ def test_checks_find_what_is_wrong(made: Path, copied: Path) -> None:
         "Same data and settings",
         "Records agree",
     )
-    assert [found[name] for name in (*wrong, "Runs finished")] == ["failed"] * 6
+    assert [state_of[name] for name in (*wrong, "Runs finished")] == ["failed"] * 6
     page.write([copied], copied, data=data())
     assert 'class="bad">failed<' in text_of(copied)
