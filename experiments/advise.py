@@ -44,7 +44,8 @@ from matplotlib.figure import Figure
 from dataprune import files
 from dataprune.errors import DataError, UsageError
 from dataprune.lab.sweeps.advise import Pilot, advise
-from dataprune.lab.sweeps.compare import SHORT, Comparison, compare
+from dataprune.lab.sweeps.compare import SHORT, Comparison
+from dataprune.lab.sweeps.sweep import carry_out
 from dataprune.lab.training.build import load_data
 from dataprune.lab.training.run_folder import Environment
 from dataprune.lab.training.settings import Settings
@@ -101,13 +102,13 @@ def measure(
     place = folder / ("pilot" if pilot["same_steps"] else "pilot-planned-batches")
     advised = advise(Pilot(settings, CANDIDATES, **pilot), place, data=data)
     advice = advised["advice"]
-    rows = compare(Comparison(settings, METHODS, seeds), folder / "full", data=data)["runs"]
+    rows = carry_out(Comparison(settings, METHODS, seeds), folder / "full", data=data)["runs"]
     accuracy = {method: [row["accuracy"] for row in rows if row["method"] == method] for method in METHODS}
     chosen = advice["method"]
     if advice["anneal"]:
         chosen = f"{chosen}, anneal {advice['anneal']:g}"
         annealed = Comparison(replace(settings, anneal=advice["anneal"]), [advice["method"]], seeds)
-        accuracy[chosen] = [row["accuracy"] for row in compare(annealed, folder / "annealed", data=data)["runs"]]
+        accuracy[chosen] = [row["accuracy"] for row in carry_out(annealed, folder / "annealed", data=data)["runs"]]
     errors = [
         statistics.stdev(value - base for value, base in zip(values, accuracy[SHORT])) / len(seeds) ** 0.5
         for method, values in accuracy.items()

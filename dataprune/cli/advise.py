@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Annotated
 
 import typer
@@ -61,10 +60,7 @@ def advise(
         epochs=pilot_epochs,
         same_steps=same_steps,
     )
-    pilot.validate()
-    options = (pilot.candidates, pilot_size, pilot_epochs, same_steps)
-    key = hashlib.sha256(repr(options).encode()).hexdigest()[:4]
-    out = out or default_out("advise", settings.data, f"{settings.key()[:8]}{key}")
+    out = out or default_out("advise", settings.data, pilot.key)
     data = load_data(settings)
     epochs = len(pilot.methods(len(data.train))) * seeds * pilot.pilot_epochs()
     result = run_sweep(carry_out, pilot, out, data=data, epochs=epochs, engine=engine, quiet=json_)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -76,7 +75,7 @@ def compare(
     sweep_engine = choose_engine(engine, address, jobs)
     from ..lab.report import plots, tables
     from ..lab.sweeps.compare import Comparison
-    from ..lab.sweeps.compare import compare as carry_out
+    from ..lab.sweeps.sweep import carry_out
     from ..lab.training.build import load_data
 
     comparison = Comparison(
@@ -87,8 +86,7 @@ def compare(
         score_epochs=score_epochs,
         finetune_epochs=finetune_epochs,
     )
-    comparison.validate()
-    out = out or default_out("compare", settings.data, _comparison_key(comparison))
+    out = out or default_out("compare", settings.data, comparison.key)
     data = load_data(settings)
     epochs = comparison.epochs(len(data.train))
     result = run_sweep(carry_out, comparison, out, data=data, epochs=epochs, engine=sweep_engine, quiet=json_)
@@ -125,7 +123,6 @@ def _main_job(ctx: typer.Context, settings: Settings, seeds: int) -> tuple[Setti
 def _winner(result: dict[str, Any], out: Path) -> list[str]:
     """The method with the highest mean accuracy at equal steps, and the command that trains with it."""
     from ..files import read_json
-    from ..lab.sweeps.advise import command
 
     rows = [row for row in result["summary"] if row["method"] != "full"]
     if not rows:
@@ -134,7 +131,7 @@ def _winner(result: dict[str, Any], out: Path) -> list[str]:
     seed = next(row["seed"] for row in result["runs"] if row["method"] == best)
     settings = Settings.of(read_json(out / "runs" / f"{best}-seed{seed}" / "config.json"))
     what = "all data for as many steps" if best == "short" else best
-    return [f"highest mean accuracy at equal steps: {what}. To train with it: {command(settings)}"]
+    return [f"highest mean accuracy at equal steps: {what}. To train with it: {settings.train_command()}"]
 
 
 def _write_report(out: Path, data: Any) -> Path | None:
@@ -146,15 +143,3 @@ def _write_report(out: Path, data: Any) -> Path | None:
     except Exception as error:
         note(f"the report could not be written ({error}); to write it later: dataprune report {out}")
         return None
-
-
-def _comparison_key(comparison: Any) -> str:
-    parts = (
-        comparison.settings.key(),
-        *comparison.methods,
-        len(comparison.seeds),
-        *comparison.learning_rates,
-        *([] if comparison.score_epochs is None else ["scoring", comparison.score_epochs]),
-        *(["fine-tuning", comparison.finetune_epochs] if comparison.finetune_epochs else []),
-    )
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
+from ..errors import UsageError
+from ..files import read_json
 from ..lab.training.settings import Settings
 from .options import OF_TASKS, Address, AsJson, Engine, Jobs, Out, choose_engine, split_names, split_numbers
 from .output import console, default_out, first_rank, print_json, require_drawing
@@ -72,8 +75,7 @@ def joint(
     from ..lab.report import joint as grids
     from ..lab.report import tables
     from ..lab.sweeps.joint.grid import Grid
-    from ..lab.sweeps.joint.run import joint as carry_out
-    from ..lab.sweeps.joint.run import load
+    from ..lab.sweeps.sweep import carry_out
     from ..lab.training.build import load_data
 
     grid = Grid(
@@ -88,14 +90,14 @@ def joint(
         finetune_lr=finetune_lr,
         scope=scope,
         reinitialize=reinitialize,
+        save_models=save_models,
     )
-    grid.validate()
-    out = out or default_out("joint", settings.data, grid.key())
+    out = out or default_out("joint", settings.data, grid.key)
     if table:
-        result = load(out) if first_rank() else None
+        result = _read(out / "joint.json") if first_rank() else None
     else:
-        options = {"engine": sweep_engine, "save_models": save_models}
-        result = run_sweep(carry_out, grid, out, data=load_data(settings), epochs=grid.epochs(), quiet=json_, **options)
+        data, epochs = load_data(settings), grid.epochs()
+        result = run_sweep(carry_out, grid, out, data=data, epochs=epochs, engine=sweep_engine, quiet=json_)
     if result is None:
         return
     shown = tables.joint(result)  # refuses a grid that is not finished
@@ -106,3 +108,9 @@ def joint(
     console().print(shown)
     figures = ", ".join(str(path) for path in drawn if path.suffix == ".svg")
     print(f"results: {out / 'joint.json'}, figures: {figures}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise UsageError(f"{path} does not exist: run the command without --table first")
+    return read_json(path)

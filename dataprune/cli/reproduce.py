@@ -47,8 +47,9 @@ def reproduce(
         return
     out = out or Path("runs") / "reproduce" / f"{Path(name).stem}-{scale}"
     with training_progress(0, several=True) as progress:
-        overrides = {"model": model, "seeds": seeds}
-        files = papers.reproduce(name, scale, out, cache, overrides=overrides, jobs=jobs, report=progress.run_epoch)
+        files = papers.reproduce(
+            name, scale, out, cache, seeds=seeds, model=model, jobs=jobs, report=progress.run_epoch
+        )
     if first_rank():
         table = out / "table.md"
         if table.exists():

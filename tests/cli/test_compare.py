@@ -49,7 +49,7 @@ def test_a_comparison_outlives_its_report(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_the_main_job_depends_on_what_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dataprune.cli import compare
-    from dataprune.lab.sweeps import compare as sweeps
+    from dataprune.lab.sweeps import sweep
     from dataprune.lab.training import build
 
     calls: list[Any] = []
@@ -58,7 +58,7 @@ def test_the_main_job_depends_on_what_is_installed(tmp_path: Path, monkeypatch: 
         calls.append(comparison)
         raise ValueError("stopped")
 
-    monkeypatch.setattr(sweeps, "compare", stop)
+    monkeypatch.setattr(sweep, "carry_out", stop)
     monkeypatch.setattr(build, "load_data", lambda settings: tiny.data())
     monkeypatch.setattr(compare, "FASHION_MNIST", tmp_path / "none")
     names = ("data", "test_size", "train_size", "epochs", "keep", "batch_size")

@@ -37,7 +37,6 @@ class Verdict:
     """How a method compares with `short` and `rs2`.
 
     Attributes:
-        method: its name.
         accuracy: mean over seeds.
         short: difference to `short`.
         rs2: difference to `rs2`; None for `rs2` itself.
@@ -67,12 +66,12 @@ class Spread:
     variance: float
 
     @classmethod
-    def of(cls, accuracies: Accuracies, held: int) -> Spread:
-        """From all methods' differences to `short`, each evaluated on `held` samples."""
+    def of(cls, accuracies: Accuracies, held_out: int) -> Spread:
+        """From all methods' differences to `short`, each evaluated on `held_out` samples."""
         differences = [paired_differences(accuracies, method, SHORT) for method in accuracies if method != SHORT]
         median = statistics.median(statistics.variance(values) for values in differences)
         right = statistics.fmean(accuracies[SHORT].values())
-        return cls(max(median / (1 - 2 / (9 * (len(differences[0]) - 1))) ** 3, right * (1 - right) / held))
+        return cls(max(median / (1 - 2 / (9 * (len(differences[0]) - 1))) ** 3, right * (1 - right) / held_out))
 
     def difference(self, values: Sequence[float]) -> Difference:
         """Mean, error and probability of one method's paired differences."""
@@ -82,26 +81,19 @@ class Spread:
         return Difference(mean, error, probability_positive(mean, error, FREEDOM + own))
 
 
-def judge(accuracies: Accuracies, held: int) -> list[Verdict]:
+def judge(accuracies: Accuracies, held_out: int) -> list[Verdict]:
     """A verdict for each method but `short`.
 
     Args:
         accuracies: of `short`, `rs2` and the candidates, with the same two seeds or more.
-        held: samples that each seed's models were evaluated on.
+        held_out: samples that each seed's models were evaluated on.
     """
-    spread = Spread.of(accuracies, held)
-    verdicts = []
-    for method in accuracies:
-        if method == SHORT:
-            continue
-        short, rs2 = (
-            None if reference == method else spread.difference(paired_differences(accuracies, method, reference))
-            for reference in (SHORT, RS2)
-        )
-        assert short is not None
-        accuracy = statistics.fmean(accuracies[method].values())
-        sure = all(difference.probability >= SURE for difference in (short, rs2) if difference is not None)
-        verdicts.append(Verdict(method, accuracy, short, rs2, sure))
+    spread, verdicts = Spread.of(accuracies, held_out), []
+    for method in [method for method in accuracies if method != SHORT]:
+        short = spread.difference(paired_differences(accuracies, method, SHORT))
+        rs2 = None if method == RS2 else spread.difference(paired_differences(accuracies, method, RS2))
+        sure = short.probability >= SURE and (rs2 is None or rs2.probability >= SURE)
+        verdicts.append(Verdict(method, statistics.fmean(accuracies[method].values()), short, rs2, sure))
     return verdicts
 
 
@@ -115,12 +107,7 @@ def advised(verdicts: Sequence[Verdict]) -> str:
 
 
 def resolution(verdicts: Sequence[Verdict], seeds: int) -> float:
-    """The difference to `short` from which the median method would be sure.
-
-    Args:
-        verdicts: from `judge`.
-        seeds: of the pilots.
-    """
+    """The difference to `short` from which the median method would be sure, with pilots of so many seeds."""
     return critical(SURE, FREEDOM + seeds - 1) * statistics.median(verdict.short.error for verdict in verdicts)
 
 

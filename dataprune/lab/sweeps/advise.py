@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,12 @@ from ...errors import DataError, UsageError
 from ..data import named as datasets
 from ..data.named import Data
 from ..training.build import build_pruner, check, load_data
-from ..training.settings import Settings
+from ..training.settings import Settings, require
 from . import advice_rule, engines
 from .advice_rule import RS2, Accuracies, Difference, Verdict
-from .compare import SHORT, Comparison, compare
+from .compare import SHORT, Comparison
 from .engines import Engine, Report
-from .sweep import claim
+from .sweep import carry_out, claim, digest
 
 CANDIDATES = ("infobatch", "loss", "emp", "memory")
 ANNEAL = 0.125  # share of full epochs at the end that is tried for the best method
@@ -44,6 +43,8 @@ class Pilot:
             with fewer, the full first epoch would be most of the run.
         same_steps: use smaller batches, down to `SMALLEST`, so that a pilot takes as many steps as the planned run;
             else the planned batch size, and fewer steps.
+    Raises:
+        UsageError: for invalid or contradictory settings.
     """
 
     settings: Settings
@@ -53,31 +54,44 @@ class Pilot:
     epochs: int | None = None
     same_steps: bool = True
 
-    def validate(self) -> None:
-        """Raise UsageError for invalid or contradictory settings, before any data is read."""
+    def __post_init__(self) -> None:
         settings = self.settings
-        if settings.task != "classification":
-            raise UsageError(f"advise works for image classification, not for {settings.task}: use compare")
-        if settings.budget is None or settings.keep is not None:
-            raise UsageError("advise needs the fraction of a full run's samples: give --budget, and no --keep")
-        if settings.val_fraction or settings.steps is not None or settings.selection is not None:
-            raise UsageError("pilots choose their own validation split, steps and selection: leave these options out")
+        require(
+            settings.task == "classification",
+            f"advise works for image classification, not for {settings.task}: use compare",
+        )
+        require(
+            settings.budget is not None and settings.keep is None,
+            "advise needs the fraction of a full run's samples: give --budget, and no --keep",
+        )
+        require(
+            not settings.val_fraction and settings.steps is None and settings.selection is None,
+            "pilots choose their own validation split, steps and selection: leave these options out",
+        )
         check(settings)
-        if settings.budget == 1:
-            raise UsageError("a --budget of 1 prunes nothing: give less")
-        if len(self.seeds) < 2:
-            raise UsageError("one seed shows no variation: give --seeds 2 or more")
-        if self.size < 1 or (self.epochs is not None and self.epochs < 1):
-            raise UsageError("--pilot-size and --pilot-epochs must be at least 1")
+        require(settings.budget != 1, "a --budget of 1 prunes nothing: give less")
+        require(len(self.seeds) >= 2, "one seed shows no variation: give --seeds 2 or more")
+        require(
+            self.size >= 1 and (self.epochs is None or self.epochs >= 1),
+            "--pilot-size and --pilot-epochs must be at least 1",
+        )
         for method in self.candidates:
-            if method in (SHORT, RS2, "full"):
-                raise UsageError(f"{method} is always compared: take it out of --candidates")
-        if not self.candidates:
-            raise UsageError("no method to advise: name one with --candidates")
-        tried = self._of(settings, self.candidates, self.seeds)
-        tried.validate()
-        if tried.static:
-            raise UsageError(f"pilots try dynamic methods, and {tried.static[0]} is static: use compare")
+            require(method not in (SHORT, RS2, "full"), f"{method} is always compared: take it out of --candidates")
+        require(bool(self.candidates), "no method to advise: name one with --candidates")
+        for method in self._of(settings, self.candidates, self.seeds).static:
+            raise UsageError(f"pilots try dynamic methods, and {method} is static: use compare")
+
+    @property
+    def key(self) -> str:
+        """Hash for the name of a folder."""
+        pilot = {"candidates": list(self.candidates), "epochs": self.epochs, "same_steps": self.same_steps}
+        return digest({**self.settings.computed(), "pilot": {**pilot, "size": self.size}})
+
+    @property
+    def budget(self) -> float:
+        """Fraction of a full run's samples."""
+        assert self.settings.budget is not None
+        return self.settings.budget
 
     def sizes(self, total: int) -> tuple[int, int]:
         """How many of `total` training samples a pilot trains on, and how many it is evaluated on.
@@ -93,10 +107,7 @@ class Pilot:
 
     def pilot_epochs(self) -> int:
         """Epochs of a pilot."""
-        assert self.settings.budget is not None
-        return (
-            min(self.settings.epochs, max(20, round(2 / self.settings.budget))) if self.epochs is None else self.epochs
-        )
+        return self.epochs or min(self.settings.epochs, max(20, round(2 / self.budget)))
 
     def data(self, data: Data, seed: int) -> Data:
         """Data of a pilot: its test samples are training samples, with the labels that they have there."""
@@ -130,8 +141,7 @@ class Pilot:
         """
         keep = self.comparison(total, [RS2], 0).plan(self.sizes(total)[0]).keep
         reachable = [method for method in self.candidates if method != "infobatch" or keep >= INFOBATCH]
-        if not reachable:
-            raise UsageError("infobatch cannot reach this budget: raise --budget, or name others with --candidates")
+        require(bool(reachable), "infobatch cannot reach this budget: raise --budget, or name others with --candidates")
         return [SHORT, RS2, *reachable]
 
     def describe(self, total: int) -> dict[str, Any]:
@@ -148,6 +158,17 @@ class Pilot:
             "seeds": list(self.seeds),
             "methods": self.methods(total),
         }
+
+    def can_anneal(self, total: int) -> bool:
+        """Whether the budget allows full epochs at the end, of the plan and of a pilot."""
+        try:
+            for epochs, size in ((self.settings.epochs, total), (self.pilot_epochs(), self.sizes(total)[0])):
+                build_pruner(replace(self.settings, epochs=epochs, method=RS2, option=(), anneal=ANNEAL), size)
+                if schedules.full_from(epochs, ANNEAL) == epochs:
+                    return False  # the share is less than one epoch
+        except UsageError:
+            return False
+        return True
 
     def _of(self, settings: Settings, methods: Sequence[str], seeds: Sequence[int], anneal: float = 0.0) -> Comparison:
         return Comparison(replace(settings, method=RS2, anneal=anneal), methods, seeds)
@@ -170,17 +191,13 @@ def advise(
     says what they cost here.
 
     Args:
-        pilot: the planned run and its pilots.
         out: folder of `advice.json` and of a comparison for each seed. A call with more seeds continues there.
         data: of the planned run, where it is loaded already. Its test set is not read.
-        report: called after every epoch.
-        engine: where runs are carried out, as for `compare`.
     Returns:
         Content of advice.json: `plan` and `pilot`, `lines` (see `advice_rule.judge`), `annealed`, `advice` and `cost`.
     Raises:
-        as `compare`; DataError if there are too few samples.
+        as `carry_out`; DataError if there are too few samples.
     """
-    pilot.validate()
     data = load_data(pilot.settings) if data is None else data
     total = len(data.train)
     methods = pilot.methods(total)
@@ -196,7 +213,7 @@ def advise(
         for seed in pilot.seeds:
             folder = out / f"pilot-seed{seed}{f'-anneal{anneal:g}' if anneal else ''}"
             comparison = pilot.comparison(total, names, seed, anneal=anneal)
-            content = compare(comparison, folder, data=pilot.data(data, seed), report=report, engine=engine)
+            content = carry_out(comparison, folder, data=pilot.data(data, seed), report=report, engine=engine)
             for row in content["runs"]:
                 if row["method"] in accuracies:
                     accuracies[row["method"]][seed] = row["accuracy"]
@@ -207,7 +224,7 @@ def advise(
     measured = accuracies(methods)
     verdicts = advice_rule.judge(measured, about["held_out"])
     method, anneal, annealed = advice_rule.advised(verdicts), 0.0, None
-    if method != SHORT and _can_anneal(pilot, total):
+    if method != SHORT and pilot.can_anneal(total):
         pair = {"with": accuracies([method], ANNEAL)[method], "without": measured[method]}
         spread = advice_rule.Spread.of(measured, about["held_out"])
         gain = spread.difference(advice_rule.paired_differences(pair, "with", "without"))
@@ -225,7 +242,7 @@ def advise(
             "anneal": anneal,
             "steps": planned.steps,
             "sentence": _sentence(method, anneal, verdicts, len(pilot.seeds), planned.steps, cost),
-            "command": command(planned),
+            "command": planned.train_command(),
         },
         "cost": asdict(cost),
     }
@@ -236,21 +253,13 @@ def advise(
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of all pilots.
-
-    Attributes:
-        samples: trained.
-        seconds: of training.
-        planned_samples: of the planned run.
-        full_samples: of the planned run without pruning.
-        relative: samples in units of the planned run.
-    """
+    """Cost of all pilots."""
 
     samples: int
     seconds: float
     planned_samples: int
-    full_samples: int
-    relative: float
+    full_samples: int  # of the planned run without pruning
+    relative: float  # samples in units of the planned run
 
     @classmethod
     def of(cls, spent: Sequence[tuple[int, float]], settings: Settings, total: int) -> Cost:
@@ -259,37 +268,6 @@ class Cost:
         samples, full = sum(row[0] for row in spent), settings.epochs * total
         planned = settings.budget * full
         return cls(samples, sum(row[1] for row in spent), round(planned), full, samples / planned)
-
-
-def command(settings: Settings) -> str:
-    """The `dataprune train` command with these settings."""
-    default, words = Settings(), ["dataprune", "train"]
-    for entry in fields(Settings):
-        value, flag = getattr(settings, entry.name), "--" + entry.name.replace("_", "-")
-        if not entry.metadata["panel"]:
-            continue
-        if entry.name == "option":
-            words += [word for text in value for word in ("--option", text)]
-        elif entry.name in ("data", "method") or value != getattr(default, entry.name):
-            if isinstance(value, bool):
-                words.append(flag if value else "--no-" + flag.removeprefix("--"))
-            else:
-                words += [flag, str(value)]
-    return shlex.join(words)
-
-
-def _can_anneal(pilot: Pilot, total: int) -> bool:
-    """Whether the budget allows full epochs at the end, of the plan and of a pilot."""
-    train = pilot.sizes(total)[0]
-    try:
-        for epochs, size in ((pilot.settings.epochs, total), (pilot.pilot_epochs(), train)):
-            settings = replace(pilot.settings, epochs=epochs, method=RS2)
-            build_pruner(replace(settings, option=(), anneal=ANNEAL), size)
-            if schedules.full_from(epochs, ANNEAL) == epochs:
-                return False  # the share is less than one epoch
-    except UsageError:
-        return False
-    return True
 
 
 def _sentence(method: str, anneal: float, verdicts: Sequence[Verdict], seeds: int, steps: int, cost: Cost) -> str:
@@ -302,9 +280,7 @@ def _sentence(method: str, anneal: float, verdicts: Sequence[Verdict], seeds: in
             f"probability {difference.probability:.2f})"
         )
 
-    differences = " and ".join(
-        against(name, difference) for name, difference in ((SHORT, verdict.short), (RS2, verdict.rs2)) if difference
-    )
+    differences = against(SHORT, verdict.short) + (f" and {against(RS2, verdict.rs2)}" if verdict.rs2 else "")
     limit = f"these pilots are sure from about {100 * advice_rule.resolution(verdicts, seeds):.1f} points on"
     price = f"The pilots trained {cost.relative:.1f} times the samples of the planned run."
     if method == SHORT:
@@ -312,10 +288,9 @@ def _sentence(method: str, anneal: float, verdicts: Sequence[Verdict], seeds: in
             f"Train on all the data for {steps:,} steps: no method had a higher mean in the pilots. The best, "
             f"{best.method}, had {differences}; {limit}. {price}"
         )
-    end = f", with the last {anneal:g} of the epochs full" if anneal else ""
+    advice = f"Prune with {method}" + (f", with the last {anneal:g} of the epochs full" if anneal else "")
     if verdict.sure:
-        return f"Prune with {method}{end}: {differences} in the pilots. {price}"
+        return f"{advice}: {differences} in the pilots. {price}"
     return (
-        f"Prune with {method}{end}, but all the data for {steps:,} steps may be as good: {differences} in the pilots; "
-        f"{limit}. {price}"
+        f"{advice}, but all the data for {steps:,} steps may be as good: {differences} in the pilots; {limit}. {price}"
     )

@@ -1,27 +1,31 @@
-"""Compare methods at equal compute: which runs a comparison has, and their settings."""
+"""Compare methods at equal compute: which runs a comparison has, their settings, and how each row is made."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from ... import coresets, distributed
+from ... import coresets, distributed, files
 from ...coresets.budget import count_of
 from ...dynamics import STATISTICS
-from ...errors import UsageError, suggest
+from ...errors import suggest
 from ...methods import METHODS
+from ...selection import Selection
 from ..data.named import Data
 from ..report.summary import summarize_methods
-from ..training.build import build_pruner, check, load_data, recordable
-from ..training.settings import Settings
-from . import engines
-from .compare_rows import Row, Untrained, method_run, untrained_row
-from .engines import Engine, Report, Steps
-from .sweep import Places, carry_out, on_coreset
+from ..training import run_folder, select
+from ..training.build import build_pruner, check, recordable
+from ..training.device import choose_device
+from ..training.run_folder import RunRecord
+from ..training.settings import Settings, require
+from ..training.tasks.contrastive import finetuning, untrained
+from .engines import Job, Steps
+from .sweep import Places, digest, on_coreset
 
 SHORT = "short"  # all data, for as many steps as the pruned runs
 
@@ -35,8 +39,53 @@ class Plan(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Row:
+    """A run in compare.json. Values that are None do not apply and are not written.
+
+    Rows of static methods have the cost of scoring and selecting; with a validation split rows have the validation
+    accuracy, with learning rates to choose from the chosen one.
+    """
+
+    method: str
+    seed: int
+    accuracy: float
+    samples: int
+    steps: int
+    seconds: float
+    select_seconds: float
+    reached_keep: float
+    knn_accuracy: float | None = None
+    finetuned_accuracy: float | None = None
+    val_accuracy: float | None = None
+    lr: float | None = None
+    scoring_samples: int | None = None
+    scoring_seconds: float | None = None
+
+    @classmethod
+    def of(cls, record: RunRecord, **more: Any) -> Row:
+        """From the record of a run, and further values."""
+        values = record.as_dict() | more
+        return cls(**{entry.name: values[entry.name] for entry in fields(cls) if entry.name in values})
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """Accuracy of a seed's encoder before pre-training, in compare.json."""
+
+    seed: int
+    accuracy: float
+    knn_accuracy: float | None = None
+    finetuned_accuracy: float | None = None
+
+
+def as_json(row: Row | Untrained) -> dict[str, Any]:
+    """A row's values that apply."""
+    return {name: value for name, value in asdict(row).items() if value is not None}
+
+
+@dataclass(frozen=True)
 class Comparison:
-    """Methods, seeds and the settings they share. It is a `Sweep`.
+    """Methods, seeds and the settings they share, as a `Sweep`; methods and seeds can be added to its folder.
 
     All pruned methods have the settings' schedule: `warmup` epochs full, then `keep`, then `anneal` of the epochs full.
     Every run but `full` trains the same number of optimizer steps, those of that schedule: `short` on all data, a
@@ -49,12 +98,11 @@ class Comparison:
     Attributes:
         settings: of every run; method, seed and steps are set run by run.
         methods: names from `METHODS` and `coresets.METHODS`, and "short".
-        seeds: one run of each method per seed.
         learning_rates: if there are any, each method takes the one with the best validation accuracy on the first seed.
-        score_epochs: epochs of a scoring run; by default those of the settings.
-        score_model: model of a scoring run; by default that of the settings.
-        score_batch_size: batch size of a scoring run; by default that of the settings.
+        score_epochs: epochs of a scoring run; by default, as model and batch size, those of the settings.
         finetune_epochs: of contrastive learning: epochs in which every encoder is then fine-tuned on all labels.
+    Raises:
+        UsageError: for invalid or contradictory settings.
     """
 
     kind: ClassVar[str] = "comparison"
@@ -68,69 +116,67 @@ class Comparison:
     score_model: str | None = None
     score_batch_size: int | None = None
     finetune_epochs: int = 0
-    _plans: dict[int, Plan] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def validate(self) -> None:
-        """Raise UsageError for invalid or contradictory settings, before any data is read."""
-        check(self.settings)
-        if not self.methods or not self.seeds:
-            raise UsageError("a comparison needs at least one method and one seed")
-        if self.score_epochs is not None and self.score_epochs < 1:
-            raise UsageError(f"--score-epochs must be at least 1, got {self.score_epochs}")
-        if self.finetune_epochs < 0:
-            raise UsageError(f"--finetune-epochs must not be negative, got {self.finetune_epochs}")
-        if self.finetune_epochs and self.settings.task != "contrastive":
-            raise UsageError("--finetune-epochs is for --task contrastive: leave it out")
+    def __post_init__(self) -> None:
+        settings, tuned = self.settings, self.finetune_epochs
+        check(settings)
+        require(bool(self.methods and self.seeds), "a comparison needs at least one method and one seed")
+        require(
+            self.score_epochs is None or self.score_epochs >= 1,
+            f"--score-epochs must be at least 1, got {self.score_epochs}",
+        )
+        require(tuned >= 0, f"--finetune-epochs must not be negative, got {tuned}")
+        require(
+            not tuned or settings.task == "contrastive", "--finetune-epochs is for --task contrastive: leave it out"
+        )
         known = [*METHODS, SHORT, *coresets.METHODS]
         for number, method in enumerate(self.methods):
-            if method not in known:
-                raise UsageError(suggest(method, known, what="method"))
-            if method in self.methods[:number]:
-                raise UsageError(f"method {method} is named twice")
-        for text in self.settings.option:
-            method, _, name = text.split("=", 1)[0].rpartition(".")
-            if name.replace("-", "_") == "prune_probability":
-                raise UsageError(
-                    f"all methods of a comparison have the same schedule: --option {text} would change it for one"
-                )
-            if not method:
-                raise UsageError(f"--option {text} must say which method it is for: METHOD.{text}")
+            require(method in known, suggest(method, known, what="method"))
+            require(method not in self.methods[:number], f"method {method} is named twice")
+        for text in settings.option:
+            owner, name = _owner_and_name(text)
+            require(
+                name != "prune_probability",
+                f"all methods of a comparison have the same schedule: --option {text} would change it for one",
+            )
+            require(bool(owner), f"--option {text} must say which method it is for: METHOD.{text}")
         for method in self.methods:
             if method in METHODS:
-                check(replace(self.settings, method=method))
+                check(replace(settings, method=method))
         if self.static:
-            self._validate_static()
-        if self.learning_rates and not self.settings.val_fraction:
-            raise UsageError("learning rates are compared on a validation split: add --val-fraction 0.1")
+            self._check_static()
+        require(
+            not self.learning_rates or settings.val_fraction > 0,
+            "learning rates are compared on a validation split: add --val-fraction 0.1",
+        )
         for rate in self.learning_rates:
-            if not 0 < rate < float("inf"):
-                raise UsageError(f"--tune-lr takes positive learning rates, got {rate}")
+            require(0 < rate < float("inf"), f"--tune-lr takes positive learning rates, got {rate}")
 
-    def _validate_static(self) -> None:
-        if self.settings.task != "classification":
-            raise UsageError(f"{self.static[0]} is a static method, which needs images with labels: leave it out")
-        check(self.scoring(self.settings.seed))
+    def _check_static(self) -> None:
+        first, settings = self.static[0], self.settings
+        require(
+            settings.task == "classification",
+            f"{first} is a static method, which needs images with labels: leave it out",
+        )
+        check(self.scoring(settings.seed))
         for method in self.static:
             coreset = coresets.METHODS[method]
-            if coreset.needs == "validation" and not self.settings.val_fraction:
-                raise UsageError(f"{method} needs a validation split: add --val-fraction 0.1")
-            if coreset.needs == "scores" and self._statistic(method) is None:
-                raise UsageError(f"{method} reads a score: choose one with --option {method}.statistic=NAME")
+            require(
+                coreset.needs != "validation" or settings.val_fraction > 0,
+                f"{method} needs a validation split: add --val-fraction 0.1",
+            )
+            require(
+                coreset.needs != "scores" or self._statistic(method) is not None,
+                f"{method} reads a score: choose one with --option {method}.statistic=NAME",
+            )
             for option in self.selector_options(method):
-                if option not in coreset.options():
-                    raise UsageError(suggest(option, coreset.options(), what=f"option of {method}"))
+                require(option in coreset.options(), suggest(option, coreset.options(), what=f"option of {method}"))
 
     # -- the schedule -------------------------------------------------------------------------------------------------
 
     def plan(self, size: int) -> Plan:
         """Keep and steps of the schedule for N training samples."""
-        if size not in self._plans:
-            pruner = build_pruner(replace(self.settings, method="rs2", option=()), size)
-            keep = min(pruner.schedule(epoch) for epoch in range(self.settings.epochs))
-            ranks = distributed.world_size()
-            steps = pruner.planned_steps(self.settings.batch_size, world_size=ranks, drop_last=True)
-            self._plans[size] = Plan(keep, steps, [count == size for count in pruner.counts])
-        return self._plans[size]
+        return _plan(replace(self.settings, method="rs2", option=()), size, distributed.world_size())
 
     def schedule(self, size: int) -> str:
         """The schedule of all pruned runs in words."""
@@ -164,21 +210,14 @@ class Comparison:
         return [method for method in self.methods if method in coresets.METHODS]
 
     def run_settings(self, method: str, seed: int, size: int, coreset: Path | None = None) -> Settings:
-        """Settings of one run.
-
-        Args:
-            method: one of the methods.
-            seed: one of the seeds.
-            size: training samples, N.
-            coreset: file of a static method's coreset.
-        """
+        """Settings of one run on N training samples, or on the coreset of a static method."""
         steps = None if method == "full" else self.plan(size).steps
         changes: dict[str, Any] = {"arm": method, "seed": seed, "steps": steps}
         if coreset is not None:
             return on_coreset(self.settings, coreset, epochs=self._coreset_epochs(size), **changes)
         if method in ("full", SHORT):
             return replace(self.settings, method="full", option=(), **changes)
-        own = tuple(text for text in self.settings.option if text.split("=", 1)[0].rpartition(".")[0] == method)
+        own = tuple(text for text in self.settings.option if _owner_and_name(text)[0] == method)
         return replace(self.settings, method=method, option=own, **changes)
 
     def scoring(self, seed: int) -> Settings:
@@ -189,7 +228,7 @@ class Comparison:
             seed=seed,
             model=self.score_model or self.settings.model,
             batch_size=self.score_batch_size or self.settings.batch_size,
-            epochs=self.settings.epochs if self.score_epochs is None else self.score_epochs,
+            epochs=self.score_epochs or self.settings.epochs,
             steps=None,
             keep=None,
             budget=None,
@@ -227,33 +266,38 @@ class Comparison:
         own = {f"options of {method}": options.get(method, {}) for method in self.methods}
         return {**shared, **{name: getattr(self, name) for name in names}, **own}
 
+    @property
+    def key(self) -> str:
+        """Hash for the name of a folder: another for other methods, seeds or learning rates."""
+        return digest({**self.identity, "seeds": list(self.seeds), "learning_rates": list(self.learning_rates)})
+
     def steps(self, data: Data, places: Places) -> dict[Hashable, Steps]:
-        """How each row is made."""
+        """How each row is made, `Untrained` and `Row`."""
         size = len(data.train)
         self.plan(size)
         for method in self.methods:  # a wrong option is refused before anything is trained
             if method not in self.static:
                 build_pruner(self.run_settings(method, self.settings.seed, size), size, data.train.labels)
-        rows: dict[Hashable, Steps] = {}
+        make, rows = Rows(self, data, places), dict[Hashable, Steps]()
         if self.settings.task == "contrastive":
-            rows |= {("untrained", seed): untrained_row(self, seed, data, places) for seed in self.seeds}
-        for seed in self.seeds:
-            rows |= {(method, seed): method_run(self, method, seed, data, places) for method in self.methods}
-        return rows
+            rows |= {("untrained", seed): make.untrained(seed) for seed in self.seeds}
+        return rows | {(method, seed): make.run(method, seed) for seed in self.seeds for method in self.methods}
 
     def kept(self, content: Mapping[str, Any]) -> dict[Hashable, Row | Untrained]:
         """All rows: other methods and seeds stay."""
         rows: dict[Hashable, Row | Untrained] = {}
-        rows |= {("untrained", row["seed"]): Untrained(row) for row in content.get("untrained", [])}
+        rows |= {("untrained", row["seed"]): Untrained(**row) for row in content.get("untrained", [])}
         return rows | {(row["method"], row["seed"]): Row(**row) for row in content["runs"]}
 
-    def summary(self, data: Data, rows: Sequence[Row | Untrained]) -> dict[str, Any]:
-        """Content of compare.json."""
+    def summary(self, data: Data, rows: Mapping[Hashable, Row | Untrained]) -> dict[str, Any]:
+        """Content of compare.json: data, model, keep, epochs, `runs`, their `summary`, and what the task adds."""
         settings = self.settings
-        content: dict[str, Any] = {"data": settings.data, "model": settings.model}
-        content |= {"keep": self.plan(len(data.train)).keep, "epochs": settings.epochs}
-        runs = [row.as_dict() for row in rows if isinstance(row, Row)]
-        content |= {
+        runs = [as_json(row) for row in rows.values() if isinstance(row, Row)]
+        content: dict[str, Any] = {
+            "data": settings.data,
+            "model": settings.model,
+            "keep": self.plan(len(data.train)).keep,
+            "epochs": settings.epochs,
             "runs": runs,
             "summary": summarize_methods(runs, list(dict.fromkeys(row["method"] for row in runs))),
         }
@@ -264,32 +308,96 @@ class Comparison:
 
             content["metric"] = GLUE[settings.glue].metrics[0]
         if settings.task == "contrastive":
-            untrained = [row for row in rows if isinstance(row, Untrained)]
-            content["untrained"] = [row.as_dict() for row in sorted(untrained, key=lambda row: row.values["seed"])]
+            encoders = [row for row in rows.values() if isinstance(row, Untrained)]
+            content["untrained"] = [as_json(row) for row in sorted(encoders, key=lambda row: row.seed)]
         return content
 
 
-def compare(
-    comparison: Comparison,
-    out: Path,
-    *,
-    data: Data | None = None,
-    report: Report | None = None,
-    engine: Engine = engines.local,
-) -> dict[str, Any]:
-    """Carry a comparison out, or continue it; arguments as for `carry_out`, errors too.
+@dataclass(frozen=True)
+class Rows:
+    """How the rows of a comparison are made: by scoring, tuning, training and fine-tuning."""
 
-    Methods and seeds can be added to a folder by later calls.
+    comparison: Comparison
+    data: Data
+    places: Places
+    save_models: bool = False
 
-    Returns:
-        Content of `compare.json`: data, model, keep, epochs, runs and summary. Rows of static methods have the cost of
-        scoring and selecting, `scoring_samples` and `scoring_seconds`. With a validation split, runs and summary have
-        the validation accuracy too, with learning rates to choose from the runs also theirs. Contrastive learning adds
-        `untrained`, the accuracies of each seed's encoder before training, and with fine-tuning `finetuned_accuracy`.
-    """
-    comparison.validate()
-    data = load_data(comparison.settings) if data is None else data
-    return carry_out(comparison, out, data=data, report=report, engine=engine)
+    def run(self, method: str, seed: int) -> Steps:
+        """Returns the `Row` of a run."""
+        rate = (yield from self._best_rate(method)) if self.comparison.learning_rates else None
+        settings, cost = yield from self._settings(method, seed)
+        settings = settings if rate is None else replace(settings, lr=rate)
+        folder, epochs = self.places.run(method, settings), self.comparison.finetune_epochs
+        (record,) = yield [Job(method, seed, settings, folder, save_model=self.save_models or epochs > 0)]
+        row = Row.of(record, **cost, method=method, lr=rate)
+        if epochs:
+            weights = folder / "model.safetensors"
+            (tuned,) = yield [Job(method, seed, finetuning(settings, epochs), folder / "finetuned", weights=weights)]
+            row = replace(row, finetuned_accuracy=tuned.accuracy)
+            if distributed.rank() == 0 and not self.save_models:
+                weights.unlink(missing_ok=True)  # or a sweep keeps a model for each of its runs
+        return row
+
+    def untrained(self, seed: int) -> Steps:
+        """Returns the `Untrained` of a seed; its accuracies are written, since a probe takes a while."""
+        settings, epochs = replace(self.comparison.settings, seed=seed), self.comparison.finetune_epochs
+        folder = self.places.run("untrained", settings)
+        file = folder / "untrained.json"
+        if file.exists():
+            values: Mapping[str, float] = files.read_json(file)
+        else:
+            values = untrained(settings, self.data, choose_device(settings.device))
+            if distributed.rank() == 0:
+                run_folder.folder(folder)
+                files.write_json(file, values)
+        row = Untrained(seed, **values)
+        if epochs:
+            (tuned,) = yield [Job("untrained", seed, finetuning(settings, epochs), folder)]
+            row = replace(row, finetuned_accuracy=tuned.accuracy)
+        return row
+
+    def _settings(self, method: str, seed: int) -> Steps:
+        """Returns settings of a run and what scoring costs; makes a static method's coreset unless it exists."""
+        comparison, size = self.comparison, len(self.data.train)
+        if method not in comparison.static:
+            return comparison.run_settings(method, seed, size), {}
+        scoring, options, keep = (
+            comparison.scoring(seed),
+            comparison.selector_options(method),
+            comparison.plan(size).keep,
+        )
+        folder = self.places.scoring(scoring)
+        keys = {"method": method, "keep": keep, "scoring": scoring.key(), "options": options}
+        file = self.places.coreset(f"{method}-seed{seed}", keys)
+        (scored,) = yield [Job("scoring", seed, scoring, folder, save_model=True, test=False)]
+        if distributed.rank() == 0 and not file.exists():
+            select.write(file, *select.select(method, folder, keep=keep, seed=seed, options=options, data=self.data))
+        distributed.barrier()
+        seconds = scored.seconds + Selection.metadata(file)["seconds"]
+        cost = {"scoring_samples": scored.samples, "scoring_seconds": seconds}
+        return comparison.run_settings(method, seed, size, file), cost
+
+    def _best_rate(self, method: str) -> Steps:
+        """Returns the learning rate with the best validation accuracy on the first seed; the test set stays unread."""
+        seed = self.comparison.seeds[0]
+        settings, _ = yield from self._settings(method, seed)
+        runs = [replace(settings, lr=rate) for rate in self.comparison.learning_rates]
+        records = yield [Job(method, seed, run, self.places.tuning(method, run), test=False) for run in runs]
+        return max(zip(records, runs), key=lambda pair: pair[0].val_accuracy or 0.0)[1].lr
+
+
+@cache
+def _plan(settings: Settings, size: int, ranks: int) -> Plan:
+    pruner = build_pruner(settings, size)
+    keep = min(pruner.schedule(epoch) for epoch in range(settings.epochs))
+    steps = pruner.planned_steps(settings.batch_size, world_size=ranks, drop_last=True)
+    return Plan(keep, steps, [count == size for count in pruner.counts])
+
+
+def _owner_and_name(option: str) -> tuple[str, str]:
+    """Method and parameter of an `--option`."""
+    owner, _, name = option.partition("=")[0].rpartition(".")
+    return owner, name.replace("-", "_")
 
 
 def _of_statistic(name: str, parameter: str) -> bool:

@@ -17,14 +17,15 @@ from ... import files
 from ..data.named import Data
 from ..training import device
 from ..training.ray_cluster import cause, connected, gpu_share, gpus_of
+from ..training.run_folder import RunRecord
 from ..training.settings import Settings
-from .engines import Drive, Engine, Job, Record, Report, perform, refuse_torchrun, side_by_side
+from .engines import Drive, Engine, Job, Report, perform, refuse_torchrun, side_by_side
 
 
 class Done(NamedTuple):
     """Result of a worker: the record, and the files of the run's folder if the driver cannot see that folder."""
 
-    record: Record
+    record: RunRecord
     files: dict[str, bytes]
 
 
@@ -53,7 +54,7 @@ def on_ray(address: str | None = None, jobs: int | None = None) -> Engine:
             threads = max(1, settings.threads)
             task = ray.remote(num_cpus=threads, num_gpus=share)(_work)
 
-            def start(job: Job) -> Future[Record]:
+            def start(job: Job) -> Future[RunRecord]:
                 selection = job.settings.selection
                 needed = {"coreset": selection and Path(selection), "weights": job.weights}
                 contents = {name: path.read_bytes() for name, path in needed.items() if path and path.exists()}
@@ -69,9 +70,9 @@ def on_ray(address: str | None = None, jobs: int | None = None) -> Engine:
     return engine
 
 
-def _written(job: Job, done: Future[Done]) -> Future[Record]:
+def _written(job: Job, done: Future[Done]) -> Future[RunRecord]:
     """The record of a run, after its files are written here."""
-    record: Future[Record] = Future()
+    record: Future[RunRecord] = Future()
 
     def write(done: Future[Done]) -> None:
         try:
@@ -108,19 +109,15 @@ def train(job: Job, data: Data, contents: dict[str, bytes], mark: str) -> Done:
     """Run a job in its folder, or in a temporary one if that folder's mark is not visible here.
 
     Args:
-        job: the run.
-        data: of the run.
         contents: of the files that the run needs: "coreset", the settings' `selection`, and "weights".
         mark: a file that the driver made in the run's folder.
     """
     with tempfile.TemporaryDirectory() as own:
-        seen = Path(mark).exists()
-        out = job.out if seen else Path(own, "run")
+        visible = Path(mark).exists()
+        out = job.out if visible else Path(own, "run")
         paths = {name: Path(own, f"{name}.safetensors") for name in contents}
         for name, path in paths.items():
             path.write_bytes(contents[name])
         settings = replace(job.settings, selection=str(paths["coreset"])) if "coreset" in paths else job.settings
-        there = replace(job, settings=settings, out=out, weights=paths.get("weights", job.weights))
-        record = perform(there, data)
-        written = {} if seen else {path.name: path.read_bytes() for path in out.iterdir()}
-    return Done(record, written)
+        record = perform(replace(job, settings=settings, out=out, weights=paths.get("weights", job.weights)), data)
+        return Done(record, {} if visible else {path.name: path.read_bytes() for path in out.iterdir()})

@@ -17,10 +17,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ... import files
 from ...errors import CheckpointError, DataError, UsageError
@@ -29,11 +31,11 @@ from ..training import run_folder, tasks
 from ..training.device import choose_device, connected
 from ..training.epoch_history import EpochRecord
 from ..training.run import run
+from ..training.run_folder import RunRecord
 from ..training.settings import Settings
 from ..training.tasks.images import initialize
 from .joint import stages
 
-Record = dict[str, Any]
 Report = Callable[[str, int, dict[str, Any]], None]  # arm, seed, a line of the run's history
 
 
@@ -42,16 +44,13 @@ class Job:
     """One run of a sweep. It can be pickled.
 
     Attributes:
-        arm: name in errors and on the progress bar.
-        seed: as arm.
-        settings: of the run.
+        arm: name in errors and on the progress bar, with `seed`.
         out: its folder; jobs with the same folder are the same job.
-        save_model: keep the final weights.
         test: evaluate on the test set at the end.
         weights: model.safetensors of an earlier run to start from; it must exist until this job is finished. Without
             `prune`, all layers but the last are initialized with it.
         prune: how the weights are pruned before training; the masks are held while training.
-        watch: what is measured after every epoch, see `stages.Watch`.
+        watch: what is measured after every epoch, see `stages.watch`.
     """
 
     arm: str
@@ -65,21 +64,13 @@ class Job:
     watch: stages.Watched | None = None
 
 
-def perform(job: Job, data: Data, report: Callable[[dict[str, Any]], None] | None = None) -> Record:
+def perform(job: Job, data: Data, report: Callable[[dict[str, Any]], None] | None = None) -> RunRecord:
     """Run a job in this process, or read its record where it is finished.
 
-    Args:
-        job: the run.
-        data: of the run.
-        report: called with every line of the history.
     Raises:
         UsageError: if the weights to start from do not exist, or the folder holds a model that was pruned otherwise.
         and as `run`.
     """
-    if job.prune is not None:
-        stages.note_pruning(job.prune, job.out)
-    watch = stages.Watch.of(job.watch, job.settings, job.out, data)
-
     record = finished(job)
     if record is not None:
         return record
@@ -91,35 +82,35 @@ def perform(job: Job, data: Data, report: Callable[[dict[str, Any]], None] | Non
     model = tasks.of(job.settings, data).model()
     if job.prune is not None:
         assert job.weights is not None
+        stages.note_pruning(job.prune, job.out)
         stages.prune(model, job.weights, job.prune, job.settings, data)
     elif job.weights is not None:
         initialize(model, job.weights, data)
-    watch.begin(model)
+    measure = stages.watch(job.watch, model, job.settings, job.out, data)
 
-    def on_epoch(model: torch.nn.Module, line: EpochRecord) -> None:
-        watch.record(line.as_dict())
+    def on_epoch(model: nn.Module, line: EpochRecord) -> None:
+        measure(line.epoch)
         if report is not None:
             report(line.as_dict())
 
-    trained = run(
+    return run(
         job.settings, job.out, data=data, model=model, on_epoch=on_epoch, save_model=job.save_model, test=job.test
     )
-    return trained.as_dict()
 
 
-def finished(job: Job) -> Record | None:
+def finished(job: Job) -> RunRecord | None:
     """The record of a finished job, None where it is not finished.
 
     Raises:
-        UsageError: if the folder holds another run.
+        UsageError: if the folder holds another run, or a model that was pruned otherwise.
     """
     record = run_folder.finished(job.out, job.settings)
-    if record is not None and job.prune is not None:
+    if job.prune is not None:
         stages.check_pruning(job.prune, job.out)
-    return None if record is None else record.as_dict()
+    return record
 
 
-Steps = Generator[list[Job], list[Record], Any]
+Steps = Generator[list[Job], list[RunRecord], Any]
 Drive = Callable[[Sequence[Steps]], Iterator[tuple[int, Any]]]  # yields (position, what these steps returned)
 Engine = Callable[[Settings, Data, Report | None], AbstractContextManager[Drive]]
 
@@ -127,16 +118,12 @@ Engine = Callable[[Settings, Data, Report | None], AbstractContextManager[Drive]
 @contextmanager
 def local(settings: Settings, data: Data, report: Report | None) -> Iterator[Drive]:
     """Run one job after another in this process; under torchrun, each job on all ranks together."""
-    records: dict[Path, Record] = {}
+    records: dict[Path, RunRecord] = {}
 
-    def run(job: Job) -> Record:
-        def on_epoch(line: dict[str, Any]) -> None:
-            if report is not None:
-                report(job.arm, job.seed, line)
-
+    def run(job: Job) -> RunRecord:
         if job.out not in records:
             try:
-                records[job.out] = perform(job, data, on_epoch)
+                records[job.out] = perform(job, data, report and partial(report, job.arm, job.seed))
             except ValueError as error:
                 raise _named(job, error) from error
         return records[job.out]
@@ -170,7 +157,7 @@ def processes(count: int) -> Engine:
             context = multiprocessing.get_context("spawn")
             pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(path, threads))
             try:
-                yield lambda all_steps: side_by_side(all_steps, lambda job: pool.submit(_work, job), count, report)
+                yield lambda all_steps: side_by_side(all_steps, partial(pool.submit, _work), count, report)
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
                 for process in set(multiprocessing.active_children()) - before:
@@ -187,7 +174,7 @@ def refuse_torchrun(option: str) -> None:
 
 
 def side_by_side(
-    all_steps: Sequence[Steps], start: Callable[[Job], Future[Record]], limit: int | None, report: Report | None
+    all_steps: Sequence[Steps], start: Callable[[Job], Future[RunRecord]], limit: int | None, report: Report | None
 ) -> Iterator[tuple[int, Any]]:
     """Drive steps whose jobs run elsewhere. A failed job ends the steps that need it; the others continue.
 
@@ -201,62 +188,56 @@ def side_by_side(
     Raises:
         RuntimeError or ValueError: the first failure, after everything else is finished.
     """
-    records: dict[Path, Record | Exception] = {}
+    outcomes: dict[Path, RunRecord | Exception | None] = {}  # by folder, of requested jobs; None until they end
     queue: deque[Job] = deque()
-    running: dict[Future[Record], Job] = {}
-    requested: set[Path] = set()
+    running: dict[Future[RunRecord], Job] = {}
     waiting: dict[int, list[Job]] = {}
     failures: list[Exception] = []
-    ready: deque[tuple[int, Any]] = deque((position, None) for position in range(len(all_steps)))
-    while ready or waiting:
-        while ready:
-            position, sent = ready.popleft()
-            try:
-                waiting[position] = all_steps[position].send(sent)
-            except StopIteration as end:
-                yield position, end.value
-                continue
-            except Exception as error:
-                failures.append(error)
-                continue
-            for job in waiting[position]:
-                if job.out in requested:
-                    continue
-                requested.add(job.out)
-                record = finished(job)
-                if record is None:
+
+    def advance(position: int, step: Callable[[], list[Job]]) -> Iterator[tuple[int, Any]]:
+        try:
+            waiting[position] = step()
+        except StopIteration as end:
+            yield position, end.value
+        except Exception as error:
+            failures.append(error)
+        for job in waiting.get(position, ()):
+            if job.out not in outcomes:
+                outcomes[job.out] = finished(job)
+                if outcomes[job.out] is None:
                     queue.append(job)
-                else:
-                    records[job.out] = record
+
+    def fail(job: Job, error: Exception) -> None:
+        failures.append(_named(job, error))
+        outcomes[job.out] = failures[-1]
+
+    for position, steps in enumerate(all_steps):
+        yield from advance(position, partial(next, steps))
+    while waiting:
         while queue and (limit is None or len(running) < limit):
             job = queue.popleft()
-            running[_started(start, job)] = job
-        complete = [position for position, jobs in waiting.items() if all(job.out in records for job in jobs)]
-        for future in wait(running, return_when=FIRST_COMPLETED).done if running and not complete else ():
+            try:
+                running[start(job)] = job
+            except Exception as error:  # such as a pool that has lost a process
+                fail(job, error)
+        results = {position: [outcomes[job.out] for job in jobs] for position, jobs in waiting.items()}
+        complete = [position for position, records in results.items() if None not in records]
+        for position in complete:
+            del waiting[position]
+            records = [record for record in results[position] if isinstance(record, RunRecord)]
+            if len(records) == len(results[position]):
+                yield from advance(position, partial(all_steps[position].send, records))
+            else:
+                all_steps[position].close()
+        for future in wait(running, return_when=FIRST_COMPLETED).done if not complete else ():
             job = running.pop(future)
             try:
-                records[job.out] = future.result()
+                outcomes[job.out] = future.result()
                 _report_history(job, report)
             except Exception as error:
-                failures.append(_named(job, error))
-                records[job.out] = failures[-1]
-        for position in complete:
-            results = [records[job.out] for job in waiting.pop(position)]
-            if any(isinstance(result, Exception) for result in results):
-                all_steps[position].close()
-            else:
-                ready.append((position, results))
+                fail(job, error)
     if failures:
         raise failures[0]
-
-
-def _started(start: Callable[[Job], Future[Record]], job: Job) -> Future[Record]:
-    try:
-        return start(job)
-    except Exception as error:  # such as a pool that has lost a process
-        failed: Future[Record] = Future()
-        failed.set_exception(error)
-        return failed
 
 
 def _named(job: Job, error: Exception) -> Exception:
@@ -264,10 +245,9 @@ def _named(job: Job, error: Exception) -> Exception:
     text = str(error) if isinstance(error, ValueError | RuntimeError | OSError) else repr(error)
     if isinstance(error, BrokenProcessPool):
         text = "its process was killed, possibly out of memory: repeat the command with fewer --jobs to continue"
-    kind = next(
-        (kind for kind in (CheckpointError, DataError, UsageError, ValueError) if isinstance(error, kind)), None
-    )
-    named = (kind or RuntimeError)(f"{job.arm}, seed {job.seed}: {text}")
+    kinds = (CheckpointError, DataError, UsageError, ValueError)
+    kind = next((kind for kind in kinds if isinstance(error, kind)), RuntimeError)
+    named = kind(f"{job.arm}, seed {job.seed}: {text}")
     named.__cause__ = error
     return named
 
@@ -299,6 +279,6 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _work(job: Job) -> Record:
+def _work(job: Job) -> RunRecord:
     assert _data is not None
     return perform(job, _data)

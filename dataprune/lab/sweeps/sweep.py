@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -12,6 +13,7 @@ from ... import distributed, files
 from ...errors import CheckpointError, UsageError
 from ..data.named import Data
 from ..training import run_folder
+from ..training.build import load_data
 from ..training.settings import Settings
 from . import engines
 from .engines import Engine, Report, Steps
@@ -48,13 +50,18 @@ def on_coreset(settings: Settings, coreset: Path, **changes: Any) -> Settings:
     return replace(settings, method="fixed", selection=str(coreset), **{**schedule, **changes})
 
 
+def digest(values: Mapping[str, Any]) -> str:
+    """A short hash of JSON values, for the names of folders and files."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
 class Sweep(Protocol):
-    """What `carry_out` needs to know. Rows can be of several types; each has a key that no other has.
+    """What `carry_out` needs to know. A sweep checks its settings when it is made, before any data is read.
 
     Attributes:
         kind: what messages call it.
         file: name of the results file in the sweep's folder.
-        settings: those that decide where the runs are trained: device and threads.
+        settings: those that decide the data, and where the runs are trained.
         identity: by name, what must agree to continue in a folder; a name that only one call has is not compared.
     """
 
@@ -67,7 +74,7 @@ class Sweep(Protocol):
     def identity(self) -> Mapping[str, Any]: ...
 
     def steps(self, data: Data, places: Places) -> Mapping[Hashable, Steps]:
-        """How each row is made, by its key, in the order of the rows.
+        """How each row is made, by a key that no other row has, in the order of the rows.
 
         Raises:
             UsageError: for what does not fit the data, before anything is trained.
@@ -78,7 +85,7 @@ class Sweep(Protocol):
         """Rows of a results file of the same identity that stay until this call makes them anew."""
         ...
 
-    def summary(self, data: Data, rows: Sequence[Any]) -> dict[str, Any]:
+    def summary(self, data: Data, rows: Mapping[Hashable, Any]) -> dict[str, Any]:
         """Content of the results file."""
         ...
 
@@ -87,7 +94,7 @@ def carry_out(
     sweep: Sweep,
     out: Path,
     *,
-    data: Data,
+    data: Data | None = None,
     engine: Engine = engines.local,
     report: Report | None = None,
     places: Places | None = None,
@@ -95,20 +102,20 @@ def carry_out(
     """Carry a sweep out, or continue it: finished runs are not repeated.
 
     Args:
-        sweep: what to run; validated already.
+        sweep: what to run, such as a `Comparison` or a `Grid`.
         out: its folder. The results file is written after every row.
-        data: of all runs.
+        data: the settings' data, where it is loaded already.
         engine: where the runs are carried out: `engines.local`, `engines.processes(4)`, `engine_ray.on_ray()`.
         report: called with arm, seed and history line after every epoch; where runs are carried out elsewhere, for all
             epochs of a run at its end.
         places: where the runs are stored; in `out` by default.
     Returns:
-        Content of the results file.
+        Content of the results file, see the sweep's `summary`.
     Raises:
         UsageError: if the folder holds another sweep.
         and as `run`.
     """
-    run_folder.check_folder(out)
+    data = load_data(sweep.settings) if data is None else data
     path = out / sweep.file
     with engine(sweep.settings, data, report) as drive:
         planned = sweep.steps(data, places or Places(out))
@@ -120,7 +127,7 @@ def carry_out(
         keys, content = list(planned), {}
         for position, row in drive(list(planned.values())):
             rows[keys[position]] = row
-            content = sweep.summary(data, [rows[key] for key in order if key in rows])
+            content = sweep.summary(data, {key: rows[key] for key in order if key in rows})
             if distributed.rank() == 0:
                 files.write_json(path, content)
     return content
@@ -139,8 +146,6 @@ def claim(out: Path, kind: str, identity: Mapping[str, Any], file: str) -> None:
     """Write a sweep's identity into its folder, or compare it with the one that is there.
 
     Args:
-        out: the folder.
-        kind: of the sweep, as messages call it.
         identity: JSON values by name. A name that only one side has is not compared, and is added.
         file: name of the results file; a folder that has one needs an identity.
     Raises:

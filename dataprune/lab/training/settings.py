@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from functools import cache, partial
@@ -292,6 +293,22 @@ class Settings:
     def key(self) -> str:
         """A short hash for folder names, equal for runs that compute the same."""
         return hashlib.sha256(json.dumps(self.computed(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def train_command(self) -> str:
+        """The `dataprune train` command with these settings."""
+        default, words = Settings(), ["dataprune", "train"]
+        for entry in fields(self):
+            value, option = getattr(self, entry.name), flag(entry.name)
+            if entry.name == "option":
+                words += [word for text in value for word in (option, text)]
+            elif entry.metadata["panel"] and (
+                entry.name in ("data", "method") or value != getattr(default, entry.name)
+            ):
+                if isinstance(value, bool):
+                    words.append(option if value else "--no-" + option.removeprefix("--"))
+                else:
+                    words += [option, str(value)]
+        return shlex.join(words)
 
 
 def _content(path: str) -> str:

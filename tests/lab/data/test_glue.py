@@ -28,8 +28,8 @@ from dataprune import files
 from dataprune.cli import app
 from dataprune.errors import DataError, UsageError
 from dataprune.lab.data import glue
-from dataprune.lab.sweeps import compare as comparing
 from dataprune.lab.sweeps.compare import Comparison
+from dataprune.lab.sweeps.sweep import carry_out
 from dataprune.lab.training import run as training
 from dataprune.lab.training import tasks
 from dataprune.lab.training.build import check, load_data
@@ -237,12 +237,12 @@ def test_a_resumed_run_equals_an_uninterrupted_one(settings: Settings, tmp_path:
 
 def test_compare(settings: Settings, tmp_path: Path) -> None:
     comparison = Comparison(replace(settings, task="glue/stsb", data="glue/stsb"), ("full", "short", "emp"), seeds=(0,))
-    result = comparing.compare(comparison, tmp_path)
+    result = carry_out(comparison, tmp_path)
     assert result["task"] == result["data"] == "glue/stsb" and result["metric"] == "pearson"
     steps = {row["method"]: row["steps"] for row in result["runs"]}
     assert steps["short"] == steps["emp"] < steps["full"]
     with pytest.raises(UsageError, match="forgetting is a static method"):
-        replace(comparison, methods=("forgetting",)).validate()
+        replace(comparison, methods=("forgetting",))
 
 
 @pytest.mark.parametrize(
@@ -307,10 +307,10 @@ def test_the_report_shows_texts(settings: Settings, tmp_path: Path) -> None:
     from dataprune.lab.report import page
 
     comparison = Comparison(replace(settings, data="glue/rte"), ("full", "short", "emp"), seeds=(0,))
-    comparing.compare(comparison, tmp_path)
+    carry_out(comparison, tmp_path)
     text = page.write([tmp_path], tmp_path)[0].read_text()
     assert "test accuracy, %" in text and '<th scope="col">text</th>' in text and "entailment" in text
     scores = tmp_path / "scores"
-    comparing.compare(replace(comparison, settings=replace(settings, task="glue/stsb", data="glue/stsb")), scores)
+    carry_out(replace(comparison, settings=replace(settings, task="glue/stsb", data="glue/stsb")), scores)
     text = page.write([scores], scores)[0].read_text()
     assert "test pearson, %" in text and "The labels are scores, not classes." in text

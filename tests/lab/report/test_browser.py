@@ -18,7 +18,8 @@ pytest.importorskip("PIL")
 from PIL import Image
 
 from dataprune.lab.report import page
-from dataprune.lab.sweeps.compare import Comparison, compare
+from dataprune.lab.sweeps.compare import Comparison
+from dataprune.lab.sweeps.sweep import carry_out
 
 pytestmark = pytest.mark.slow  # a browser takes seconds to start
 SECTIONS = ("accuracy-and-differences", "retention-by-class", "samples-kept-and-pruned", "configuration-and-checks")
@@ -39,7 +40,7 @@ def browser() -> str:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("made")
     data = tiny.data()._replace(classes=["<b>a</b>", "b", "c", "d"])
-    compare(Comparison(tiny.settings(method=""), ("full", "short", "emp"), seeds=(0, 1)), out, data=data)
+    carry_out(Comparison(tiny.settings(method=""), ("full", "short", "emp"), seeds=(0, 1)), out, data=data)
     return page.write([out], out, data=data)[0]
 
 

@@ -17,9 +17,9 @@ from dataprune.errors import CheckpointError, UsageError
 from dataprune.lab.report import formatting, pack, records, reproductions
 from dataprune.lab.sweeps import papers
 from dataprune.lab.sweeps.advise import Pilot, advise
-from dataprune.lab.sweeps.compare import Comparison, compare
+from dataprune.lab.sweeps.compare import Comparison
 from dataprune.lab.sweeps.joint.grid import Grid
-from dataprune.lab.sweeps.joint.run import joint
+from dataprune.lab.sweeps.sweep import carry_out
 from dataprune.lab.training import run_folder
 from dataprune.lab.training.run import run as train
 from dataprune.lab.training.settings import Settings
@@ -54,7 +54,7 @@ def assert_same_groups(packed: list[records.Group], groups: list[records.Group])
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A comparison of dynamic and static methods."""
     folder = tmp_path_factory.mktemp("results") / "digits_keep30"
-    compare(Comparison(Settings(**SMALL, keep=0.3), ["full", "short", "emp", "el2n"], [0, 1]), folder)
+    carry_out(Comparison(Settings(**SMALL, keep=0.3), ["full", "short", "emp", "el2n"], [0, 1]), folder)
     return folder
 
 
@@ -118,7 +118,7 @@ def test_a_tree_is_read_as_its_folders_are(compared: Path, tmp_path: Path) -> No
 @pytest.mark.slow
 def test_joint_and_advice_are_packed(tmp_path: Path) -> None:
     settings = Settings(**SMALL)
-    joint(Grid(settings, seeds=[0, 1], ratios=[0.5], amounts=[0.5]), tmp_path / "joint")
+    carry_out(Grid(settings, seeds=[0, 1], ratios=[0.5], amounts=[0.5]), tmp_path / "joint")
     planned = replace(settings, train_size=300, budget=0.5)
     advise(Pilot(planned, ["emp"], [0, 1], size=48), tmp_path / "advice")
     (file, table) = pack.pack([tmp_path / "joint", tmp_path / "advice"], tmp_path / "both.json")

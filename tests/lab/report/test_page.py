@@ -28,7 +28,8 @@ from dataprune.lab.data.datasets import Images
 from dataprune.lab.data.named import Data
 from dataprune.lab.report import differences, integrity, page, plots, records, sections, selections
 from dataprune.lab.report.document import Table
-from dataprune.lab.sweeps.compare import Comparison, compare
+from dataprune.lab.sweeps.compare import Comparison
+from dataprune.lab.sweeps.sweep import carry_out
 from dataprune.lab.training.run import run as train
 
 METHODS = ("full", "short", "rs2", "emp")
@@ -49,7 +50,7 @@ def data() -> Data:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished comparison, in a folder with a name that a page must escape."""
     out = tmp_path_factory.mktemp("made") / "<img src=x onerror=alert(3)>"
-    compare(Comparison(tiny.settings(method=""), METHODS, seeds=(0, 1, 2)), out, data=data())
+    carry_out(Comparison(tiny.settings(method=""), METHODS, seeds=(0, 1, 2)), out, data=data())
     page.write([out], out, data=data())
     return out
 

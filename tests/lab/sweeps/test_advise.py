@@ -22,7 +22,7 @@ from dataprune.errors import DataError, UsageError
 from dataprune.lab.data.named import Data
 from dataprune.lab.sweeps import advice_rule
 from dataprune.lab.sweeps import advise as advice
-from dataprune.lab.sweeps.advise import Pilot, advise, command
+from dataprune.lab.sweeps.advise import Pilot, advise
 from dataprune.lab.training.build import build_pruner
 from dataprune.lab.training.settings import Settings
 
@@ -263,10 +263,10 @@ def test_full_epochs_at_the_end_are_tried_for_what_is_advised(tmp_path: Path, mo
 
 
 def test_full_epochs_that_do_not_fit_are_not_tried() -> None:
-    assert not advice._can_anneal(pilot(), 400)  # five epochs have no eighth
+    assert not pilot().can_anneal(400)  # five epochs have no eighth
     settings = replace(pilot().settings, epochs=8, budget=0.25)  # two epochs' worth, both full
-    assert not advice._can_anneal(replace(pilot(), settings=settings), 400)
-    assert advice._can_anneal(replace(pilot(), settings=replace(settings, budget=0.5)), 400)
+    assert not replace(pilot(), settings=settings).can_anneal(400)
+    assert replace(pilot(), settings=replace(settings, budget=0.5)).can_anneal(400)
 
 
 # -- going on ---------------------------------------------------------------------------------------------------------
@@ -367,7 +367,7 @@ def test_the_command_is_the_planned_run(monkeypatch: pytest.MonkeyPatch) -> None
     plan = pilot(nesterov=False, option=("memory.balance=true",), lr=0.02)
     for method in ("short", "rs2", "memory"):
         planned = plan.planned(method, 400)
-        words = shlex.split(command(planned))
+        words = shlex.split(planned.train_command())
         assert words[:2] == ["dataprune", "train"]
         result = CliRunner().invoke(app, words[1:])
         assert result.exit_code == 0, result.output

@@ -21,14 +21,21 @@ import dataprune
 from dataprune import files
 from dataprune.errors import UsageError
 from dataprune.lab.sweeps import engines
-from dataprune.lab.sweeps.compare import Comparison, compare
+from dataprune.lab.sweeps.compare import Comparison
 from dataprune.lab.sweeps.engine_ray import on_ray, train
 from dataprune.lab.sweeps.engines import Job, local, perform, processes, side_by_side
+from dataprune.lab.sweeps.sweep import carry_out
 from dataprune.lab.training import run as training
+from dataprune.lab.training.run_folder import Environment, RunRecord
 
 ROOT = Path(dataprune.__file__).parents[1]
 CHANGING = {"seconds", "train_seconds", "select_seconds", "evaluate_seconds", "scoring_seconds", "machine"}
 CHANGING |= {"speedup", "total_speedup"}
+RECORD = RunRecord(
+    method="", seed=0, accuracy=None, val_accuracy=None, samples=0, steps=0, seconds=0.0, train_seconds=0.0,
+    select_seconds=0.0, recalibrate_seconds=0.0, evaluate_seconds=0.0, reached_keep=1.0, epochs=0, train_samples=0,
+    test_samples=0, note="", parameters=0, world_size=1, machine=Environment(),
+)  # fmt: skip
 
 
 def comparison(**changes: Any) -> Comparison:
@@ -75,9 +82,9 @@ def test_two_processes_leave_what_one_leaves(tmp_path: Path) -> None:
     def report(method: str, seed: int, line: dict[str, Any]) -> None:
         lines.append((method, seed, line["epoch"]))
 
-    one = compare(comparison(), tmp_path / "one", data=tiny.data(val=80), report=report)
+    one = carry_out(comparison(), tmp_path / "one", data=tiny.data(val=80), report=report)
     expected, lines = sorted(lines), []
-    two = compare(comparison(), tmp_path / "two", data=tiny.data(val=80), report=report, engine=processes(2))
+    two = carry_out(comparison(), tmp_path / "two", data=tiny.data(val=80), report=report, engine=processes(2))
     assert lasting(one) == lasting(two) == lasting(files.read_json(tmp_path / "two" / "compare.json"))
     assert [(row["method"], row["seed"]) for row in two["runs"]] == [
         (row["method"], row["seed"]) for row in one["runs"]
@@ -91,15 +98,15 @@ class Held:
     """Jobs that end when the test says so."""
 
     def __init__(self) -> None:
-        self.futures: dict[str, Future[dict[str, Any]]] = {}
+        self.futures: dict[str, Future[RunRecord]] = {}
 
-    def __call__(self, job: Job) -> Future[dict[str, Any]]:
+    def __call__(self, job: Job) -> Future[RunRecord]:
         assert job.arm not in self.futures, "started twice"
         self.futures[job.arm] = Future()
         if job.arm.startswith("bad"):
             self.futures[job.arm].set_exception(ZeroDivisionError("division"))
         else:
-            self.futures[job.arm].set_result({"method": job.arm})
+            self.futures[job.arm].set_result(replace(RECORD, method=job.arm))
         return self.futures[job.arm]
 
 
@@ -107,7 +114,7 @@ def steps(out: Path, *stages: tuple[str, ...]) -> engines.Steps:
     found = []
     for names in stages:
         records = yield [Job(name, 3, tiny.settings(), out / name) for name in names]
-        found.append(tuple(record["method"] for record in records))
+        found.append(tuple(record.method for record in records))
     return found
 
 
@@ -128,16 +135,16 @@ def test_what_steps_share_runs_once_and_a_failure_waits_for_the_others(tmp_path:
 
 
 def test_no_more_run_at_once_than_may(tmp_path: Path) -> None:
-    waiting: list[Future[dict[str, Any]]] = []
+    waiting: list[Future[RunRecord]] = []
     most = []
 
-    def start(job: Job) -> Future[dict[str, Any]]:
+    def start(job: Job) -> Future[RunRecord]:
         waiting.append(Future())
         most.append(sum(not one.done() for one in waiting))
         if len(waiting) % 3 == 0:  # three run, then all of them end
             for one in waiting:
                 if not one.done():
-                    one.set_result({"method": "x"})
+                    one.set_result(RECORD)
         return waiting[-1]
 
     every = [steps(tmp_path, (str(number),)) for number in range(9)]
@@ -245,7 +252,7 @@ def test_a_ray_sweep_equals_the_local_one(tmp_path: Path) -> None:
 
 def test_a_worker_that_does_not_see_the_folder_sends_its_files(tmp_path: Path) -> None:
     data, chosen = tiny.data(), comparison(methods=("rs2", "el2n"), seeds=(0,), learning_rates=())
-    compare(chosen, tmp_path / "sweep", data=data)
+    carry_out(chosen, tmp_path / "sweep", data=data)
     folder, coreset = (tmp_path / "sweep" / name for name in ("runs/el2n-seed0", "coresets/el2n-seed0.safetensors"))
     settings = chosen.run_settings("el2n", 0, 400, coreset)
     given = {"coreset": coreset.read_bytes()}
@@ -255,11 +262,11 @@ def test_a_worker_that_does_not_see_the_folder_sends_its_files(tmp_path: Path) -
     assert not job.out.exists()
     assert set(done.files) == {path.name for path in folder.iterdir()}
     assert done.files["history.jsonl"] == (folder / "history.jsonl").read_bytes()
-    assert lasting(done.record) == lasting(files.read_json(folder / "metrics.json"))
+    assert lasting(done.record.as_dict()) == lasting(files.read_json(folder / "metrics.json"))
     (tmp_path / "mark").touch()
     seen = train(job, data, given, str(tmp_path / "mark"))
     assert seen.files == {} and (job.out / "metrics.json").exists()
-    assert lasting(seen.record) == lasting(done.record)
+    assert lasting(seen.record.as_dict()) == lasting(done.record.as_dict())
 
 
 def test_a_worker_is_sent_the_weights_that_it_goes_on_from(tmp_path: Path) -> None:
@@ -271,7 +278,9 @@ def test_a_worker_is_sent_the_weights_that_it_goes_on_from(tmp_path: Path) -> No
     shutil.rmtree(job.out)
     given = {"weights": weights.read_bytes()}
     weights.unlink()
-    assert lasting(train(job, data, given, str(tmp_path / "no such mark")).record) == lasting(wanted)
+    assert lasting(train(job, data, given, str(tmp_path / "no such mark")).record.as_dict()) == lasting(
+        wanted.as_dict()
+    )
     with pytest.raises(UsageError, match="did not save its weights"):
         perform(job, data)
 
@@ -280,8 +289,8 @@ def test_a_worker_is_sent_the_weights_that_it_goes_on_from(tmp_path: Path) -> No
 def test_pre_training_and_fine_tuning_side_by_side(tmp_path: Path) -> None:
     settings = tiny.settings(task="contrastive", method="rs2", optimizer="adam", lr=1e-3, dim=8, shift=0, flip=False)
     chosen = Comparison(settings, methods=("short", "rs2"), seeds=(0, 1), finetune_epochs=1)
-    one = compare(chosen, tmp_path / "one", data=tiny.data())
-    two = compare(chosen, tmp_path / "two", data=tiny.data(), engine=processes(2))
+    one = carry_out(chosen, tmp_path / "one", data=tiny.data())
+    two = carry_out(chosen, tmp_path / "two", data=tiny.data(), engine=processes(2))
     assert one["untrained"] == two["untrained"] and len(one["untrained"]) == 2
     assert [row["finetuned_accuracy"] for row in one["runs"]] == [row["finetuned_accuracy"] for row in two["runs"]]
 
@@ -289,15 +298,15 @@ def test_pre_training_and_fine_tuning_side_by_side(tmp_path: Path) -> None:
 def test_what_cannot_be_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
     with pytest.raises(UsageError, match=r"no Ray cluster at 127\.0\.0\.1:1: .*refused"):
-        compare(comparison(), tmp_path, data=tiny.data(val=80), engine=on_ray("127.0.0.1:1"))
+        carry_out(comparison(), tmp_path, data=tiny.data(val=80), engine=on_ray("127.0.0.1:1"))
     monkeypatch.setenv("WORLD_SIZE", "2")
     for engine, option in ((processes(2), "--jobs"), (on_ray(), "--engine ray")):
         with pytest.raises(UsageError, match=f"{option} runs .* start without torchrun"):
-            compare(comparison(), tmp_path, data=tiny.data(val=80), engine=engine)
+            carry_out(comparison(), tmp_path, data=tiny.data(val=80), engine=engine)
     monkeypatch.delenv("WORLD_SIZE")
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match=r"pip install -c constraints.txt -e '\.\[ray\]'"):
-        compare(comparison(), tmp_path, data=tiny.data(val=80), engine=on_ray())
+        carry_out(comparison(), tmp_path, data=tiny.data(val=80), engine=on_ray())
 
 
 def test_one_after_another_names_what_failed(tmp_path: Path) -> None:

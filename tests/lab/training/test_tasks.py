@@ -17,9 +17,9 @@ from dataprune import files
 from dataprune.contrastive import SimCLR, Views, nt_xent
 from dataprune.errors import DataError, UsageError
 from dataprune.lab.models import build
-from dataprune.lab.sweeps import compare as comparing
 from dataprune.lab.sweeps import engines
 from dataprune.lab.sweeps.compare import Comparison
+from dataprune.lab.sweeps.sweep import carry_out
 from dataprune.lab.training import build as building
 from dataprune.lab.training import run as training
 from dataprune.lab.training import tasks
@@ -192,33 +192,33 @@ def test_a_model_without_features() -> None:
 
 def test_compare(tmp_path: Path) -> None:
     comparison = Comparison(settings(), methods=("full", "short", "rs2", "emp_contrastive"), seeds=(0,))
-    result = comparing.compare(comparison, tmp_path, data=tiny.data())
+    result = carry_out(comparison, tmp_path, data=tiny.data())
     assert result["task"] == "contrastive"
     steps = {row["method"]: row["steps"] for row in result["runs"]}
     assert steps.pop("full") == 100 and set(steps.values()) == {25 + 3 * 7}
     assert all(0 <= row["knn_accuracy"] <= 1 for row in result["runs"])
     assert "knn_accuracy_mean" in result["summary"][0]
     with pytest.raises(UsageError, match="el2n is a static method"):
-        replace(comparison, methods=("el2n",)).validate()
+        replace(comparison, methods=("el2n",))
     with pytest.raises(UsageError, match="memory is not for the task"):
-        replace(comparison, methods=("rs2", "memory")).validate()
+        replace(comparison, methods=("rs2", "memory"))
 
 
 def test_compare_evaluates_untrained_features(tmp_path: Path) -> None:
     comparison = Comparison(settings(), methods=("short", "rs2"), seeds=(0,))
-    result = comparing.compare(comparison, tmp_path, data=tiny.data())
+    result = carry_out(comparison, tmp_path, data=tiny.data())
     wanted = []
     for seed in (0, 1):
         task = tasks.of(settings(seed=seed), tiny.data())
         wanted.append({"seed": seed, **task.test(task.model(), torch.device("cpu"))})
     assert result["untrained"] == wanted[:1]
-    more = comparing.compare(replace(comparison, seeds=(0, 1)), tmp_path, data=tiny.data())
+    more = carry_out(replace(comparison, seeds=(0, 1)), tmp_path, data=tiny.data())
     assert more["untrained"] == wanted == files.read_json(tmp_path / "compare.json")["untrained"]
 
 
 def test_compare_fine_tunes_every_encoder_by_one_recipe(tmp_path: Path) -> None:
     comparison = Comparison(settings(), methods=("short", "rs2"), seeds=(0,), finetune_epochs=2)
-    result = comparing.compare(comparison, tmp_path / "one", data=tiny.data())
+    result = carry_out(comparison, tmp_path / "one", data=tiny.data())
     training.run(settings(method="rs2", steps=46, warmup=1), tmp_path / "pre", data=tiny.data())
     recipe = {"optimizer": "adam", "lr": 1e-3, "weight_decay": 1e-6, "batch_size": 32, "epochs": 2}
     whole = tiny.settings(**NONE, **recipe, method="full", schedule="cosine", lr_warmup=0.05)
@@ -230,12 +230,12 @@ def test_compare_fine_tunes_every_encoder_by_one_recipe(tmp_path: Path) -> None:
     assert {name: rows[name]["finetuned_accuracy"] for name in wanted} == wanted
     assert result["summary"][0]["finetuned_accuracy_mean"] == rows["short"]["finetuned_accuracy"]
     assert not list(tmp_path.glob("one/**/model.safetensors"))  # not a model for each run of a sweep
-    assert comparing.compare(comparison, tmp_path / "one", data=tiny.data())["runs"] == result["runs"]
+    assert carry_out(comparison, tmp_path / "one", data=tiny.data())["runs"] == result["runs"]
 
 
 def test_interrupted_fine_tuning_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     comparison = Comparison(settings(), methods=("rs2",), seeds=(0,), finetune_epochs=2)
-    whole = comparing.compare(comparison, tmp_path / "whole", data=tiny.data())
+    whole = carry_out(comparison, tmp_path / "whole", data=tiny.data())
 
     perform = engines.perform
 
@@ -246,9 +246,9 @@ def test_interrupted_fine_tuning_resumes(tmp_path: Path, monkeypatch: pytest.Mon
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(engines, "perform", killed)
-        comparing.compare(comparison, tmp_path / "cut", data=tiny.data())
+        carry_out(comparison, tmp_path / "cut", data=tiny.data())
     assert (
-        comparing.compare(comparison, tmp_path / "cut", data=tiny.data())["summary"][0].items()
+        carry_out(comparison, tmp_path / "cut", data=tiny.data())["summary"][0].items()
         >= {name: whole["summary"][0][name] for name in ("accuracy_mean", "finetuned_accuracy_mean")}.items()
     )
 
@@ -256,13 +256,13 @@ def test_interrupted_fine_tuning_resumes(tmp_path: Path, monkeypatch: pytest.Mon
 def test_invalid_fine_tuning_is_refused(tmp_path: Path) -> None:
     comparison = Comparison(settings(), methods=("rs2",), seeds=(0,))
     with pytest.raises(UsageError, match="must not be negative"):
-        replace(comparison, finetune_epochs=-1).validate()
+        replace(comparison, finetune_epochs=-1)
     with pytest.raises(UsageError, match="is for --task contrastive"):
-        replace(comparison, settings=tiny.settings(), finetune_epochs=1).validate()
-    comparing.compare(comparison, tmp_path, data=tiny.data())
+        replace(comparison, settings=tiny.settings(), finetune_epochs=1)
+    carry_out(comparison, tmp_path, data=tiny.data())
     with pytest.raises(UsageError, match="holds another comparison"):
-        comparing.compare(replace(comparison, finetune_epochs=1), tmp_path, data=tiny.data())
+        carry_out(replace(comparison, finetune_epochs=1), tmp_path, data=tiny.data())
     for name in ("compare.json", "sweep.json"):
         (tmp_path / name).unlink()
     with pytest.raises(UsageError, match="did not save its weights"):
-        comparing.compare(replace(comparison, finetune_epochs=1), tmp_path, data=tiny.data())
+        carry_out(replace(comparison, finetune_epochs=1), tmp_path, data=tiny.data())

@@ -1,29 +1,53 @@
-"""Joint data and network pruning: how each row of a grid is made."""
+"""How each row of a grid is made: its runs, and what is recorded of them."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
 from .... import coresets, distributed, files, network
-from ....errors import UsageError
-from ....selection import Selection
 from ...data.named import Data
 from ...models import build
-from ...report.joint import summarize
-from ...training.build import load_data
-from ...training.settings import Settings
-from .. import engines
-from ..engines import Engine, Job, Report, Steps
-from ..sweep import Places, carry_out
+from ...training import tasks
+from ..engines import Job, Steps
 from . import stages
-from .grid import BASE, SCORED, Cell, Grid
+
+if TYPE_CHECKING:
+    from .grid import Grid
+
+SCORED = ("low", "high")  # coresets of the lowest and the highest forgetting scores
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model that is trained, pruned and fine-tuned.
+
+    Attributes:
+        arm: a coreset, a data method, or `BASE`.
+        ratio: fraction of the data that it is trained on; None for the base, which has all.
+        amount: share of the weights that is pruned.
+        seed: of all stages.
+    """
+
+    arm: str
+    ratio: float | None
+    amount: float
+    seed: int
+
+    @property
+    def trained(self) -> str:
+        """Name of the training run, which cells of other amounts share."""
+        ratio = "" if self.ratio is None else f"-keep{self.ratio:g}"
+        return f"{self.arm}{ratio}-seed{self.seed}"
+
+    @property
+    def name(self) -> str:
+        """Name of the cell's folder."""
+        return f"{self.trained}-amount{self.amount:g}"
 
 
 @dataclass(frozen=True)
@@ -31,7 +55,6 @@ class Scoring:
     """A seed's scoring run, as a row of joint.json.
 
     Attributes:
-        seed: of the run.
         samples: trained.
         flops: of training and scoring.
         forgotten: how many samples were forgotten 0, 1, 2 ... times; a coreset is drawn at random among equals.
@@ -43,6 +66,11 @@ class Scoring:
     flops: float
     forgotten: list[int]
     never_right: int
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Its key in the sweep."""
+        return "scoring", self.seed
 
 
 @dataclass(frozen=True)
@@ -58,6 +86,11 @@ class Training:
     flops: float
     curve: list[float]
 
+    @property
+    def key(self) -> str:
+        """Its key in the sweep."""
+        return Cell(self.arm, self.ratio, 0.0, self.seed).trained
+
 
 @dataclass(frozen=True)
 class Row:
@@ -67,8 +100,7 @@ class Row:
         accuracy: on the test set, after fine-tuning.
         trained_accuracy: before pruning.
         pruned_accuracy: after pruning, before fine-tuning.
-        sparsity: share of zeros in the prunable weights.
-        layers: the same by layer.
+        sparsity: share of zeros in the prunable weights, in `layers` by layer.
         samples: trained, by stage.
         flops: by stage, those of fine-tuning as if zeros were free; "total_dense" counts them.
         curve: test accuracy after pruning and after every epoch of fine-tuning.
@@ -87,197 +119,87 @@ class Row:
     flops: dict[str, float]
     curve: list[float]
 
-
-@dataclass(frozen=True)
-class Joint:
-    """A grid as a `Sweep`.
-
-    Attributes:
-        grid: what to run.
-        save_models: keep the cells' final models, as plain models with zeros.
-    """
-
-    kind: ClassVar[str] = "grid"
-    file: ClassVar[str] = "joint.json"
-
-    grid: Grid
-    save_models: bool = False
-
     @property
-    def settings(self) -> Settings:
-        """Those of training."""
-        return self.grid.settings
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What the cells of one table share."""
-        shared = self.grid.describe()
-        return {**shared.pop("settings"), **shared}
-
-    def steps(self, data: Data, places: Places) -> dict[Hashable, Steps]:
-        """How each row is made: a scoring run per seed, a training run per arm, ratio and seed, and the cells."""
-        self.grid.check(data)
-        settings = self.settings
-        make = _Rows(self, data, places.out, build.build(settings.model, data.shape, len(data.classes), settings.seed))
-        rows: dict[Hashable, Steps] = {}
-        for cell in self.grid.cells():
-            if self._scored(cell):
-                rows.setdefault(("scoring", cell.seed), make.scoring(cell.seed))
-            rows.setdefault(cell.trained, make.training(cell))
-            rows[cell] = make.cell(cell)
-        return rows
-
-    def kept(self, content: Mapping[str, Any]) -> dict[Hashable, Scoring | Training | Row]:
-        """Finished rows of this grid; those of other ratios, amounts, arms and seeds are not shown."""
-        rows: dict[Hashable, Scoring | Training | Row] = {}
-        for row in (Row(**row) for row in content["cells"]):
-            rows[Cell(row.arm, row.ratio, row.amount, row.seed)] = row
-        for row in (Training(**row) for row in content["training"]):
-            rows[Cell(row.arm, row.ratio, 0.0, row.seed).trained] = row
-        rows |= {("scoring", row["seed"]): Scoring(**row) for row in content["scoring"]}
-        planned = {key for cell in self.grid.cells() for key in (cell, cell.trained, ("scoring", cell.seed))}
-        return {key: row for key, row in rows.items() if key in planned}
-
-    def summary(self, data: Data, rows: Sequence[Scoring | Training | Row]) -> dict[str, Any]:
-        """Content of joint.json."""
-        grid = self.grid
-        content = {
-            "data": self.settings.data,
-            "model": self.settings.model,
-            "train_samples": len(data.train),
-            "test_samples": len(data.test),
-            "epochs": self.settings.epochs,
-            **grid.describe(),
-            "grid": {name: list(getattr(grid, name)) for name in ("arms", "ratios", "amounts", "seeds")},
-        }
-        for name, kind in (("scoring", Scoring), ("training", Training), ("cells", Row)):
-            content[name] = [asdict(row) for row in rows if isinstance(row, kind)]
-        return {**content, "summary": summarize(content)}
-
-    def _scored(self, cell: Cell) -> bool:
-        return cell.arm in SCORED and cell.arm not in self.grid.data_methods
+    def key(self) -> Cell:
+        """Its key in the sweep."""
+        return Cell(self.arm, self.ratio, self.amount, self.seed)
 
 
-def joint(
-    grid: Grid,
-    out: Path,
-    *,
-    data: Data | None = None,
-    report: Report | None = None,
-    engine: Engine = engines.local,
-    save_models: bool = False,
-) -> dict[str, Any]:
-    """Carry a grid out, or continue it; arguments and errors as for `carry_out`.
-
-    For each seed: score all samples by how often a training run forgets them; take the most and the least forgotten
-    ones, and random ones; train a new model on each coreset and one on all the data; prune the weights of smallest
-    magnitude; train on with the masks held. Scoring is shared by all cells of a seed, training by those of all amounts.
-
-    Args:
-        grid: what to run.
-        out: its folder: `joint.json`, and `scoring/`, `coresets/`, `training/`, `cells/`.
-        data: the settings' data, where it is loaded already.
-        report: called after every epoch of every run.
-        engine: where the runs are carried out.
-        save_models: keep the cells' final models, as plain models with zeros.
-    Returns:
-        Content of `joint.json`: data, model, what the cells share, `grid`, `scoring` (a row for each seed), `training`
-        (for each model before pruning), `cells` and `summary`.
-    Source: Gupta et al., "Drop it like it's hot: network pruning with data selection", Section 4. Differs: random
-        coresets of the same sizes are a control; the optimizer, which the paper does not describe, is that of the
-        settings, and begins anew for fine-tuning.
-    """
-    grid.validate()
-    data = load_data(grid.settings) if data is None else data
-    return carry_out(Joint(grid, save_models), out, data=data, report=report, engine=engine)
+ROWS = {"scoring": Scoring, "training": Training, "cells": Row}  # by their name in joint.json
 
 
-def load(out: Path) -> dict[str, Any]:
-    """Content of the folder's `joint.json`.
+class Rows:
+    """Makes the rows of a grid in the folder `out`."""
 
-    Raises:
-        UsageError: if there is none.
-    """
-    path = out / "joint.json"
-    if not path.exists():
-        raise UsageError(f"{path} does not exist: run the command without --table first")
-    return files.read_json(path)
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """How the rows of a grid are made."""
-
-    joint: Joint
-    data: Data
-    out: Path
-    model: nn.Module  # for its FLOPs
-    forgotten: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # by seed, what `stages.forgotten` returns
+    def __init__(self, grid: Grid, data: Data, out: Path):
+        self.grid, self.data, self.out = grid, data, out
+        settings = grid.settings
+        self.model = build.build(settings.model, data.shape, len(data.classes), settings.seed)  # for its FLOPs
+        self.forgotten: dict[int, dict[str, Tensor]] = {}  # by seed, what `stages.forgotten` returns
 
     def scoring(self, seed: int) -> Steps:
         """Returns a `Scoring`."""
-        grid, out = self.joint.grid, self.out / "scoring" / f"seed{seed}"
-        settings = grid.scoring(seed)
+        settings, out = self.grid.scoring(seed), self.out / "scoring" / f"seed{seed}"
         (record,) = yield [Job("scoring", seed, settings, out, test=False, watch="forgetting")]
         if seed not in self.forgotten:
             self.forgotten[seed] = stages.forgotten(settings, out, self.data)
         counts, last = (self.forgotten[seed][name] for name in ("forgetting", "forgetting_last"))
-        cost = stages.flops(self.model, self.data, record["samples"], scored=grid.score_epochs * len(counts))
+        flops = stages.flops(self.model, self.data, record.samples, scored=settings.epochs * len(counts))
         histogram = torch.bincount(counts.long()).tolist()
-        return Scoring(seed, record["samples"], cost, histogram, int((counts != last).sum()))
+        return Scoring(seed, record.samples, flops, histogram, int((counts != last).sum()))
 
     def training(self, cell: Cell) -> Steps:
         """Returns the `Training` of a cell."""
-        if self.joint._scored(cell):
+        if self.grid.scored(cell):
             yield from self.scoring(cell.seed)
-        settings, out = self.joint.grid.training(cell, self.coreset(cell)), self.out / "training" / cell.trained
+        settings, out = self.grid.training(cell, self._coreset(cell)), self.out / "training" / cell.trained
         arm = cell.trained.removesuffix(f"-seed{cell.seed}")
         (record,) = yield [Job(arm, cell.seed, settings, out, save_model=True, watch="accuracy")]
+        assert record.accuracy is not None
         return Training(
             arm=cell.arm,
             ratio=cell.ratio,
             seed=cell.seed,
-            accuracy=record["accuracy"],
-            samples=record["samples"],
-            steps=record["steps"],
-            flops=stages.flops(self.model, self.data, record["samples"]),
+            accuracy=record.accuracy,
+            samples=record.samples,
+            steps=record.steps,
+            flops=stages.flops(self.model, self.data, record.samples),
             curve=stages.Curve.read(out, settings.epochs).accuracy,
         )
 
     def cell(self, cell: Cell) -> Steps:
         """Returns the `Row` of a cell; it is written into the cell's folder, where the model is then deleted."""
-        out = self.out / "cells" / cell.name
+        grid, out = self.grid, self.out / "cells" / cell.name
         file, weights = out / "cell.json", out / "model.safetensors"
         if file.exists():
             return Row(**files.read_json(file))
-        scoring = (yield from self.scoring(cell.seed)).flops if self.joint._scored(cell) else 0.0
+        scoring = (yield from self.scoring(cell.seed)).flops if grid.scored(cell) else 0.0
         trained: Training = yield from self.training(cell)
-        settings = self.joint.grid.tuning(cell, self.coreset(cell))
-        pruning = stages.Pruning(cell.amount, self.joint.grid.scope, self.joint.grid.reinitialize, cell.seed)
-        (record,) = yield [
-            Job(
-                cell.name.replace(f"-seed{cell.seed}", ""),
-                cell.seed,
-                settings,
-                out,
-                save_model=True,
-                weights=self.out / "training" / cell.trained / "model.safetensors",
-                prune=pruning,
-                watch="accuracy",
-            )
-        ]
+        settings = grid.tuning(cell, self._coreset(cell))
+        tuning = Job(
+            cell.name.replace(f"-seed{cell.seed}", ""),
+            cell.seed,
+            settings,
+            out,
+            save_model=True,
+            weights=self.out / "training" / cell.trained / "model.safetensors",
+            prune=stages.Pruning(cell.amount, grid.scope, grid.reinitialize, cell.seed),
+            watch="accuracy",
+        )
+        (record,) = yield [tuning]
+        assert record.accuracy is not None
         model = stages.load(weights, settings, self.data)
         network.finalize(model)
         zeros, curve = network.sparsity(model), stages.Curve.read(out, settings.epochs)
-        dense, sparse = (stages.flops(model, self.data, record["samples"], sparse=sparse) for sparse in (False, True))
+        dense, sparse = (stages.flops(model, self.data, record.samples, sparse=sparse) for sparse in (False, True))
         row = Row(
             **asdict(cell),
-            accuracy=record["accuracy"],
+            accuracy=record.accuracy,
             trained_accuracy=trained.accuracy,
             pruned_accuracy=curve.before,
             sparsity=zeros.overall,
             layers=dict(zeros.layers),
-            samples={"training": trained.samples, "fine_tuning": record["samples"]},
+            samples={"training": trained.samples, "fine_tuning": record.samples},
             flops={
                 "scoring": scoring,
                 "training": trained.flops,
@@ -289,30 +211,26 @@ class _Rows:
         )
         distributed.barrier()  # every rank has read the model
         if distributed.rank() == 0:
-            if self.joint.save_models:
-                state = {name: value.contiguous() for name, value in model.state_dict().items()}
-                files.write_bytes(weights, save(state))
+            if grid.save_models:
+                tasks.of(settings, self.data).save(model, out)
             files.write_json(file, asdict(row))
-            if not self.joint.save_models:
+            if not grid.save_models:
                 weights.unlink()
         return row
 
-    def coreset(self, cell: Cell) -> Path:
+    def _coreset(self, cell: Cell) -> Path:
         """The cell's coreset, chosen if it does not exist; the scoring run is finished."""
-        grid, data = self.joint.grid, self.data.train
-        path = self.out / "coresets" / f"{cell.trained}.safetensors"
-        if cell.arm == BASE or cell.arm in grid.data_methods:
+        data, path = self.data.train, self.out / "coresets" / f"{cell.trained}.safetensors"
+        if cell.ratio is None or cell.arm in self.grid.data_methods:
             return path
         if distributed.rank() == 0 and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
+            if cell.arm == "random":
+                selection = coresets.random(len(data), keep=cell.ratio, seed=cell.seed)
+            else:
+                choose = coresets.top if cell.arm == "high" else coresets.bottom
+                selection = choose(self.forgotten[cell.seed]["forgetting"], keep=cell.ratio, seed=cell.seed)
             notes = {"method": cell.arm, "keep": cell.ratio, "seed": cell.seed}
-            self._choose(cell).save(path, notes, dataset=data, labels=data.labels)
+            selection.save(path, notes, dataset=data, labels=data.labels)
         distributed.barrier()
         return path
-
-    def _choose(self, cell: Cell) -> Selection:
-        assert cell.ratio is not None
-        if cell.arm == "random":
-            return coresets.random(len(self.data.train), keep=cell.ratio, seed=cell.seed)
-        choose = coresets.top if cell.arm == "high" else coresets.bottom
-        return choose(self.forgotten[cell.seed]["forgetting"], keep=cell.ratio, seed=cell.seed)

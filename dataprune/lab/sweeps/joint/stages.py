@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from importlib.util import find_spec
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -15,19 +14,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .... import distributed, files, network
-from ....dynamics import Recorder, forgetting, load_scores, save_scores
+from ....dynamics import Recorder, forgetting, load_scores
 from ....errors import CheckpointError, UsageError
 from ....modules import inference
 from ....selection import fingerprint
-from ...data.augment import normalize
-from ...data.datasets import Samples
 from ...data.named import Data
 from ...models import build
-from ...training import evaluate, run_folder
+from ...training import evaluate, run_folder, tasks
 from ...training.device import choose_device
 from ...training.settings import Settings
 
-Watched = Literal["forgetting", "accuracy"]
+# -- pruning before training -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -48,14 +45,8 @@ class Pruning:
 
 
 def prune(model: nn.Module, weights: Path, pruning: Pruning, settings: Settings, data: Data) -> None:
-    """Prune trained weights in one shot and put them, or their masks alone, on a new model.
+    """Prune trained weights in one shot; put them on a new model, or their masks alone if it is reinitialized.
 
-    Args:
-        model: new model; gets the masks, and the trained weights unless `pruning.reinitialize`.
-        weights: model.safetensors of the training run.
-        pruning: how they are pruned.
-        settings: of the run that fine-tunes.
-        data: of that run.
     Raises:
         CheckpointError: if the weights are missing or damaged.
     """
@@ -89,13 +80,7 @@ def flops(model: nn.Module, data: Data, samples: float, *, scored: float = 0, sp
 
 
 def note_pruning(pruning: Pruning, out: Path) -> None:
-    """Write into a run's folder how its model is pruned, which its settings do not say.
-
-    Raises:
-        UsageError: if the folder holds a model that was pruned otherwise.
-    """
-    check_pruning(pruning, out)
-    distributed.barrier()
+    """Write into a run's folder how its model is pruned, which its settings do not say."""
     if distributed.rank() == 0:
         run_folder.folder(out)
         files.write_json(out / "pruning.json", asdict(pruning))
@@ -108,113 +93,62 @@ def check_pruning(pruning: Pruning, out: Path) -> None:
         raise UsageError(f"{out} holds a model that was pruned otherwise: choose another --out, or delete it")
 
 
-class Watch:
-    """Looks at a run's model after every epoch; this one measures nothing."""
+# -- measuring after every epoch -------------------------------------------------------------------------------------
 
-    def __init__(self, path: Path, settings: Settings, data: Data):
-        self.path, self.settings, self.data = path, settings, data
-        self.device = choose_device(settings.device)
-        self.model: nn.Module | None = None
-
-    @staticmethod
-    def of(watched: Watched | None, settings: Settings, out: Path, data: Data) -> Watch:
-        """What measures "forgetting" or test "accuracy" in a run's folder."""
-        match watched:
-            case "forgetting":
-                return Forgetting(out / "recorder.pt", settings, data)
-            case "accuracy":
-                return Accuracy(out / "curve.json", settings, data)
-        return Watch(out, settings, data)
-
-    def begin(self, model: nn.Module) -> None:
-        """Take the model, before training begins or goes on."""
-        self.model = model
-
-    def record(self, line: dict[str, Any]) -> None:
-        """Measure after an epoch, whose line of the history is given."""
-
-    def _batches(self, part: Samples) -> Iterator[tuple[Tensor, Tensor]]:
-        def prepare(pixels: Tensor) -> Tensor:
-            return normalize(pixels, self.data.mean, self.data.std)
-
-        return evaluate.batches(part, self.device, prepare, workers=self.settings.workers)
-
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.bf16)
+Watched = Literal["forgetting", "accuracy"]
 
 
-class Forgetting(Watch):
-    """Counts forgetting events between the ends of epochs, in `recorder.pt`.
+def watch(
+    watched: Watched | None, model: nn.Module, settings: Settings, out: Path, data: Data
+) -> Callable[[int], None]:
+    """Begin to measure a model in the folder of its run; the function returned is called after every epoch.
+
+    Both measurements write their files before the run's own checkpoint: a run that resumes from an earlier epoch trains
+    the same way again, and epochs that are recorded already are skipped.
+    """
+    match watched:
+        case "forgetting":
+            return _watch_forgetting(model, settings, out, data)
+        case "accuracy":
+            return _watch_accuracy(model, settings, out, data)
+    return lambda epoch: None
+
+
+def _watch_forgetting(model: nn.Module, settings: Settings, out: Path, data: Data) -> Callable[[int], None]:
+    """Count forgetting events between the ends of epochs, in `recorder.pt`.
 
     After every epoch the model predicts all training samples, in dataset order, not augmented and in evaluation mode.
     A sample is forgotten where it was right after an epoch and is wrong after the next.
 
-    The recorder is written before the run's own checkpoint: a run that resumes from an earlier epoch trains the same
-    way again, and epochs that are recorded already are skipped.
-
     Source: Gupta et al., "Drop it like it's hot: network pruning with data selection", Sections 3.2 and 4.1. Differs:
         nothing in the count. Only whole batches are trained, as everywhere in this library; all samples are scored.
     """
+    recorder, device, task = _recorder(out, data), choose_device(settings.device), tasks.of(settings, data)
 
-    def __init__(self, path: Path, settings: Settings, data: Data):
-        super().__init__(path, settings, data)
-        statistics = {"forgetting": forgetting(never="zero"), "forgetting_last": forgetting(never="last")}
-        self.recorder = Recorder(len(data.train), statistics)
-        if path.exists():
-            self.recorder.load_state_dict(run_folder.read_checkpoint(path)["recorder"])
-
-    def record(self, line: dict[str, Any]) -> None:
-        if line["epoch"] < self.recorder.epoch:
+    def record(epoch: int) -> None:
+        if epoch < recorder.epoch:
             return
-        assert self.model is not None
         if distributed.rank() == 0:  # the other ranks record nothing, and receive the union
             start = 0
-            with inference(self.model), self.autocast():
-                for pixels, labels in self._batches(self.data.train):
+            with inference(model), _autocast(settings):
+                for inputs, labels in evaluate.batches(data.train, device, task.prepare, workers=settings.workers):
                     index = torch.arange(start, start + len(labels), device=labels.device)
-                    self.recorder.update(index, self.model(pixels).float(), labels)
+                    recorder.update(index, model(inputs).float(), labels)
                     start += len(labels)
-        self.recorder.end_epoch()
+        recorder.end_epoch()
         if distributed.rank() == 0:
-            run_folder.write_checkpoint(self.path, {"recorder": self.recorder.state_dict()})
+            run_folder.write_checkpoint(out / "recorder.pt", {"recorder": recorder.state_dict()})
 
-    def scores(self) -> dict[str, Float[Tensor, " n"]]:
-        """The counts after all epochs.
-
-        Raises:
-            CheckpointError: if an epoch is missing.
-        """
-        if self.recorder.epoch != self.settings.epochs:
-            raise CheckpointError(
-                f"{self.path} holds {self.recorder.epoch} of {self.settings.epochs} epochs: delete {self.path.parent} "
-                "to score again"
-            )
-        return self.recorder.scores()
+    return record
 
 
-class Accuracy(Watch):
-    """Writes the test accuracy before training and after every epoch into `curve.json`.
-
-    It is for figures; nothing is chosen by it.
-    """
-
-    def begin(self, model: nn.Module) -> None:
-        super().begin(model.to(self.device))
-        if distributed.rank() == 0 and not self.path.exists():
-            run_folder.folder(self.path.parent)
-            files.write_json(self.path, {"before": self._accuracy(), "accuracy": []})
-
-    def record(self, line: dict[str, Any]) -> None:
-        if distributed.rank() != 0:
-            return
-        curve = files.read_json(self.path)
-        if line["epoch"] == len(curve["accuracy"]):
-            files.write_json(self.path, {**curve, "accuracy": [*curve["accuracy"], self._accuracy()]})
-
-    def _accuracy(self) -> float:
-        assert self.model is not None
-        with self.autocast():
-            return evaluate.accuracy(self.model, self._batches(self.data.test))
+def _recorder(out: Path, data: Data) -> Recorder:
+    """The folder's record of forgetting so far."""
+    statistics = {"forgetting": forgetting(never="zero"), "forgetting_last": forgetting(never="last")}
+    recorder, path = Recorder(len(data.train), statistics), out / "recorder.pt"
+    if path.exists():
+        recorder.load_state_dict(run_folder.read_checkpoint(path)["recorder"])
+    return recorder
 
 
 def forgotten(settings: Settings, out: Path, data: Data) -> dict[str, Float[Tensor, " n"]]:
@@ -226,19 +160,23 @@ def forgotten(settings: Settings, out: Path, data: Data) -> dict[str, Float[Tens
     Raises:
         CheckpointError: if an epoch was not recorded.
     """
-    path = out / ("scores.parquet" if find_spec("pyarrow") else "scores.csv")
-    if distributed.rank() == 0 and not path.exists():
-        watch = Forgetting(out / "recorder.pt", settings, data)
+    paths = [out / "scores.parquet", out / "scores.csv"]
+    if distributed.rank() == 0 and not any(path.exists() for path in paths):
+        recorder, recorded = _recorder(out, data), out / "recorder.pt"
+        if recorder.epoch != settings.epochs:
+            raise CheckpointError(
+                f"{recorded} holds {recorder.epoch} of {settings.epochs} epochs: delete {out} to score again"
+            )
         notes = {"settings": settings.as_dict(), "fingerprint": fingerprint(data.train)}
-        save_scores(path, watch.scores(), labels=data.train.labels, notes=notes)
-        watch.path.unlink()
+        run_folder.write_scores(out, recorder.scores(), data.train.labels, notes)
+        recorded.unlink()
     distributed.barrier()
-    return load_scores(path).scores
+    return load_scores(next(path for path in paths if path.exists())).scores
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Test accuracy before training and after every epoch."""
+    """Test accuracy before training and after every epoch, in `curve.json`; nothing is chosen by it."""
 
     before: float
     accuracy: list[float]
@@ -251,7 +189,32 @@ class Curve:
             CheckpointError: if an epoch is missing.
         """
         path = out / "curve.json"
-        content = files.read_json(path) if path.exists() else {}
-        if len(content.get("accuracy", ())) != epochs:
+        curve = cls(**files.read_json(path)) if path.exists() else None
+        if curve is None or len(curve.accuracy) != epochs:
             raise CheckpointError(f"{path} is incomplete: delete {out} to repeat this run")
-        return cls(content["before"], content["accuracy"])
+        return curve
+
+
+def _watch_accuracy(model: nn.Module, settings: Settings, out: Path, data: Data) -> Callable[[int], None]:
+    """Write the test accuracy before training, and after every epoch, as a `Curve`."""
+    device, path, task = choose_device(settings.device), out / "curve.json", tasks.of(settings, data)
+
+    def accuracy() -> float:
+        with _autocast(settings):
+            return task.validate(model, data.test, device)
+
+    def record(epoch: int) -> None:
+        if distributed.rank() == 0:
+            curve = Curve(**files.read_json(path))
+            if epoch == len(curve.accuracy):
+                files.write_json(path, asdict(replace(curve, accuracy=[*curve.accuracy, accuracy()])))
+
+    model.to(device)
+    if distributed.rank() == 0 and not path.exists():
+        run_folder.folder(out)
+        files.write_json(path, asdict(Curve(accuracy(), [])))
+    return record
+
+
+def _autocast(settings: Settings) -> torch.autocast:
+    return torch.autocast(choose_device(settings.device).type, dtype=torch.bfloat16, enabled=settings.bf16)

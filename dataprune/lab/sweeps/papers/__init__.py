@@ -2,32 +2,42 @@
 
     dataprune reproduce emp_table1 --scale cpu
 
-`experiment` reads a file, `run` carries its comparisons out, `curves` reads what figures need beside accuracies,
-`other` is for experiments that are not comparisons.
+`experiment` reads a file, `run` carries its comparisons out, `curves` reads what figures need beside accuracies.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .... import files
 from ....errors import UsageError
-from .experiment import available, content
-
-if TYPE_CHECKING:
-    from ...training.settings import Settings
-    from ..engines import Engine, Report
+from ...training import run_folder
+from ...training.device import choose_device
+from ...training.settings import Settings, require
+from .. import engines
+from ..engines import Engine, Report
+from ..joint.grid import Grid
+from ..sweep import carry_out
+from . import experiment, run
+from .experiment import available
 
 __all__ = ["about", "available", "reproduce"]
+
+_OF_GRID = (
+    "ratios", "amounts", "data_methods", "score_epochs", "finetune_epochs", "finetune_on", "finetune_lr", "scope",
+)  # fmt: skip
 
 
 def about(name: str) -> tuple[str, str]:
     """Source (paper, and number of the table or figure) and claim of an experiment."""
-    given = content(name)[1]
-    return str(given.get("source", "")), str(given.get("claim", ""))
+    content = experiment.content(name)[1]
+    return str(content.get("source", "")), str(content.get("claim", ""))
 
 
 def reproduce(
@@ -36,7 +46,8 @@ def reproduce(
     out: Path,
     cache: Path,
     *,
-    overrides: Mapping[str, Any] | None = None,
+    seeds: int | None = None,
+    model: str | None = None,
     jobs: int | None = None,
     report: Report | None = None,
 ) -> list[Path]:
@@ -48,7 +59,8 @@ def reproduce(
         scale: "smoke", "cpu" or "paper".
         out: folder of the results.
         cache: folder of the runs, which experiments share.
-        overrides: `seeds`, and of language tasks `model`, in place of the file's where they are not None.
+        seeds: how many, in place of the file's.
+        model: pretrained encoder of language tasks, in place of the file's.
         jobs: runs in parallel; by default one for each CPU core, and one on a GPU.
         report: called after every epoch.
     Returns:
@@ -57,51 +69,76 @@ def reproduce(
         UsageError: if there is no such experiment or scale, its settings are invalid, a model is given to an experiment
             without language tasks, or `out` holds another experiment; else as `run`.
     """
-    from ...report import joint as grids
-    from ...report import tables
-    from ..joint.run import joint
-    from . import experiment, other, run
-
     if Path(name).suffix == ".json":
         return _redraw(Path(name), out)
-    title, given = content(name)
-    changed = {key: value for key, value in (overrides or {}).items() if value is not None}
-    if "seeds" in changed:
-        given = _with(given, scale, seeds=changed["seeds"])
-    kind = given.get("kind", "grid")
-    if "model" in changed and kind != "grid":
-        raise UsageError(f"--model is for language tasks, {title} has others")
+    title, content = experiment.content(name)
+    kind = content.get("kind", "grid")
+    require(kind in ("grid", "joint", "script"), f"{name}: kind is grid, joint or script, got {kind!r}")
+    require(model is None or kind == "grid", f"--model is for language tasks, {title} has others")
     if kind == "script":
-        other.script(title, given, scale, out)
+        _run_script(title, content, scale, out)
         return [out]
     if kind == "joint":
-        grid = other.grid(title, given, scale)
-        result = joint(grid, out, report=report, engine=_engine(grid.settings, jobs))
-        shown = tables.plain(tables.joint(result))  # refuses an unfinished grid
-        text = f"# {title}\n\n{given['source']}. {given['claim']}\n\nScale {scale}.\n\n```\n{shown}```\n"
-        files.write_text(out / "table.md", text)
-        return [out / "joint.json", out / "table.md", *grids.draw(result, out)]
-    if kind != "grid":
-        raise UsageError(f"{name}: kind is grid, joint or script, got {kind!r}")
-    planned = experiment.of(title, given, scale)
-    if "model" in changed:
-        if not all(next(planned.cells(panel)).comparison.settings.glue for panel in planned.panels):
-            raise UsageError(f"--model is for language tasks, {title} has others")
-        given = _with(given, scale, settings={**planned.settings, "model": changed["model"]})
-        planned = experiment.of(title, given, scale)
-    first = next(planned.cells(next(iter(planned.panels)))).comparison.settings
+        return _prune_jointly(title, content, scale, out, seeds, jobs, report)
+    planned = experiment.of(title, content, scale)
+    planned = replace(planned, seeds=seeds or planned.seeds)
+    if model is not None:
+        glue = all(planned.cells(panel)[0].comparison.settings.glue for panel in planned.panels)
+        require(glue, f"--model is for language tasks, {title} has others")
+        planned = replace(planned, settings={**planned.settings, "model": model})
+    first = planned.comparison(*next(planned.runs())).settings
     result = run.reproduce(planned, out, cache, engine=_engine(first, jobs), report=report)
     return [out / "result.json", *_write_table_and_figure(result, out)]
+
+
+def _prune_jointly(
+    title: str,
+    content: Mapping[str, Any],
+    scale: str,
+    out: Path,
+    seeds: int | None,
+    jobs: int | None,
+    report: Report | None,
+) -> list[Path]:
+    """Carry out a grid of joint pruning: a file with `settings`, `seeds` and arguments of `Grid`."""
+    from ...report import joint, tables
+
+    own = experiment.at_scale(title, content, scale)
+    arguments = {name: own[name] for name in _OF_GRID if name in own}
+    settings = experiment.settings_of(own["settings"])
+    grid = Grid(settings, seeds=range(seeds or own.get("seeds", 1)), **arguments)
+    result = carry_out(grid, out, report=report, engine=_engine(settings, jobs))
+    shown = tables.plain(tables.joint(result))  # refuses an unfinished grid
+    text = f"# {title}\n\n{content['source']}. {content['claim']}\n\nScale {scale}.\n\n```\n{shown}```\n"
+    files.write_text(out / "table.md", text)
+    return [out / "joint.json", out / "table.md", *joint.draw(result, out)]
+
+
+def _run_script(title: str, content: Mapping[str, Any], scale: str, out: Path) -> None:
+    """Call `main(scale, out)` of the file's `script`, which writes its results and figures."""
+    experiment.at_scale(title, content, scale)
+    paths = (folder / content["script"] for folder in experiment.FOLDERS)
+    path = next((path for path in paths if path.exists()), None)
+    if path is None:
+        raise UsageError(f"{title} is the script experiments/{content['script']}, which is not installed: use a clone")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    sys.path.insert(0, str(path.parent))  # scripts can import each other
+    try:
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[path.stem] = module
+        spec.loader.exec_module(module)
+        module.main(scale, out)
+    finally:
+        sys.path.remove(str(path.parent))
 
 
 def _redraw(packed: Path, out: Path) -> list[Path]:
     """Write the table and figure of results that `dataprune pack` wrote."""
     from ...report import pack
-    from ...training import run_folder
 
     results = [entry.result for entry in pack.read(packed) if entry.command == "reproduce" and entry.result]
-    if len(results) != 1:
-        raise UsageError(f"{packed} holds {len(results)} results of `dataprune reproduce`, not 1")
+    require(len(results) == 1, f"{packed} holds {len(results)} results of `dataprune reproduce`, not 1")
     run_folder.folder(out)
     return _write_table_and_figure(results[0], out)
 
@@ -114,14 +151,5 @@ def _write_table_and_figure(result: Mapping[str, Any], out: Path) -> list[Path]:
 
 
 def _engine(settings: Settings, jobs: int | None) -> Engine:
-    from ...training.device import choose_device
-    from .. import engines
-
     count = jobs or (1 if choose_device(settings.device).type == "cuda" else os.cpu_count() or 1)
     return engines.local if count == 1 or int(os.environ.get("WORLD_SIZE", 1)) > 1 else engines.processes(count)
-
-
-def _with(given: dict[str, Any], scale: str, **changes: Any) -> dict[str, Any]:
-    """Content of a file with changes at one scale; a scale that the file does not have stays missing."""
-    scales = given.get("scales") or {}
-    return {**given, "scales": {**scales, scale: {**(scales[scale] or {}), **changes}}} if scale in scales else given

@@ -26,30 +26,25 @@ Curves = Mapping[str, Sequence[float]]  # by name
 
 
 def of(show: str, cells: Sequence[Cell], places: Places, data: Data) -> list[dict[str, Any]]:
-    """A line for each arm and keep of a panel, with means over seeds.
+    """A line for each arm and keep of a finished panel, with means over seeds.
 
-    Args:
-        show: "selections", "loss" or "interpolation".
-        cells: of one panel, finished.
-        places: where their runs are stored.
-        data: of the panel.
     Returns:
         Lines with `arm`, `keep`, and `samples` (how many were selected in 0, 1, 2 ... epochs), or `loss` of every
         epoch, or `epsilon` with `loss` and `accuracy` at each.
     """
     groups: dict[tuple[str, float], list[Curves]] = {}
     for cell in cells:
-        settings = _settings(cell, len(data.train))
+        settings = cell.comparison.run_settings(cell.method, cell.key.seed, len(data.train))
         read = _CURVES[show](settings, places.run(cell.method, settings), data)
-        groups.setdefault((cell.arm, cell.keep), []).append(read)
+        groups.setdefault((cell.key.arm, cell.key.keep), []).append(read)
     lines = []
     for (arm, keep), group in groups.items():
-        lengths = {name: max(len(run[name]) for run in group) for name in group[0]}
-        means = {
-            name: np.mean([np.pad(run[name], (0, length - len(run[name]))) for run in group], axis=0)
-            for name, length in lengths.items()
-        }
-        lines.append({"arm": arm, "keep": keep, **{name: np.round(mean, 5).tolist() for name, mean in means.items()}})
+        line: dict[str, Any] = {"arm": arm, "keep": keep}
+        for name in group[0]:
+            longest = max(len(run[name]) for run in group)
+            padded = [np.pad(run[name], (0, longest - len(run[name]))) for run in group]
+            line[name] = np.round(np.mean(padded, axis=0), 5).tolist()
+        lines.append(line)
     return lines
 
 
@@ -73,12 +68,10 @@ def interpolation(settings: Settings, run: Path, data: Data) -> Curves:
 
     Source: Goodfellow et al. 2014, arXiv:1412.6544, as Xiao et al., arXiv:2408.16031, section 4.4, use it.
     """
-    device = choose_device(settings.device)
-    task = tasks.of(settings, data)
+    device, task = choose_device(settings.device), tasks.of(settings, data)
     model = task.model().to(device)
     initial = {name: value.detach().clone() for name, value in model.named_parameters()}
-    weights = load_file(run / "model.safetensors")
-    final = {name: value.to(device) for name, value in weights.items() if name in initial}
+    final = load_file(run / "model.safetensors", device=str(device))
     part = data.train.subset(choose(len(data.train), min(SAMPLED, len(data.train)), "samples on the line"))
     curve: dict[str, list[float]] = {"epsilon": list(EPSILON), "loss": [], "accuracy": []}
     for epsilon in EPSILON:
@@ -90,10 +83,6 @@ def interpolation(settings: Settings, run: Path, data: Data) -> Curves:
         curve["loss"].append(float(F.cross_entropy(logits, labels)))
         curve["accuracy"].append(evaluate.accuracy(model, evaluate.batches(data.test, device, task.prepare)))
     return curve
-
-
-def _settings(cell: Cell, size: int) -> Settings:
-    return cell.comparison.run_settings(cell.method, cell.seed, size)
 
 
 _CURVES = {"selections": selections, "loss": losses, "interpolation": interpolation}

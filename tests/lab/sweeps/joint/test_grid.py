@@ -12,7 +12,7 @@ from torch import nn
 
 from dataprune.errors import UsageError
 from dataprune.lab.models import build
-from dataprune.lab.sweeps.joint.run import joint
+from dataprune.lab.sweeps.sweep import carry_out
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ from dataprune.lab.sweeps.joint.run import joint
 )
 def test_invalid_grids(changes: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        grid(**changes).validate()
+        grid(**changes)
 
 
 def nothing_to_prune(shape: Any, classes: int) -> nn.Module:
@@ -60,5 +60,5 @@ def test_grids_that_do_not_fit_are_refused_before_anything_is_trained(
 ) -> None:
     monkeypatch.setattr(build, "_import", lambda name: nothing_to_prune)
     with pytest.raises(UsageError, match=message):
-        joint(grid(**changes), tmp_path / "run", data=tiny.data())
+        carry_out(grid(**changes), tmp_path / "run", data=tiny.data())
     assert not (tmp_path / "run").exists()

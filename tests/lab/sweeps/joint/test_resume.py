@@ -11,12 +11,13 @@ import tiny
 from tiny_joint import grid
 
 from dataprune import Selection, files
-from dataprune.dynamics import load_scores
+from dataprune.dynamics import Recorder, load_scores
 from dataprune.errors import CheckpointError, UsageError
 from dataprune.lab.report.joint import check_whole, missing
-from dataprune.lab.sweeps.joint import stages
-from dataprune.lab.sweeps.joint.run import joint
+from dataprune.lab.sweeps.sweep import carry_out
 from dataprune.lab.training import run as training
+from dataprune.lab.training import run_folder
+from dataprune.lab.training.tasks.images import Classification
 
 
 class Interrupted:
@@ -35,16 +36,16 @@ class Interrupted:
 INTERRUPTIONS = [  # an owner, a function's name, and the call that is interrupted
     *((training._Run, "_train_step", at) for at in (30, 230)),
     (files, "write_bytes", 25),
-    (stages.Accuracy, "_accuracy", 4),
-    (stages, "save_scores", 1),
+    (Classification, "validate", 4),
+    (run_folder, "save_scores", 1),
     (Path, "unlink", 3),
     *(
         pytest.param(*interruption, marks=pytest.mark.slow)
         for interruption in (
             *((training._Run, "_train_step", at) for at in (1, 85, 110, 145, 300)),
             *((files, "write_bytes", at) for at in (1, 2, 4, 9, 12, 17, 40, 60, 77)),
-            *((stages.Accuracy, "_accuracy", at) for at in (1, 9)),
-            (stages.Forgetting, "scores", 1),
+            *((Classification, "validate", at) for at in (1, 9)),
+            (Recorder, "scores", 1),
             (Selection, "save", 2),
         )
     ),
@@ -58,7 +59,7 @@ RESUMED: dict[str, Any] = {"ratios": (0.2,), "amounts": (0.0, 0.6), "checkpoint_
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole")
-    joint(grid(**RESUMED), out, data=tiny.data())
+    carry_out(grid(**RESUMED), out, data=tiny.data())
     return out
 
 
@@ -71,9 +72,9 @@ def test_an_interrupted_grid_goes_on(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         bound = (lambda self, *args, **more: stop(self, *args, **more)) if isinstance(owner, type) else stop
         patch.setattr(owner, name, bound)
-        joint(grid(**RESUMED), tmp_path, data=tiny.data())
+        carry_out(grid(**RESUMED), tmp_path, data=tiny.data())
     before = {path: path.read_bytes() for path in tmp_path.glob("*/*/metrics.json")}
-    joint(grid(**RESUMED), tmp_path, data=tiny.data())
+    carry_out(grid(**RESUMED), tmp_path, data=tiny.data())
     assert (tmp_path / "joint.json").read_text() == (whole / "joint.json").read_text()
     for path, content in before.items():
         assert path.read_bytes() == content  # what was finished was not made again
@@ -88,7 +89,7 @@ def test_an_interruption_loses_at_most_the_running_cell(tmp_path: Path, monkeypa
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop = Interrupted(step, 400)
         patch.setattr(training._Run, "_train_step", lambda self, *args: stop(self, *args))
-        joint(chosen, tmp_path, data=tiny.data())
+        carry_out(chosen, tmp_path, data=tiny.data())
     result = files.read_json(tmp_path / "joint.json")
     done = len(list(tmp_path.glob("cells/*/cell.json")))
     assert len(result["cells"]) == done > 2
@@ -97,29 +98,29 @@ def test_an_interruption_loses_at_most_the_running_cell(tmp_path: Path, monkeypa
     with pytest.raises(UsageError, match=rf"^{14 - done} of 14 cells are missing \(.* \.\.\.\): run the command again"):
         check_whole(result)
     made: list[str] = []
-    joint(chosen, tmp_path, data=tiny.data(), report=lambda arm, seed, line: made.append(arm))
+    carry_out(chosen, tmp_path, data=tiny.data(), report=lambda arm, seed, line: made.append(arm))
     cells = {name for name in made if "amount" in name}
     assert len(cells) == 14 - done
 
 
 def test_a_grid_grows_without_doing_anything_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = tiny.data()
-    small = joint(grid(ratios=(0.5,), amounts=(0.6,)), tmp_path, data=data)
+    small = carry_out(grid(ratios=(0.5,), amounts=(0.6,)), tmp_path, data=data)
     made: set[str] = set()
-    wide = joint(grid(seeds=(0, 1)), tmp_path, data=data, report=lambda arm, seed, line: made.add(f"{arm}, {seed}"))
+    wide = carry_out(grid(seeds=(0, 1)), tmp_path, data=data, report=lambda arm, seed, line: made.add(f"{arm}, {seed}"))
     assert all(row in wide["cells"] for row in small["cells"])
     assert "base, 0" not in made and "base-amount0, 0" in made and "base, 1" in made
     assert "base-amount0.6, 0" not in made and "scoring, 0" not in made
     monkeypatch.setattr(training, "_Run", None)  # nothing is left to train
-    assert joint(grid(seeds=(0, 1)), tmp_path, data=data) == wide
-    assert joint(grid(ratios=(0.5,), amounts=(0.6,)), tmp_path, data=data) == small
+    assert carry_out(grid(seeds=(0, 1)), tmp_path, data=data) == wide
+    assert carry_out(grid(ratios=(0.5,), amounts=(0.6,)), tmp_path, data=data) == small
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a grid of one cell an arm; tests leave it as it is."""
     out = tmp_path_factory.mktemp("small")
-    joint(grid(**SMALL), out, data=tiny.data())
+    carry_out(grid(**SMALL), out, data=tiny.data())
     return out
 
 
@@ -136,19 +137,19 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_another_grids_folder_is_refused(changes: dict, names: str, small: Path) -> None:
     result = files.read_json(small / "joint.json")
     with pytest.raises(UsageError, match=rf"holds another grid \({names}\): choose another --out"):
-        joint(grid(**{**SMALL, **changes}), small, data=tiny.data())
+        carry_out(grid(**{**SMALL, **changes}), small, data=tiny.data())
     assert files.read_json(small / "joint.json") == result
 
 
 def test_what_was_deleted_or_damaged_is_named(tmp_path: Path) -> None:
     data = tiny.data()
-    joint(grid(ratios=(0.5,), amounts=(0.6,)), tmp_path, data=data)
+    carry_out(grid(ratios=(0.5,), amounts=(0.6,)), tmp_path, data=data)
     weights = tmp_path / "training/low-keep0.5-seed0/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:50])
     with pytest.raises(
         CheckpointError, match=r"low-keep0.5-amount0.3, seed 0: .*model.safetensors is missing or damaged"
     ):
-        joint(grid(ratios=(0.5,), amounts=(0.6, 0.3)), tmp_path, data=data)
+        carry_out(grid(ratios=(0.5,), amounts=(0.6, 0.3)), tmp_path, data=data)
     next((tmp_path / "scoring/seed0").glob("scores.*")).unlink()
     with pytest.raises(CheckpointError, match="holds 0 of 3 epochs: delete"):
-        joint(grid(ratios=(0.5,), amounts=(0.6, 0.3)), tmp_path, data=data)
+        carry_out(grid(ratios=(0.5,), amounts=(0.6, 0.3)), tmp_path, data=data)

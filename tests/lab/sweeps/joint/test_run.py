@@ -21,11 +21,9 @@ from dataprune.errors import UsageError
 from dataprune.lab.data.augment import normalize
 from dataprune.lab.models import build
 from dataprune.lab.sweeps import engines
-from dataprune.lab.sweeps.joint import run as joining
 from dataprune.lab.sweeps.joint import stages
 from dataprune.lab.sweeps.joint.grid import Cell
-from dataprune.lab.sweeps.joint.run import joint
-from dataprune.lab.sweeps.sweep import on_coreset
+from dataprune.lab.sweeps.sweep import carry_out, on_coreset
 from dataprune.lab.training import run as training
 from dataprune.lab.training.build import build_pruner, build_rate
 
@@ -36,8 +34,8 @@ def kept_models(out: Path, cell: Cell) -> dict[str, torch.Tensor]:
 
 def test_a_cell_is_its_steps_by_hand(tmp_path: Path) -> None:
     data, cell = tiny.data(), Cell("high", 0.2, 0.6, 3)
-    chosen = grid(ratios=(0.2,), amounts=(0.6,), seeds=(3,), shift=0, flip=False, lr=0.1)
-    result = joint(chosen, tmp_path / "joint", data=data, save_models=True)
+    chosen = grid(ratios=(0.2,), amounts=(0.6,), seeds=(3,), shift=0, flip=False, lr=0.1, save_models=True)
+    result = carry_out(chosen, tmp_path / "joint", data=data)
 
     # scoring and the coreset: the 80 samples of highest count, whichever of the equals
     engines.perform(engines.Job("scoring", 3, chosen.scoring(3), tmp_path / "scored", watch="forgetting"), data)
@@ -95,8 +93,8 @@ def test_a_cell_is_its_steps_by_hand(tmp_path: Path) -> None:
 
 def test_masks_are_those_of_the_trained_model_and_hold(tmp_path: Path) -> None:
     """Another thing that the published code gets wrong: it takes them off before it fine-tunes."""
-    chosen = grid(ratios=(0.2,), amounts=(0.0, 0.35, 0.9), model="small_cnn", weight_decay=0.01)
-    result = joint(chosen, tmp_path, data=tiny.data(), save_models=True)
+    chosen = grid(ratios=(0.2,), amounts=(0.0, 0.35, 0.9), model="small_cnn", weight_decay=0.01, save_models=True)
+    result = carry_out(chosen, tmp_path, data=tiny.data())
     for cell, row in zip(chosen.cells(), result["cells"], strict=True):
         assert Cell(row["arm"], row["ratio"], row["amount"], row["seed"]) == cell
         trained = load_file(tmp_path / "training" / cell.trained / "model.safetensors")
@@ -117,7 +115,7 @@ def test_masks_are_those_of_the_trained_model_and_hold(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_the_scope_decides_where_weights_are_ranked(scope: str, tmp_path: Path) -> None:
-    result = joint(grid(scope=scope, ratios=(0.2,), amounts=(0.6,)), tmp_path, data=tiny.data())
+    result = carry_out(grid(scope=scope, ratios=(0.2,), amounts=(0.6,)), tmp_path, data=tiny.data())
     for row in result["cells"]:
         shares = list(row["layers"].values())
         assert row["sparsity"] == pytest.approx(0.6, abs=1e-3)
@@ -136,7 +134,7 @@ def test_all_arms_of_a_seed_begin_alike_and_share_their_stages(tmp_path: Path, m
 
     monkeypatch.setattr(engines, "run", watched)
     chosen = grid(ratios=(0.2,), seeds=(0, 1))
-    joint(chosen, tmp_path, data=tiny.data())
+    carry_out(chosen, tmp_path, data=tiny.data())
     trained = {name: start for name, start in begun.items() if not name.startswith("cells")}
     assert len(trained) == 2 * (1 + 1 + 3) and len(begun) - len(trained) == 2 * 4 * 2
     for seed in (0, 1):
@@ -149,18 +147,19 @@ def test_all_arms_of_a_seed_begin_alike_and_share_their_stages(tmp_path: Path, m
 
 def test_reinitialized_models_keep_the_masks_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[nn.Module] = []
-    begin = stages.Accuracy.begin
+    watch = stages.watch
 
-    def watched(self: Any, model: nn.Module) -> None:
-        started.append(build.build("mlp", (1, 8, 8), 4, 99))
-        network.apply(started[-1], network.Masks.of(model.state_dict()))
-        started[-1].load_state_dict(model.state_dict())
-        begin(self, model)
+    def watched(kind: Any, model: nn.Module, *arguments: Any) -> Any:
+        if kind == "accuracy":
+            started.append(build.build("mlp", (1, 8, 8), 4, 99))
+            network.apply(started[-1], network.Masks.of(model.state_dict()))
+            started[-1].load_state_dict(model.state_dict())
+        return watch(kind, model, *arguments)
 
-    monkeypatch.setattr(stages.Accuracy, "begin", watched)
+    monkeypatch.setattr(stages, "watch", watched)
     cell = Cell("base", None, 0.6, 0)
-    chosen = grid(reinitialize=True, ratios=(0.5,), amounts=(0.6,))
-    joint(chosen, tmp_path, data=tiny.data(), save_models=True)
+    chosen = grid(reinitialize=True, ratios=(0.5,), amounts=(0.6,), save_models=True)
+    carry_out(chosen, tmp_path, data=tiny.data())
     trained = load_file(tmp_path / "training/base-seed0/model.safetensors")
     begun = dict(started[1].named_parameters())  # the first is that of training
     fresh = build.build("mlp", (1, 8, 8), 4, chosen.tuning(cell, tmp_path).seed)
@@ -176,7 +175,7 @@ def test_reinitialized_models_keep_the_masks_alone(tmp_path: Path, monkeypatch: 
 def test_dynamic_methods_take_the_place_of_coresets(tmp_path: Path) -> None:
     options = ("emp.beta=2",)
     chosen = grid(data_methods=("emp", "rs2"), ratios=(0.3,), finetune_on="coreset", option=options, epochs=4)
-    result = joint(chosen, tmp_path, data=tiny.data())
+    result = carry_out(chosen, tmp_path, data=tiny.data())
     assert result["grid"]["arms"] == ["emp", "rs2"] and result["scoring"] == []
     assert not (tmp_path / "scoring").exists() and not (tmp_path / "coresets").exists()
     for row in result["cells"]:
@@ -190,7 +189,7 @@ def test_dynamic_methods_take_the_place_of_coresets(tmp_path: Path) -> None:
 
 
 def test_fine_tuning_on_the_coreset_trains_its_samples_alone(tmp_path: Path) -> None:
-    joint(grid(finetune_on="coreset", finetune_lr=0.01), tmp_path, data=tiny.data())
+    carry_out(grid(finetune_on="coreset", finetune_lr=0.01), tmp_path, data=tiny.data())
     for arm in ("low", "random"):
         name = f"{arm}-keep0.2-seed0"
         counts = load_file(tmp_path / "cells" / f"{name}-amount0.6" / "selection_counts.safetensors")["selected"]
@@ -200,7 +199,7 @@ def test_fine_tuning_on_the_coreset_trains_its_samples_alone(tmp_path: Path) -> 
 
 
 def test_flops_of_a_cell_are_those_of_all_its_stages(tmp_path: Path) -> None:
-    result = joint(grid(), tmp_path, data=tiny.data())
+    result = carry_out(grid(), tmp_path, data=tiny.data())
     hidden, last = 2 * 64 * 256, 2 * 256 * 4
     for row in result["cells"]:
         flops, kept = row["flops"], {None: 400, 0.2: 80, 0.5: 192}[row["ratio"]]
@@ -217,7 +216,7 @@ def test_flops_of_a_cell_are_those_of_all_its_stages(tmp_path: Path) -> None:
 
 
 def test_the_documented_form(tmp_path: Path) -> None:
-    result = joint(grid(), tmp_path, data=tiny.data())
+    result = carry_out(grid(), tmp_path, data=tiny.data())
     assert result == files.read_json(tmp_path / "joint.json")
     assert (result["model"], result["train_samples"], result["test_samples"]) == ("mlp", 400, 50)
     assert result["grid"] == {
@@ -244,14 +243,14 @@ def test_the_documented_form(tmp_path: Path) -> None:
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is a file"):
-        joint(grid(), tmp_path / "file", data=tiny.data())
-    with pytest.raises(UsageError, match="does not exist"):
-        joining.load(tmp_path)
+        carry_out(grid(), tmp_path / "file", data=tiny.data())
 
 
 def ranked(rank: int, world_size: int, out: str) -> dict[str, Any]:
-    quick = grid(batch_size=8, ratios=(0.2,), amounts=(0.6,), epochs=1, score_epochs=2, finetune_epochs=1)
-    return joining.joint(quick, Path(out), data=tiny.data(), save_models=True)
+    quick = grid(
+        batch_size=8, ratios=(0.2,), amounts=(0.6,), epochs=1, score_epochs=2, finetune_epochs=1, save_models=True
+    )
+    return carry_out(quick, Path(out), data=tiny.data())
 
 
 @pytest.mark.ddp

@@ -51,7 +51,7 @@ def test_scores_count_what_is_forgotten_between_the_ends_of_epochs(tmp_path: Pat
     never = ~history.any(axis=0)
     assert scores["forgetting_last"].tolist() == np.where(never, 6, forgotten).tolist()
     assert tiny.history(tmp_path / "plain") == tiny.history(tmp_path / "scored")  # looking changes nothing
-    assert metrics["accuracy"] is None  # the test set was not read
+    assert metrics.accuracy is None  # the test set was not read
 
 
 def test_one_folder_is_of_one_pruning(tmp_path: Path) -> None:

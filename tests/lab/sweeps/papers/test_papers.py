@@ -21,8 +21,8 @@ from dataprune.cli import app
 from dataprune.errors import UsageError
 from dataprune.lab.report import reproductions
 from dataprune.lab.sweeps import papers
-from dataprune.lab.sweeps.compare import compare
 from dataprune.lab.sweeps.papers import experiment, run
+from dataprune.lab.sweeps.sweep import carry_out
 from dataprune.lab.training import tasks
 from dataprune.lab.training.build import build_pruner, load_data
 from dataprune.lab.training.run import run as train
@@ -92,7 +92,7 @@ def test_every_scale_is_meant(name: str) -> None:
 def test_the_papers_schedules(name: str, arm: str, keep: float, full: int, epochs: int, steps: int) -> None:
     """Full epochs and steps on 50,000 samples, as planned before annealing stopped to be a recipe's default."""
     planned = experiment.read(name, "paper")
-    cell = next(c for c in planned.cells("CIFAR-10", seeds=[0]) if (c.arm, c.keep) == (arm, keep))
+    cell = next(c for c in planned.cells("CIFAR-10") if (c.key.arm, c.key.keep) == (arm, keep))
     plan = cell.comparison.plan(50_000)
     assert (sum(plan.full), len(plan.full), plan.steps) == (full, epochs, steps)
     counts = build_pruner(cell.comparison.run_settings(cell.method, 0, 50_000), 50_000).counts
@@ -134,16 +134,16 @@ def test_published_numbers_stand_beside_their_share() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", GRIDS)
 def test_smoke(name: str, cache: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    overrides: dict[str, Any] = {}
+    model = None
     if name in ("emp_table3", "which_budgets_language"):
         request.getfixturevalue("data_folder")
-        overrides["model"] = request.getfixturevalue("encoder")
+        model = request.getfixturevalue("encoder")
     for module in ("transformers",) if name == "tdds_table4" else ():
         pytest.importorskip(module)
-    files = papers.reproduce(name, "smoke", tmp_path, cache, overrides=overrides, jobs=1)
+    files = papers.reproduce(name, "smoke", tmp_path, cache, model=model, jobs=1)
     result = json.loads((tmp_path / "result.json").read_text())
     planned = experiment.read(name, "smoke")
-    assert len(result["rows"]) == sum(len(list(planned.cells(panel))) for panel in planned.panels)
+    assert len(result["rows"]) == sum(len(planned.cells(panel)) for panel in planned.panels)
     assert {line["arm"] for line in result["summary"]} == set(planned.arms)
     assert all(file.stat().st_size > 0 for file in files) and len(files) == 4
     assert all(f"| {arm} |" in (tmp_path / "table.md").read_text() for arm in planned.arms)
@@ -178,7 +178,7 @@ def test_an_arm_says_what_is_its_own() -> None:
         settings={**SETTINGS, "option": {"tdds.window": 3}},
         arms={"mine": {"method": "tdds", "lr": 0.5, "anneal": 0.25, "at": {0.5: {"option": {"until": 4}}}}},
     )
-    at = {cell.keep: cell.comparison for cell in planned.cells("digits")}
+    at = {cell.key.keep: cell.comparison for cell in planned.cells("digits")}
     assert at[0.75].settings.option == ("tdds.window=3",)
     assert at[0.5].settings.option == ("tdds.window=3", "tdds.until=4")
     assert at[0.5].settings.lr == 0.5 and at[0.5].settings.anneal == 0.25 and at[0.5].methods == ["tdds"]
@@ -186,10 +186,10 @@ def test_an_arm_says_what_is_its_own() -> None:
 
 def test_strategy_p_has_the_steps_of_full_training() -> None:
     planned = of(keep=[0.5, 0.25], arms=["full", "static_random"], warmup=0, strategy="P")
-    cells = {(cell.arm, cell.keep): cell.comparison.settings for cell in planned.cells("digits")}
+    cells = {(cell.key.arm, cell.key.keep): cell.comparison.settings for cell in planned.cells("digits")}
     assert {cells["full", keep].epochs for keep in (0.5, 0.25)} == {4}
     assert [cells["static_random", keep].epochs for keep in (0.5, 0.25)] == [8, 16]
-    comparison = next(cell.comparison for cell in planned.cells("digits") if cell.arm == "static_random")
+    comparison = next(cell.comparison for cell in planned.cells("digits") if cell.key.arm == "static_random")
     assert comparison.plan(96).steps == 8 * (48 // 16)
 
 
@@ -252,8 +252,8 @@ def test_a_folder_is_of_one_experiment(tmp_path: Path) -> None:
     ]:
         with pytest.raises(UsageError, match=rf"holds another experiment \({name}.*choose another --out"):
             run.reproduce(other, tmp_path / "a", tmp_path / "cache")
-    cell = next(planned.cells("digits"))
-    compare(cell.comparison, tmp_path)
+    cell = planned.cells("digits")[0]
+    carry_out(cell.comparison, tmp_path)
     with pytest.raises(UsageError, match='kind was "comparison", now "experiment"'):
         run.reproduce(planned, tmp_path, tmp_path / "cache")
     (tmp_path / "file").touch()
@@ -266,7 +266,7 @@ def test_a_folder_is_of_one_experiment(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["emp_figure9", "drop_figure1"])
 def test_a_model_is_for_language(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--model is for language tasks"):
-        papers.reproduce(name, "smoke", tmp_path, tmp_path, overrides={"model": "resnet18"})
+        papers.reproduce(name, "smoke", tmp_path, tmp_path, model="resnet18")
 
 
 def test_the_table_tells_of_unequal_steps(tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_the_line_begins_untrained_and_ends_trained(tmp_path: Path) -> None:
     result = run.reproduce(planned, tmp_path / "a", tmp_path / "cache")
     (line,) = result["kept"]["digits"]
     at = dict(zip(line["epsilon"], line["accuracy"]))
-    cell = next(planned.cells("digits"))
+    cell = planned.cells("digits")[0]
     data = load_data(cell.comparison.settings)
     task = tasks.of(cell.comparison.settings, data)
     untrained = task.test(task.model(), torch.device("cpu"))["accuracy"]
