@@ -60,6 +60,13 @@ def copied(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "copy"))
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages without figures, whose drawing takes most of the time, for tests of their words."""
+    monkeypatch.setattr(plots, "svg", lambda *arguments: "<svg></svg>")
+    monkeypatch.setattr(plots, "png", lambda figure: b"")
+
+
 class Page(HTMLParser):
     """The elements of a page in order, and the text of its headings."""
 
@@ -288,6 +295,7 @@ def test_settings_that_runs_share_are_listed(made: Path) -> None:
     assert not shown & {"method", "seed", "steps", "views", "temperature", "max-length"}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_single_runs_are_compared(made: Path, tmp_path: Path) -> None:
     folders = [made / "runs" / f"{method}-seed{seed}" for method in ("full", "emp") for seed in (0, 1)]
     (group,) = records.read(folders)
@@ -304,6 +312,7 @@ def test_single_runs_are_compared(made: Path, tmp_path: Path) -> None:
 # -- what is missing or broken ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_missing_records_are_named(copied: Path) -> None:
     for file in copied.glob("runs/*/trajectories.safetensors"):
         file.unlink()
@@ -318,6 +327,7 @@ def test_missing_records_are_named(copied: Path) -> None:
     assert "(no selection_counts.safetensors)" in text and "history was not recorded" in text and "not checked" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_data_that_is_not_there_is_named(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for file in copied.glob("runs/*/config.json"):
         files.write_json(file, files.read_json(file) | {"data": str(copied / "nowhere")})
@@ -383,6 +393,7 @@ def test_an_accuracy_that_is_no_number(copied: Path) -> None:
         page.write([copied], copied, data=data())
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_checks_find_what_is_wrong(made: Path, copied: Path) -> None:
     def states(folder: Path) -> dict[str, str]:
         (group,) = records.read([folder])
