@@ -21,7 +21,7 @@ def test_examples_fit_their_annotations() -> None:
 
 
 @pytest.mark.slow
-def test_a_wrong_shape_is_found() -> None:
+def test_a_wrong_shape_raises() -> None:
     code = """
 from jaxtyping import install_import_hook
 with install_import_hook("dataprune", "typechecker.check"):

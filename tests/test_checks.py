@@ -17,7 +17,7 @@ from dataprune import PlanError
 # -- bad input -------------------------------------------------------------------------------------------------------
 
 
-def test_a_scalar_loss_is_told_how_to_be_one_per_sample() -> None:
+def test_the_error_for_a_scalar_loss_names_reduction() -> None:
     p = pruner()
     with pytest.raises(ValueError, match="reduction='none'"):
         p.loss(torch.tensor([0, 1]), torch.tensor(0.3))

@@ -189,7 +189,7 @@ def test_resuming() -> None:
         assert go(again, other) == whole[stop:]
 
 
-def test_a_step_before_the_first_epoch_is_told_why() -> None:
+def test_the_error_for_a_step_before_the_first_epoch_names_the_cause() -> None:
     with pytest.raises(ValueError, match="no epoch"):
         Progress(dataprune.rs2(SIZE, keep=0.5, epochs=4), BATCH).step()
 

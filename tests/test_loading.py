@@ -92,7 +92,7 @@ def test_list_like_data_works() -> None:
         assert torch.equal(x, y.double())
 
 
-def test_a_subset_is_pruned_by_its_own_positions() -> None:
+def test_a_subset_is_pruned_by_positions_in_the_subset() -> None:
     subset = Subset(Items("number"), list(range(10, 30)))
     for index, value in prune_loader(loader(subset), pruner(size=20)):
         assert torch.equal(index + 10, value)
@@ -264,7 +264,7 @@ def test_rank_and_world_size_come_together() -> None:
             PruneSampler(pruner(), **options)
 
 
-def test_indexed_and_collate_work_on_their_own() -> None:
+def test_indexed_and_collate_work_without_a_pruner() -> None:
     data = Indexed(Items("number"))
     assert len(data) == SIZE
     assert data[7] == (7, 7)

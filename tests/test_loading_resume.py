@@ -87,7 +87,7 @@ def test_a_state_loaded_after_the_loader_was_used_counts() -> None:
     assert train(q, other) == whole[8:]
 
 
-def test_resuming_a_sampler_in_a_loader_of_ones_own() -> None:
+def test_resuming_a_sampler_in_a_plain_loader() -> None:
     def build() -> tuple[Pruner, DataLoader]:
         p = pruner("loss", epochs=4)
         return p, DataLoader(Indexed(Items()), batch_size=BATCH, sampler=PruneSampler(p), collate_fn=IndexedCollate())
@@ -136,7 +136,7 @@ def test_stateful_loader_goes_on_in_mid_epoch(workers: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*set_vital.*:UserWarning")
-def test_stateful_loaders_own_options_are_kept() -> None:
+def test_options_of_a_stateful_loader_are_kept() -> None:
     stateful = pytest.importorskip("torchdata.stateful_dataloader")
     stateful_loader = stateful.StatefulDataLoader(Items(), batch_size=BATCH, snapshot_every_n_steps=7)
     assert prune_loader(stateful_loader, pruner()).snapshot_every_n_steps == 7  # type: ignore[attr-defined]

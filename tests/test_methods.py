@@ -80,7 +80,7 @@ def test_annealing_of_the_papers_starts_at_epoch_175_of_200() -> None:
 
 
 @each
-def test_warmup_and_anneal_can_be_chosen(row: Row) -> None:
+def test_warmup_and_anneal_are_arguments(row: Row) -> None:
     pruner = row.build(epochs=10, warmup=3, anneal=0.25)  # full from ceil(7.5)
     full = [count == SIZE for count in pruner.counts]
     assert full == ([True] * 3 + [False] * 5 + [True] * 2 if row.prunes else [True] * 10)

@@ -109,7 +109,7 @@ def test_states_of_schema_1_are_refused_by_name() -> None:
         named("emp")().load_state_dict(state | {"schema": 1})
 
 
-def test_looking_at_a_criterion_of_ones_own_draws_no_global_number() -> None:
+def test_inspecting_a_custom_criterion_leaves_the_global_generator() -> None:
     def noisy(losses: Tensor, outputs: Any, targets: Any) -> Tensor:
         return losses + torch.rand(len(losses))
 
@@ -144,7 +144,7 @@ def test_a_pickled_pruner_goes_on_as_the_first(row: Row) -> None:
         assert run(pickle.loads(pickle.dumps(begun))) == run(begun)
 
 
-def test_a_pruner_shows_what_it_is_made_of() -> None:
+def test_the_repr_of_a_pruner_names_its_parts() -> None:
     text = repr(dataprune.emp(100, keep=0.3, epochs=10, beta=2.0))
     assert text == (
         "Pruner(100, loss_plus_entropy(beta=2.0), top_k(balance=None), window(keep=0.3, start=1, stop=10), epochs=10, "

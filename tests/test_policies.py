@@ -104,7 +104,7 @@ def test_ties_are_broken_at_random_not_by_position(name: str, value: float) -> N
     assert np.abs(pairs - q).max() < 5 * math.sqrt(q * (1 - q) / trials)
 
 
-def test_only_what_is_equal_is_decided_at_random() -> None:
+def test_only_ties_are_broken_at_random() -> None:
     book = book_of([5.0, 4.0, 3.0, 3.0, 3.0, 1.0])
     seen = {tuple(policies.top_k()(book, 3, key(seed)).index.tolist()) for seed in range(50)}
     assert seen == {(0, 1, 2), (0, 1, 3), (0, 1, 4)}

@@ -210,7 +210,7 @@ def test_every_selects_anew_when_the_count_changes() -> None:
     assert [len(p.select(epoch).index) for epoch in range(6)] == [50, 45, 40, 35, 30, 25]
 
 
-def test_a_kept_selection_is_not_chosen_by_newer_scores() -> None:
+def test_a_kept_selection_ignores_newer_scores() -> None:
     p = pruner(every=3)
     train(p, 0)
     first = p.select(1).index
@@ -246,7 +246,7 @@ def test_policies_that_leave_the_dataset_are_refused(index: Tensor) -> None:
         p.select(1)
 
 
-def test_a_policy_may_say_that_it_decides_how_many() -> None:
+def test_a_policy_may_declare_an_inexact_count() -> None:
     class Few:
         exact = False
 
@@ -390,7 +390,7 @@ def test_stats() -> None:
     assert stats["draws"] == counts.tolist()
 
 
-def test_stats_name_what_was_never_seen() -> None:
+def test_stats_count_samples_never_seen() -> None:
     p = pruner(policy=policies.least_drawn(), schedule=schedules.constant(0.3))
     p.select(0)
     assert p.stats()["never_seen"] == 35
@@ -447,7 +447,7 @@ def test_a_gpu_run_equals_a_cpu_run() -> None:
 
 
 @pytest.mark.gpu
-def test_a_state_loaded_onto_a_gpu_is_taken_back() -> None:
+def test_a_state_loaded_onto_a_gpu_moves_to_the_cpu() -> None:
     state = {key: value.cuda() if isinstance(value, Tensor) else value for key, value in a_state().items()}
     p = pruner()
     p.load_state_dict(state)

@@ -23,7 +23,7 @@ def test_an_empty_window_is_full() -> None:
     assert [schedules.window(0.2, 4, 2)(epoch) for epoch in range(5)] == [1] * 5
 
 
-def test_linear_begins_and_ends_where_it_says() -> None:
+def test_linear_begins_and_ends_at_its_arguments() -> None:
     schedule = schedules.linear(0.9, 0.1, 9)
     values = [schedule(epoch) for epoch in range(9)]
     assert values[0] == 0.9

@@ -207,7 +207,7 @@ def test_fingerprint_leaves_global_randomness_alone() -> None:
     assert after == (torch.rand(1).item(), np.random.rand(), random.random())
 
 
-def test_a_dataset_may_bring_its_own_fingerprint() -> None:
+def test_a_dataset_may_define_its_fingerprint() -> None:
     class Known(Items):
         fingerprint = "v1"
 

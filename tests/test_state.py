@@ -77,7 +77,7 @@ def a_state() -> dict:
 
 
 @pytest.mark.parametrize("state", [{}, {"schema": 1}, {"weights": torch.zeros(3)}, None, [], "state", 7])
-def test_what_is_no_state_is_refused(state: Any) -> None:
+def test_invalid_states_are_refused(state: Any) -> None:
     with pytest.raises(CheckpointError, match="state"):
         pruner().load_state_dict(state)
 

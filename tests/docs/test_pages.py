@@ -159,7 +159,7 @@ def test_the_page_of_commands_has_them_all(group: Any) -> None:
     assert set(re.findall(r"^\| `dataprune (\w+)` \|", text, flags=re.MULTILINE)) == set(group.commands)
 
 
-def test_blocks_say_what_they_are() -> None:
+def test_blocks_name_their_language() -> None:
     for page in PAGES:
         for block in blocks(page):
             assert block.language in LANGUAGES, (name(page), block.language or "no language", block.code[:60])
