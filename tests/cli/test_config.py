@@ -32,7 +32,9 @@ def test_a_file_holds_options_and_the_command_line_overrides_it(tmp_path: Path) 
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("option", ["emp.beta=3", ["emp.beta=3"], {"emp.beta": 3}])
+@pytest.mark.parametrize(
+    "option", [pytest.param("emp.beta=3", marks=pytest.mark.slow), ["emp.beta=3"], {"emp.beta": 3}]
+)
 def test_lists_in_a_file(option: Any, tmp_path: Path) -> None:
     file = config(
         methods=["short", "emp"], seeds=1, option=option, model="mlp", epochs=4, train_size=320, keep=0.4,

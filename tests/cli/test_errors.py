@@ -111,6 +111,7 @@ def test_a_full_disk_ends_in_one_line(tmp_path: Path, monkeypatch: pytest.Monkey
     assert call(*compare).exit_code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="needs a limit on the size of files")
 def test_files_that_may_not_grow(tmp_path: Path) -> None:
     out = tmp_path / "out"

@@ -15,6 +15,7 @@ QUICK = ("--model", "mlp", "--train-size", 320, "--test-size", 60, "--epochs", 2
          "--finetune-epochs", 1, "--amounts", "0,0.5", "--lr", 0.05, "--device", "cpu")  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_command_continues_in_its_default_folder(tmp_path: Path) -> None:
     first = call("joint", *QUICK, "--seeds", 1)
     assert first.exit_code == 0, first.output
