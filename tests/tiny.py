@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 from dataprune.lab.data.named import Data, Images
+from dataprune.lab.training import run as training
 from dataprune.lab.training.settings import Settings
 
 SIZE = 400
@@ -46,3 +49,20 @@ def same_end(first: Path, second: Path) -> None:
         for entry in actual:
             assert torch.allclose(actual[entry], expected[entry], rtol=0, atol=0, equal_nan=True), entry
     assert (first / "history.jsonl").read_text() == (second / "history.jsonl").read_text()
+
+
+def check_resume(settings: Settings, data: Data, out: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run in `cut`, interrupted at a step and resumed, ends as one in `whole` that was not."""
+    training.run(settings, out / "whole", data=data)
+    train_step, steps = training._Run._train_step, itertools.count(1)
+
+    def interrupted(self: Any, *batch: Any) -> None:
+        if next(steps) == step:
+            raise KeyboardInterrupt
+        train_step(self, *batch)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(training._Run, "_train_step", interrupted)
+        training.run(settings, out / "cut", data=data)
+    training.run(settings, out / "cut", data=data)
+    same_end(out / "whole", out / "cut")

@@ -70,12 +70,6 @@ class InputFormat:
     std: tuple[float, ...]
     classes: int
 
-    @classmethod
-    def of(cls, stored: dict[str, Any]) -> InputFormat:
-        """The format of a record as JSON."""
-        shape, mean, std = (tuple(stored[name]) for name in ("shape", "mean", "std"))
-        return cls(shape, mean, std, stored["classes"])
-
 
 @dataclass(frozen=True)
 class RunRecord:
@@ -122,8 +116,8 @@ class RunRecord:
         values = {name: value for name, value in stored.items() if name in names}
         values["metrics"] = {name: value for name, value in stored.items() if name not in names}
         values["machine"] = Environment(**values.get("machine", {}))
-        if values.get("input") is not None:
-            values["input"] = InputFormat.of(values["input"])
+        if form := values.get("input"):
+            values["input"] = InputFormat(**{name: tuple(v) if isinstance(v, list) else v for name, v in form.items()})
         return cls(**values)
 
 
@@ -156,6 +150,17 @@ def finished(out: Path, settings: Settings) -> RunRecord | None:
             raise UsageError(
                 f"{out} holds a run with other settings ({', '.join(different)}): choose another --out, or delete it"
             )
+    return _read_record(out)
+
+
+def read(out: Path) -> tuple[Settings, RunRecord | None]:
+    """Read the settings of a folder's run, and its record where it is finished; UsageError if there is no run."""
+    if not (out / "config.json").exists():
+        raise UsageError(f"{out} holds no run of `dataprune train` or `score`")
+    return Settings.of(files.read_json(out / "config.json")), _read_record(out)
+
+
+def _read_record(out: Path) -> RunRecord | None:
     path = out / "metrics.json"
     if not path.exists():
         return None

@@ -128,13 +128,10 @@ class _ScoringRun:
     """The inputs that a scoring run gives; passes over its data are made when first needed, and kept in its folder."""
 
     def __init__(self, name: str, folder: Path, data: Data | None):
-        if not (folder / "config.json").exists():
-            raise UsageError(f"{folder} holds no run of `dataprune score`")
         self.name, self.folder, self._data = name, folder, data
-        self.settings = Settings.of(files.read_json(folder / "config.json"))
-        record = run_folder.finished(folder, self.settings)
+        self.settings, record = run_folder.read(folder)
         if record is None:
-            raise UsageError(f"the run in {folder} is not finished: give its `dataprune score` again, it goes on")
+            raise UsageError(f"the run in {folder} is not finished: repeat its `dataprune score`, which resumes it")
         if record.scores is None:
             raise UsageError(f"{folder} holds a run without scores: it must be one of `dataprune score`")
         self.table = dynamics.load_scores(folder / record.scores)

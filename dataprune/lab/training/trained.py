@@ -11,10 +11,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ... import files
 from ...errors import CheckpointError, UsageError
 from ..data.augment import normalize
 from ..models.build import build
+from . import run_folder
 from .device import choose_device
 from .run_folder import InputFormat
 from .settings import Settings
@@ -49,16 +49,13 @@ def load(run: Path, device: str | None) -> Trained:
         UsageError: if there is none, or it is no classifier.
         CheckpointError: if its files are damaged.
     """
-    if not (run / "config.json").exists():
-        raise UsageError(f"{run} holds no run of `dataprune train` or `score`")
-    settings = replace(Settings.of(files.read_json(run / "config.json")), device=device)
+    settings, record = run_folder.read(run)
+    weights = run / "model.safetensors"
     if settings.task != "classification":
         raise UsageError(f"{run} was trained without labels: give a classifier of `dataprune train` or `score`")
-    record = files.read_json(run / "metrics.json") if (run / "metrics.json").exists() else {}
-    weights = run / "model.safetensors"
-    if "input" not in record or not weights.exists():
+    if record is None or record.input is None or not weights.exists():
         raise UsageError(f"{run} holds no finished run with its model.safetensors: train it first")
     try:
-        return Trained(settings, load_file(weights), InputFormat.of(record["input"]))
+        return Trained(replace(settings, device=device), load_file(weights), record.input)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{weights} is damaged ({error}): delete {run}, and train again") from error

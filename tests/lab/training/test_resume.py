@@ -1,4 +1,4 @@
-"""A run that is killed, at any instant, goes on as if nothing had happened."""
+"""A run that is killed at any instant resumes as if nothing had happened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run: what it trains, what it leaves, and that it goes on exactly where it was."""
+"""One run: what it trains, what it leaves, and that it resumes exactly where it was."""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -183,21 +182,7 @@ def test_without_pyarrow_the_table_is_csv(tmp_path: Path, monkeypatch: pytest.Mo
 def test_an_interrupted_scoring_run_resumes(workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = replace(SETTINGS, epochs=4, checkpoint_every=7, workers=workers)
     data = tiny.data(val=50)  # with a ragged last batch
-    training.run(settings, tmp_path / "whole", data=data)
-    real, left = training._Run._train_step, [40]
-
-    def stopping(self: Any, *batch: Any) -> None:
-        left[0] -= 1
-        if left[0] == 0:
-            raise KeyboardInterrupt
-        real(self, *batch)
-
-    monkeypatch.setattr(training._Run, "_train_step", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        training.run(settings, tmp_path / "cut", data=data)
-    monkeypatch.undo()
-    training.run(settings, tmp_path / "cut", data=data)
-    tiny.same_end(tmp_path / "whole", tmp_path / "cut")
+    tiny.check_resume(settings, data, tmp_path, 40, monkeypatch)
     whole, cut = (dynamics.load_scores(tmp_path / name / "scores.parquet").scores for name in ("whole", "cut"))
     for name in whole:
         assert torch.equal(whole[name], cut[name]), name

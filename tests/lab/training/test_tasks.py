@@ -87,21 +87,7 @@ def test_what_is_scored_changes_what_is_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize("changes", [{}, {"workers": 2}, {"bf16": True}])
 def test_an_interrupted_run_resumes(changes: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen, data = settings(checkpoint_every=3, epochs=5, **changes), tiny.data(val=40)
-    training.run(chosen, tmp_path / "whole", data=data)
-    real, left = training._Run._train_step, [35]
-
-    def stopping(self: Any, *batch: Any) -> None:
-        left[0] -= 1
-        if left[0] == 0:
-            raise KeyboardInterrupt
-        real(self, *batch)
-
-    monkeypatch.setattr(training._Run, "_train_step", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        training.run(chosen, tmp_path / "cut", data=data)
-    monkeypatch.undo()
-    training.run(chosen, tmp_path / "cut", data=data)
-    tiny.same_end(tmp_path / "whole", tmp_path / "cut")
+    tiny.check_resume(chosen, data, tmp_path, 35, monkeypatch)
 
 
 def ranked(rank: int, world_size: int, out: str, changes: dict[str, Any]) -> dict[str, Any]:
