@@ -33,13 +33,10 @@ def augment(
     Args:
         images: a batch; returned itself if there is nothing to do.
         index: the samples' positions in the dataset.
-        seed: of the augmentation.
-        epoch: 0-based.
-        shift: largest offset in pixels; offsets are uniform in [-shift, shift], rows and columns apart.
+        seed, epoch: what the random numbers depend on, with the position.
+        shift: largest offset in pixels, of rows and columns apart.
         mode: values beyond the border: "constant" is zero, "reflect" mirrors at the border pixel.
         flip: mirror left and right with probability one half.
-    Raises:
-        ValueError: if the batch sizes differ, `mode` is unknown, or `shift` is negative or too large to reflect.
     """
     batch, _, height, width = images.shape
     if len(index) != batch:

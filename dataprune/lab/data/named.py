@@ -66,8 +66,7 @@ def load(
             test/ or val/), or a name on the hub. Named data is looked for in `folder`, in the folder of its name under
             $DATAPRUNE_DATA, in its Debian package, on the hub.
         folder: where the named data is.
-        train_size: train on a fixed random subset of this many samples.
-        test_size: test on a fixed random subset. Digits have 500 test samples, and more where more are asked for.
+        train_size, test_size: samples of fixed random subsets. Digits have 500 test samples, or more if requested.
         val_fraction: share of these training samples that is split off for choices, in [0, 1).
         label_noise: share of the labels that are left to train on, replaced by classes drawn uniformly, the true one
             among them; validation and test labels stay as they are.

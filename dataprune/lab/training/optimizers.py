@@ -55,20 +55,9 @@ class LARS(Optimizer):
     """SGD with momentum whose rate is scaled, tensor by tensor, to the size of the weights; biases and norms too.
 
     With w the weights, g their gradient and t = trust·‖w‖ / (‖g‖ + decay·‖w‖), clamped to [0, limit] and 1 where ‖w‖ or
-    ‖g‖ is zero: v ← momentum·v + lr·t·(g + decay·w), then w ← w − v.
+    ‖g‖ is zero: v ← momentum·v + lr·t·(g + decay·w), then w ← w − v. With `scale="step"` the momentum is unscaled:
+    v ← momentum·v + (g + decay·w), w ← w − lr·t·v. `clip` limits each element of g + decay·w.
 
-    Args:
-        params: parameters or groups.
-        lr: learning rate.
-        momentum: weight of the past.
-        weight_decay: decay.
-        trust: trust coefficient.
-        limit: the largest trust ratio.
-        scale: "gradient" is the formula above; "step" keeps the momentum unscaled: v ← momentum·v + (g + decay·w),
-            w ← w − lr·t·v.
-        clip: limit of each element of g + decay·w; none by default.
-    Raises:
-        ValueError: if a setting is negative, or `scale` is unknown.
     Source: You, Gitman and Ginsburg 2017, arXiv:1708.03888, Algorithm 1. Differs: the trust ratio is clamped, as in the
         CIFAR recipe of EMP and InfoBatch; InfoBatch's code is `scale="step", clip=10`.
     """

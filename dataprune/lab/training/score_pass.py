@@ -62,7 +62,7 @@ def score(
     Args:
         folder: of the parquet files.
         names: statistics from `SNAPSHOTS`; none: those that read no features.
-        run: folder of `dataprune train` or `score`.
+        run: folder of the run whose model scores.
         out: folder that `scores.parquet` is written to.
         device: of the model.
         spread: carries the pass out; in this process by default.
@@ -186,10 +186,7 @@ def on_ray(address: str | None = None, jobs: int | None = None) -> Spread:
     """Read and decode row groups in tasks of Ray Data, and score them in actors that hold the model.
 
     The files must have the same path on all machines; the model is sent from here. A row group is the unit of work.
-
-    Args:
-        address: of a running cluster; by default RAY_ADDRESS, else a new Ray on this machine's cores.
-        jobs: actors; by default one for each GPU of the cluster, or for each core where it has none.
+    There are `jobs` actors; by default one for each GPU of the cluster, or for each core where it has none.
     """
 
     def spread(pieces: Sequence[Piece], trained: Trained, names: Sequence[str]) -> Iterator[Columns]:
