@@ -39,13 +39,16 @@ class AsItems(torch.utils.data.Dataset):
     """The same images, but not held in memory as far as training knows."""
 
     def __init__(self, images: Images):
-        self.held, self.labels = images, images.labels
+        self.images, self.labels = images, images.labels
 
     def __len__(self) -> int:
-        return len(self.held)
+        return len(self.images)
 
     def __getitem__(self, position: int) -> tuple[torch.Tensor, int]:
-        return self.held[position]
+        return self.images[position]
+
+    def subset(self, index: torch.Tensor) -> AsItems:
+        return AsItems(self.images.subset(index))
 
 
 @pytest.fixture
