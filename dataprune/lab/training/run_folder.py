@@ -117,7 +117,8 @@ class RunRecord:
         values["metrics"] = {name: value for name, value in stored.items() if name not in names}
         values["machine"] = Environment(**values.get("machine", {}))
         if form := values.get("input"):
-            values["input"] = InputFormat(**{name: tuple(v) if isinstance(v, list) else v for name, v in form.items()})
+            plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in form.items()}
+            values["input"] = InputFormat(**plain)
         return cls(**values)
 
 
