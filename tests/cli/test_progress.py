@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
+import re
 from typing import Any
 
 import pytest
@@ -43,6 +47,40 @@ def test_the_bar_moves_in_steps_on_a_terminal(monkeypatch: pytest.MonkeyPatch, c
         shown.epoch({**LINE, "epoch": 1, "loss": None})
         assert bar.tasks[0].completed == 2
     assert "epoch 1/2:" not in capsys.readouterr().err
+
+
+def read_terminal(controller: int) -> str:
+    """What was written to the other end of a pseudo-terminal, which is closed."""
+    text = b""
+    with contextlib.suppress(OSError):  # at the end
+        while part := os.read(controller, 1 << 16):
+            text += part
+    os.close(controller)
+    return text.decode()
+
+
+def test_a_terminal_shows_steps_loss_and_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
+    controller, terminal = pty.openpty()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "160")
+    with open(terminal, "w") as stream, monkeypatch.context() as patch:
+        patch.setattr("sys.stderr", stream)
+        with progress.training_progress(2) as shown:
+            shown.epoch(LINE)
+            shown.step(3, 10, 0.7)
+            assert shown._bar is not None
+            shown._bar.refresh()
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", read_terminal(controller))
+    assert "1.3/2 epochs loss 0.700, train accuracy 80.0 %, val. accuracy 75.0 %" in text
+
+
+def test_training_reports_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[tuple[int, int, float | None]] = []
+    monkeypatch.setattr(progress.TrainingProgress, "step", lambda self, *report: steps.append(report))
+    assert call("train", *QUICK, "--json").exit_code == 0
+    pruned = [(step, 3) for step in (1, 2, 3)]
+    assert [report[:2] for report in steps] == [*((step, 10) for step in range(1, 11)), *pruned, *pruned, *pruned]
+    assert steps[0][2] is None and all(loss is not None for _, _, loss in steps[10:])
 
 
 def test_other_ranks_are_silent(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
