@@ -30,8 +30,7 @@ class Views:
     flips alone an encoder can distinguish such images by their intensities, and learns little else.
 
     Args:
-        mean: mean of pixels in [0, 1] per channel, to normalise views together with `std`; None to not normalise.
-        std: standard deviation per channel.
+        mean: mean of pixels in [0, 1] per channel, to normalise views by it and `std`; None to not normalise.
         crop: smallest and largest share of the image's area that is cropped, then resized to the image's size.
         aspect: smallest and largest width / height of the crop, in pixels.
         flip: probability of a horizontal flip.
@@ -39,8 +38,6 @@ class Views:
         jitter: probability of colour jitter; above 0 it needs kornia.
         strength: strength s of the jitter: brightness, contrast and saturation are multiplied by a number in
             [1 − 0.8·s, 1 + 0.8·s], then the hue is rotated by up to 0.2·s of the circle.
-    Raises:
-        ValueError: if an argument is out of range.
     Example:
         >>> images, index = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.arange(4)
         >>> x_i, x_j = Views()(images, index, seed=0, epoch=0)

@@ -31,14 +31,7 @@ _log = logging.getLogger("dataprune.coresets")
 
 
 def count_of(size: int, keep: float) -> int:
-    """Count the samples kept: max(1, floor(keep * size + 0.5)).
-
-    Raises:
-        ValueError: if keep is outside (0, 1] or there is no sample.
-    Example:
-        >>> count_of(25, 0.1)
-        3
-    """
+    """Count the samples kept, max(1, floor(keep * size + 0.5)); ValueError for a keep outside (0, 1] or no sample."""
     check_fraction("keep", keep)
     if size < 1:
         raise ValueError("there are no samples to choose from: the first tensor is empty")
@@ -64,9 +57,7 @@ def split(
         key: draws the classes that get an odd place, and decides between equal fractions.
         capacity: samples of a class -> how many of them can be selected; for "equal".
     Returns:
-        Positions and places of each group, classes in ascending order.
-    Raises:
-        ValueError: if a class would get no place.
+        Positions and places of each group, classes in ascending order; ValueError if a class would get no place.
     Example:
         >>> [places for _, places in split(4, 3, torch.tensor([0, 0, 0, 1]), "proportional", Key(0, 0))]
         [2, 1]
@@ -100,13 +91,11 @@ def chunk_rows(name: str, size: int, max_memory: int, *, fixed: int, row: int = 
     Args:
         name: the selector, for the message.
         size: rows in all.
-        max_memory: bytes that the selector may use.
+        max_memory: bytes that the selector may use; ValueError if not even one row at a time fits.
         fixed: bytes that it needs beyond its input, whatever the chunk.
         row: bytes that it needs for each row of a chunk; 0 if it has no chunks.
     Returns:
         Rows to read at a time, in [1, size].
-    Raises:
-        ValueError: if not even one row at a time fits.
     """
     if isinstance(max_memory, bool) or not isinstance(max_memory, int) or max_memory < 1:
         raise ValueError(f"max_memory is a number of bytes, at least 1, got {max_memory!r}")
@@ -130,11 +119,7 @@ def mean_of(values: Float[Tensor, "n d"], positions: Int[Tensor, " m"], rows: in
 
 
 def check_scores(scores: Tensor) -> Float[Tensor, " n"]:
-    """Check scores, and return them on the CPU in a dtype that numpy knows.
-
-    Raises:
-        ValueError: if they are not (N,) floating point, or hold NaN.
-    """
+    """Return scores on the CPU in a dtype that numpy knows; ValueError unless they are (N,) numbers without NaN."""
     _check_floating("scores", scores)
     if scores.ndim != 1:
         raise ValueError(f"scores must be (N,), one number per sample, got {tuple(scores.shape)}")

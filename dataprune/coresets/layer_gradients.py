@@ -23,11 +23,7 @@ CHUNK = 2048  # samples whose products are computed at once: larger chunks leave
 def check_gradients(
     errors: Float[Tensor, "n c"], features: Float[Tensor, "n d"], labels: Int[Tensor, " n"]
 ) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n d"], Int[Tensor, " n"]]:
-    """Check gradients as `check_factors`, and labels; return all three on the device of the errors.
-
-    Raises:
-        ValueError: also if there is not one class id in [0, C) for each sample.
-    """
+    """Check gradients as `check_factors`, and class ids in [0, C); return all three on the device of the errors."""
     errors, features = check_factors(errors, features)
     size, classes = errors.shape
     ids = budget.check_labels(labels, size, "a selection from gradients")
@@ -42,9 +38,7 @@ def check_factors(
 ) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n d"]]:
     """Check both factors of gradients, and return them detached, on one device and in one dtype, at least float32.
 
-    Raises:
-        ValueError: if the shapes are not (N, C) and (N, D), there is no sample, or a value is not finite; `prefix`
-            stands before both names.
+    ValueError, with `prefix` before the names, if there is no sample, or shapes or values do not fit.
     """
     errors_name, features_name = f"{prefix}errors", f"{prefix}features"
     errors, features = budget.check_features(errors_name, errors), budget.check_features(features_name, features)
@@ -80,11 +74,7 @@ def match_classes(
 
 
 def probabilities(errors: Float[Tensor, "n c"], labels: Int[Tensor, " n"], name: str) -> Float[Tensor, "n c"]:
-    """Recover the softmax from errors: e + onehot(labels).
-
-    Raises:
-        ValueError: if a value is below 0, or a row does not sum to 1.
-    """
+    """Recover the softmax from errors, e + onehot(labels); ValueError if it is none."""
     result = errors.clone()
     result[torch.arange(len(errors), device=errors.device), labels] += 1
     if float(result.min()) < -1e-2 or float((result.sum(1) - 1).abs().max()) > 1e-2:  # half precision passes

@@ -16,12 +16,9 @@ def weighted(selection: Selection, scores: Float[Tensor, " n"], *, raw: bool = F
     """Weight each sample of a coreset by its score: importance-aware training.
 
     Args:
-        selection: the coreset.
-        scores: scores of the whole dataset; those of the selected samples must be finite and not negative.
-        raw: use the scores as they are. By default they are scaled to mean 1, so that the learning rate keeps its
-            meaning.
-    Raises:
-        ValueError: if a selected sample has no such score, or all have 0.
+        scores: scores of the whole dataset; those of the selected samples must be finite and not negative, and not all
+            0, or ValueError is raised.
+        raw: use the scores as they are, not scaled to mean 1, which keeps the meaning of the learning rate.
     Example:
         >>> import torch
         >>> weighted(Selection.of(torch.tensor([0, 2])), torch.tensor([1.0, 5.0, 3.0])).weight

@@ -43,8 +43,7 @@ class Recorder:
     Attributes:
         epoch: epochs ended so far.
     Raises:
-        ValueError: if size or dtype is out of range, or there are no statistics.
-        TypeError: if a value is not a statistic; pass `forgetting()`, not `forgetting`.
+        ValueError, TypeError: if size or dtype is out of range, or there are no statistics.
     Example:
         >>> from dataprune.dynamics import el2n, forgetting
         >>> recorder = Recorder(3, {"error": el2n(), "forgotten": forgetting()})
@@ -108,9 +107,7 @@ class Recorder:
             targets: class ids in [0, c).
             features: input of the last linear layer; only `grand` needs them.
         Raises:
-            IndexError: if an index is outside [0, size).
-            TypeError: if a dtype does not fit.
-            ValueError: if shapes do not agree, a target is no class, values are NaN, or features are missing.
+            IndexError, TypeError, ValueError: if positions, dtypes, shapes or values do not fit.
         """
         active = self._active()
         check_batch(index, outputs, targets, features, needs_features=any(each.features for each in active.values()))
@@ -153,8 +150,7 @@ class Recorder:
         """End an epoch: check and join the records of all ranks. Collective: every rank must call it once per epoch.
 
         Raises:
-            IndexError: if an index on another device was outside [0, size).
-            ValueError: if targets or values there were wrong.
+            IndexError, ValueError: if positions, targets or values on another device were wrong.
             PlanError: if the ranks are at different epochs, record different statistics, or one of them failed.
         """
         if distributed.world_size() == 1:

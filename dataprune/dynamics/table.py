@@ -47,9 +47,7 @@ def save_scores(
         labels: class ids.
         notes: metadata that JSON can hold; saved in parquet only.
     Raises:
-        ValueError: if lengths differ, there are no scores, a score is called `index` or `label`, or path ends in
-            neither.
-        ImportError: for .parquet without pyarrow.
+        ValueError: if lengths differ, there are no scores, one is called `index` or `label`, or path ends in neither.
     """
     path = Path(path)
     sizes = {len(column) for column in scores.values()} | (set() if labels is None else {len(labels)})
@@ -65,13 +63,9 @@ def save_scores(
 
 def write_table(path: Path, columns: Mapping[str, np.ndarray], notes: Mapping[str, Any] | None = None) -> None:
     """Write columns of equal length and, in parquet, notes; raises as `save_scores`."""
-    if path.suffix == ".parquet":
-        content = _parquet(columns, dict(notes or {}))
-    elif path.suffix == ".csv":
-        content = _csv(columns)
-    else:
+    if path.suffix not in (".parquet", ".csv"):
         raise ValueError(f"a table of scores ends in .parquet or .csv, got {path.name!r}")
-    files.write_bytes(path, content)
+    files.write_bytes(path, _csv(columns) if path.suffix == ".csv" else _parquet(columns, dict(notes or {})))
 
 
 def load_scores(path: str | os.PathLike[str]) -> Scores:
@@ -82,7 +76,6 @@ def load_scores(path: str | os.PathLike[str]) -> Scores:
 
     Raises:
         DataError: if the file is not a table, `index` does not number the rows, or there is no column of numbers.
-        ImportError: for .parquet without pyarrow.
     """
     path = Path(path)
     if path.suffix not in (".parquet", ".csv"):
@@ -91,21 +84,17 @@ def load_scores(path: str | os.PathLike[str]) -> Scores:
     index, labels = columns.pop("index", None), columns.pop("label", None)
     numbers = {name: column for name, column in columns.items() if column.dtype.kind in "iufb"}
     if not numbers:
-        raise DataError(
-            f"{path} has no column of scores: those of {', '.join(columns) or 'no column'} are not all numbers"
-        )
+        names = ", ".join(columns) or "no column"
+        raise DataError(f"{path} has no column of scores: those of {names} are not all numbers")
     order: Any = slice(None)
     if index is not None:
         if not np.array_equal(np.sort(index), np.arange(len(index))):
             raise DataError(f"{path}: the column `index` must number all {len(index)} samples of the dataset from 0 on")
         order = np.argsort(index)
-    if labels is not None and labels.dtype.kind not in "iu":
-        labels = None  # names of classes
-    return Scores(
-        {name: torch.from_numpy(column[order].astype(np.float32)) for name, column in numbers.items()},
-        None if labels is None else torch.from_numpy(labels[order].astype(np.int64)),
-        notes,
-    )
+    numbered = labels is not None and labels.dtype.kind in "iu"  # else they are names of classes
+    ids = torch.from_numpy(labels[order].astype(np.int64)) if labels is not None and numbered else None
+    scores = {name: torch.from_numpy(column[order].astype(np.float32)) for name, column in numbers.items()}
+    return Scores(scores, ids, notes)
 
 
 def _parquet(columns: Mapping[str, np.ndarray], notes: dict[str, Any]) -> bytes:

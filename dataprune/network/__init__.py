@@ -13,7 +13,7 @@ from __future__ import annotations
 from ._prune import apply, prune
 from .costs import Cost, Sparsity, cost, sparsity, training_flops
 from .gradual import Gradual, Schedule, cubic
-from .masking import Masks, finalize
+from .layers import Masks, finalize
 
 __all__ = [
     "Cost",

@@ -12,7 +12,7 @@ from torch import nn
 from ..errors import UsageError, suggest
 from . import channels
 from . import layers as _layers
-from .masking import Masks, check_hooked, install, masks_of_smallest
+from .layers import Masks, check_hooked, install, masks_of_smallest
 
 _SCOPES, _GRANULARITIES = ("layer", "global"), ("weight", "channel")
 _log = logging.getLogger("dataprune.network")
@@ -42,13 +42,10 @@ def prune(
     layers or of all together. The parameters are new: build the optimizer afterwards.
 
     Args:
-        model: changed in place.
         amount: share to prune, in [0, 1); 0 changes nothing.
         scope: "layer" ranks within each layer, and leaves it one weight or channel at least. "global" ranks across
             layers: weights as they are, channels relative to the mean of their layer.
-        granularity: "weight" or "channel".
-        exclude: layers that keep all their weights or output channels, by name or as modules; a module excludes all
-            layers in it.
+        exclude: layers, by name or as modules with all in them, that keep all their weights or output channels.
         example_inputs: a batch: a tensor, a tuple of positional or a dict of keyword arguments. Needed for channels
             only, whose dependencies are found by a forward pass.
         seed: decides between equal magnitudes.
@@ -57,8 +54,8 @@ def prune(
         some in this call, under the name of one of them.
     Raises:
         TypeError: if the amount is not a number, or `example_inputs` are needed and missing.
-        ValueError: if the amount is outside [0, 1), scope or granularity is unknown, there is no layer to prune, a
-            weight is not finite, a layer would lose its last channel, or a model to lose channels has masks.
+        ValueError: if an argument is out of range, there is no layer to prune, a weight is not finite, a layer would
+            lose its last channel, or a model to lose channels has masks.
         ImportError: if torch-pruning is needed and missing.
     Example:
         >>> model = nn.Linear(4, 1, bias=False)
@@ -104,16 +101,13 @@ def apply(model: nn.Module, masks: Masks, *, example_inputs: Any = None) -> None
     """Apply masks to a model, so that it has the same sparsity as the model the masks came from, and loads its state.
 
     A mask replaces the layer's present one; layers without a mask in `masks` are not changed, nor are the weights under
-    a mask.
+    a mask. `example_inputs` and the errors for channels are those of `prune`.
 
     Args:
         model: model of the same architecture, unpruned if `masks` are of channels; changed in place.
         masks: from `prune` or `Masks.of`.
-        example_inputs: as for `prune`; needed for channels only.
     Raises:
         ValueError: if a layer is missing or has another shape, or channels were removed already.
-        TypeError: if `example_inputs` are needed and missing.
-        ImportError: if torch-pruning is needed and missing.
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 1))
         >>> apply(model, Masks({"0.weight": torch.tensor([[True, False]])}))

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from ..modules import inference
 from . import costs
 from . import layers as _layers
-from .masking import count_of, lowest
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +40,8 @@ def prune(
             raise ValueError(
                 "nothing to prune: all channels are excluded, or reach the model's output, which must keep its shape"
             )
-        drop = _drop(sets, amount, scope, generator)
+        norms = [coupled.norms for coupled in sets]
+        drop = _layers.smallest(norms, amount, scope, generator, pruned=[0] * len(sets))
         keep = {}
         for coupled, removed in zip(sets, drop):
             if bool(removed.all()):
@@ -127,14 +127,6 @@ def _coupled(graph: Any, model: nn.Module, layers: Mapping[str, nn.Module]) -> I
             norms.index_add_(0, torch.tensor(entry.root_idxs, device=norms.device), each[list(entry.idxs)])
         parts = max([_parts(graph, entry) for entry in group.items])
         yield _Coupled(names[id(root)], parts, norms.view(parts, -1).sum(0) / len(filters) / parts)
-
-
-def _drop(sets: list[_Coupled], amount: float, scope: str, generator: torch.Generator) -> list[Bool[Tensor, " units"]]:
-    if scope == "layer":
-        return [lowest(coupled.norms, count_of(len(coupled.norms), amount), generator) for coupled in sets]
-    values = torch.cat([coupled.norms.to(sets[0].norms) for coupled in sets])
-    chosen = lowest(values, count_of(len(values), amount), generator)
-    return list(chosen.split([len(coupled.norms) for coupled in sets]))
 
 
 def _remove(graph: Any, model: nn.Module, keep: Mapping[str, Bool[Tensor, " c"]]) -> None:

@@ -36,11 +36,8 @@ class Sparsity:
 def sparsity(model: nn.Module, *, exclude: _layers.Exclude = ()) -> Sparsity:
     """Count the zeros in the weights that the next forward pass will use.
 
-    Args:
-        model: masked or not; not changed.
-        exclude: layers that are not counted, by name or as modules, such as those excluded from pruning.
-    Raises:
-        ValueError: if there is no layer to count.
+    `exclude` leaves out layers as in `prune`. Raises ValueError if there is no layer to count.
+
     Example:
         >>> from dataprune import network
         >>> model = nn.Sequential(nn.Linear(10, 5), nn.Linear(5, 2))
@@ -67,10 +64,10 @@ class Cost:
 def cost(model: nn.Module, example_inputs: Any, *, repeats: int = 20) -> Cost:
     """Count parameters and FLOPs, and measure the time of a forward pass.
 
-    Compare latencies within one run, with the models in turns, on an otherwise idle machine.
+    The model runs on its device in evaluation mode; its mode is restored. Compare latencies within one run, with the
+    models in turns, on an otherwise idle machine.
 
     Args:
-        model: run on its device, in evaluation mode; its mode is restored.
         example_inputs: a batch: a tensor, a tuple of positional or a dict of keyword arguments.
         repeats: timed forward passes, after three untimed ones.
     Raises:
@@ -105,14 +102,11 @@ def training_flops(
     with the model of that stage.
 
     Args:
-        model: the model of this stage.
         example_inputs: a batch, with samples in the first dimension.
         samples: samples back-propagated over all epochs, as in run records.
         scored: samples that only pass forward, such as those that are scored but not trained.
         sparse: count each layer by its share of nonzero weights: the theoretical saving of masks if zeros were free,
             which hardware does not reach. Otherwise masks save nothing.
-    Returns:
-        FLOPs; a multiply-add counts as two.
     Raises:
         ValueError: if samples or scored is negative.
         TypeError: if there are no inputs.

@@ -52,19 +52,14 @@ def cubic(final: float, steps: int, *, initial: float = 0.0, start: int = 0, eve
 
 
 class Gradual:
-    """Prunes single weights step by step, following a schedule.
+    """Prunes single weights of a model step by step, with masks, following a schedule.
 
     Args:
-        model: pruned in place, with masks.
         schedule: optimizer steps taken -> share of the weights pruned; pruned weights stay pruned if it falls.
-        scope: "layer" or "global", as in `prune`.
-        exclude: layers that are not pruned, as in `prune`.
-        seed: decides between equal magnitudes.
+        scope: as `exclude` and `seed` and their errors, that of `prune`.
     Attributes:
         steps: steps taken so far.
         amount: share of the last pruning; 0.0 before the first.
-    Raises:
-        ValueError: if the model has no layer to prune.
     Example:
         >>> model = nn.Linear(10, 10)
         >>> gradual = Gradual(model, cubic(0.5, steps=2))
