@@ -73,8 +73,8 @@ def linear_probe(
     """Measure the accuracy, in [0, 1], of a linear classifier of the features.
 
     Multinomial logistic regression of scikit-learn, on the CPU: features standardised over the training samples, and
-    L-BFGS from zero on mean cross-entropy + penalty / 2 · ‖W‖². The problem is convex, its solution unique, and nothing
-    in it is random. Errors are those of `knn_accuracy`, and ImportError without scikit-learn.
+    L-BFGS from zero on mean cross-entropy + penalty / 2 · ‖W‖², a convex problem with one solution. Errors are those of
+    `knn_accuracy`, and ImportError without scikit-learn.
 
     Args:
         penalty: weight of the squared norm of W, above 0; the bias is not penalised.

@@ -29,18 +29,15 @@ def nt_xent(
     over its two views. float16 and bfloat16 are computed in float32, inside autocast too. In a pruned epoch the
     negatives are the kept samples of the batch.
 
-    Memory: one (2B, 2B) matrix for the forward and backward pass; with `gather` on R ranks (2B, 2RB) on each. It cannot
-    be differentiated twice (create_graph=True raises).
+    It needs one (2B, 2B) matrix; with `gather` on R ranks (2B, 2RB) on each. It cannot be differentiated twice.
 
     Args:
         z_i: projections of the samples' first views, of any length; z_j those of their second views.
         temperature: τ > 0.
         reduction: "mean" over the samples, or "none".
         gather: take the negatives from all ranks. Collective, forward and backward; every rank must have the same
-            number of samples, as from a pruner. The values equal those of one process with the joined batch. The
-            gradient of a rank's projections is that of the SUM over ranks of the back-propagated values: with a mean
-            per rank, R times that of the joined batch's mean. DistributedDataParallel divides gradients by R, and so
-            gives the gradient of one process with the joined batch.
+            number of samples, as from a pruner. The values equal those of one process with the joined batch, and so do
+            gradients under DistributedDataParallel, which divides by R: a rank's are those of the SUM over ranks.
     Returns:
         A scalar, or one loss per sample; float32, or float64 for float64.
     Raises:

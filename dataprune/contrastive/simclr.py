@@ -24,8 +24,7 @@ class SimCLR(nn.Module):
     """Encoder f and projection g = linear(relu(linear(f))); only f is used after training.
 
     Both views pass through the encoder as one batch of 2B, so that batch norm uses the statistics of both together and
-    updates its running averages once a step, and DistributedDataParallel sees one forward pass. Two passes of B would
-    normalise each view separately.
+    updates its running averages once a step, and DistributedDataParallel sees one forward pass.
 
     Args:
         encoder: maps a batch to features (B, D); replace the last layer of a classifier by `nn.Identity()` first.

@@ -31,8 +31,7 @@ def deepfool(
     gradients are restored.
 
     An iteration costs one forward pass and up to `nearest` + 1 backward passes of the samples that have not crossed a
-    boundary. Beyond its inputs it needs (`nearest` + 6)·`batch_size` inputs, and the model's own memory for a batch,
-    which is not counted.
+    boundary. It needs (`nearest` + 6)·`batch_size` inputs more, and the model's own memory, which is not counted.
 
     Args:
         model: returns (B, C) logits, or an output that has them as `logits`; differentiable in its input.
@@ -83,13 +82,11 @@ def distances(
     row = inputs[0].numel() * inputs.element_size()
     need = (nearest + 6) * min(batch_size, len(inputs)) * row
     budget.chunk_rows(f"deepfool with batch_size={batch_size}", len(inputs), max_memory, fixed=need)
-    square, crossed = [], []
     with evaluation(model), torch.inference_mode(False), torch.enable_grad():
-        for batch in inputs.split(batch_size):
-            part = _perturb(model, batch.detach().to(device_of(model)).clone(), iterations, nearest, 1 + overshoot)
-            square.append(part[0].cpu())
-            crossed.append(part[1].cpu())
-    return torch.cat(square), torch.cat(crossed)
+        batches = (batch.detach().to(device_of(model)).clone() for batch in inputs.split(batch_size))
+        parts = [_perturb(model, batch, iterations, nearest, 1 + overshoot) for batch in batches]
+    square, crossed = zip(*parts)
+    return torch.cat(square).cpu(), torch.cat(crossed).cpu()
 
 
 def _perturb(model: nn.Module, x: Tensor, iterations: int, nearest: int, reach: float) -> tuple[Tensor, Tensor]:

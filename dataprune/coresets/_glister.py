@@ -38,8 +38,7 @@ def glister(
     memory of a chunk.
 
     Args:
-        val_errors: softmax(logits) − onehot(labels) of validation samples.
-        val_features: their features.
+        val_errors: (M, C) errors of validation samples, and `val_features`, (M, D), their features.
         step: the step η, as a learning rate.
         every: samples taken between two updates.
         balance: "class" keeps the same share of every class; "none", as in the paper, keeps the highest gains.

@@ -63,19 +63,12 @@ def k_center(
 
 @dataclass
 class Space(ABC):
-    """Rows with a distance of the form norm(x) + norm(c) − ⟨left(x), right(c)⟩.
+    """Rows with a distance of the form norm(x) + norm(c) − ⟨left(x), right(c)⟩."""
 
-    Attributes:
-        values: (N, D) of any floating-point type; read in chunks, never copied.
-        rows: chunk size.
-        members: positions of the rows that count, or None for all.
-        scale: largest norm or product.
-    """
-
-    values: Tensor
-    rows: int
-    members: Tensor | None
-    scale: float = field(init=False)
+    values: Tensor  # (N, D) of any floating-point type; read in chunks, never copied
+    rows: int  # of a chunk
+    members: Tensor | None  # positions of the rows that count, or None for all
+    scale: float = field(init=False)  # largest norm or product
 
     @abstractmethod
     def left(self, at: Tensor | slice, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -160,13 +153,9 @@ def cover(
 def farthest_first(
     space: Space, size: int, count: int, first: int | None, generator: Generator, most_candidates: int
 ) -> Int[Tensor, " k"]:
-    """Pick `count` of the `size` rows of a space; equal distances are decided at random.
+    """Pick `count` of the `size` rows of a space, from `first` or a random one; returns places in the order of picking.
 
-    Args:
-        first: the row to start with; None draws it.
-        most_candidates: rows that may be updated more often than all others.
-    Returns:
-        Places on the CPU, in the order of picking.
+    Equal distances are decided at random; at most `most_candidates` rows are updated more often than all others.
     """
     if first is None:
         first = int(torch.randint(size, (), generator=generator))

@@ -46,12 +46,11 @@ def extract(model: nn.Module, loader: Iterable[Any]) -> Extracted:
     `logits`, or a tuple that begins with them.
 
     The pass runs in evaluation mode without gradients, on the model's device; modes and torch's random state are
-    restored. The result holds N·(C + D) values.
+    restored.
 
     Args:
         model: ends in a linear layer.
-        loader: a DataLoader that goes through the dataset once and in order; or any iterable of batches, whose order
-            is kept.
+        loader: a DataLoader that goes through the dataset once and in order; or any iterable of batches, in its order.
     Raises:
         TypeError: if the loader shuffles, chooses samples or streams, or a batch or an output has an unknown form.
         ValueError: if no linear layer produces the logits, the labels do not fit, or samples are missing.

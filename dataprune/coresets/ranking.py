@@ -106,9 +106,7 @@ def choose(
 ) -> Selection:
     """Apply a rule to the values of all samples, or class by class; `name` is the selector, the others its arguments.
 
-    Args:
-        capacity: samples of a group -> how many of them the rule can choose.
-        memory: bytes that the rule needs for all samples.
+    `capacity` says how many samples of a group the rule can choose, `memory` how many bytes it needs for all of them.
     """
     size = len(values)
     count = count_of(size, keep)

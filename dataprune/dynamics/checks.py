@@ -37,16 +37,12 @@ def check_batch(
             "where labels are mixed or smoothed, pass the original ones"
         )
     if not len(index) == len(outputs) == len(targets):
-        raise ValueError(
-            f"{len(index)} positions, {len(outputs)} rows of outputs and {len(targets)} targets: pass those of the "
-            "same batch"
-        )
+        sizes = f"{len(index)} positions, {len(outputs)} rows of outputs and {len(targets)} targets"
+        raise ValueError(f"{sizes}: pass those of the same batch")
     if not needs_features:
         return
     if features is None:
-        raise ValueError(
-            "grand() needs the features that the last layer reads: update(index, outputs, targets, features)"
-        )
+        raise ValueError("grand() needs the last layer's features: update(index, outputs, targets, features)")
     if not isinstance(features, Tensor) or not features.is_floating_point():
         raise TypeError("features must be a floating-point tensor")
     if features.ndim != 2 or len(features) != len(index):
@@ -99,15 +95,12 @@ def check_ranks(headers: list[list[int]]) -> None:
     for rank, header in enumerate(headers):
         if header[-1]:
             raise PlanError(f"rank {rank} recorded wrong values: see its error")
-    problems = (
-        "are at different epochs: call end_epoch on every rank, once per epoch",
-        "have recorders with different arguments: build the same recorder on every rank",
-    )
-    for column, problem in enumerate(problems):
-        values = [header[column] for header in headers]
-        if len(set(values)) > 1:
-            raise PlanError(f"the ranks {problem}; got {values}")
-    classes = {header[2] for header in headers} - {0}
+    epochs, arguments, classes, _ = zip(*headers)
+    if len(set(epochs)) > 1:
+        raise PlanError(f"the ranks are at different epochs {list(epochs)}: call end_epoch on each, once per epoch")
+    if len(set(arguments)) > 1:
+        raise PlanError("the ranks have recorders with different arguments: build the same recorder on every rank")
+    classes = set(classes) - {0}
     if len(classes) > 1:
         raise PlanError(f"the ranks recorded outputs of {sorted(classes)} classes")
 

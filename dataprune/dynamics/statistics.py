@@ -3,6 +3,7 @@
 Higher is more important everywhere. A *presentation* is one row of one `Recorder.update`; over a full training run a
 sample has one per epoch. Windows and means are over a sample's own presentations: a sample that misses an epoch has a
 shorter trajectory, and its next presentation follows its last one. All raise ValueError for arguments out of range.
+A last value takes 4 bytes per sample and a mean 8; the others say what they take.
 """
 
 from __future__ import annotations
@@ -11,12 +12,35 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from . import accumulators
-from .accumulators import Accumulator
 from .batch import Batch
+
+State = dict[str, Tensor]  # each (N,) or (N, values), on the CPU
+
+
+@dataclass(frozen=True)
+class Field:
+    """A tensor of a state: its dtype, shape per sample and initial value."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...] = ()
+    initial: float = 0.0
+
+    def allocate(self, size: int) -> Tensor:
+        """Make the tensor of `size` samples."""
+        return torch.full((size, *self.shape), self.initial, dtype=self.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Accumulator:
+    """Accumulates a stream of values per sample."""
+
+    fields: dict[str, Field]  # the tensors of its state
+    add: Callable[[State, Tensor, Tensor], None]  # a value (K,) to each of the unique positions (K,), in place
+    score: Callable[[State], Tensor]  # (N,), NaN where there is none
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,9 +58,9 @@ class Statistic:
 
 
 def forgetting(never: Literal["last", "zero"] = "last") -> Statistic:
-    """Forgetting events: how often a sample is correct at one presentation and wrong at the next; 10 bytes a sample.
+    """Forgetting events: how often a sample is correct at one presentation and wrong at the next.
 
-    The prediction is the first class of highest logit.
+    The prediction is the first class of highest logit; 10 bytes per sample.
 
     Args:
         never: score of a sample that was never correct. "last" gives it the largest number of presentations of any
@@ -45,7 +69,7 @@ def forgetting(never: Literal["last", "zero"] = "last") -> Statistic:
         the number of epochs, here it is counted; the two agree where every sample is seen once per epoch.
     """
     _check_choice("never", never, ("last", "zero"))
-    accumulator = accumulators.forgetting(never_is_last=never == "last")
+    accumulator = _count_forgetting(never_is_last=never == "last")
     return Statistic(_call("forgetting", never=never), Batch.correct, accumulator)
 
 
@@ -54,13 +78,13 @@ def el2n(epochs: int = 10, reduce: Literal["mean", "last"] = "mean") -> Statisti
 
     Args:
         epochs: presentations of epochs 0 to epochs - 1 count.
-        reduce: "mean" over these, 8 bytes per sample; or the "last" of them, 4.
+        reduce: "mean" over these, or the "last" of them.
     Source: Paul et al. 2021, arXiv:2107.07075, definition 2.3. Differs: recorded while training, between updates, where
         the paper evaluates one set of weights; "mean" over epochs is not in it. Its mean over models is `average`.
     """
     _check_count("epochs", epochs, 1)
     _check_choice("reduce", reduce, ("mean", "last"))
-    accumulator = accumulators.mean() if reduce == "mean" else accumulators.last()
+    accumulator = _mean() if reduce == "mean" else _last()
     name = _call("el2n", epochs=epochs, reduce=reduce)
     return Statistic(name, Batch.error_norm, accumulator, until=epochs, snapshot=True)
 
@@ -68,19 +92,19 @@ def el2n(epochs: int = 10, reduce: Literal["mean", "last"] = "mean") -> Statisti
 def grand() -> Statistic:
     """Norm of the gradient of the last linear layer, ‖softmax(outputs) − onehot(y)‖₂ · √(1 + ‖features‖²), averaged.
 
-    The mean is over all presentations; stop recording, or use a separate recorder, to score early weights. It takes 8
-    bytes per sample, and `Recorder.update` then needs the features that the last layer reads.
+    The mean is over all presentations; stop recording, or use a separate recorder, to score early weights.
+    `Recorder.update` then needs the features that the last layer reads.
 
     Source: Paul et al. 2021, arXiv:2107.07075, definition 2.1. Differs: the gradient of the last layer's weight and
         bias stands for that of all weights; the mean is over presentations of one run, and `average` adds models.
     """
-    return Statistic("grand()", Batch.last_layer_norm, accumulators.mean(), features=True, snapshot=True)
+    return Statistic("grand()", Batch.last_layer_norm, _mean(), features=True, snapshot=True)
 
 
 def aum(space: Literal["logits", "probabilities"] = "logits") -> Statistic:
     """Minus the area under the margin: the mean over presentations of z_y − max of the other z, times −1.
 
-    Highest are the hardest samples and those with wrong labels; 8 bytes per sample.
+    Highest are the hardest samples and those with wrong labels.
 
     Args:
         space: whether z are "logits" or, as in the code of CCS, "probabilities".
@@ -88,43 +112,41 @@ def aum(space: Literal["logits", "probabilities"] = "logits") -> Statistic:
     """
     _check_choice("space", space, ("logits", "probabilities"))
     observe = Batch.logit_lead if space == "logits" else Batch.probability_lead
-    return Statistic(_call("aum", space=space), observe, accumulators.mean(sign=-1.0))
+    return Statistic(_call("aum", space=space), observe, _mean(sign=-1.0))
 
 
 def entropy() -> Statistic:
-    """Entropy of the last recorded prediction, in nats, in [0, log C]; 4 bytes per sample.
+    """Entropy of the last recorded prediction, in nats, in [0, log C].
 
     Source: "entropy" in Coleman et al. 2020, arXiv:1906.11829. Differs: the paper evaluates the trained
         model; record such a pass after training to have the same.
     """
-    return Statistic("entropy()", Batch.entropy, accumulators.last(), snapshot=True)
+    return Statistic("entropy()", Batch.entropy, _last(), snapshot=True)
 
 
 def least_confidence() -> Statistic:
-    """1 − the highest probability of the last recorded prediction, in [0, 1 − 1/C]; 4 bytes per sample.
+    """1 − the highest probability of the last recorded prediction, in [0, 1 − 1/C].
 
     Source: "least confidence" in Coleman et al. 2020, arXiv:1906.11829. Differs: as `entropy`.
     """
-    return Statistic("least_confidence()", Batch.least_confidence, accumulators.last(), snapshot=True)
+    return Statistic("least_confidence()", Batch.least_confidence, _last(), snapshot=True)
 
 
 def margin() -> Statistic:
-    """Minus the lead of the most probable class over the second in the last recorded prediction, −(p₁ − p₂).
-
-    In [−1, 0]; 4 bytes per sample.
+    """Minus the lead of the most probable class over the second, −(p₁ − p₂), of the last recorded prediction.
 
     Source: Scheffer et al. 2001, "Active hidden Markov models for information extraction", in the form of the
         DeepCore benchmark, arXiv:2204.08499. Differs: as `entropy`; an additive 1 is left out.
     """
-    return Statistic("margin()", Batch.minus_margin, accumulators.last(), snapshot=True)
+    return Statistic("margin()", Batch.minus_margin, _last(), snapshot=True)
 
 
 def loss() -> Statistic:
-    """Cross-entropy −log p_y at the last presentation; 4 bytes per sample.
+    """Cross-entropy −log p_y at the last presentation.
 
     Source: the score of Loshchilov and Hutter 2015, arXiv:1511.06343, taken once. Differs: they rank during training.
     """
-    return Statistic("loss()", Batch.cross_entropy, accumulators.last(), snapshot=True)
+    return Statistic("loss()", Batch.cross_entropy, _last(), snapshot=True)
 
 
 def dyn_unc(window: int = 10) -> Statistic:
@@ -138,7 +160,7 @@ def dyn_unc(window: int = 10) -> Statistic:
         T − window + 1 windows. Differs: nothing; some public code multiplies by 10.
     """
     _check_count("window", window, 2)
-    accumulator = accumulators.windows(window, lambda values: values.std(dim=1))
+    accumulator = _windows(window, lambda values: values.std(dim=1))
     return Statistic(_call("dyn_unc", window=window), Batch.target_probability, accumulator, window=window)
 
 
@@ -151,7 +173,7 @@ def dual(window: int = 10, until: int = 30) -> Statistic:
     Source: Cho et al. 2025, arXiv:2502.06905, the DUAL score. Differs: nothing but a factor of 10 in the paper's code.
     """
     _check_window(window, until)
-    accumulator = accumulators.windows(window, lambda values: values.std(dim=1) * (1 - values.mean(dim=1)))
+    accumulator = _windows(window, lambda values: values.std(dim=1) * (1 - values.mean(dim=1)))
     name = _call("dual", window=window, until=until)
     return Statistic(name, Batch.target_probability, accumulator, until=until, window=window)
 
@@ -215,10 +237,10 @@ def tdds(
 
     inside = official and difference == "kl"  # absolute values are taken inside the sum
     length = window if difference == "el2n" else window - 1
-    accumulator = accumulators.windows(length, spread, decay=decay, magnitude=magnitude and not inside)
+    accumulator = _windows(length, spread, decay=decay, magnitude=magnitude and not inside)
     observe = Batch.error_norm
     if difference == "ce":
-        accumulator = accumulators.differences(accumulator)
+        accumulator = _differences(accumulator)
         observe = Batch.official_target_log_probability if official else Batch.target_log_probability
     elif difference == "kl" and official:
         observe = Batch.official_magnitudes if magnitude else Batch.official_divergence
@@ -231,6 +253,105 @@ STATISTICS: dict[str, Callable[..., Statistic]] = {
     make.__name__: make
     for make in (forgetting, el2n, grand, aum, entropy, least_confidence, margin, loss, dyn_unc, dual, tdds)
 }
+
+
+# -- accumulators: a few numbers per sample, whatever the number of epochs --------------------------------------------
+
+
+def _last() -> Accumulator:
+    """Keep the last value."""
+
+    def add(state: State, at: Tensor, value: Tensor) -> None:
+        state["value"][at] = value
+
+    return Accumulator({"value": Field(torch.float32, initial=torch.nan)}, add, lambda state: state["value"])
+
+
+def _mean(sign: float = 1.0) -> Accumulator:
+    """Average all values, times `sign`."""
+    return Accumulator(_MEAN, _add_to_mean, lambda state: sign * _counted(state["mean"], state["count"]))
+
+
+def _count_forgetting(*, never_is_last: bool) -> Accumulator:
+    """Count changes from 1 to 0 in a stream of zeros and ones.
+
+    With `never_is_last` a sample that was never 1 scores the largest number of presentations of any sample, not 0.
+    """
+
+    def add(state: State, at: Tensor, value: Tensor) -> None:
+        correct = value > 0.5
+        state["forgotten"][at] += (state["correct"][at] & ~correct).int()
+        state["correct"][at] = correct
+        state["learned"][at] |= correct
+        state["count"][at] += 1
+
+    def score(state: State) -> Tensor:
+        forgotten, count = state["forgotten"].float(), state["count"]
+        if never_is_last:
+            forgotten[~state["learned"]] = float(count.max())
+        return _counted(forgotten, count)
+
+    numbers, flags = Field(torch.int32), Field(torch.bool)
+    fields = {"forgotten": numbers, "count": numbers, "correct": flags, "learned": flags}
+    return Accumulator(fields, add, score)
+
+
+def _windows(
+    length: int, reduce: Callable[[Tensor], Tensor], *, decay: float | None = None, magnitude: bool = False
+) -> Accumulator:
+    """Average a statistic of the last `length` values over all full windows.
+
+    Args:
+        reduce: (K, length) values of full windows, in any rotation -> (K,).
+        decay: weight of the newest window in a moving average that starts at 0; None averages all windows equally.
+        magnitude: take the absolute values first.
+    """
+
+    def add(state: State, at: Tensor, value: Tensor) -> None:
+        known = ~value.isnan()  # the difference at the first presentation is NaN
+        at, value = at[known], value[known].abs() if magnitude else value[known]
+        state["window"][at, state["filled"][at].long() % length] = value
+        state["filled"][at] += 1
+        at = at[state["filled"][at] >= length]
+        if not len(at):
+            return
+        reduced = reduce(state["window"][at])
+        if decay is None:
+            _add_to_mean(state, at, reduced)
+        else:
+            state["mean"][at] = decay * reduced + (1 - decay) * state["mean"][at]
+            state["count"][at] += 1
+
+    fields = {"window": Field(torch.float32, (length,)), "filled": Field(torch.int32), **_MEAN}
+    return Accumulator(fields, add, lambda state: _counted(state["mean"], state["count"]))
+
+
+def _differences(accumulator: Accumulator) -> Accumulator:
+    """Pass on each value minus the one before; NaN at the first presentation."""
+
+    def add(state: State, at: Tensor, value: Tensor) -> None:
+        accumulator.add(state, at, value - state["before"][at])
+        state["before"][at] = value
+
+    fields = accumulator.fields | {"before": Field(torch.float32, initial=torch.nan)}
+    return Accumulator(fields, add, accumulator.score)
+
+
+_MEAN = {"mean": Field(torch.float32), "count": Field(torch.int32)}
+
+
+def _add_to_mean(state: State, at: Tensor, value: Tensor) -> None:
+    count = state["count"][at] + 1
+    before = state["mean"][at]
+    state["mean"][at] = before + (value - before) / count
+    state["count"][at] = count
+
+
+def _counted(value: Tensor, count: Tensor) -> Tensor:
+    return value.masked_fill(count == 0, torch.nan)
+
+
+# -- arguments -------------------------------------------------------------------------------------------------------
 
 
 def _call(function: str, **arguments: object) -> str:

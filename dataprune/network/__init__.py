@@ -10,9 +10,8 @@ faster; it needs the extra `dataprune[network]`.
 
 from __future__ import annotations
 
-from ._prune import apply, prune
+from ._prune import Gradual, Schedule, apply, cubic, prune
 from .costs import Cost, Sparsity, cost, sparsity, training_flops
-from .gradual import Gradual, Schedule, cubic
 from .layers import Masks, finalize
 
 __all__ = [

@@ -108,10 +108,8 @@ def weight_name(layer: str) -> str:
 class Masks:
     """Masks of a pruned model; a copy that later training and pruning do not change.
 
-    Attributes:
-        keep: name of a layer's weight, such as "conv1.weight" -> True where it is kept, in the weight's shape; or, for
-            removed channels, (C,) over the original output channels of one of the coupled layers. Layers without
-            pruned weights are left out.
+    `keep` maps the name of a layer's weight, such as "conv1.weight", to True where it is kept, in the weight's shape;
+    or, for removed channels, (C,) over the original output channels of one of the coupled layers.
     """
 
     keep: dict[str, Bool[Tensor, "..."]] = field(default_factory=dict)

@@ -64,7 +64,7 @@ def test_it_prunes_only_when_the_share_rises(monkeypatch: pytest.MonkeyPatch) ->
     model = small()
     gradual = network.Gradual(model, lambda step: [0.0, 0.5, 0.5, 0.2, 0.6][step])
     calls = []
-    monkeypatch.setattr("dataprune.network.gradual.prune", lambda *args, **named: calls.append(args[1]))
+    monkeypatch.setattr("dataprune.network._prune.prune", lambda *args, **named: calls.append(args[1]))
     for _ in range(4):
         gradual.step()
     assert calls == [0.5, 0.6]
