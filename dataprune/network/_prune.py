@@ -195,13 +195,7 @@ class Gradual:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        schedule: Schedule,
-        *,
-        scope: str = "layer",
-        exclude: Exclude = (),
-        seed: int = 0,
+        self, model: nn.Module, schedule: Schedule, *, scope: str = "layer", exclude: Exclude = (), seed: int = 0
     ):
         self.steps, self.amount = 0, 0.0
         self._model, self._schedule, self._scope, self._seed = model, schedule, scope, seed
