@@ -19,35 +19,22 @@ Accuracies = Mapping[str, Mapping[int, float]]  # by method and seed
 
 @dataclass(frozen=True)
 class Difference:
-    """A method's accuracy minus a reference's, paired by seed.
-
-    Attributes:
-        mean: over seeds.
-        error: standard error of the mean.
-        probability: that the method is better, from Student's t with a flat prior on the mean.
-    """
+    """A method's accuracy minus a reference's, paired by seed."""
 
     mean: float
-    error: float
-    probability: float
+    error: float  # standard error of the mean
+    probability: float  # that the method is better, from Student's t with a flat prior on the mean
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a method compares with `short` and `rs2`.
-
-    Attributes:
-        accuracy: mean over seeds.
-        short: difference to `short`.
-        rs2: difference to `rs2`; None for `rs2` itself.
-        sure: whether it is better than each of them with probability `SURE`.
-    """
+    """How a method compares with `short` and `rs2`."""
 
     method: str
-    accuracy: float
+    accuracy: float  # mean over seeds
     short: Difference
-    rs2: Difference | None
-    sure: bool
+    rs2: Difference | None  # None for `rs2` itself
+    sure: bool  # whether it is better than each of them with probability `SURE`
 
 
 @dataclass(frozen=True)
@@ -82,12 +69,7 @@ class Spread:
 
 
 def judge(accuracies: Accuracies, held_out: int) -> list[Verdict]:
-    """A verdict for each method but `short`.
-
-    Args:
-        accuracies: of `short`, `rs2` and the candidates, with the same two seeds or more.
-        held_out: samples that each seed's models were evaluated on.
-    """
+    """A verdict for each method but `short`, from accuracies on so many samples with the same two seeds or more."""
     spread, verdicts = Spread.of(accuracies, held_out), []
     for method in [method for method in accuracies if method != SHORT]:
         short = spread.difference(paired_differences(accuracies, method, SHORT))

@@ -34,25 +34,16 @@ class Pilot:
     Each seed trains on its own part of the training set and is evaluated on another, so that the variation over seeds
     includes that of both samples. Budget (fraction of a full run) and learning rate are those of the planned run.
 
-    Attributes:
-        settings: of the planned run; its `budget` is used, its method and `keep` are not.
-        candidates: dynamic methods beside `rs2`. infobatch is left out where it cannot reach the budget.
-        seeds: one pilot of each method per seed; at least two.
-        size: most samples that a pilot trains on.
-        epochs: of a pilot. By default those planned, at most 20 or what leaves half of the budget to pruned epochs:
-            with fewer, the full first epoch would be most of the run.
-        same_steps: use smaller batches, down to `SMALLEST`, so that a pilot takes as many steps as the planned run;
-            else the planned batch size, and fewer steps.
     Raises:
         UsageError: for invalid or contradictory settings.
     """
 
-    settings: Settings
-    candidates: Sequence[str] = CANDIDATES
-    seeds: Sequence[int] = (0, 1, 2)
-    size: int = 4000
-    epochs: int | None = None
-    same_steps: bool = True
+    settings: Settings  # of the planned run; its `budget` is used, its method and `keep` are not
+    candidates: Sequence[str] = CANDIDATES  # dynamic methods beside `rs2`; infobatch only where it reaches the budget
+    seeds: Sequence[int] = (0, 1, 2)  # one pilot of each method per seed; at least two
+    size: int = 4000  # most samples that a pilot trains on
+    epochs: int | None = None  # of a pilot; see `pilot_epochs`
+    same_steps: bool = True  # as many steps as the planned run, by batches down to `SMALLEST`; else fewer steps
 
     def __post_init__(self) -> None:
         settings = self.settings
@@ -106,7 +97,10 @@ class Pilot:
         return train, test
 
     def pilot_epochs(self) -> int:
-        """Epochs of a pilot."""
+        """Epochs of a pilot: by default those planned, at most 20 or what leaves half of the budget to pruned epochs.
+
+        With fewer, the full first epoch would be most of the run.
+        """
         return self.epochs or min(self.settings.epochs, max(20, round(2 / self.budget)))
 
     def data(self, data: Data, seed: int) -> Data:
@@ -190,9 +184,9 @@ def advise(
     The pilots cost 7 to 11 times the samples of the planned run in the settings of `experiments/advise.py`; `cost`
     says what they cost here.
 
-    Args:
-        out: folder of `advice.json` and of a comparison for each seed. A call with more seeds continues there.
-        data: of the planned run, where it is loaded already. Its test set is not read.
+    The folder `out` gets `advice.json` and a comparison for each seed; a call with more seeds continues there. The test
+    set of the data is not read.
+
     Returns:
         Content of advice.json: `plan` and `pilot`, `lines` (see `advice_rule.judge`), `annealed`, `advice` and `cost`.
     Raises:

@@ -95,12 +95,6 @@ class Comparison:
     Static methods need a model first: one scoring run per seed, on all the data, serves all of them. The cost of
     scoring and of selecting is in the row of each.
 
-    Attributes:
-        settings: of every run; method, seed and steps are set run by run.
-        methods: names from `METHODS` and `coresets.METHODS`, and "short".
-        learning_rates: if there are any, each method takes the one with the best validation accuracy on the first seed.
-        score_epochs: epochs of a scoring run; by default, as model and batch size, those of the settings.
-        finetune_epochs: of contrastive learning: epochs in which every encoder is then fine-tuned on all labels.
     Raises:
         UsageError: for invalid or contradictory settings.
     """
@@ -108,14 +102,14 @@ class Comparison:
     kind: ClassVar[str] = "comparison"
     file: ClassVar[str] = "compare.json"
 
-    settings: Settings
-    methods: Sequence[str]
+    settings: Settings  # of every run; method, seed and steps are set run by run
+    methods: Sequence[str]  # names from `METHODS` and `coresets.METHODS`, and "short"
     seeds: Sequence[int]
-    learning_rates: Sequence[float] = ()
-    score_epochs: int | None = None
+    learning_rates: Sequence[float] = ()  # each method takes that of the best validation accuracy on the first seed
+    score_epochs: int | None = None  # of a scoring run; by default, as model and batch size, those of the settings
     score_model: str | None = None
     score_batch_size: int | None = None
-    finetune_epochs: int = 0
+    finetune_epochs: int = 0  # of contrastive learning: every encoder is then fine-tuned on all labels
 
     def __post_init__(self) -> None:
         settings, tuned = self.settings, self.finetune_epochs

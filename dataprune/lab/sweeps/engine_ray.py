@@ -36,9 +36,9 @@ def on_ray(address: str | None = None, jobs: int | None = None) -> Engine:
     worker that sees the sweep's folder (same machine, or shared file system) trains there, and an interrupted run
     resumes from its last checkpoint. Elsewhere it trains in a temporary folder, whose files are sent back.
 
-    Args:
-        address: of a running cluster; by default RAY_ADDRESS, else a new Ray on this machine's cores.
-        jobs: most runs in parallel; by default as many as the cluster has room for. More jobs than GPUs share them.
+    `address` is that of a running cluster; by default RAY_ADDRESS, else a new Ray on this machine's cores. At most
+    `jobs` run in parallel, by default as many as the cluster has room for; more jobs than GPUs share them.
+
     Raises:
         UsageError: without Ray, under torchrun, or where there is no cluster at `address`.
     """
@@ -106,11 +106,9 @@ def _work(job: Job, stored: list[Any], contents: dict[str, bytes], mark: str, th
 
 
 def train(job: Job, data: Data, contents: dict[str, bytes], mark: str) -> Done:
-    """Run a job in its folder, or in a temporary one if that folder's mark is not visible here.
+    """Run a job in its folder, or in a temporary one if the file `mark` that the driver made there is not visible.
 
-    Args:
-        contents: of the files that the run needs: "coreset", the settings' `selection`, and "weights".
-        mark: a file that the driver made in the run's folder.
+    `contents` are those of the files that the run needs: "coreset", the settings' `selection`, and "weights".
     """
     with tempfile.TemporaryDirectory() as own:
         visible = Path(mark).exists()

@@ -41,36 +41,25 @@ Report = Callable[[str, int, dict[str, Any]], None]  # arm, seed, a line of the 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a sweep. It can be pickled.
+    """One run of a sweep. It can be pickled; jobs with the same folder are the same job.
 
-    Attributes:
-        arm: name in errors and on the progress bar, with `seed`.
-        out: its folder; jobs with the same folder are the same job.
-        test: evaluate on the test set at the end.
-        weights: model.safetensors of an earlier run to start from; it must exist until this job is finished. Without
-            `prune`, all layers but the last are initialized with it.
-        prune: how the weights are pruned before training; the masks are held while training.
-        watch: what is measured after every epoch, see `stages.watch`.
+    `weights` is the model.safetensors of an earlier run to start from, which must exist until this job is finished.
+    Without `prune`, all layers but the last are initialized with it.
     """
 
-    arm: str
+    arm: str  # name in errors and on the progress bar, with the seed
     seed: int
     settings: Settings
     out: Path
     save_model: bool = False
-    test: bool = True
+    test: bool = True  # evaluate on the test set at the end
     weights: Path | None = None
-    prune: stages.Pruning | None = None
-    watch: stages.Watched | None = None
+    prune: stages.Pruning | None = None  # before training; the masks are held while training
+    watch: stages.Watched | None = None  # what is measured after every epoch
 
 
 def perform(job: Job, data: Data, report: Callable[[dict[str, Any]], None] | None = None) -> RunRecord:
-    """Run a job in this process, or read its record where it is finished.
-
-    Raises:
-        UsageError: if the weights to start from do not exist, or the folder holds a model that was pruned otherwise.
-        and as `run`.
-    """
+    """Run a job in this process, or read its record where it is finished; errors as for `finished` and `run`."""
     record = finished(job)
     if record is not None:
         return record
@@ -176,15 +165,11 @@ def refuse_torchrun(option: str) -> None:
 def side_by_side(
     all_steps: Sequence[Steps], start: Callable[[Job], Future[RunRecord]], limit: int | None, report: Report | None
 ) -> Iterator[tuple[int, Any]]:
-    """Drive steps whose jobs run elsewhere. A failed job ends the steps that need it; the others continue.
+    """Drive steps whose jobs run elsewhere: yields a position and what these steps returned, in order of completion.
 
-    Args:
-        all_steps: the steps. A job that several of them need runs once.
-        start: begins a job; its future has the record when the job's folder is complete.
-        limit: jobs that may run at once; None where `start` limits them.
-        report: called with all lines of a run's history when it is finished.
-    Yields:
-        A position in `all_steps` and what these steps returned, in order of completion.
+    A job that several steps need runs once; at most `limit` run at once. A failed job ends the steps that need it; the
+    others continue. `start` begins a job; its future has the record when the job's folder is complete.
+
     Raises:
         RuntimeError or ValueError: the first failure, after everything else is finished.
     """

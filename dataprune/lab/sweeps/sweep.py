@@ -56,22 +56,15 @@ def digest(values: Mapping[str, Any]) -> str:
 
 
 class Sweep(Protocol):
-    """What `carry_out` needs to know. A sweep checks its settings when it is made, before any data is read.
+    """What `carry_out` needs to know. A sweep checks its settings when it is made, before any data is read."""
 
-    Attributes:
-        kind: what messages call it.
-        file: name of the results file in the sweep's folder.
-        settings: those that decide the data, and where the runs are trained.
-        identity: by name, what must agree to continue in a folder; a name that only one call has is not compared.
-    """
-
-    kind: ClassVar[str]
-    file: ClassVar[str]
+    kind: ClassVar[str]  # what messages call it
+    file: ClassVar[str]  # name of the results file in the sweep's folder
 
     @property
-    def settings(self) -> Settings: ...
+    def settings(self) -> Settings: ...  # those that decide the data, and where the runs are trained
     @property
-    def identity(self) -> Mapping[str, Any]: ...
+    def identity(self) -> Mapping[str, Any]: ...  # what must agree to continue in a folder, see `claim`
 
     def steps(self, data: Data, places: Places) -> Mapping[Hashable, Steps]:
         """How each row is made, by a key that no other row has, in the order of the rows.
@@ -101,16 +94,13 @@ def carry_out(
 ) -> dict[str, Any]:
     """Carry a sweep out, or continue it: finished runs are not repeated.
 
+    The results file is written into the folder `out` after every row; its content, see `Sweep.summary`, is returned.
+
     Args:
         sweep: what to run, such as a `Comparison` or a `Grid`.
-        out: its folder. The results file is written after every row.
         data: the settings' data, where it is loaded already.
         engine: where the runs are carried out: `engines.local`, `engines.processes(4)`, `engine_ray.on_ray()`.
-        report: called with arm, seed and history line after every epoch; where runs are carried out elsewhere, for all
-            epochs of a run at its end.
-        places: where the runs are stored; in `out` by default.
-    Returns:
-        Content of the results file, see the sweep's `summary`.
+        report: called after every epoch; where runs are carried out elsewhere, for all epochs of a run at its end.
     Raises:
         UsageError: if the folder holds another sweep.
         and as `run`.
@@ -145,9 +135,9 @@ def _kept(sweep: Sweep, path: Path) -> dict[Hashable, Any]:
 def claim(out: Path, kind: str, identity: Mapping[str, Any], file: str) -> None:
     """Write a sweep's identity into its folder, or compare it with the one that is there.
 
-    Args:
-        identity: JSON values by name. A name that only one side has is not compared, and is added.
-        file: name of the results file; a folder that has one needs an identity.
+    The identity has JSON values by name; a name that only one side has is not compared, and is added. A folder that has
+    the results file `file` needs an identity.
+
     Raises:
         UsageError: if a value differs; the message has names, old and new values.
     """

@@ -32,19 +32,6 @@ class Grid:
     ones, and random ones; train a new model on each coreset and one on all the data; prune the weights of smallest
     magnitude; train on with the masks held. Scoring is shared by all cells of a seed, training by those of all amounts.
 
-    Attributes:
-        settings: of every run; its epochs are those of training. Method, coreset and seed are set run by run.
-        ratios: fractions of the data kept, M / N.
-        amounts: shares of the weights pruned.
-        seeds: all stages are carried out once per seed.
-        data_methods: dynamic pruning methods in place of the coresets; their `keep` is the ratio.
-        score_epochs: epochs of the run that counts forgetting events.
-        finetune_epochs: epochs after pruning.
-        finetune_on: "all" the data, or the "coreset" or data method that the model was trained with.
-        finetune_lr: peak learning rate of fine-tuning; by default that of the settings.
-        scope: of `network.prune`.
-        reinitialize: fine-tune from new random weights under the masks.
-        save_models: keep the cells' final models, as plain models with zeros.
     Raises:
         UsageError: for invalid or contradictory settings.
     Source: Gupta et al., "Drop it like it's hot: network pruning with data selection", Section 4. Differs: random
@@ -55,18 +42,18 @@ class Grid:
     kind: ClassVar[str] = "grid"
     file: ClassVar[str] = "joint.json"
 
-    settings: Settings
-    ratios: Sequence[float]
-    amounts: Sequence[float]
+    settings: Settings  # of every run, its epochs those of training; method, coreset and seed are set run by run
+    ratios: Sequence[float]  # fractions of the data kept, M / N
+    amounts: Sequence[float]  # shares of the weights pruned
     seeds: Sequence[int]
-    data_methods: Sequence[str] = ()
-    score_epochs: int = 10
+    data_methods: Sequence[str] = ()  # dynamic methods in place of the coresets; their `keep` is the ratio
+    score_epochs: int = 10  # of the run that counts forgetting events
     finetune_epochs: int = 10
-    finetune_on: str = "all"
-    finetune_lr: float | None = None
-    scope: str = "layer"
-    reinitialize: bool = False
-    save_models: bool = False
+    finetune_on: str = "all"  # or "coreset": the coreset or data method that the model was trained with
+    finetune_lr: float | None = None  # peak learning rate; by default that of the settings
+    scope: str = "layer"  # of `network.prune`
+    reinitialize: bool = False  # fine-tune from new random weights under the masks
+    save_models: bool = False  # keep the cells' final models, as plain models with zeros
 
     def __post_init__(self) -> None:
         require(bool(self.ratios and self.amounts and self.seeds), "a grid needs at least one ratio, amount and seed")

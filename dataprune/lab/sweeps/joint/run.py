@@ -24,19 +24,12 @@ SCORED = ("low", "high")  # coresets of the lowest and the highest forgetting sc
 
 @dataclass(frozen=True)
 class Cell:
-    """One model that is trained, pruned and fine-tuned.
+    """One model that is trained, pruned and fine-tuned."""
 
-    Attributes:
-        arm: a coreset, a data method, or `BASE`.
-        ratio: fraction of the data that it is trained on; None for the base, which has all.
-        amount: share of the weights that is pruned.
-        seed: of all stages.
-    """
-
-    arm: str
-    ratio: float | None
-    amount: float
-    seed: int
+    arm: str  # a coreset, a data method, or `BASE`
+    ratio: float | None  # fraction of the data that it is trained on; None for the base, which has all
+    amount: float  # share of the weights that is pruned
+    seed: int  # of all stages
 
     @property
     def trained(self) -> str:
@@ -52,20 +45,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Scoring:
-    """A seed's scoring run, as a row of joint.json.
-
-    Attributes:
-        samples: trained.
-        flops: of training and scoring.
-        forgotten: how many samples were forgotten 0, 1, 2 ... times; a coreset is drawn at random among equals.
-        never_right: samples that were never right.
-    """
+    """A seed's scoring run, as a row of joint.json."""
 
     seed: int
-    samples: int
-    flops: float
-    forgotten: list[int]
-    never_right: int
+    samples: int  # trained
+    flops: float  # of training and scoring
+    forgotten: list[int]  # how many samples were forgotten 0, 1, 2 ... times; coresets are drawn among equals
+    never_right: int  # samples
 
     @property
     def key(self) -> tuple[str, int]:
@@ -94,30 +80,20 @@ class Training:
 
 @dataclass(frozen=True)
 class Row:
-    """A cell, as a row of joint.json.
-
-    Attributes:
-        accuracy: on the test set, after fine-tuning.
-        trained_accuracy: before pruning.
-        pruned_accuracy: after pruning, before fine-tuning.
-        sparsity: share of zeros in the prunable weights, in `layers` by layer.
-        samples: trained, by stage.
-        flops: by stage, those of fine-tuning as if zeros were free; "total_dense" counts them.
-        curve: test accuracy after pruning and after every epoch of fine-tuning.
-    """
+    """A cell, as a row of joint.json."""
 
     arm: str
     ratio: float | None
     amount: float
     seed: int
-    accuracy: float
-    trained_accuracy: float
-    pruned_accuracy: float
-    sparsity: float
-    layers: dict[str, float]
-    samples: dict[str, int]
-    flops: dict[str, float]
-    curve: list[float]
+    accuracy: float  # on the test set, after fine-tuning
+    trained_accuracy: float  # before pruning
+    pruned_accuracy: float  # after pruning, before fine-tuning
+    sparsity: float  # share of zeros in the prunable weights
+    layers: dict[str, float]  # the same by layer
+    samples: dict[str, int]  # trained, by stage
+    flops: dict[str, float]  # by stage, of fine-tuning as if zeros were free; "total_dense" counts them
+    curve: list[float]  # test accuracy after pruning and after every epoch of fine-tuning
 
     @property
     def key(self) -> Cell:

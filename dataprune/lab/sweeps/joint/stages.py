@@ -29,27 +29,16 @@ from ...training.settings import Settings
 
 @dataclass(frozen=True)
 class Pruning:
-    """How a trained model is pruned.
+    """How a trained model is pruned."""
 
-    Attributes:
-        amount: share of the weights.
-        scope: "layer" or "global", as for `network.prune`.
-        reinitialize: restart the remaining weights from random values, those of the fine-tuning run's seed.
-        seed: decides between equal magnitudes.
-    """
-
-    amount: float
-    scope: str = "layer"
-    reinitialize: bool = False
-    seed: int = 0
+    amount: float  # share of the weights
+    scope: str = "layer"  # or "global", as for `network.prune`
+    reinitialize: bool = False  # restart the remaining weights from random values, those of the fine-tuning run's seed
+    seed: int = 0  # decides between equal magnitudes
 
 
 def prune(model: nn.Module, weights: Path, pruning: Pruning, settings: Settings, data: Data) -> None:
-    """Prune trained weights in one shot; put them on a new model, or their masks alone if it is reinitialized.
-
-    Raises:
-        CheckpointError: if the weights are missing or damaged.
-    """
+    """Prune trained weights in one shot; put them on a new model, or their masks alone if it is reinitialized."""
     trained = load(weights, settings, data)
     network.apply(model, network.prune(trained, pruning.amount, scope=pruning.scope, seed=pruning.seed))
     if not pruning.reinitialize:

@@ -56,13 +56,10 @@ def reproduce(
     Args:
         name: one of `available`, the path of another file, or a file of `dataprune pack`, whose table and figure are
             written again without any run.
-        scale: "smoke", "cpu" or "paper".
-        out: folder of the results.
         cache: folder of the runs, which experiments share.
         seeds: how many, in place of the file's.
         model: pretrained encoder of language tasks, in place of the file's.
         jobs: runs in parallel; by default one for each CPU core, and one on a GPU.
-        report: called after every epoch.
     Returns:
         The files written.
     Raises:

@@ -54,48 +54,36 @@ class Experiment:
     """A table or a figure of a paper: arms at several budgets, on several data sets or models.
 
     Attributes:
-        settings: of all runs.
-        panels: settings by the name of a part of the table: data, model, task.
-        keep: fractions of the data.
         arms: by the name of a line: `method` where that is not its name, settings, `option` of the method, `anneal`,
             `warmup`, `score_epochs`, `score_model`; `at` has values for one keep.
-        seeds: runs of each.
-        anneal: share of full epochs at the end of every pruned run.
-        warmup: full epochs at its beginning.
-        score_epochs: epochs of the run that scores for static methods.
-        score_model: model of that run; by default the panel's.
-        finetune_epochs: epochs of fine-tuning after contrastive pre-training.
-        strategy: "E", or "P": 1 / keep times as many epochs, so that all coresets get the steps of a full run.
-        small_batches: half the batch size where a fifth or less is kept, a quarter at a tenth; not for scoring.
         show: what the figure draws: "accuracy" against keep, its "difference" from that of `short` paired by seed,
             "selections" per sample, training "loss" per epoch, or "interpolation": loss and accuracy along the line
             from initial to final weights.
         published: the paper's numbers by panel and arm, one for each `keep`, in percent, or None. A file has a number
             for each `keep` of the part that it is in; a scale takes those of its own shares.
-        note: what this scale can and cannot show.
     Raises:
         UsageError: for invalid or contradictory values.
     """
 
     name: str
     scale: str
-    settings: Mapping[str, Any]
-    panels: Mapping[str, Mapping[str, Any]]
-    keep: Sequence[float]
+    settings: Mapping[str, Any]  # of all runs
+    panels: Mapping[str, Mapping[str, Any]]  # settings by the name of a part of the table: data, model, task
+    keep: Sequence[float]  # fractions of the data
     arms: Mapping[str, Mapping[str, Any]]
     claim: str = ""
     source: str = ""
-    seeds: int = 1
-    anneal: float = 0.0
-    warmup: int = 1
-    score_epochs: int | None = None
-    score_model: str | None = None
-    finetune_epochs: int = 0
-    strategy: str = "E"
-    small_batches: bool = False
+    seeds: int = 1  # runs of each
+    anneal: float = 0.0  # share of full epochs at the end of every pruned run
+    warmup: int = 1  # full epochs at its beginning
+    score_epochs: int | None = None  # of the run that scores for static methods
+    score_model: str | None = None  # of that run; by default the panel's
+    finetune_epochs: int = 0  # after contrastive pre-training
+    strategy: str = "E"  # or "P": 1 / keep times as many epochs, so that all coresets get the steps of a full run
+    small_batches: bool = False  # half the batch size where a fifth or less is kept, a quarter at a tenth
     show: str = "accuracy"
     published: Mapping[str, Mapping[str, Sequence[float | None]]] = field(default_factory=dict)
-    note: str = ""
+    note: str = ""  # what this scale can and cannot show
 
     def __post_init__(self) -> None:
         require(self.show in SHOWN, suggest(self.show, SHOWN, what="kind of figure"))
