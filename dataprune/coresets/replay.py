@@ -60,8 +60,8 @@ def small_batch(batch_size: int, keep: float) -> int:
     """Reduce the batch size as TDDS does for small coresets: to a half at 20 % kept or less, a quarter at 10 % or less.
 
     Example:
-        >>> [small_batch(128, keep) for keep in (0.3, 0.2, 0.1)]
-        [128, 64, 32]
+        >>> small_batch(128, keep=0.2)
+        64
 
     Source: Zhang et al. 2024, arXiv:2311.13613, section 5.1. Differs: the paper gives 80 % and 90 % pruned only; other
         fractions follow from these.
