@@ -198,7 +198,8 @@ def test_an_interrupted_sweep_loses_nothing_that_was_finished(side: tuple, tmp_p
     assert all(path.name == ".lock" and not (path.parent / "metrics.json").exists() for path in left), left
     again = call(*given)
     out, err = again.communicate(timeout=120)
-    assert again.returncode == 0 and err == "", err
+    lines = [line for line in err.splitlines() if not line.startswith("epoch ")]  # progress, where it is slow
+    assert again.returncode == 0 and not lines, err
     for path, content in finished.items():
         assert path.read_bytes() == content
     assert len(files.read_json(compared)["runs"]) == 6
