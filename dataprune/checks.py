@@ -197,16 +197,15 @@ def check_planned(recorded: int, most: int) -> None:
         )
 
 
-def check_scored(epoch: int | None, scores: Tensor) -> None:
-    """Warn where batches were handed out, none was recorded, and there is no score to select by."""
-    if not bool(scores.isfinite().any()):
-        warnings.warn(
-            f"batches of epoch {epoch} were handed out, but none was recorded, and this method selects by scores: all "
-            "are chosen at random. Call pruner.loss(index, losses, outputs, targets) in every step. (Hugging Face: a "
-            "compute_loss of your own belongs into a base class that stands after PrunedTrainerMixin)",
-            UserWarning,
-            stacklevel=3,
-        )
+def warn_unrecorded(what: str) -> None:
+    """Warn that no batch was ever recorded, for a method that selects by scores."""
+    warnings.warn(
+        f"{what}, but none was recorded, and this method selects by scores: all are chosen at random. Call "
+        "pruner.loss(index, losses, outputs, targets) in every step. (Hugging Face: a compute_loss of your own belongs "
+        "into a base class that stands after PrunedTrainerMixin)",
+        UserWarning,
+        stacklevel=4,
+    )
 
 
 def check_run(current: dict[str, Any], saved: dict[str, Any]) -> None:
@@ -236,9 +235,9 @@ def check_trained(epoch: Epoch, planned: int, missing: int) -> None:
     # a batch left out on purpose is the user's business; sharding twice loses half of the epoch or more
     if epoch.exhausted and missing >= tolerated and 4 * missing >= planned:
         raise PlanError(
-            f"epoch {epoch.number} handed out {planned} samples but {missing} of them were never recorded: either a "
-            "framework shards what PruneSampler has sharded already (give it rank=0, world_size=1, or switch the "
-            "framework's own sharding off), or some batches did not go through pruner.loss or pruner.update"
+            f"epoch {epoch.number} handed out {planned} samples but {missing} of them were never recorded: the loop "
+            "skips batches, or some of them do not go through pruner.loss or pruner.update; or a framework shards what "
+            "PruneSampler has sharded already (give it rank=0, world_size=1, or switch the framework's sharding off)"
         )
     if ranks > 1 and epoch.foreign >= tolerated > 0:
         raise PlanError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,8 @@ class Epoch:
         foreign: records of samples that another rank had trained already.
         begun: whether batches have been handed out.
         exhausted: whether a sampler has handed out all of it.
+        ended: whether a loop that recorded some of it came to its end; what it left out will not be trained.
+        share: samples of each rank, None where no selection was made.
         tail: samples of all ranks that the loader drops at its end; None where that is not known.
     """
 
@@ -42,18 +45,22 @@ class Epoch:
         self.size = size
         self.values = values
         self.number = number
+        self.share: int | None = None
         self.owner = np.full(size, _NOBODY, dtype=np.int16)
         self.recorded = 0
         self.largest = 0
         self.foreign = 0
         self.begun = False
         self.exhausted = False
+        self.ended = False
         self.tail: int | None = None
+        self._warned = False
         self._resumed: np.ndarray | None = None  # (N,) bool: trained before the state was loaded
         self._unsynced: np.ndarray | None = None  # (N,) bool: of these, what only this rank knows of
         self._index = torch.empty(0, dtype=torch.int64)
         self._score = torch.empty(0, *values)
         self._length = 0
+        self._begin = 0  # pending records when the last iteration began
 
     def next(self, number: int) -> Epoch:
         """A new epoch that takes over the buffers of this one, which is over."""
@@ -74,6 +81,8 @@ class Epoch:
         if problem is not None:
             raise problem
         begin, end = self._length, self._length + len(index)
+        if not self._warned:
+            self._check_repeated(index)
         if end > len(self._index) or self._index.device != index.device:
             self._index = _room(self._index, index.device, begin, end)
         if end > len(self._score) or self._score.device != score.device:
@@ -83,6 +92,29 @@ class Epoch:
         self._length = end
         self.recorded += len(index)
         self.largest = max(self.largest, len(index))
+
+    def _check_repeated(self, index: Tensor) -> None:
+        """Warn where a batch on the CPU is recorded twice running, or more is recorded than the epoch has."""
+        previous = self._index[max(self._begin, self._length - len(index)) : self._length]
+        if index.is_cpu and previous.is_cpu and index.dtype == torch.int64 and torch.equal(index, previous):
+            self._warned = True
+            warnings.warn(
+                f"a batch of {len(index)} samples is recorded twice running in epoch {self.number}: a second pass over "
+                "a batch, as SAM and L-BFGS make one, calls pruner.loss(..., record=False)",
+                UserWarning,
+                stacklevel=5,
+            )
+        elif self.share is not None and self.recorded + len(index) > self.share + self.largest:  # for a filled-up batch
+            self._warned = True
+            warnings.warn(
+                f"{self.recorded + len(index)} samples are recorded for epoch {self.number}, which has {self.share} "
+                "on this rank: the loop left the epoch early and began it again, records a batch more than once (two "
+                "views of a sample are one: record the mean of their losses), or repeats stored batches as "
+                "itertools.cycle does, so that the loader never begins the next epoch; or a framework has replaced the "
+                "sampler",
+                UserWarning,
+                stacklevel=5,
+            )
 
     def pending(self) -> tuple[Tensor, Tensor]:
         """Index and score of what was recorded since the last flush, on the CPU; from a GPU they are unchecked."""
@@ -107,10 +139,11 @@ class Epoch:
             strange = int(np.count_nonzero(~allowed[index.numpy()]))
             if strange:
                 raise PlanError(
-                    f"{strange} of {len(index)} trained samples were not selected for this epoch: a framework has "
-                    "replaced the sampler, or `index` does not hold positions in the dataset. Keep PruneSampler as the "
-                    "loader's sampler (Lightning: use_distributed_sampler=False; Ray: add_dist_sampler=False) and take "
-                    "the index from the batch"
+                    f"{strange} of {len(index)} samples recorded in epoch {self.number} were not selected for it: the "
+                    "loop begins the next epoch before it has recorded the last batch of this one, `index` does not "
+                    "hold positions in the dataset (take it from the batch), or a framework has replaced the sampler. "
+                    "Keep PruneSampler as the loader's sampler (Lightning: use_distributed_sampler=False; Ray: "
+                    "add_dist_sampler=False)"
                 )
         if len(parts) > 1:
             kept = torch.from_numpy(claim(parts, self.owner))
@@ -120,13 +153,14 @@ class Epoch:
             self.owner[index.numpy()] = 0
         if len(index):
             book.record(index, score, smoothing)
-        self._length = 0
+        self._length = self._begin = 0
 
     # -- progress ---------------------------------------------------------------------------------------------------
 
     def begin(self, *, tail: int | None) -> None:
         """An iteration over the epoch begins; `tail` as in the attributes."""
-        self.tail, self.exhausted, self.begun = tail, False, True
+        self.tail, self.exhausted, self.ended, self.begun = tail, False, False, True
+        self._begin = self._length
 
     def started(self) -> bool:
         """Whether any sample of it was trained and flushed."""
@@ -138,15 +172,34 @@ class Epoch:
 
     def complete(self, index: Int[Tensor, " k"]) -> bool:
         """Whether all of the selected samples have been trained, but for those that the loader drops."""
+        missing = self._missing(index)
+        if self.tail is not None:
+            return missing <= self.tail
+        return missing <= 0 or (self.exhausted and self._ragged(missing))
+
+    def over(self, index: Int[Tensor, " k"]) -> bool:
+        """Whether a new iteration belongs to the next epoch.
+
+        Where it is not known how many samples a loader drops, one that begins again has dropped the ragged rest.
+        """
+        if self.ended:
+            return True
+        missing = self._missing(index)
+        return missing <= (self.tail or 0) or (self.tail is None and self.begun and self._ragged(missing))
+
+    def _missing(self, index: Tensor) -> int:
+        """Of the selected samples, how many are not trained yet."""
         ranks = distributed.world_size()
+        if self._resumed is None and self.recorded * ranks < len(index) - (self.tail or 0) - ranks * self.largest:
+            return len(index) - self.recorded * ranks  # at least
         trained = self.owner != _NOBODY
         flushed = int(np.count_nonzero(trained[index.numpy()]))
         trained[self.pending()[0].numpy()] = True
         pending = int(np.count_nonzero(trained[index.numpy()])) - flushed
-        missing = len(index) - flushed - ranks * pending  # the other ranks have trained as many as this one
-        if self.tail is not None:
-            return missing <= self.tail
-        return missing <= 0 or (self.exhausted and missing < ranks * self.largest)
+        return len(index) - flushed - ranks * pending  # the other ranks have trained as many as this one
+
+    def _ragged(self, missing: int) -> bool:
+        return missing < distributed.world_size() * self.largest
 
     def remaining(self, index: Int[Tensor, " k"]) -> int:
         """Of the selected samples, how many were left to be trained when the epoch began or was resumed."""

@@ -76,9 +76,10 @@ class PruneSampler(Sampler[int]):
     """Yields the positions a pruner selects for an epoch, this rank's share of them.
 
     Shares are disjoint and of equal length, but for up to world_size - 1 samples that occur twice. Without `set_epoch`
-    the sampler goes on to the next epoch when an iterator is exhausted; an abandoned iteration advances nothing. After
-    `pruner.load_state_dict` it goes on where training was. Its iterators have `state_dict` and `load_state_dict`, as
-    torchdata's StatefulDataLoader calls them.
+    the sampler goes on to the next epoch when the running one is recorded, or, where nothing is ever recorded for a
+    method that needs no records, iterated to its end. Iterations that record nothing advance nothing, nor do abandoned
+    ones; after the last epoch they yield that one again. After `pruner.load_state_dict` it goes on where training was.
+    Its iterators have `state_dict` and `load_state_dict`, as torchdata's StatefulDataLoader calls them.
 
     Args:
         pruner: selects.
@@ -87,8 +88,8 @@ class PruneSampler(Sampler[int]):
         shuffle: in random order; else in ascending order.
         batch_size: of the loader, where it is known; then the samples that it drops are known too.
         drop_last: whether the loader drops a last, smaller batch.
-        ends_epoch: whether it ends an epoch when its last position has been handed out, or, in a loader of
-            `prune_loader`, when the loop over that is over (workers fetch ahead). False where a trainer calls `finish`.
+        ends_epoch: whether a loop that skips batches ends an epoch when it comes to its end. False where a trainer
+            calls `finish`.
     Raises:
         ValueError: if only one of rank and world_size is given, or rank is outside [0, world_size).
     """
@@ -113,9 +114,9 @@ class PruneSampler(Sampler[int]):
         self.batch_size = batch_size
         self.drop_last = drop_last
         self.ends_epoch = ends_epoch
-        self._loop: object | None = None  # the running loop over a PrunedLoader, which then ends the epoch
+        self._loops = 0  # running loops over a PrunedLoader, which then end the epoch: workers fetch ahead
         self._rank, self._world_size = rank, world_size
-        self._epoch: int | None = None  # None: wherever the pruner is
+        self._epoch: int | None = None  # that `set_epoch` asks for, until it is iterated; None: where the pruner is
         self._loads = pruner.loads
 
     @property
@@ -131,17 +132,21 @@ class PruneSampler(Sampler[int]):
         """The epoch that the next iteration yields."""
         if self._loads != self.pruner.loads:  # a state was loaded since: its place counts
             self._epoch, self._loads = None, self.pruner.loads
-        return self.pruner.epoch if self._epoch is None else self._epoch
+        return self.pruner.next_epoch if self._epoch is None else self._epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch the next iteration yields; saying it twice changes nothing."""
         self._epoch, self._loads = epoch, self.pruner.loads
 
+    def release(self, epoch: int) -> None:
+        """An iteration of `epoch` has begun: from now on what is recorded says which is next."""
+        if self._epoch == epoch:
+            self._epoch = None
+
     def finish(self, epoch: int) -> None:
-        """All of `epoch` has been handed out: go on to the next, unless `set_epoch` has said otherwise meanwhile."""
+        """A trainer says that `epoch` is over: go on to the next, unless `set_epoch` asks for another."""
         self.pruner.end(epoch)
-        if self.epoch == epoch:
-            self.set_epoch(epoch + 1)
+        self.release(epoch)
 
     def __len__(self) -> int:
         """Samples that the next iteration yields; asks no other rank.
@@ -184,12 +189,15 @@ class _Positions(Iterator[int]):
 
     def _run(self) -> Iterator[int]:
         sampler, pruner = self._sampler, self._sampler.pruner
-        if self._epoch is None:
+        resume = self._start is None
+        over = self._epoch is None and sampler.epoch == pruner.epochs and pruner.recorded > 0
+        if over:  # a look at the data after the run: all of its last epoch
+            self._epoch, resume = pruner.epochs - 1, False
+        elif self._epoch is None:
             self._epoch = sampler.epoch
         epoch = self._epoch
-        sampler.set_epoch(epoch)
-        resume = self._start is None
         order = pruner.order(epoch, sampler.rank, sampler.world_size, shuffle=sampler.shuffle, resume=resume)
+        sampler.release(epoch)
         if resume:
             share = -(-len(pruner.select(epoch)) // sampler.world_size)
             self._position = share - len(order)
@@ -201,36 +209,48 @@ class _Positions(Iterator[int]):
             share = -(-len(pruner.select(epoch)) // sampler.world_size)
             if sampler.drop_last:
                 checks.check_batch_size(f"epoch {epoch}", share, sampler.batch_size)
-        pruner.begin(epoch, tail=tail)
+        pruner.begin(epoch, tail=tail, closed=over)
+        before = pruner.recorded
         for start in range(0, len(order), _CHUNK):
             yield from order[start : start + _CHUNK].tolist()
-        if sampler.ends_epoch and sampler._loop is None:
-            sampler.finish(epoch)
+        if sampler.ends_epoch and not sampler._loops:
+            pruner.end(epoch, before=before)
 
 
 class _ToTheEnd:
-    """A loader whose epoch is over when the loop over it is: workers fetch ahead, so the sampler is done before.
-
-    Of several loops at a time the one begun last counts.
-    """
+    """A loader that tells the pruner when all of its batches were handed to the loop: workers fetch ahead of that."""
 
     sampler: PruneSampler
 
-    def __iter__(self) -> Iterator[Any]:
-        loop = object()
-        self.sampler._loop = loop
-        return self._until_end(super().__iter__(), loop)  # type: ignore[misc]
+    _handed_out: tuple[int, int] | None = None  # epoch and `before` of a loop that was given the last batch
 
-    def _until_end(self, iterator: Iterator[Any], loop: object) -> Iterator[Any]:
-        sampler = self.sampler
+    def __iter__(self) -> Iterator[Any]:
+        if self._handed_out is not None:  # and left there: it never asked for one batch too many
+            self._end(*self._handed_out)
+        pruner = self.sampler.pruner
+        pruner.select(min(self.sampler.epoch, pruner.epochs - 1))  # so that the length is exact
+        self.sampler._loops += 1
+        return self._until_end(super().__iter__())  # type: ignore[misc]
+
+    def _until_end(self, iterator: Iterator[Any]) -> Iterator[Any]:
+        sampler, pruner = self.sampler, self.sampler.pruner
+        epoch, before, length = 0, 0, 0
         try:
-            yield from iterator
-            epoch = sampler.pruner.selected
-            if sampler.ends_epoch and sampler._loop is loop and epoch is not None:
-                sampler.finish(epoch)
+            for number, batch in enumerate(iterator, start=1):
+                if number == 1:
+                    assert pruner.selected is not None
+                    epoch, before, length = pruner.selected, pruner.recorded, len(self)  # type: ignore[arg-type]
+                if number == length:
+                    self._handed_out = (epoch, before)
+                yield batch
+            self._end(epoch, before)
         finally:
-            if sampler._loop is loop:
-                sampler._loop = None
+            sampler._loops -= 1
+
+    def _end(self, epoch: int, before: int) -> None:
+        self._handed_out = None
+        if self.sampler.ends_epoch:
+            self.sampler.pruner.end(epoch, before=before, exhausted=False)
 
 
 class PrunedLoader(_ToTheEnd, DataLoader):

@@ -17,7 +17,7 @@ from torch import Tensor
 from . import checks, criteria, distributed
 from .criteria import Criterion, Reads
 from .epoch import Epoch
-from .errors import CheckpointError
+from .errors import CheckpointError, PlanError
 from .hashing import Key
 from .plan import Plan, check_plan, plan_of
 from .policies import Policy, declared
@@ -82,6 +82,9 @@ class Pruner:
         self._selection: Selection | None = None
         self._weight: Tensor | None = None  # (size,) on the device of the losses; None while all are one
         self._overlap: float | None = None
+        self._recorded = False  # whether anything was ever recorded
+        self._unrecorded = 0  # loops over all batches of the first epoch in which nothing was
+        self._closed = False  # whether the loader yields the last epoch again, after the run
 
     def __repr__(self) -> str:
         return (
@@ -139,6 +142,21 @@ class Pruner:
             return 0
         return self.selected + self._epoch.complete(self._selection.index)
 
+    @property
+    def next_epoch(self) -> int:
+        """The epoch that a new iteration over a loader belongs to: the running one until its samples are recorded.
+
+        It is at most `epochs`, which says that the run is over.
+        """
+        if self.selected is None or self._selection is None:
+            return 0
+        return self.selected + self._epoch.over(self._selection.index)
+
+    @property
+    def recorded(self) -> int:
+        """Samples of the running epoch that this process has recorded, repetitions included."""
+        return self._epoch.recorded
+
     # -- selecting --------------------------------------------------------------------------------------------------
 
     def select(self, epoch: int) -> Selection:
@@ -162,11 +180,13 @@ class Pruner:
         if self._selection is not None and epoch == self.selected:
             return self._selection
         self._flush(epoch)
-        self._check_trained()
+        self._check_trained(epoch)
         if self._due(epoch):
             self._replace(self._choose(epoch))
-        self._epoch = self._epoch.next(epoch)
         assert self._selection is not None
+        self._epoch = self._epoch.next(epoch)
+        self._epoch.share = -(-len(self._selection) // distributed.world_size())
+        self._closed = False
         return self._selection
 
     def sync(self) -> None:
@@ -229,7 +249,13 @@ class Pruner:
     # -- recording --------------------------------------------------------------------------------------------------
 
     def loss(
-        self, index: Int[Tensor, " b"], losses: Float[Tensor, " b"], outputs: Any = None, targets: Any = None
+        self,
+        index: Int[Tensor, " b"],
+        losses: Float[Tensor, " b"],
+        outputs: Any = None,
+        targets: Any = None,
+        *,
+        record: bool = True,
     ) -> Float[Tensor, ""]:
         """Record a batch, and return what to back-propagate: the mean of weight[index] * losses.
 
@@ -238,12 +264,16 @@ class Pruner:
             losses: one loss per sample, attached to the graph.
             outputs: what the criterion reads beside the losses: logits, usually.
             targets: as for `outputs`.
+            record: False in a second pass over a batch that was recorded, as SAM and L-BFGS make one.
         Returns:
             A scalar.
         Raises:
             TypeError, ValueError, IndexError: as `update`.
         """
-        self.update(index, losses, outputs, targets)
+        if record:
+            self.update(index, losses, outputs, targets)
+        else:
+            checks.check_batch(index, losses)
         if self._weight is None:
             return losses.mean()
         return (self.weight(index, losses.device) * losses).mean()
@@ -283,7 +313,8 @@ class Pruner:
             TypeError: if index does not hold whole numbers or an argument is no tensor.
             ValueError: if losses are reduced, of another length than index, or not finite.
             IndexError: if an index is outside the dataset.
-            PlanError: if more than an epoch is recorded, and `select` was never called, by no sampler either.
+            PlanError: if more than an epoch is recorded, and `select` was never called, by no sampler either; if all
+                epochs of the run have been trained.
         """
         checks.check_batch(index, losses)
         if len(index) == 0:
@@ -291,11 +322,17 @@ class Pruner:
         if self._selection is None:
             most = -(-self.size // distributed.world_size()) + max(self._epoch.largest, len(index))
             checks.check_planned(self._epoch.recorded + len(index), most)
+        if self._closed:
+            raise PlanError(
+                f"all {self.epochs} epochs of this pruner have been trained, and the loader yields the last one again: "
+                "build the pruner with epochs=... of the whole run"
+            )
         with torch.no_grad():
             score = self.criterion(losses.detach(), outputs, targets)
         if score.shape != (*index.shape, *self._epoch.values):
             raise ValueError(f"the criterion gave scores of shape {tuple(score.shape)} for {len(index)} samples")
         self._epoch.record(index, score)
+        self._recorded = True
 
     # -- looking ----------------------------------------------------------------------------------------------------
 
@@ -376,26 +413,46 @@ class Pruner:
             index = unpack(state["selection"], self.size)
             weight = state["weight"]
             self._hold(Selection(index, torch.ones(len(index)) if weight is None else weight.clone()))
+            epoch.share = -(-len(index) // distributed.world_size())
         self._overlap = state["overlap"]
         self._epoch = epoch
+        self._recorded = bool(self.book.score.isfinite().any()) or len(state["pending_index"]) > 0
+        self._closed = False
         self.loads += 1
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    def begin(self, epoch: int, *, tail: int | None) -> None:
+    def begin(self, epoch: int, *, tail: int | None, closed: bool = False) -> None:
         """For samplers: an iteration over `epoch` begins.
 
         Args:
             epoch: that `select` was last called for.
             tail: samples, of all ranks, that the loader drops at the end of it; None where the sampler cannot know.
+            closed: whether the run is over, so that nothing may be recorded any more.
         """
         if epoch == self.selected:
             self._epoch.begin(tail=tail)
+            self._closed = closed
 
-    def end(self, epoch: int) -> None:
-        """For samplers: all samples of `epoch` have been handed out."""
-        if epoch == self.selected:
-            self._epoch.exhausted = True
+    def end(self, epoch: int, *, before: int | None = None, exhausted: bool = True) -> None:
+        """For samplers: all samples of `epoch` have been handed out.
+
+        Args:
+            epoch: that `select` was last called for.
+            before: `recorded` when they began to be handed out. An iteration that recorded nothing does not end the
+                epoch, unless nothing was ever recorded for a method that needs no records. None ends it in any case.
+            exhausted: whether missing records are an error, although nothing was recorded while they were handed out:
+                workers, or a framework, may have fetched all of them before the first was trained.
+        """
+        if epoch != self.selected:
+            return
+        silent = before is not None and self.recorded <= before
+        self._epoch.exhausted |= exhausted or not silent
+        self._epoch.ended |= not silent or not (self._recorded or self.policy.reads_scores)
+        if silent and not self._recorded and self.policy.reads_scores:
+            self._unrecorded += 1
+            if self._unrecorded == 2:  # once is a look, as at the accuracy before training
+                checks.warn_unrecorded(f"all batches of epoch {epoch} were handed out twice")
 
     def _count(self, epoch: int) -> int:
         keep = self.schedule(epoch)
@@ -435,16 +492,20 @@ class Pruner:
             self._weight = torch.ones(self.size)
             self._weight[selection.index] = selection.weight
 
-    def _check_trained(self) -> None:
+    def _check_trained(self, following: int) -> None:
         """Raise or warn unless the epoch that ends trained what was selected for it, and was recorded."""
         epoch = self._epoch
-        if self._selection is None:
-            return
-        if epoch.started():
+        if self._selection is not None and epoch.started():
             trained = epoch.trained(self._selection.index)
             checks.check_trained(epoch, len(trained), len(trained) - int(np.count_nonzero(trained)))
-        elif epoch.begun and self.policy.reads_scores:
-            checks.check_scored(epoch.number, self.book.score)
+        if not self.policy.reads_scores or following == 0 or self._recorded or bool(self.book.score.isfinite().any()):
+            return
+        if self._selection is not None and epoch.begun:
+            checks.warn_unrecorded(f"batches of epoch {epoch.number} were handed out")
+        elif self.counts[following] < self.size:
+            checks.warn_unrecorded(
+                f"epoch {following} is pruned (a loop begins with epoch 0, or where pruner.load_state_dict left off)"
+            )
 
     def _flush(self, epoch: int) -> None:
         """Take in what all ranks recorded; `epoch` says what for, -1 for nothing but that."""

@@ -82,7 +82,7 @@ def test_a_state_loaded_after_the_loader_was_used_counts() -> None:
     other = prune_loader(loader(), q)
     train(q, other, stop=8)
     state = reloaded(q.state_dict())
-    train(q, other, stop=5)
+    train(q, other, stop=2)
     q.load_state_dict(state)
     assert train(q, other) == whole[8:]
 
@@ -104,9 +104,9 @@ def test_resuming_a_sampler_in_a_plain_loader() -> None:
 
 def test_a_new_run_with_another_loader_of_the_same_pruner() -> None:
     """Two loaders over one pruner: both see its epochs."""
-    p = pruner()
-    first, second = prune_loader(loader(), p), prune_loader(loader(), p)
-    assert positions(first) == positions(second)
+    p, q = pruner(), pruner()
+    first, second, only = (prune_loader(loader(), each) for each in (p, p, q))
+    assert [positions(first), positions(second)] == [positions(only), positions(only)]
 
 
 # -- torchdata -------------------------------------------------------------------------------------------------------

@@ -193,6 +193,7 @@ def test_global_random_state_is_neither_read_nor_written(row: Row) -> None:
     assert row.build(epochs=5).state_dict()["seed"] == first_state["seed"]
 
 
+@pytest.mark.filterwarnings("ignore:.*none was recorded")
 @each
 def test_works_with_an_empty_book(row: Row) -> None:
     """Nobody records anything: every method still selects."""

@@ -129,6 +129,7 @@ def test_a_criterion_that_reads_other_outputs_is_known_by_its_name() -> None:
 # -- what a pruner is ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:.*the loop left the epoch early")
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.label)
 def test_a_pickled_pruner_goes_on_as_the_first(row: Row) -> None:
     options = dict(row.options)
