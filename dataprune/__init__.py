@@ -18,24 +18,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import contrastive, coresets, criteria, dynamics, learning_rate, methods, network, policies, schedules
+    from .content import fingerprint
     from .errors import CheckpointError, DataError, PlanError, UsageError
     from .hashing import Key
     from .loading import Indexed, IndexedCollate, PruneSampler, prune_loader
     from .methods import *
     from .pruner import Pruner
     from .scores import ScoreBook
-    from .selection import Selection, fingerprint
+    from .selection import Selection
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "content": ["fingerprint"],
     "errors": ["CheckpointError", "DataError", "PlanError", "UsageError"],
     "hashing": ["Key"],
     "loading": ["Indexed", "IndexedCollate", "PruneSampler", "prune_loader"],
     "methods": ["METHODS"],  # and every recipe in it
     "pruner": ["Pruner"],
     "scores": ["ScoreBook"],
-    "selection": ["Selection", "fingerprint"],
+    "selection": ["Selection"],
 }
 _MODULES = [
     "contrastive",

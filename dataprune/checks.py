@@ -24,7 +24,10 @@ _WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 def check_batch(index: Tensor, losses: Tensor) -> None:
     """Raise unless both are (B,): whole numbers, and one loss per sample."""
     if not isinstance(index, Tensor) or not isinstance(losses, Tensor):
-        raise TypeError(f"index and losses must be tensors, got {type(index).__name__} and {type(losses).__name__}")
+        raise TypeError(
+            f"index and losses must be tensors, got {type(index).__name__} and {type(losses).__name__}: a pruned "
+            "loader yields (index, batch), so `for step, (index, batch) in enumerate(loader)`"
+        )
     if losses.ndim == 0:
         raise ValueError(
             "losses is a single number, one per sample is needed: compute the loss with reduction='none', and average "
@@ -37,7 +40,7 @@ def check_batch(index: Tensor, losses: Tensor) -> None:
     if index.ndim != 1 or losses.shape != index.shape:
         raise ValueError(
             f"index {tuple(index.shape)} and losses {tuple(losses.shape)} must both be (B,): one position and one loss "
-            "per sample"
+            "per sample (a collate_fn that drops samples must drop their positions: it may drop those that are None)"
         )
 
 
@@ -57,10 +60,13 @@ def problem(index: Tensor | None, score: Tensor | None, size: int) -> Exception 
                 "positions that came with the batch"
             )
     # the sum is the quick look; it may overflow, so the rest has the last word
+    if score is not None and score.dtype == torch.float64:
+        score = score.float()  # as it is kept: what overflows there is infinite
     if score is not None and not math.isfinite(score.sum()) and (bad := int((~torch.isfinite(score)).sum())):
         return ValueError(
-            f"{bad} of {len(score)} scores are NaN or infinite: the losses (or outputs) of this batch are, so training "
-            "has diverged or overflowed: lower the learning rate, or leave the batch out before recording it"
+            f"{bad} of {len(score)} scores are NaN or infinite (or beyond float32): the losses or outputs of this "
+            "batch are. Training has diverged: lower the learning rate, or leave the batch out before recording it; a "
+            "CTC loss is infinite where a target is longer than its input (zero_infinity=True)"
         )
     return None
 
@@ -115,6 +121,7 @@ def check_state(state: dict[str, Any], size: int, epochs: int, values: tuple[int
         chosen = len(packed) if packed.dtype == torch.int64 else int(np.unpackbits(packed.numpy(), count=size).sum())
     plain = {
         "seed": "seed" in state,
+        "data": state.get("data", "") is None or (isinstance(state.get("data"), str) and state["data"] != ""),
         "epoch": state.get("epoch", "") is None or _is_whole(state.get("epoch"), 0, epochs),
         "overlap": state.get("overlap", "") is None or isinstance(state.get("overlap"), float),
         "tail": state.get("tail", "") is None or _is_whole(state.get("tail"), 0),
@@ -147,6 +154,25 @@ def _is_whole(value: Any, low: int, below: int | None = None) -> bool:
 
 def _in_range(index: Tensor, size: int) -> bool:
     return len(index) == 0 or (int(index.min()) >= 0 and int(index.max()) < size)
+
+
+def check_data(saved: str | None, current: str) -> None:
+    """Raise CheckpointError where a state's positions refer to a dataset with another fingerprint."""
+    if saved is not None and saved != current:
+        raise CheckpointError(
+            "this state is of other data, or of the same samples in another order: scores would go to other samples. "
+            "Sort the files, fix the seed of a random split; where only a transform has changed, give the dataset an "
+            "attribute `fingerprint`, a text, before the run begins"
+        )
+
+
+def check_size(samples: int, size: int) -> None:
+    """Raise ValueError unless a dataset has as many samples as the pruner was built for."""
+    if samples != size:
+        raise ValueError(
+            f"the dataset has {samples} samples, the pruner was built for {size}: build it with size=len(dataset). A "
+            "dataset that grows or shrinks while training needs a new pruner and a new loader"
+        )
 
 
 def check_batch_size(what: str, samples: int, batch_size: int) -> None:

@@ -48,6 +48,11 @@ def reads(criterion: Criterion) -> Reads:
     return "losses" if criterion is loss else "probabilities"
 
 
+def carries_losses(criterion: Criterion) -> bool:
+    """Whether a score is NaN or infinite where the loss is."""
+    return criterion is loss or isinstance(criterion, (loss_plus_entropy, loss_minus_distance))
+
+
 def values(criterion: Criterion) -> tuple[int, ...]:
     """Shape of one sample's score."""
     return criterion.values if isinstance(criterion, Declared) else ()

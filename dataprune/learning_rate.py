@@ -132,12 +132,13 @@ class Progress:
     def state_dict(self) -> dict[str, float | int | None]:
         """Plain numbers."""
         return {"done": self.done, "epoch": self._epoch, "begin": self._begin, "end": self._end,
-                "taken": self._taken, "steps": self._steps}  # fmt: skip
+                "taken": self._taken, "steps": self._steps, "planned": self._planned()}  # fmt: skip
 
     def load_state_dict(self, state: dict) -> None:
-        """Take up where `state_dict` left off."""
-        self.done, self._epoch = state["done"], state["epoch"]
-        self._begin, self._end = state["begin"], state["end"]
+        """Take up where `state_dict` left off; in a run with more epochs, the steps taken are a smaller share of it."""
+        share = state["planned"] / max(self._planned(), 1)
+        self.done, self._epoch = state["done"] * share, state["epoch"]
+        self._begin, self._end = state["begin"] * share, state["end"] * share
         self._taken, self._steps = state["taken"], state["steps"]
 
     def _open(self, epoch: int) -> None:
@@ -152,6 +153,9 @@ class Progress:
         )
         self._epoch, self._begin, self._taken = epoch, self.done, 0
         self._end = self._begin + (1 - self._begin) * self._steps / max(self._steps + later, 1)
+
+    def _planned(self) -> int:
+        return sum(self._count(count) for count in self.pruner.counts)
 
     def _count(self, samples: int) -> int:
         return epoch_steps(samples, self._batch_size, **self._options)

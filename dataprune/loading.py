@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,7 +21,7 @@ from torch.utils.data import (
 )
 from torch.utils.data.dataloader import default_collate
 
-from . import checks, distributed
+from . import checks, content, distributed
 from .pruner import Pruner
 
 _CHUNK = 1 << 16  # positions turned into Python numbers at a time: a list of all costs 40 bytes each
@@ -27,6 +29,8 @@ _CHUNK = 1 << 16  # positions turned into Python numbers at a time: a list of al
 
 class Indexed(Dataset):
     """A map-style dataset whose samples carry their position: item i is (i, dataset[i]).
+
+    Attributes are those of the dataset: to read one here, or to set it, does so there.
 
     Args:
         dataset: map-style dataset, of any item structure.
@@ -42,7 +46,24 @@ class Indexed(Dataset):
                 f"pruning needs a map-style dataset with __len__ and __getitem__, got {type(dataset).__name__}: "
                 "samples of a stream have no positions to remember scores by; load it into a map-style dataset"
             )
-        self.dataset = dataset
+        object.__setattr__(self, "dataset", dataset)
+
+    def __getattr__(self, name: str) -> Any:  # of what is not found here
+        if name == "dataset" or name.startswith("__"):  # copied or unpickled, and not filled yet
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.dataset, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self.dataset, name)
+
+    def __getstate__(self) -> Any:
+        return self.dataset
+
+    def __setstate__(self, dataset: Any) -> None:
+        object.__setattr__(self, "dataset", dataset)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -60,16 +81,41 @@ class Indexed(Dataset):
 class IndexedCollate:
     """Collates (position, item) pairs into (index, batch): int64 positions, and what `collate` makes of the items.
 
+    The first batch is collated in two orders as well, to see that `collate` keeps that of the samples. Samples that are
+    None, as where a file cannot be read, may be dropped by it: their positions go with them.
+
     Args:
         collate: collates a list of items; torch's default where None.
+    Raises:
+        TypeError: when called, if `collate` orders or drops samples by itself, so that positions would be those of
+            others.
     """
 
     def __init__(self, collate: Callable[[list[Any]], Any] | None = None):
         self.collate = default_collate if collate is None else collate
+        self._checked = self.collate is default_collate
 
     def __call__(self, pairs: list[tuple[int, Any]]) -> tuple[torch.Tensor, Any]:
-        indices, items = zip(*pairs, strict=True)
-        return torch.tensor(indices, dtype=torch.int64), self.collate(list(items))
+        indices, items = (list(part) for part in zip(*pairs, strict=True))
+        readable = [item is not None for item in items]
+        if not self._checked:
+            self._check(list(itertools.compress(items, readable)))
+        batch = self.collate(items)
+        if not all(readable) and content.rows(batch) == sum(readable):
+            indices = list(itertools.compress(indices, readable))
+        return torch.tensor(indices, dtype=torch.int64), batch
+
+    def _check(self, items: list[Any]) -> None:
+        reorders = content.reorders(self.collate, items)
+        if reorders:
+            name = getattr(self.collate, "__qualname__", type(self.collate).__name__)
+            raise TypeError(
+                f"the collate_fn ({name}) puts the samples of a batch into another order, or drops some: their "
+                "positions would belong to others. Let it keep the order (pack_padded_sequence has "
+                "enforce_sorted=False), or build the loader over dataprune.Indexed(dataset) with a collate_fn of your "
+                "own that orders (position, item) pairs and yields (index, batch)"
+            )
+        self._checked = reorders is not None
 
 
 class PruneSampler(Sampler[int]):
@@ -228,6 +274,7 @@ class _ToTheEnd:
         if self._handed_out is not None:  # and left there: it never asked for one batch too many
             self._end(*self._handed_out)
         pruner = self.sampler.pruner
+        checks.check_size(len(self.dataset), pruner.size)  # type: ignore[attr-defined]
         pruner.select(min(self.sampler.epoch, pruner.epochs - 1))  # so that the length is exact
         self.sampler._loops += 1
         return self._until_end(super().__iter__())  # type: ignore[misc]
@@ -280,11 +327,7 @@ def prune_loader(
         what = "is pruned already" if isinstance(loader, DataLoader) else f"is a {type(loader).__name__}"
         raise TypeError(f"prune_loader(loader, pruner) takes a DataLoader over your dataset; this one {what}")
     dataset = Indexed(loader.dataset)
-    if len(dataset) != pruner.size:
-        raise ValueError(
-            f"the dataset has {len(dataset)} samples, the pruner was built for {pruner.size}: build it with "
-            "size=len(dataset)"
-        )
+    checks.check_size(len(dataset), pruner.size)
     batches = loader.batch_sampler
     if batches is None:
         raise TypeError("the loader has batch_size=None: pruning needs to know the batches, give it a batch_size")
@@ -310,6 +353,8 @@ def prune_loader(
     options: dict[str, Any] = {name: getattr(loader, name) for name in _TAKEN_OVER if hasattr(loader, name)}
     kind = type(loader)  # torchdata's StatefulDataLoader, say
     pruned = PrunedLoader if kind is DataLoader else type(f"Pruned{kind.__name__}", (_ToTheEnd, kind), {})
+    _check_subclass(kind)
+    pruner.bind(loader.dataset)
     return pruned(
         dataset,  # type: ignore[arg-type]
         batch_size=batches.batch_size,
@@ -335,11 +380,28 @@ _TAKEN_OVER = (
 )
 
 
+def _check_subclass(kind: type[DataLoader]) -> None:
+    """Raise TypeError for a subclass of DataLoader that cannot be built anew from a loader's own options."""
+    known = {*inspect.signature(DataLoader.__init__).parameters, *_TAKEN_OVER}
+    parameters = inspect.signature(kind.__init__).parameters.values()
+    open_ended = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    foreign = [p.name for p in parameters if p.name not in known and p.kind not in open_ended]
+    if foreign or not any(p.name == "sampler" or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        raise TypeError(
+            f"{kind.__name__} has arguments of its own ({', '.join(foreign) or 'not those of DataLoader'}), which "
+            "prune_loader cannot hand over: build it over dataprune.Indexed(dataset) with "
+            "sampler=dataprune.PruneSampler(pruner) and collate_fn=dataprune.IndexedCollate(collate_fn)"
+        )
+
+
 def _shuffles(sampler: Any, size: int) -> bool:
-    if isinstance(sampler, DistributedSampler):
+    if type(sampler) is DistributedSampler:
+        checks.check_size(len(sampler.dataset), size)  # type: ignore[arg-type]
         return sampler.shuffle
-    # by name as well: StatefulDataLoader brings a RandomSampler of its own
-    random = isinstance(sampler, RandomSampler) or type(sampler).__name__ == "RandomSampler"
+    # StatefulDataLoader brings a RandomSampler of its own
+    random = type(sampler) is RandomSampler or (
+        type(sampler).__name__ == "RandomSampler" and type(sampler).__module__.startswith("torchdata.")
+    )
     if random or type(sampler) is SequentialSampler:
         if len(sampler) != size or getattr(sampler, "replacement", False):
             raise TypeError(

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -124,7 +125,7 @@ def loss(
     seed: int = 0,
     warmup: int = 1,
     anneal: float = 0.0,
-    balance: Tensor | Sequence[int] | None = None,
+    balance: Tensor | Sequence[int] | Sequence[str] | None = None,
 ) -> Pruner:
     """The samples with the highest loss when they were last trained.
 
@@ -148,7 +149,7 @@ def epsilon_greedy(
     epsilon: float = 0.1,
     every: int = 10,
     smoothing: float = ALPHA,
-    balance: Tensor | Sequence[int] | None = None,
+    balance: Tensor | Sequence[int] | Sequence[str] | None = None,
 ) -> Pruner:
     """Mostly the highest smoothed loss, a share `epsilon` at random, selected every ten epochs.
 
@@ -175,7 +176,7 @@ def ucb(
     c: float = 1.0,
     every: int = 10,
     smoothing: float = ALPHA,
-    balance: Tensor | Sequence[int] | None = None,
+    balance: Tensor | Sequence[int] | Sequence[str] | None = None,
 ) -> Pruner:
     """The highest smoothed loss plus c times its variance, selected every ten epochs.
 
@@ -237,7 +238,7 @@ def emp(
     warmup: int = 1,
     anneal: float = 0.0,
     beta: float = 5.0,
-    balance: Tensor | Sequence[int] | None = None,
+    balance: Tensor | Sequence[int] | Sequence[str] | None = None,
 ) -> Pruner:
     """The highest loss plus beta times the entropy of the prediction: the hard, and those not yet remembered.
 
@@ -260,7 +261,7 @@ def emp_reverse(
     warmup: int = 1,
     anneal: float = 0.0,
     beta: float = 5.0,
-    balance: Tensor | Sequence[int] | None = None,
+    balance: Tensor | Sequence[int] | Sequence[str] | None = None,
 ) -> Pruner:
     """The lowest scores of `emp`: the ablation that shows which end of the order matters.
 
@@ -285,7 +286,7 @@ def emp_contrastive(
     warmup: int = 1,
     anneal: float = 0.0,
     beta: float = 5.0,
-    balance: Tensor | Sequence[int] | None = None,
+    balance: Tensor | Sequence[int] | Sequence[str] | None = None,
 ) -> Pruner:
     """The highest NT-Xent minus beta times the distance of a sample's two views: the hard, and those remembered.
 
@@ -310,7 +311,7 @@ def memory(
     seed: int = 0,
     warmup: int = 1,
     anneal: float = 0.0,
-    balance: Tensor | Sequence[int] | None = None,
+    balance: Tensor | Sequence[int] | Sequence[str] | None = None,
 ) -> Pruner:
     """The highest entropy of the prediction: EMP's memory term alone, blind to the label and so to a wrong one.
 
@@ -345,6 +346,8 @@ def fixed(size: int, *, selection: Selection, epochs: int, seed: int = 0, strate
     count = len(selection)
     if not bool((selection.weight.isfinite() & (selection.weight >= 0)).all()):
         raise ValueError("a selection's weights multiply losses: they must be finite and not negative")
+    if not bool(selection.weight.any()):
+        raise ValueError("all weights of the selection are 0: every loss would be 0, and nothing would be trained")
     if strategy not in ("E", "P"):
         raise ValueError(suggest(str(strategy), ["E", "P"], what="strategy"))
     if strategy == "P":
@@ -381,7 +384,7 @@ _SHARED = {
     "seed": "decides the selections and the order within an epoch.",
     "warmup": "full epochs at the start; with few epochs in all, warmup=0 walks through unseen samples first.",
     "anneal": "share of full epochs at the end, in [0, 1].",
-    "balance": "(N,) class ids; the highest scores are then taken class by class, in equal numbers.",
+    "balance": "(N,) class ids or names; the highest scores are then taken class by class, in equal numbers.",
 }
 
 
@@ -425,10 +428,13 @@ def _schedule(keep: float | None, budget: float | None, epochs: int, warmup: int
     return schedule
 
 
-def _classes(balance: Tensor | Sequence[int] | None, size: int) -> Tensor | None:
+def _classes(balance: Tensor | Sequence[int] | Sequence[str] | None, size: int) -> Tensor | None:
     if balance is None:
         return None
-    labels = torch.as_tensor(balance)
+    if not isinstance(balance, Tensor) and len(balance) and isinstance(balance[0], str):
+        labels = torch.as_tensor(np.unique(np.asarray(balance), return_inverse=True)[1])
+    else:
+        labels = torch.as_tensor(balance)
     if labels.shape != (size,) or labels.is_floating_point() or labels.is_complex():
         raise ValueError(
             f"balance must hold one class id for each of the {size} samples, got {labels.dtype} of shape "

@@ -58,10 +58,15 @@ def plan_of(
 
 
 def differences(saved: Plan, current: Plan) -> list[str]:
-    """Name every argument that differs, with both values."""
+    """Name every argument that differs, with both values; a run with more epochs may have another schedule."""
     if not isinstance(saved, dict):
         raise TypeError(f"a plan is a dictionary, got {type(saved).__name__}")
     names = [name for name in {**saved, **current} if saved.get(name) != current.get(name)]
+    if "epochs" in names and isinstance(saved.get("epochs"), int) and saved["epochs"] < current["epochs"]:
+        longer = {"epochs", "counts"}
+        if saved.get("every") == saved["epochs"] and current["every"] == current["epochs"]:
+            longer.add("every")  # one selection for the whole run
+        names = [name for name in names if name not in longer and not name.startswith("schedule")]
     changed = [name for name in names if name != "counts" and not name.startswith("schedule")]
     if "counts" in names:  # schedules that ask for the same counts are the same
         fields = [name for name in names if name.startswith("schedule.")]

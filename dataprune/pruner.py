@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from . import checks, criteria, distributed
+from .content import fingerprint
 from .criteria import Criterion, Reads
 from .epoch import Epoch
 from .errors import CheckpointError, PlanError
@@ -79,11 +80,14 @@ class Pruner:
         self.counts = [self._count(epoch) for epoch in range(self.epochs)]
         self._first_pruned = next((e for e, count in enumerate(self.counts) if count < self.size), 0)
         self._epoch = Epoch(self.size, criteria.values(criterion))
+        self._carries_losses = criteria.carries_losses(criterion)
         self._selection: Selection | None = None
         self._weight: Tensor | None = None  # (size,) on the device of the losses; None while all are one
         self._overlap: float | None = None
         self._recorded = False  # whether anything was ever recorded
         self._unrecorded = 0  # loops over all batches of the first epoch in which nothing was
+        self._data: str | None = None  # fingerprint of the dataset, where a loader has bound it
+        self._saved_data: str | None = None  # that of the loaded state
         self._closed = False  # whether the loader yields the last epoch again, after the run
 
     def __repr__(self) -> str:
@@ -151,6 +155,18 @@ class Pruner:
         if self.selected is None or self._selection is None:
             return 0
         return self.selected + self._epoch.over(self._selection.index)
+
+    def bind(self, dataset: Any) -> None:
+        """Keep the dataset's fingerprint in the state, and refuse the scores of another. Loaders and trainers call it.
+
+        Args:
+            dataset: map-style dataset, that positions refer to.
+        Raises:
+            CheckpointError: if a state was loaded whose positions refer to another.
+        """
+        if self._data is None:
+            self._data = fingerprint(dataset)
+        checks.check_data(self._saved_data, self._data)
 
     @property
     def recorded(self) -> int:
@@ -331,6 +347,8 @@ class Pruner:
             score = self.criterion(losses.detach(), outputs, targets)
         if score.shape != (*index.shape, *self._epoch.values):
             raise ValueError(f"the criterion gave scores of shape {tuple(score.shape)} for {len(index)} samples")
+        if not self._carries_losses:  # so that a loss that is not finite is refused, wherever it was computed
+            score = score + 0 * losses.detach().reshape(-1, *(1 for _ in self._epoch.values))
         self._epoch.record(index, score)
         self._recorded = True
 
@@ -371,6 +389,7 @@ class Pruner:
             "size": self.size,
             "seed": self.seed,
             "plan": json.dumps(self._plan),
+            "data": self._saved_data if self._data is None else self._data,
             "overlap": self._overlap,
             "selection": None,
             "weight": None,
@@ -402,6 +421,8 @@ class Pruner:
         check_plan(state.get("plan"), self._plan)
         state = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in state.items()}
         checks.check_state(state, self.size, self.epochs, self._epoch.values)
+        if self._data is not None:
+            checks.check_data(state["data"], self._data)
         epoch = Epoch.resumed(state, self.size, self._epoch.values)
         try:
             self.book.load_state_dict(state)
@@ -415,6 +436,7 @@ class Pruner:
             self._hold(Selection(index, torch.ones(len(index)) if weight is None else weight.clone()))
             epoch.share = -(-len(index) // distributed.world_size())
         self._overlap = state["overlap"]
+        self._saved_data = state["data"]
         self._epoch = epoch
         self._recorded = bool(self.book.score.isfinite().any()) or len(state["pending_index"]) > 0
         self._closed = False

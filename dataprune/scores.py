@@ -105,5 +105,4 @@ def rounds(index: Tensor, size: int) -> Iterator[Tensor | slice]:
     start = begins.nonzero().squeeze(1)
     position = torch.arange(len(index))
     occurrence = position - start[begins.cumsum(0) - 1]
-    for number in range(int(occurrence.max()) + 1):
-        yield order[occurrence == number]
+    yield from order[occurrence.argsort(stable=True)].split(occurrence.bincount().tolist())

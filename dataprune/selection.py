@@ -1,13 +1,11 @@
-"""A selection of samples, and the fingerprint of the dataset it belongs to."""
+"""A selection of samples, in memory and in files."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import random
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +17,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from . import __version__, files
+from .content import fingerprint
 from .errors import DataError
-
-_PROBES = 16  # samples of a dataset that its fingerprint reads
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -54,9 +51,21 @@ class Selection:
         return self.index.numpy()
 
     @classmethod
-    def of(cls, index: Int[Tensor, " k"]) -> Selection:
-        """A selection that weights all its samples alike."""
-        return cls(index, torch.ones(len(index)))
+    def of(cls, index: Int[Tensor, " k"] | np.ndarray | Sequence[int]) -> Selection:
+        """A selection that weights all its samples alike.
+
+        Args:
+            index: positions in the dataset; a tensor, an array or a list of whole numbers.
+        Raises:
+            TypeError: if they are no whole numbers.
+        """
+        positions = torch.as_tensor(index)
+        if positions.ndim != 1:
+            raise ValueError(f"positions must be (K,), got shape {tuple(positions.shape)}")
+        whole = not (positions.is_floating_point() or positions.is_complex() or positions.dtype == torch.bool)
+        if not whole and len(positions):
+            raise TypeError(f"positions are whole numbers, got {positions.dtype} (of a mask: mask.nonzero()[:, 0])")
+        return cls(positions.to(torch.int64), torch.ones(len(positions)))
 
     def retention(self, labels: Int[Tensor, " n"]) -> dict[int, tuple[int, int]]:
         """How many samples of each class are selected, and how many there are.
@@ -147,34 +156,6 @@ class Selection:
         return _read(path)[1]
 
 
-def fingerprint(dataset: Any) -> str:
-    """A short text that tells datasets apart: a hash of the length and of sixteen samples spread over it.
-
-    Where the dataset holds its labels as `labels` or `targets` (a tensor, an array, a list of numbers), all of them
-    count, so that a few changed labels show. Samples are read twice; what differs between the two reads (random
-    augmentation) does not count. The global random state is left as it was. A dataset may have a text attribute
-    `fingerprint` of its own, which is then used.
-
-    Args:
-        dataset: map-style dataset with `__len__` and `__getitem__`.
-    """
-    declared = getattr(dataset, "fingerprint", None)
-    if isinstance(declared, str):
-        return declared
-    size = len(dataset)
-    digest = hashlib.sha256(str(size).encode())
-    digest.update(_all_labels(dataset, size))
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        for probe in sorted({round(i * (size - 1) / (_PROBES - 1)) for i in range(_PROBES)} if size else ()):
-            first, second = list(_leaves(dataset[probe])), list(_leaves(dataset[probe]))
-            for leaf, again in zip(first, second, strict=False):
-                digest.update(leaf if leaf == again else b"?")
-    random.setstate(states[0])
-    np.random.set_state(states[1])
-    return digest.hexdigest()[:32]
-
-
 def pack(index: Int[Tensor, " k"], size: int) -> Tensor:
     """Positions as a bit per sample (uint8) where they ascend, else as they are (int64)."""
     if len(index) > 1 and not bool((index[1:] > index[:-1]).all()):
@@ -191,43 +172,31 @@ def unpack(packed: Tensor, size: int) -> Int[Tensor, " k"]:
     return torch.from_numpy(np.flatnonzero(np.unpackbits(packed.numpy(), count=size)))
 
 
-def _all_labels(dataset: Any, size: int) -> bytes:
-    labels = getattr(dataset, "labels", getattr(dataset, "targets", None))
-    if isinstance(labels, Tensor):
-        labels = labels.detach().cpu().numpy()
-    if not isinstance(labels, np.ndarray | list) or len(labels) != size:
-        return b""
-    plain = isinstance(labels, np.ndarray) or all(isinstance(label, int | float) for label in labels)
-    return np.asarray(labels).tobytes() if plain and np.asarray(labels).dtype.kind in "iufb" else b""
-
-
-def _leaves(item: Any) -> Iterator[bytes]:
-    """The parts of a sample, each as bytes."""
-    if isinstance(item, Mapping):
-        for key in sorted(item, key=str):
-            yield str(key).encode()
-            yield from _leaves(item[key])
-    elif isinstance(item, bytes):
-        yield item
-    elif isinstance(item, Sequence) and not isinstance(item, str):
-        for part in item:
-            yield from _leaves(part)
-    elif isinstance(item, Tensor):
-        yield str((item.dtype, tuple(item.shape))).encode()
-        yield item.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-    elif not isinstance(item, str) and hasattr(item, "tobytes"):  # numpy arrays and Pillow images
-        yield item.tobytes()
-    else:  # what is no plain value may print its address: then its type must do
-        plain = item is None or isinstance(item, (str, int, float, complex))
-        yield (repr(item) if plain else type(item).__name__).encode()
-
-
 def _read(path: str | os.PathLike[str]) -> tuple[Selection, dict[str, Any]]:
     try:
         with safe_open(os.fspath(path), framework="pt") as file:
             notes = json.loads((file.metadata() or {})["dataprune"])
-            return Selection(file.get_tensor("index"), file.get_tensor("weight")), notes
+            selection = Selection(file.get_tensor("index"), file.get_tensor("weight"))
     except FileNotFoundError:
         raise
     except (SafetensorError, KeyError, ValueError) as error:
         raise DataError(f"{path} is not a saved selection ({error})") from error
+    if problem := _problem(selection.index, selection.weight):
+        raise DataError(f"{path} is not a saved selection ({problem})")
+    return selection, notes
+
+
+def _problem(index: Tensor, weight: Tensor) -> str | None:
+    """What is wrong with the content of a file."""
+    if index.dtype != torch.int64 or index.ndim != 1 or weight.shape != index.shape or not weight.is_floating_point():
+        return (
+            f"positions are {index.dtype} {tuple(index.shape)} and weights {weight.dtype} {tuple(weight.shape)}, where "
+            "int64 (K,) and float32 (K,) are needed"
+        )
+    if len(index) and int(index.min()) < 0:
+        return f"position {int(index.min())} is negative"
+    if len(index.unique()) < len(index):
+        return f"{len(index)} positions, only {len(index.unique())} of them different"
+    if not bool((weight.isfinite() & (weight >= 0)).all()):
+        return "a weight is negative or not finite"
+    return None

@@ -200,3 +200,21 @@ def test_more_steps_than_planned_do_not_pass_the_end() -> None:
     pruner.select(0)
     assert max(counter.step() for _ in range(50)) == 1.0
     assert math.isclose(counter.done, 1.0)
+
+
+def test_a_run_that_goes_on_for_more_epochs_follows_the_new_plan() -> None:
+    def trained(epochs: int, first: int, last: int, state: dict | None = None) -> tuple[Progress, list[float]]:
+        pruner = dataprune.rs2(100, keep=0.5, epochs=epochs)
+        progress = Progress(pruner, 10)
+        if state is not None:
+            progress.load_state_dict(state)
+        shares = []
+        for epoch in range(first, last):
+            for _ in pruner.batches(epoch, 10):
+                shares.append(progress.step())
+        return progress, shares
+
+    half, _ = trained(4, 0, 3)
+    _, rest = trained(8, 3, 8, half.state_dict())
+    _, whole = trained(8, 0, 8)
+    assert rest == pytest.approx(whole[15:])

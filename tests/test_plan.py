@@ -68,7 +68,6 @@ DIFFERENT = {
     "keep": (named("emp", keep=0.3), named("emp", keep=0.4), ["keep", "0.3", "0.4"]),
     "warmup": (named("emp", warmup=1), named("emp", warmup=2), ["warmup", "1", "2"]),
     "anneal": (named("emp"), named("emp", anneal=0.5), ["anneal", "6", "3"]),
-    "epochs": (named("rs2", epochs=5), named("rs2", epochs=4), ["epochs", "5", "4"]),
     "method": (named("emp"), named("memory"), ["criterion", "loss_plus_entropy", "entropy"]),
     "policy": (named("emp"), named("emp_reverse"), ["policy", "top_k", "bottom_k"]),
     "own criterion": (composed(times(1.0)), composed(times(3.0)), ["criterion gives"]),
@@ -124,6 +123,24 @@ def test_a_criterion_that_reads_other_outputs_is_known_by_its_name() -> None:
         return losses + outputs["boxes"].sum(1)
 
     composed(boxes)().load_state_dict(composed(boxes)().state_dict())
+
+
+def test_a_run_goes_on_for_more_epochs_but_not_for_fewer() -> None:
+    for name, options in {
+        "rs2": {},
+        "emp": {"anneal": 0.25},
+        "loss": {"keep": None, "budget": 0.6},
+        "static_random": {},
+    }.items():
+        longer, shorter = named(name, epochs=8, **options), named(name, epochs=4, **options)
+        longer().load_state_dict(shorter().state_dict())
+        with pytest.raises(CheckpointError, match="epochs is 8 in the state and 4 here"):
+            shorter().load_state_dict(longer().state_dict())
+    with pytest.raises(CheckpointError, match=r"beta is 5\.0 in the state and 2\.0 here"):
+        named("emp", epochs=8, beta=2.0)().load_state_dict(named("emp", epochs=4)().state_dict())
+    selection = Selection.of(range(20))
+    fixed = [dataprune.methods.fixed(SIZE, selection=selection, epochs=epochs) for epochs in (4, 6)]
+    fixed[1].load_state_dict(fixed[0].state_dict())
 
 
 # -- what a pruner is ------------------------------------------------------------------------------------------------

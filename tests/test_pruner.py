@@ -232,7 +232,7 @@ def test_a_kept_selection_ignores_newer_scores() -> None:
         (Selection.of(torch.zeros(20, dtype=torch.int64)), "20 positions, but only 1 different"),
         (Selection(torch.arange(20), torch.ones(19)), "20 positions and 19 weights"),
         (Selection.of(torch.empty(0, dtype=torch.int64)), "0 positions"),
-        (Selection.of(torch.arange(20).int()), "int64"),
+        (Selection(torch.arange(20).int(), torch.ones(20)), "int64"),
     ],
 )
 def test_policies_that_return_nonsense_are_refused(selection: Selection, message: str) -> None:
@@ -458,3 +458,17 @@ def test_a_state_loaded_onto_a_gpu_moves_to_the_cpu() -> None:
     p.load_state_dict(state)
     train(p, 1)
     assert len(p.select(2).index) == 20
+
+
+@pytest.mark.parametrize("criterion", [criteria.entropy, lambda losses, outputs, targets: outputs[:, 0]])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_loss_that_is_not_finite_is_refused_by_criteria_that_do_not_read_it(criterion: Any, value: float) -> None:
+    p = pruner(criterion=criterion)
+    losses = torch.tensor([1.0, value])
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        p.loss(torch.arange(2), losses, torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))
+
+
+def test_a_loss_beyond_float32_is_refused() -> None:
+    with pytest.raises(ValueError, match="beyond float32"):
+        pruner().update(torch.arange(2), torch.tensor([1.0, 1e39], dtype=torch.float64))

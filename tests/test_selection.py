@@ -1,9 +1,8 @@
-"""Selections on disk, and the fingerprint that ties them to a dataset."""
+"""Selections, in memory and on disk."""
 
 from __future__ import annotations
 
 import os
-import random
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
-from dataprune import DataError, Selection, fingerprint
+from dataprune import DataError, Selection
 from dataprune.selection import pack, unpack
 
 
@@ -153,73 +152,36 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     assert torch.equal(Selection.load(path).index, selection().index)
 
 
-# -- fingerprint -----------------------------------------------------------------------------------------------------
+def test_a_selection_of_arrays_and_lists() -> None:
+    for index in ([3, 1], np.array([3, 1]), np.array([3, 1], dtype=np.uint8), torch.tensor([3, 1], dtype=torch.int32)):
+        assert Selection.of(index).index.tolist() == [3, 1] and Selection.of(index).index.dtype == torch.int64
+    assert len(Selection.of([])) == 0
+    for wrong in ([0.5, 1.0], np.array([True, False]), torch.tensor([0.0])):
+        with pytest.raises(TypeError, match="whole numbers"):
+            Selection.of(wrong)
+    with pytest.raises(ValueError, match="must be"):
+        Selection.of([[1, 2]])
 
 
-def test_fingerprint_tells_datasets_apart(dataset: TensorDataset) -> None:
-    x, y = dataset.tensors
-    assert fingerprint(dataset) == fingerprint(TensorDataset(x.clone(), y.clone()))
-    assert fingerprint(dataset) != fingerprint(TensorDataset(x[:-1], y[:-1]))
-    assert fingerprint(dataset) != fingerprint(TensorDataset(x + 1, y))
-    assert fingerprint(dataset) != fingerprint(TensorDataset(x, (y + 1) % 4))
-    assert fingerprint(dataset) != fingerprint(TensorDataset(x.flip(0), y.flip(0)))
-
-
-def test_fingerprint_takes_any_structure() -> None:
-    kinds = [
-        [{"text": f"sample {i}", "label": i} for i in range(20)],
-        [(np.full((2, 2), i), {"b": [i, (i, None)]}) for i in range(20)],
-        [str(i) for i in range(20)],
-        [bytes([i]) for i in range(20)],
-        [float(i) for i in range(20)],
-        [torch.tensor(i, dtype=torch.bfloat16) for i in range(20)],
-    ]
-    prints = [fingerprint(Items(items)) for items in kinds]
-    assert len(set(prints)) == len(kinds)
-    for items, text in zip(kinds, prints, strict=True):
-        assert fingerprint(Items(items)) == text
-        assert fingerprint(Items(items[::-1])) != text
-
-
-def test_fingerprint_does_not_depend_on_addresses_or_augmentation() -> None:
-    class Thing:
-        pass
-
-    assert fingerprint(Items([Thing() for _ in range(5)])) == fingerprint(Items([Thing() for _ in range(5)]))
-
-    class Augmented(Items):
-        def __getitem__(self, index: int) -> object:
-            return self.items[index], torch.rand(3), np.random.rand(), random.random()
-
-    items = list(range(30))
-    assert fingerprint(Augmented(items)) == fingerprint(Augmented(items))
-
-
-def test_fingerprint_leaves_global_randomness_alone() -> None:
-    class Augmented(Items):
-        def __getitem__(self, index: int) -> object:
-            return torch.rand(3), np.random.rand(), random.random()
-
-    torch.manual_seed(0), np.random.seed(0), random.seed(0)
-    fingerprint(Augmented(list(range(9))))
-    after = torch.rand(1).item(), np.random.rand(), random.random()
-    torch.manual_seed(0), np.random.seed(0), random.seed(0)
-    assert after == (torch.rand(1).item(), np.random.rand(), random.random())
-
-
-def test_a_dataset_may_define_its_fingerprint() -> None:
-    class Known(Items):
-        fingerprint = "v1"
-
-        def __getitem__(self, index: int) -> object:
-            raise AssertionError("read")
-
-    assert fingerprint(Known([1, 2])) == "v1"
-
-
-def test_fingerprint_of_nothing() -> None:
-    assert fingerprint(Items([])) == fingerprint(Items([]))
-    assert fingerprint(Items([])) != fingerprint(Items([1]))
+@pytest.mark.parametrize(
+    ("index", "weight", "message"),
+    [
+        (torch.tensor([0, -1]), torch.ones(2), "negative"),
+        (torch.tensor([2, 2]), torch.ones(2), "only 1 of them different"),
+        (torch.tensor([0, 1]), torch.tensor([1.0, torch.nan]), "not finite"),
+        (torch.tensor([0, 1]), torch.tensor([1.0, -1.0]), "negative"),
+        (torch.tensor([[0, 1]]), torch.ones(1, 2), "int64 .K,. and float32"),
+        (torch.tensor([0.0, 1.0]), torch.ones(2), "torch.float32 .2,."),
+        (torch.tensor([0, 1]), torch.ones(3), "weights"),
+    ],
+)
+def test_files_with_impossible_content_are_refused(
+    tmp_path: Path, index: torch.Tensor, weight: torch.Tensor, message: str
+) -> None:
+    path = tmp_path / "x.safetensors"
+    Selection(index, weight).save(path)
+    with pytest.raises(DataError, match=message):
+        Selection.load(path)
 
 
 # -- packing ---------------------------------------------------------------------------------------------------------

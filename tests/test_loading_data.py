@@ -1,0 +1,198 @@
+"""A position belongs to its sample: collate functions, samplers, datasets and states that would part them."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from small_loader import BATCH, SIZE, Items, loader, positions, pruner, record, reloaded
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    RandomSampler,
+    SequentialSampler,
+    TensorDataset,
+    default_collate,
+)
+
+import dataprune
+from dataprune import CheckpointError, Indexed, IndexedCollate, prune_loader
+
+# -- collate functions -----------------------------------------------------------------------------------------------
+
+
+class Numbers(Dataset):
+    def __init__(self, size: int = SIZE, unreadable: tuple[int, ...] = ()):
+        self.size, self.unreadable = size, unreadable
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> int | None:
+        return None if index in self.unreadable else index
+
+
+def ordered(batch: list[int]) -> torch.Tensor:
+    return torch.tensor(sorted(batch))
+
+
+def readable(batch: list[int | None]) -> torch.Tensor:
+    return default_collate([item for item in batch if item is not None])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_collate_that_reorders_is_refused(workers: int) -> None:
+    batches = prune_loader(loader(Numbers(), collate_fn=ordered, num_workers=workers), pruner("full", keep=None))
+    with pytest.raises(TypeError, match=r"collate_fn \(ordered\).*another order"):
+        positions(batches)
+
+
+def test_unreadable_samples_take_their_positions_along() -> None:
+    gone = (3, 8, 21)
+    p = pruner("full", keep=None)
+    seen = []
+    for index, batch in prune_loader(loader(Numbers(unreadable=gone), collate_fn=readable), p):
+        assert torch.equal(index, batch)
+        record(p, index)
+        seen += index.tolist()
+    assert sorted(seen) == [i for i in range(SIZE) if i not in gone]
+    assert p.next_epoch == 1
+
+
+def test_a_collate_that_fills_unreadable_samples_keeps_their_positions() -> None:
+    collate = IndexedCollate(lambda batch: torch.tensor([-1 if item is None else item for item in batch]))
+    index, batch = collate([(0, 0), (1, None), (2, 2)])
+    assert index.tolist() == [0, 1, 2] and batch.tolist() == [0, -1, 2]
+
+
+def test_a_collate_that_drops_other_samples_is_named_by_the_pruner() -> None:
+    index, batch = IndexedCollate(lambda batch: torch.tensor([item for item in batch if item != 2]))(
+        [(1, 1), (2, 2), (3, 3)]
+    )
+    with pytest.raises(ValueError, match="collate_fn that drops samples"):
+        pruner().update(index, batch.float())
+
+
+# -- samplers --------------------------------------------------------------------------------------------------------
+
+
+class Weighted(DistributedSampler):
+    pass
+
+
+class Grouped(RandomSampler):
+    pass
+
+
+class Backwards(SequentialSampler):
+    pass
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda data: Weighted(data, num_replicas=1, rank=0),
+        Grouped,
+        Backwards,
+    ],
+)
+def test_subclasses_of_samplers_are_refused(make: Any) -> None:
+    data = Items()
+    with pytest.raises(TypeError, match="chooses samples itself"):
+        prune_loader(loader(data, shuffle=False, sampler=make(data)), pruner())
+
+
+def test_a_sampler_of_other_data_is_refused() -> None:
+    with pytest.raises(ValueError, match="10 samples"):
+        prune_loader(
+            loader(shuffle=False, sampler=DistributedSampler(Items(size=10), num_replicas=1, rank=0)), pruner()
+        )
+
+
+class WithArguments(DataLoader):
+    def __init__(self, dataset: Any, flavour: str, **options: Any):
+        super().__init__(dataset, **options)
+
+
+class Narrow(DataLoader):
+    def __init__(self, dataset: Any, batch_size: int):
+        super().__init__(dataset, batch_size=batch_size)
+
+
+class Renamed(DataLoader):
+    """Takes all of DataLoader's arguments."""
+
+
+def test_loader_subclasses_with_arguments_of_their_own_are_named() -> None:
+    with pytest.raises(TypeError, match=r"WithArguments has arguments of its own \(flavour\)"):
+        prune_loader(WithArguments(Items(), "sweet", batch_size=BATCH), pruner())
+    with pytest.raises(TypeError, match="Narrow has arguments of its own"):
+        prune_loader(Narrow(Items(), BATCH), pruner())
+    assert isinstance(prune_loader(Renamed(Items(), batch_size=BATCH), pruner()), Renamed)
+
+
+# -- datasets --------------------------------------------------------------------------------------------------------
+
+
+def test_attributes_of_the_dataset_go_through() -> None:
+    data = Items()
+    data.classes, data.mosaic = ["a", "b"], True  # type: ignore[attr-defined]
+    pruned: Any = prune_loader(loader(data), pruner()).dataset
+    assert pruned.classes == ["a", "b"]
+    pruned.mosaic = False
+    assert data.mosaic is False  # type: ignore[attr-defined]
+    del pruned.mosaic
+    assert not hasattr(data, "mosaic") and not hasattr(pruned, "mosaic")
+    with pytest.raises(AttributeError, match="flavour"):
+        _ = pruned.flavour
+    copied = pickle.loads(pickle.dumps(Indexed(Items())))
+    assert copied[3][0] == 3 and copied.kind == "tuple"
+
+
+def test_a_dataset_that_changes_its_length_is_noticed_at_the_next_epoch() -> None:
+    data = Items()
+    p = pruner()
+    batches = prune_loader(loader(data), p)
+    positions(batches)
+    data.size += 1
+    with pytest.raises(ValueError, match=r"44 samples.*built for 43.*new pruner"):
+        positions(batches)
+
+
+def test_a_state_is_refused_with_other_data_or_another_order() -> None:
+    x = torch.randn(SIZE, 3)
+    data, other = TensorDataset(x, torch.arange(SIZE)), TensorDataset(x.flip(0), torch.arange(SIZE).flip(0))
+    p = pruner("loss")
+    for index, _ in prune_loader(loader(data), p):
+        record(p, index)
+    state = reloaded(p.state_dict())
+    for first in (True, False):  # the loader before the state, and after it
+        q = pruner("loss")
+        if first:
+            prune_loader(loader(other), q)
+            with pytest.raises(CheckpointError, match="other data, or of the same samples in another order"):
+                q.load_state_dict(state)
+        else:
+            q.load_state_dict(state)
+            with pytest.raises(CheckpointError, match="another order"):
+                prune_loader(loader(other), q)
+        right = pruner("loss")
+        right.load_state_dict(state)
+        prune_loader(loader(TensorDataset(x.clone(), torch.arange(SIZE))), right)
+        assert right.state_dict()["data"] == state["data"]
+    unbound = pruner("loss")  # in a loop without a loader, as before
+    unbound.load_state_dict(state)
+    assert unbound.state_dict()["data"] == state["data"]
+
+
+def test_balance_takes_names_of_classes() -> None:
+    names = [("cat", "dog", "eel")[i % 3] for i in range(SIZE)]
+    by_name = dataprune.loss(SIZE, keep=0.5, epochs=4, balance=names)
+    by_number = dataprune.loss(SIZE, keep=0.5, epochs=4, balance=[i % 3 for i in range(SIZE)])
+    for p in (by_name, by_number):
+        p.update(torch.arange(SIZE), torch.rand(SIZE, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(by_name.select(1).index, by_number.select(1).index)
