@@ -192,7 +192,7 @@ def _columns(batch: Any, size: int) -> Iterator[list[bytes]]:
 
 
 def _kept(forward: list[bytes], backward: list[bytes]) -> bool | None:
-    """Whether rows are reversed where the items were; None where they are not the same rows, or say nothing of order."""
+    """Whether rows are reversed where the items were; None where they say nothing of the order."""
     if sorted(forward) != sorted(backward) or forward == backward or forward == forward[::-1]:
         return None
     return forward == backward[::-1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from .errors import CheckpointError
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a file whole or not at all: a full disk or a kill leaves the former one as it was.
 
+    Several processes may write one file at once: each has a temporary file of its own, and the last rename stands.
+
     Args:
         path: file to write; its folder must exist.
         content: all of it.
@@ -21,17 +24,18 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
         OSError: if it cannot be written; the former file is intact.
     """
     path = Path(path)
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex}.part")
     try:
-        with open(part, "wb") as file:
+        with open(part, "xb") as file:  # fails where the name exists, as a link that leads elsewhere
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
     except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-        raise unwritable(path, error) from error
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

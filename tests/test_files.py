@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,44 @@ def test_a_failed_write_leaves_the_former_file(call: str, tmp_path: Path, monkey
     with pytest.raises(OSError, match=r"cannot write .*a: No space left on device; what was written before is intact"):
         files.write_bytes(path, b"new")
     assert path.read_bytes() == b"former" and len(list(tmp_path.iterdir())) == 1
+
+
+def _write(path: str, text: str, times: int) -> None:
+    for _ in range(times):
+        files.write_text(path, text)
+
+
+def test_several_writers_and_a_reader_see_whole_files(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    texts = ["a" * 200_000, "b" * 300_000]
+    files.write_text(path, texts[0])
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=_write, args=(str(path), text, 100)) for text in texts]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks in a process with threads
+        for writer in writers:
+            writer.start()
+    while any(writer.is_alive() for writer in writers):
+        assert path.read_text() in texts
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_an_interrupted_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        files.write_text(tmp_path / "a", "x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_text("kept")
+    (tmp_path / "a").symlink_to(tmp_path / "elsewhere")
+    files.write_text(tmp_path / "a", "new")
+    assert (tmp_path / "elsewhere").read_text() == "kept" and (tmp_path / "a").read_text() == "new"
 
 
 def test_lines_are_appended(tmp_path: Path) -> None:
