@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
+import socket
 import uuid
 from pathlib import Path
 from typing import Any
@@ -24,18 +26,31 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
         OSError: if it cannot be written; the former file is intact.
     """
     path = Path(path)
-    part = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex}.part")
+    stem = f".{path.name[:100]}.{socket.gethostname()}"
+    part = path.with_name(f"{stem}.{os.getpid()}.{uuid.uuid4().hex}.part")
     try:
         with open(part, "xb") as file:  # fails where the name exists, as a link that leads elsewhere
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
+        _remove_abandoned(path.parent, stem)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def _remove_abandoned(folder: Path, stem: str) -> None:
+    """Remove what writers of this machine that were killed have left."""
+    for part in folder.glob(f"{glob.escape(stem)}.*.part"):
+        try:
+            os.kill(int(part.name.split(".")[-3]), 0)
+        except ProcessLookupError:
+            part.unlink(missing_ok=True)
+        except (OSError, ValueError):
+            continue  # another user's process, or no file of ours
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import socket
 import warnings
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,20 @@ def test_an_interrupted_write_leaves_nothing_behind(tmp_path: Path, monkeypatch:
     with pytest.raises(KeyboardInterrupt):
         files.write_text(tmp_path / "a", "x")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_write(tmp_path: Path) -> None:
+    ended = multiprocessing.get_context("fork").Process(target=_write, args=(str(tmp_path / "a"), "x", 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        ended.start()
+    ended.join()
+    host = socket.gethostname()
+    for name in (f".a.{host}.{ended.pid}.0f.part", f".a.{host}.{os.getpid()}.0f.part", ".a.elsewhere.1.0f.part"):
+        (tmp_path / name).write_text("half")
+    files.write_text(tmp_path / "a", "whole")
+    left = {entry.name for entry in tmp_path.iterdir()}
+    assert left == {"a", f".a.{host}.{os.getpid()}.0f.part", ".a.elsewhere.1.0f.part"}
 
 
 def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:

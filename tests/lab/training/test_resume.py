@@ -37,7 +37,8 @@ def child(settings: Settings, out: str, rank: int, ranks: int, port: int, tear: 
         def torn(path: Path, content: bytes) -> None:
             left[0] -= 1
             if left[0] == 0:
-                path.with_name(path.name + ".part").write_bytes(content[: len(content) // 2])
+                part = f".{path.name}.{socket.gethostname()}.{os.getpid()}.0.part"
+                path.with_name(part).write_bytes(content[: len(content) // 2])
                 os.kill(os.getpid(), signal.SIGKILL)
             whole(path, content)
 
