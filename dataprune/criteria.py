@@ -10,17 +10,21 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .errors import suggest
+
 Criterion = Callable[[Tensor, Any, Any], Tensor]
 Reads = Literal["losses", "probabilities", "features", "nothing"]
+Distribution = Literal["softmax", "bernoulli", "gaussian"]
 
 IGNORED = -100  # torch's own ignore_index: a token that carries no loss
 _LOWEST = torch.finfo(torch.float32).min
+_SUM_TO_ONE = 0.02  # rounding of soft labels, in half precision as well
 _CHUNK = 1 << 22  # logits softened at a time, so that no second (B, S, V) tensor ever exists
 
 
@@ -76,53 +80,82 @@ def loss(losses: Float[Tensor, " b"], outputs: Any, targets: Any) -> Float[Tenso
     return losses
 
 
-def entropy(losses: Float[Tensor, " b"], outputs: Any, targets: Any) -> Float[Tensor, " b"]:
+def entropy(
+    losses: Float[Tensor, " b"], outputs: Any, targets: Any, *, distribution: Distribution | None = None
+) -> Float[Tensor, " b"]:
     """Entropy H of the model's predictive distribution, in nats: the memory term of EMP on its own.
 
     Args:
         losses: unused.
         outputs: what the distribution is read from.
-            (B, C) logits; (B, S, C) logits of sequences, averaged over the tokens whose target is not -100; or a pair
-            (mean, variance) of (B,) or (B, D) tensors for Gaussian regression, summed over D.
-        targets: (B, S) class ids where outputs are (B, S, C); otherwise unused (soft targets are fine).
+            "softmax": (B, C) logits, or (B, S, C) logits of sequences, averaged over the tokens whose target is not
+            -100; classes may also come second, (B, C, S), where targets are (B, S).
+            "bernoulli": (B,), (B, 1) or (B, C) logits of independent sigmoids, averaged over the labels.
+            "gaussian": a pair (mean, variance) of (B,) or (B, D) tensors of one shape, summed over D.
+        targets: (B, S) class ids where outputs are (B, S, C). Where no distribution is given, multi-hot (B, C) targets
+            (integers, or rows that do not sum to 1) and one logit with targets 0 and 1 mean "bernoulli".
+        distribution: one of the three; by default found from outputs and targets where these are certain.
     Returns:
-        Entropies in [0, log C] for classes; any real number for a Gaussian; 0 for a sample without a valid token.
+        Entropies in [0, log C] for classes, [0, log 2] for sigmoids, any real number for a Gaussian; 0 for a sample
+        without a valid token.
     Raises:
-        ValueError: if outputs carry no distribution: None, (B,), (B, 1), or a shape that is none of the above.
+        ValueError: if outputs carry no distribution, not that which is given, or it is not certain which one.
     Example:
         >>> entropy(torch.zeros(1), torch.zeros(1, 4), None)
         tensor([1.3863])
+        >>> entropy(torch.zeros(1), torch.zeros(1, 4), None, distribution="bernoulli")
+        tensor([0.6931])
 
-    Source: Xiao et al., arXiv:2408.16031, Eq. 7. Differs: sequences and variances are not in the paper.
+    Source: Xiao et al., arXiv:2408.16031, Eq. 7. Differs: sequences, sigmoids and variances are not in the paper.
     """
-    if isinstance(outputs, (tuple, list)) and len(outputs) == 2:
-        return _gaussian_entropy(outputs[1], len(losses))
-    if not isinstance(outputs, Tensor) or outputs.ndim < 2 or outputs.shape[-1] < 2:
-        shown = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise ValueError(
-            f"the memory term needs outputs that carry a distribution, got {shown}: pass logits (B, C) or (B, S, C), "
-            "or (mean, variance) for regression; a single regression output has none, use `loss` there"
-        )
+    kind = _distribution(outputs, targets) if distribution is None else distribution
+    if kind == "gaussian":
+        return _gaussian_entropy(outputs, len(losses))
     if len(outputs) != len(losses):
         raise ValueError(f"{len(losses)} losses but {len(outputs)} rows of outputs: pass those of the same batch")
+    if kind == "bernoulli":
+        return _bernoulli_entropy(outputs)
+    if kind == "multi-hot":
+        # float targets whose rows sum to 1 are soft labels; decided without waiting for the device
+        multi_hot = ((targets.sum(dim=1) - 1).abs() > _SUM_TO_ONE).any().to(outputs.device)
+        return torch.where(multi_hot, _bernoulli_entropy(outputs), _plogp(outputs).neg_())
     if outputs.ndim == 2:
         return _plogp(outputs).neg_()
-    if outputs.ndim == 3:
-        return _token_entropy(outputs, targets)
-    raise ValueError(f"outputs must be (B, C) or (B, S, C), got {tuple(outputs.shape)}: flatten positions into S")
+    return _token_entropy(outputs, targets)
+
+
+@dataclass(frozen=True)
+class entropy_of(Declared):
+    """The `entropy` of a distribution that is named, in place of one found from outputs and targets.
+
+    Args:
+        distribution: "softmax", "bernoulli" or "gaussian".
+    Raises:
+        ValueError: for another name; when called, as `entropy`.
+    """
+
+    distribution: Distribution
+
+    def __post_init__(self) -> None:
+        check_distribution(self.distribution)
+
+    def __call__(self, losses: Tensor, outputs: Any, targets: Any) -> Tensor:
+        return entropy(losses, outputs, targets, distribution=self.distribution)
 
 
 @dataclass(frozen=True)
 class loss_plus_entropy(Declared):
     """Add beta times the entropy of the prediction to the loss: EMP's score.
 
-    Outputs with a single value per sample, (B,) or (B, 1), are a regression head: it has no distribution, its entropy
-    is the same for all, and the score is the loss.
+    Outputs with a single value per sample, (B,) or (B, 1), whose targets are not 0 and 1 are a regression head: its
+    variance, and so its entropy, is the same for all, and the score is the loss.
 
     Args:
         beta: weight of the memory term.
+        distribution: as for `entropy`; "gaussian" with a single value per sample is such a regression head.
     Raises:
-        ValueError: if beta is not a finite number; when called, if the outputs are missing or no logits.
+        ValueError: if beta is not a finite number; when called, if the outputs are missing, no logits, or of an
+            uncertain distribution.
     Example:
         >>> loss_plus_entropy(beta=1.0)(torch.tensor([1.0]), torch.zeros(1, 4), None)
         tensor([2.3863])
@@ -131,9 +164,12 @@ class loss_plus_entropy(Declared):
     """
 
     beta: float = 5.0
+    distribution: Distribution | None = None
 
     def __post_init__(self) -> None:
         _check_beta(self.beta)
+        if self.distribution is not None:
+            check_distribution(self.distribution)
 
     def __call__(self, losses: Tensor, outputs: Any, targets: Any) -> Tensor:
         if outputs is None:
@@ -142,11 +178,12 @@ class loss_plus_entropy(Declared):
             raise ValueError(
                 f"outputs hold {outputs.dtype}: pass the logits, as in pruner.loss(index, losses, logits, y)"
             )
-        if isinstance(outputs, Tensor) and (outputs.ndim == 1 or (outputs.ndim == 2 and outputs.shape[1] == 1)):
+        kind = _distribution(outputs, targets) if self.distribution is None else self.distribution
+        if isinstance(outputs, Tensor) and kind == "gaussian":
             return losses
-        if isinstance(outputs, Tensor) and outputs.ndim == 2 and len(outputs) == len(losses):
+        if kind == "softmax" and outputs.ndim == 2 and len(outputs) == len(losses):
             return torch.add(losses, _plogp(outputs), alpha=-self.beta)  # the common case, with one call less
-        return torch.add(losses, entropy(losses, outputs, targets), alpha=self.beta)
+        return torch.add(losses, entropy(losses, outputs, targets, distribution=kind), alpha=self.beta)
 
 
 @dataclass(frozen=True)
@@ -202,6 +239,50 @@ def _check_beta(beta: float) -> None:
         raise ValueError(f"beta is the weight of the memory term, a finite number, got {beta!r}")
 
 
+def check_distribution(name: str) -> None:
+    """Raise ValueError unless it is the name of a distribution."""
+    if name not in get_args(Distribution):
+        raise ValueError(suggest(str(name), list(get_args(Distribution)), what="distribution"))
+
+
+def _distribution(outputs: Any, targets: Any) -> Any:
+    """A `Distribution`, or "multi-hot" where the values of (B, C) targets decide between soft and several labels."""
+    if isinstance(outputs, Tensor) and outputs.ndim == 2 and outputs.shape[1] > 1:
+        if not isinstance(targets, Tensor) or targets.shape != outputs.shape:
+            return "softmax"
+        return "multi-hot" if targets.is_floating_point() else "bernoulli"
+    if isinstance(outputs, (tuple, list)) and len(outputs) == 2:
+        return "gaussian"
+    if isinstance(outputs, Tensor) and outputs.ndim == 3 and outputs.shape[-1] > 1:
+        if targets is None:
+            raise ValueError(
+                f"outputs {tuple(outputs.shape)} may be (B, S, C) or (B, C, S): pass the targets (B, S) too, or "
+                'distribution="softmax" with the classes last. The names are "softmax", "bernoulli" and "gaussian"'
+            )
+        return "softmax"
+    if isinstance(outputs, Tensor) and (outputs.ndim == 1 or (outputs.ndim == 2 and outputs.shape[1] == 1)):
+        if not isinstance(targets, Tensor):
+            raise ValueError(
+                f"outputs {tuple(outputs.shape)} may be the logit of a binary classifier or a regression: pass the "
+                'targets too, or distribution="bernoulli" or "gaussian" ("softmax" needs logits (B, C))'
+            )
+        binary = not targets.is_floating_point() or bool(((targets == 0) | (targets == 1)).all())
+        return "bernoulli" if binary else "gaussian"
+    shown = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+    raise ValueError(
+        f"the memory term needs outputs that carry a distribution, got {shown}: pass logits (B, C) or (B, S, C) "
+        "(flatten positions into S), or (mean, variance) for regression"
+    )
+
+
+def _bernoulli_entropy(logits: Tensor) -> Tensor:
+    """Mean over the labels of log(1 + exp(-|z|)) + |z| / (1 + exp(|z|)), which neither overflows nor cancels."""
+    z = logits.to(torch.promote_types(logits.dtype, torch.float32)).abs().clamp(max=100)
+    each = torch.exp(-z)
+    each = torch.log1p(each) + z * each / (1 + each)
+    return each if each.ndim == 1 else each.flatten(1).mean(dim=1)
+
+
 def _plogp(logits: Float[Tensor, "... c"]) -> Float[Tensor, "..."]:
     """Minus the entropy: sum of p log p."""
     logs = torch.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
@@ -210,6 +291,10 @@ def _plogp(logits: Float[Tensor, "... c"]) -> Float[Tensor, "..."]:
 
 
 def _token_entropy(logits: Float[Tensor, "b s c"], targets: Any) -> Float[Tensor, " b"]:
+    if logits.ndim != 3:
+        raise ValueError(f"outputs must be (B, C) or (B, S, C), got {tuple(logits.shape)}: flatten positions into S")
+    if isinstance(targets, Tensor) and logits.shape[:2] != targets.shape == (len(logits), logits.shape[2]):
+        logits = logits.transpose(1, 2)  # classes second, as torch's own cross_entropy takes them
     batch, tokens, classes = logits.shape
     valid = torch.ones(batch, tokens, dtype=torch.bool, device=logits.device)
     if isinstance(targets, Tensor) and not targets.is_floating_point():
@@ -230,9 +315,24 @@ def _token_entropy(logits: Float[Tensor, "b s c"], targets: Any) -> Float[Tensor
     return -each.masked_fill(~valid, 0).sum(dim=1) / valid.sum(dim=1).clamp(min=1)
 
 
-def _gaussian_entropy(variance: Any, batch: int) -> Tensor:
-    if not isinstance(variance, Tensor) or variance.ndim not in (1, 2) or len(variance) != batch:
-        raise ValueError("the second of a pair of outputs must be the predicted variance, of shape (B,) or (B, D)")
-    variance = variance.to(torch.promote_types(variance.dtype, torch.float32))
+def _gaussian_entropy(outputs: Any, batch: int) -> Tensor:
+    pair = (
+        isinstance(outputs, (tuple, list)) and len(outputs) == 2 and all(isinstance(part, Tensor) for part in outputs)
+    )
+    if not pair or outputs[0].shape != outputs[1].shape or outputs[1].ndim not in (1, 2) or len(outputs[1]) != batch:
+        if isinstance(outputs, Tensor):
+            shown = f"one tensor {tuple(outputs.shape)}, which has no variance: use `loss` there"
+        else:
+            shown = str([tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in outputs])
+        raise ValueError(
+            f"a Gaussian's outputs are (mean, variance) of one shape, (B,) or (B, D) with B = {batch}, got {shown}. Of "
+            "(logits, features) pass the logits alone"
+        )
+    variance = outputs[1].to(torch.promote_types(outputs[1].dtype, torch.float32))
+    if variance.is_cpu and not bool((variance > 0).all()):  # on other devices the scores are checked when flushed
+        raise ValueError(
+            "the second of a pair of outputs must be the predicted variance, which is positive: exponentiate a "
+            "log-variance, and of (logits, features) pass the logits alone"
+        )
     each = 0.5 * torch.log(2 * math.pi * math.e * variance)
     return each if each.ndim == 1 else each.sum(dim=1)

@@ -238,6 +238,7 @@ def emp(
     warmup: int = 1,
     anneal: float = 0.0,
     beta: float = 5.0,
+    distribution: criteria.Distribution | None = None,
     balance: Tensor | Sequence[int] | Sequence[str] | None = None,
 ) -> Pruner:
     """The highest loss plus beta times the entropy of the prediction: the hard, and those not yet remembered.
@@ -247,7 +248,7 @@ def emp(
     Source: Xiao et al., arXiv:2408.16031, Eq. 8, Algorithm 1. Differs: anneal=0.125 there, as in its section 4.1.
     """
     schedule = _schedule(keep, budget, epochs, warmup, anneal)
-    criterion = criteria.loss_plus_entropy(beta)
+    criterion = criteria.loss_plus_entropy(beta, distribution)
     return Pruner(size, criterion, policies.top_k(balance=_classes(balance, size)), schedule, epochs=epochs, seed=seed)
 
 
@@ -261,6 +262,7 @@ def emp_reverse(
     warmup: int = 1,
     anneal: float = 0.0,
     beta: float = 5.0,
+    distribution: criteria.Distribution | None = None,
     balance: Tensor | Sequence[int] | Sequence[str] | None = None,
 ) -> Pruner:
     """The lowest scores of `emp`: the ablation that shows which end of the order matters.
@@ -270,7 +272,7 @@ def emp_reverse(
     Source: Xiao et al., arXiv:2408.16031, "EMP-reverse". Differs: anneal=0.125 there.
     """
     schedule = _schedule(keep, budget, epochs, warmup, anneal)
-    criterion = criteria.loss_plus_entropy(beta)
+    criterion = criteria.loss_plus_entropy(beta, distribution)
     return Pruner(
         size, criterion, policies.bottom_k(balance=_classes(balance, size)), schedule, epochs=epochs, seed=seed
     )
@@ -311,6 +313,7 @@ def memory(
     seed: int = 0,
     warmup: int = 1,
     anneal: float = 0.0,
+    distribution: criteria.Distribution | None = None,
     balance: Tensor | Sequence[int] | Sequence[str] | None = None,
 ) -> Pruner:
     """The highest entropy of the prediction: EMP's memory term alone, blind to the label and so to a wrong one.
@@ -318,9 +321,8 @@ def memory(
     Source: this project's own; `emp` as beta goes to infinity.
     """
     schedule = _schedule(keep, budget, epochs, warmup, anneal)
-    return Pruner(
-        size, criteria.entropy, policies.top_k(balance=_classes(balance, size)), schedule, epochs=epochs, seed=seed
-    )
+    criterion = criteria.entropy if distribution is None else criteria.entropy_of(distribution)
+    return Pruner(size, criterion, policies.top_k(balance=_classes(balance, size)), schedule, epochs=epochs, seed=seed)
 
 
 def fixed(size: int, *, selection: Selection, epochs: int, seed: int = 0, strategy: Literal["E", "P"] = "E") -> Pruner:
@@ -384,6 +386,7 @@ _SHARED = {
     "seed": "decides the selections and the order within an epoch.",
     "warmup": "full epochs at the start; with few epochs in all, warmup=0 walks through unseen samples first.",
     "anneal": "share of full epochs at the end, in [0, 1].",
+    "distribution": 'of the outputs: "softmax", "bernoulli" or "gaussian"; found by default, see `criteria.entropy`.',
     "balance": "(N,) class ids or names; the highest scores are then taken class by class, in equal numbers.",
 }
 

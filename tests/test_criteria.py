@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import dataprune
 from dataprune import criteria
 
 
@@ -128,7 +129,8 @@ def test_sequences_average_over_valid_tokens() -> None:
     result = criteria.entropy(losses(4), logits, targets)
     torch.testing.assert_close(result, token_means(logits, targets))
     assert result[1] == 0
-    torch.testing.assert_close(criteria.entropy(losses(4), logits, None), token_means(logits, None))
+    softmax = criteria.entropy(losses(4), logits, None, distribution="softmax")
+    torch.testing.assert_close(softmax, token_means(logits, None))
 
 
 def test_what_stands_at_ignored_tokens_does_not_matter() -> None:
@@ -160,7 +162,80 @@ def test_sequences_are_scored_in_chunks(shape: tuple, shifted: bool, monkeypatch
 
 def test_sequences_and_targets_must_agree() -> None:
     with pytest.raises(ValueError, match="classes last"):
-        criteria.entropy(losses(2), torch.zeros(2, 5, 3), torch.zeros(2, 3, dtype=torch.int64))  # (B, C, S)
+        criteria.entropy(losses(2), torch.zeros(2, 5, 3), torch.zeros(2, 4, dtype=torch.int64))
+    for criterion in (criteria.entropy, criteria.loss_plus_entropy()):
+        with pytest.raises(ValueError, match=r"may be \(B, S, C\) or \(B, C, S\).*softmax.*bernoulli.*gaussian"):
+            criterion(losses(2), torch.zeros(2, 5, 3), None)
+
+
+def test_classes_may_come_second() -> None:
+    logits = torch.randn(3, 6, 4)
+    targets = torch.randint(0, 4, (3, 6))
+    targets[0, 4:] = -100
+    last = criteria.entropy(losses(3), logits, targets)
+    torch.testing.assert_close(criteria.entropy(losses(3), logits.transpose(1, 2), targets), last)
+
+
+# -- sigmoids --------------------------------------------------------------------------------------------------------
+
+
+def sigmoid_entropy(logits: Tensor) -> Tensor:
+    p = torch.sigmoid(logits.double())
+    each = -(p * p.log() + (1 - p) * (1 - p).log())
+    return each.reshape(len(logits), -1).mean(dim=1).float()
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 1), (6, 4), (6, 3, 2)])
+def test_entropy_of_independent_sigmoids(shape: tuple) -> None:
+    logits = 3 * torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    result = criteria.entropy(losses(6), logits, None, distribution="bernoulli")
+    torch.testing.assert_close(result, sigmoid_entropy(logits))
+    emp = criteria.loss_plus_entropy(2.0, "bernoulli")(losses(6), logits, None)
+    torch.testing.assert_close(emp, losses(6) + 2 * result)
+    torch.testing.assert_close(criteria.entropy_of("bernoulli")(losses(6), logits, None), result)
+
+
+def test_certain_and_uncertain_labels() -> None:
+    logits = torch.tensor([[9.0, 9, 9], [0.0, 0, 0]])
+    softmax = criteria.entropy(torch.zeros(2), logits, None)
+    torch.testing.assert_close(softmax, torch.full((2,), math.log(3)))
+    wanted = torch.tensor([0.0012340, math.log(2)])
+    multi_hot = torch.tensor([[1.0, 1, 1], [0, 0, 1]])
+    for targets in (multi_hot, multi_hot.long(), multi_hot.bool()):
+        torch.testing.assert_close(criteria.entropy(torch.zeros(2), logits, targets), wanted, rtol=1e-4, atol=1e-6)
+    extreme = torch.tensor([[math.inf, -math.inf, 1e30]])
+    assert criteria.entropy(torch.zeros(1), extreme, None, distribution="bernoulli") < 1e-30
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1)])
+def test_one_logit_is_a_classifier_where_targets_are_0_and_1(shape: tuple) -> None:
+    logits = torch.randn(shape)
+    for targets in (torch.tensor([0.0, 1, 1, 0]), torch.tensor([0, 1, 1, 0]), torch.tensor([False, True, True, False])):
+        result = criteria.entropy(losses(4), logits, targets.reshape(shape))
+        torch.testing.assert_close(result, sigmoid_entropy(logits))
+        emp = criteria.loss_plus_entropy(1.0)(losses(4), logits, targets.reshape(shape))
+        torch.testing.assert_close(emp, losses(4) + result)
+    scores = torch.tensor([0.3, 1.0, 2.0, 0.0]).reshape(shape)
+    assert torch.equal(criteria.loss_plus_entropy()(losses(4), logits, scores), losses(4))
+    for criterion in (criteria.entropy, criteria.loss_plus_entropy()):
+        with pytest.raises(ValueError, match=r"binary classifier or a regression.*bernoulli.*gaussian.*softmax"):
+            criterion(losses(4), logits, None)
+
+
+def test_recipes_name_their_distribution() -> None:
+    logits = 3 * torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    for name in ("memory", "emp", "emp_reverse"):
+        pruner = dataprune.METHODS[name](6, keep=0.5, epochs=4, distribution="bernoulli")
+        pruner.update(torch.arange(6), torch.zeros(6), logits)
+        pruner.sync()
+        scale = 1 if name == "memory" else 5
+        torch.testing.assert_close(pruner.book.score, scale * sigmoid_entropy(logits))
+        with pytest.raises(ValueError, match="distribution"):
+            dataprune.METHODS[name](6, keep=0.5, epochs=4, distribution="poisson")
+    with pytest.raises(dataprune.CheckpointError, match="distribution"):
+        dataprune.emp(6, keep=0.5, epochs=4).load_state_dict(
+            dataprune.emp(6, keep=0.5, epochs=4, distribution="softmax").state_dict()
+        )
 
 
 # -- regression ------------------------------------------------------------------------------------------------------
@@ -168,7 +243,10 @@ def test_sequences_and_targets_must_agree() -> None:
 
 @pytest.mark.parametrize("shape", [(4,), (4, 1)])
 def test_a_single_regression_output_leaves_the_loss(shape: tuple) -> None:
-    assert torch.equal(criteria.loss_plus_entropy()(losses(4), torch.randn(shape), None), losses(4))
+    emp = criteria.loss_plus_entropy(distribution="gaussian")
+    assert torch.equal(emp(losses(4), torch.randn(shape), None), losses(4))
+    with pytest.raises(ValueError, match=r"has no variance: use `loss`"):
+        criteria.entropy(losses(4), torch.randn(shape), torch.randn(shape))
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 1), (4, 3)])
@@ -197,6 +275,13 @@ def test_memory_refuses_outputs_without_a_distribution(outputs: object) -> None:
         criteria.entropy(losses(3), outputs, None)
 
 
+def test_logits_and_features_are_no_mean_and_variance() -> None:
+    logits = torch.randn(3, 4)
+    for features in (torch.randn(3, 16), torch.randn(3, 4)):
+        with pytest.raises(ValueError, match="logits alone"):
+            criteria.entropy(losses(3), (logits, features), None)
+
+
 def test_emp_asks_for_the_outputs() -> None:
     with pytest.raises(ValueError, match=r"outputs"):
         criteria.loss_plus_entropy()(losses(3), None, None)
@@ -211,5 +296,5 @@ def test_outputs_of_another_batch_are_refused() -> None:
 
 @pytest.mark.parametrize("variance", [0.0, -1.0])
 def test_no_criterion_hides_an_impossible_variance(variance: float) -> None:
-    result = criteria.entropy(losses(1), (torch.zeros(1), torch.tensor([variance])), None)
-    assert not result.isfinite().all()  # which recording refuses
+    with pytest.raises(ValueError, match="variance, which is positive"):
+        criteria.entropy(losses(1), (torch.zeros(1), torch.tensor([variance])), None)
