@@ -11,6 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .errors import PlanError
+
 
 class Part(NamedTuple):
     """What one rank brought to an exchange."""
@@ -79,7 +81,15 @@ def exchange(header: list[int], index: Int[Tensor, " k"], score: Float[Tensor, "
     if world_size() == 1:
         return [Part(header, index, score)]
     device = _device()
-    heads = _gather(torch.tensor([*header, len(index)], dtype=torch.int64, device=device))
+    try:
+        heads = _gather(torch.tensor([*header, len(index)], dtype=torch.int64, device=device))
+    except RuntimeError as error:
+        if "timed out" not in str(error).lower() and "timeout" not in str(error).lower():
+            raise
+        raise PlanError(
+            f"rank {rank()} waited for the other ranks in vain: pruner.select, pruner.sync, and loops over a pruned "
+            "loader where an epoch begins, are collective. Call them on every rank, not under `if rank == 0`"
+        ) from error
     lengths = [int(head[-1]) for head in heads]
     longest = max(lengths)
     indices = _gather(_padded(index, longest).to(device))

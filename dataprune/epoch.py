@@ -55,6 +55,7 @@ class Epoch:
         self.ended = False
         self.tail: int | None = None
         self._warned = False
+        self._first: int | None = None  # position that a resumed epoch begins with, until something is recorded
         self._resumed: np.ndarray | None = None  # (N,) bool: trained before the state was loaded
         self._unsynced: np.ndarray | None = None  # (N,) bool: of these, what only this rank knows of
         self._index = torch.empty(0, dtype=torch.int64)
@@ -81,6 +82,8 @@ class Epoch:
         if problem is not None:
             raise problem
         begin, end = self._length, self._length + len(index)
+        if self._first is not None:
+            self._check_first(index)
         if not self._warned:
             self._check_repeated(index)
         if end > len(self._index) or self._index.device != index.device:
@@ -92,6 +95,18 @@ class Epoch:
         self._length = end
         self.recorded += len(index)
         self.largest = max(self.largest, len(index))
+
+    def _check_first(self, index: Tensor) -> None:
+        """Warn where a resumed loop leaves out the batch that it should begin with."""
+        if self._first not in index.tolist():
+            warnings.warn(
+                f"epoch {self.number} is resumed, but the loop leaves out the first batches that it was given: the "
+                "pruner's state leaves out already what was trained. Do not skip batches as well "
+                "(accelerate.skip_first_batches, or a loop's own counter)",
+                UserWarning,
+                stacklevel=5,
+            )
+        self._first = None
 
     def _check_repeated(self, index: Tensor) -> None:
         """Warn where a batch on the CPU is recorded twice running, or more is recorded than the epoch has."""
@@ -157,8 +172,9 @@ class Epoch:
 
     # -- progress ---------------------------------------------------------------------------------------------------
 
-    def begin(self, *, tail: int | None) -> None:
-        """An iteration over the epoch begins; `tail` as in the attributes."""
+    def begin(self, *, tail: int | None, first: int | None = None) -> None:
+        """An iteration over the epoch begins; `tail` as in the attributes, `first` the position it begins with."""
+        self._first = first
         self.tail, self.exhausted, self.ended, self.begun = tail, False, False, True
         self._begin = self._length
 

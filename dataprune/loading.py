@@ -255,7 +255,8 @@ class _Positions(Iterator[int]):
             share = -(-len(pruner.select(epoch)) // sampler.world_size)
             if sampler.drop_last:
                 checks.check_batch_size(f"epoch {epoch}", share, sampler.batch_size)
-        pruner.begin(epoch, tail=tail, closed=over)
+        resumed = resume and 0 < len(order) < -(-len(pruner.select(epoch)) // sampler.world_size)
+        pruner.begin(epoch, tail=tail, closed=over, first=int(order[0]) if resumed else None)
         before = pruner.recorded
         for start in range(0, len(order), _CHUNK):
             yield from order[start : start + _CHUNK].tolist()

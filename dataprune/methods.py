@@ -415,6 +415,7 @@ def reads(name: str) -> criteria.Reads:
 def _schedule(keep: float | None, budget: float | None, epochs: int, warmup: int, anneal: float) -> schedules.Schedule:
     if isinstance(warmup, bool) or not isinstance(warmup, int) or warmup < 0:
         raise ValueError(f"warmup is a number of full epochs, at least 0, got {warmup!r}")
+    schedules.check_whole("epochs", epochs)
     stop = schedules.full_from(epochs, anneal)
     if (keep is None) == (budget is None):
         raise ValueError("give keep (fraction of a pruned epoch) or budget (fraction of a full run), one of them")

@@ -22,7 +22,7 @@ from .errors import CheckpointError, PlanError
 from .hashing import Key
 from .plan import Plan, check_plan, plan_of
 from .policies import Policy, declared
-from .schedules import Schedule, check_fraction
+from .schedules import Schedule, check_fraction, check_whole
 from .scores import ScoreBook
 from .selection import Selection, pack, unpack
 
@@ -63,8 +63,7 @@ class Pruner:
         seed: int = 0,
     ):
         for name, value in (("size", size), ("epochs", epochs), ("every", every)):
-            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+            check_whole(name, value)
         if not 0 < smoothing <= 1:
             raise ValueError(f"smoothing is the weight of a new score, in (0, 1], got {smoothing}")
         self.size = int(size)
@@ -185,12 +184,12 @@ class Pruner:
         Returns:
             Positions, ascending unless the policy orders them, and loss weights; alike on every rank.
         Raises:
-            ValueError: if epoch is negative or not below `epochs`.
+            ValueError: if epoch is no whole number, negative or not below `epochs`.
             PlanError: if what was trained is not what was planned, or the ranks disagree.
         """
-        if not 0 <= epoch < self.epochs:
+        if isinstance(epoch, bool) or not isinstance(epoch, Integral) or not 0 <= epoch < self.epochs:
             raise ValueError(
-                f"epoch {epoch} is outside this pruner's {self.epochs} epochs (0 to {self.epochs - 1}): "
+                f"epoch {epoch!r} is outside this pruner's {self.epochs} epochs (0 to {self.epochs - 1}): "
                 "build it with epochs=... of the whole run"
             )
         if self._selection is not None and epoch == self.selected:
@@ -444,16 +443,17 @@ class Pruner:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    def begin(self, epoch: int, *, tail: int | None, closed: bool = False) -> None:
+    def begin(self, epoch: int, *, tail: int | None, closed: bool = False, first: int | None = None) -> None:
         """For samplers: an iteration over `epoch` begins.
 
         Args:
             epoch: that `select` was last called for.
             tail: samples, of all ranks, that the loader drops at the end of it; None where the sampler cannot know.
             closed: whether the run is over, so that nothing may be recorded any more.
+            first: position that is handed out first, where an epoch is resumed.
         """
         if epoch == self.selected:
-            self._epoch.begin(tail=tail)
+            self._epoch.begin(tail=tail, first=first)
             self._closed = closed
 
     def end(self, epoch: int, *, before: int | None = None, exhausted: bool = True) -> None:

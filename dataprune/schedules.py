@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 
 Schedule = Callable[[int], float]
 
@@ -106,6 +106,12 @@ def full_from(epochs: int, anneal: float) -> int:
     if not 0 <= anneal <= 1:
         raise ValueError(f"anneal is the share of full epochs at the end, in [0, 1], got {anneal}")
     return math.ceil(round((1 - anneal) * epochs, 9))  # 1 - 0.7 is a hair above 0.3
+
+
+def check_whole(name: str, value: int) -> None:
+    """Raise ValueError unless `value` is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
 def check_fraction(name: str, value: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -107,6 +108,22 @@ def test_a_new_run_with_another_loader_of_the_same_pruner() -> None:
     p, q = pruner(), pruner()
     first, second, only = (prune_loader(loader(), each) for each in (p, p, q))
     assert [positions(first), positions(second)] == [positions(only), positions(only)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_batches_skipped_by_the_state_and_by_the_loop_are_named(workers: int) -> None:
+    p = pruner("loss")
+    train(p, prune_loader(loader(), p), stop=3)
+    for skipped in (0, 3):
+        q = pruner("loss")
+        batches = prune_loader(loader(num_workers=workers), q)
+        q.load_state_dict(reloaded(p.state_dict()))
+        expected = pytest.warns(UserWarning, match="skip_first_batches") if skipped else contextlib.nullcontext()
+        with expected:
+            for number, (index, _) in enumerate(batches):
+                if number >= skipped:
+                    record(q, index)
 
 
 # -- torchdata -------------------------------------------------------------------------------------------------------

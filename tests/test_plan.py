@@ -165,8 +165,8 @@ def test_a_pickled_pruner_goes_on_as_the_first(row: Row) -> None:
 def test_the_repr_of_a_pruner_names_its_parts() -> None:
     text = repr(dataprune.emp(100, keep=0.3, epochs=10, beta=2.0))
     assert text == (
-        "Pruner(100, loss_plus_entropy(beta=2.0, distribution=None), top_k(balance=None), window(keep=0.3, start=1, stop=10), epochs=10, "
-        "smoothing=1.0, every=1, seed=0)"
+        "Pruner(100, loss_plus_entropy(beta=2.0, distribution=None), top_k(balance=None), "
+        "window(keep=0.3, start=1, stop=10), epochs=10, smoothing=1.0, every=1, seed=0)"
     )
     assert "\n" not in repr(dataprune.loss(SIZE, keep=0.5, epochs=3, warmup=0, balance=LABELS))
     assert len(repr(dataprune.loss(SIZE, keep=0.5, epochs=3, warmup=0, balance=LABELS))) < 200

@@ -472,3 +472,13 @@ def test_a_loss_that_is_not_finite_is_refused_by_criteria_that_do_not_read_it(cr
 def test_a_loss_beyond_float32_is_refused() -> None:
     with pytest.raises(ValueError, match="beyond float32"):
         pruner().update(torch.arange(2), torch.tensor([1.0, 1e39], dtype=torch.float64))
+
+
+def test_numbers_that_are_no_whole_numbers_are_refused_in_words() -> None:
+    for epoch in (1.5, "1", True, None):
+        with pytest.raises(ValueError, match=r"outside this pruner's 6 epochs"):
+            pruner().select(epoch)
+    for name in ("emp", "rs2", "infobatch"):
+        for epochs in ("3", 3.0, 0, None):
+            with pytest.raises(ValueError, match="epochs must be a whole number"):
+                dataprune.METHODS[name](SIZE, keep=0.5, epochs=epochs)
