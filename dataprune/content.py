@@ -86,7 +86,7 @@ def reorders(collate: Callable[[list[Any]], Any], items: list[Any]) -> bool | No
     if content != list(leaves(again)) or any(leaf.startswith(_OPAQUE) for leaf in content):
         return False
     if content == list(leaves(backward)):
-        return True
+        return rows(forward) == len(items)
     columns = zip(_columns(forward, len(items)), _columns(backward, len(items)))
     verdicts = {_kept(a, b) for a, b in columns}
     return False in verdicts and True not in verdicts

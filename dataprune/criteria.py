@@ -93,7 +93,8 @@ def entropy(
             "bernoulli": (B,), (B, 1) or (B, C) logits of independent sigmoids, averaged over the labels.
             "gaussian": a pair (mean, variance) of (B,) or (B, D) tensors of one shape, summed over D.
         targets: (B, S) class ids where outputs are (B, S, C). Where no distribution is given, multi-hot (B, C) targets
-            (integers, or rows that do not sum to 1) and one logit with targets 0 and 1 mean "bernoulli".
+            (integers, or zeros and ones in rows of which some do not sum to 1) and one logit with targets 0 and 1 mean
+            "bernoulli".
         distribution: one of the three; by default found from outputs and targets where these are certain.
     Returns:
         Entropies in [0, log C] for classes, [0, log 2] for sigmoids, any real number for a Gaussian; 0 for a sample
@@ -116,9 +117,7 @@ def entropy(
     if kind == "bernoulli":
         return _bernoulli_entropy(outputs)
     if kind == "multi-hot":
-        # float targets whose rows sum to 1 are soft labels; decided without waiting for the device
-        multi_hot = ((targets.sum(dim=1) - 1).abs() > _SUM_TO_ONE).any().to(outputs.device)
-        return torch.where(multi_hot, _bernoulli_entropy(outputs), _plogp(outputs).neg_())
+        return _soft_or_multi_hot(outputs, targets.to(outputs.device))
     if outputs.ndim == 2:
         return _plogp(outputs).neg_()
     return _token_entropy(outputs, targets)
@@ -147,8 +146,8 @@ class entropy_of(Declared):
 class loss_plus_entropy(Declared):
     """Add beta times the entropy of the prediction to the loss: EMP's score.
 
-    Outputs with a single value per sample, (B,) or (B, 1), whose targets are not 0 and 1 are a regression head: its
-    variance, and so its entropy, is the same for all, and the score is the loss.
+    Outputs with a single value per sample, (B,) or (B, 1), whose targets are not 0 and 1, and pairs (mean, None), are a
+    regression: its variance, and so its entropy, is the same for all, and the score is the loss.
 
     Args:
         beta: weight of the memory term.
@@ -179,7 +178,7 @@ class loss_plus_entropy(Declared):
                 f"outputs hold {outputs.dtype}: pass the logits, as in pruner.loss(index, losses, logits, y)"
             )
         kind = _distribution(outputs, targets) if self.distribution is None else self.distribution
-        if isinstance(outputs, Tensor) and kind == "gaussian":
+        if kind == "gaussian" and (isinstance(outputs, Tensor) or outputs[1] is None):
             return losses
         if kind == "softmax" and outputs.ndim == 2 and len(outputs) == len(losses):
             return torch.add(losses, _plogp(outputs), alpha=-self.beta)  # the common case, with one call less
@@ -275,6 +274,19 @@ def _distribution(outputs: Any, targets: Any) -> Any:
     )
 
 
+def _soft_or_multi_hot(logits: Tensor, targets: Tensor) -> Tensor:
+    """The entropy by float targets (B, C), found without waiting for the device: NaN where they are neither."""
+    soft = ((targets.sum(dim=1) - 1).abs() < _SUM_TO_ONE).all() & (targets >= 0).all()
+    multi_hot = ((targets == 0) | (targets == 1)).all()
+    if targets.is_cpu and not bool(soft | multi_hot):
+        raise ValueError(
+            'targets (B, C) are neither class probabilities, distribution="softmax", nor zeros and ones, "bernoulli": '
+            'name the distribution, and for a regression pass outputs (mean, variance) or (mean, None), "gaussian"'
+        )
+    neither = torch.where(multi_hot, _bernoulli_entropy(logits), torch.nan)
+    return torch.where(soft, _plogp(logits).neg_(), neither)
+
+
 def _bernoulli_entropy(logits: Tensor) -> Tensor:
     """Mean over the labels of log(1 + exp(-|z|)) + |z| / (1 + exp(|z|)), which neither overflows nor cancels."""
     z = logits.to(torch.promote_types(logits.dtype, torch.float32)).abs().clamp(max=100)
@@ -320,8 +332,8 @@ def _gaussian_entropy(outputs: Any, batch: int) -> Tensor:
         isinstance(outputs, (tuple, list)) and len(outputs) == 2 and all(isinstance(part, Tensor) for part in outputs)
     )
     if not pair or outputs[0].shape != outputs[1].shape or outputs[1].ndim not in (1, 2) or len(outputs[1]) != batch:
-        if isinstance(outputs, Tensor):
-            shown = f"one tensor {tuple(outputs.shape)}, which has no variance: use `loss` there"
+        if isinstance(outputs, Tensor) or (len(outputs) == 2 and outputs[1] is None):
+            shown = "no variance. A regression without one has no memory term: use `loss` there"
         else:
             shown = str([tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in outputs])
         raise ValueError(

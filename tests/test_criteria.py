@@ -245,8 +245,13 @@ def test_recipes_name_their_distribution() -> None:
 def test_a_single_regression_output_leaves_the_loss(shape: tuple) -> None:
     emp = criteria.loss_plus_entropy(distribution="gaussian")
     assert torch.equal(emp(losses(4), torch.randn(shape), None), losses(4))
-    with pytest.raises(ValueError, match=r"has no variance: use `loss`"):
-        criteria.entropy(losses(4), torch.randn(shape), torch.randn(shape))
+    several = criteria.loss_plus_entropy()
+    assert torch.equal(several(losses(4), (torch.randn(4, 3), None), torch.randn(4, 3)), losses(4))
+    for outputs in (torch.randn(shape), (torch.randn(4, 3), None)):
+        with pytest.raises(ValueError, match="has no memory term: use `loss`"):
+            criteria.entropy(losses(4), outputs, torch.randn(shape))
+    with pytest.raises(ValueError, match=r"neither class probabilities.*softmax.*bernoulli.*gaussian"):
+        several(losses(4), torch.randn(4, 3), torch.randn(4, 3))
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 1), (4, 3)])

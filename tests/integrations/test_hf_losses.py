@@ -83,7 +83,7 @@ def test_regression_has_no_entropy() -> None:
     for pruner in (emp(), dataprune.loss(SIZE, keep=0.5, epochs=4)):
         ours = train(model=model, data=data, pruner=pruner, **still())
         assert ours.pruner.book.score.numpy() == pytest.approx(errors.numpy(), rel=1e-4)
-    with pytest.raises(ValueError, match="a single regression output has none, use `loss`"):
+    with pytest.raises(ValueError, match="has no memory term: use `loss`"):
         train(model=model, data=data, pruner=dataprune.memory(SIZE, keep=0.5, epochs=4), **still())
 
 
@@ -148,7 +148,7 @@ def test_memory_needs_more_than_the_loss_of_a_batch() -> None:
     pruner = dataprune.memory(SIZE, keep=0.5, epochs=4)
     with (
         pytest.warns(UserWarning, match="no losses per sample"),
-        pytest.raises(ValueError, match="outputs that carry a distribution"),
+        pytest.raises(ValueError, match="has no memory term"),
     ):
         train(model=OnlyLoss(), pruner=pruner)
 

@@ -116,8 +116,7 @@ def _squared(logits: Tensor, labels: Tensor) -> SampleLosses | None:
         return None
     error = (logits.reshape(batch, -1).float() - labels.reshape(batch, -1).float()).square()
     count = torch.full((batch,), error.shape[1], device=logits.device)
-    # one column: criteria then know that there is no distribution
-    return SampleLosses(error.sum(dim=1), count, logits.detach().reshape(batch, -1)[:, :1], labels)
+    return SampleLosses(error.sum(dim=1), count, (logits.detach(), None), labels)  # without a predicted variance
 
 
 def _binary(logits: Tensor, labels: Tensor) -> SampleLosses | None:

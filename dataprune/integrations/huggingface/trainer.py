@@ -179,7 +179,7 @@ class PrunedTrainerMixin(_Trainer):
         if losses is None:  # fall back to the batch mean for every sample; a 1-d output tells that there are no logits
             scaled = self.model_accepts_loss_kwargs and num_items_in_batch is not None
             batch = loss.detach() * (self.current_gradient_accumulation_steps if scaled else 1)
-            self.pruner.update(index, batch.expand(len(index)), batch.expand(len(index)))
+            self.pruner.update(index, batch.expand(len(index)), (batch.expand(len(index)), None))
         else:
             trainer_checks.check_rows(losses.total, index)
             self.pruner.update(index, losses.mean().detach(), losses.outputs, losses.targets)
