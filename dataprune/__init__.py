@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from .content import fingerprint
     from .errors import CheckpointError, DataError, PlanError, UsageError
     from .hashing import Key
-    from .loading import Indexed, IndexedCollate, PruneSampler, prune_loader
+    from .indexed import Indexed, IndexedCollate
+    from .loading import PruneSampler, prune_loader
     from .methods import *
     from .pruner import Pruner
     from .scores import ScoreBook
@@ -33,7 +34,8 @@ _HOME = {
     "content": ["fingerprint"],
     "errors": ["CheckpointError", "DataError", "PlanError", "UsageError"],
     "hashing": ["Key"],
-    "loading": ["Indexed", "IndexedCollate", "PruneSampler", "prune_loader"],
+    "indexed": ["Indexed", "IndexedCollate"],
+    "loading": ["PruneSampler", "prune_loader"],
     "methods": ["METHODS"],  # and every recipe in it
     "pruner": ["Pruner"],
     "scores": ["ScoreBook"],

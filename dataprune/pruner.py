@@ -168,6 +168,11 @@ class Pruner:
         checks.check_data(self._saved_data, self._data)
 
     @property
+    def begun(self) -> bool:
+        """Whether any sample was recorded, or a later epoch than the first selected."""
+        return self._recorded or bool(self.selected)
+
+    @property
     def recorded(self) -> int:
         """Samples of the running epoch that this process has recorded, repetitions included."""
         return self._epoch.recorded

@@ -65,7 +65,7 @@ class PruneCallback(Callback):
         if stage == "fit":
             check_version(trainer)
             _check_trainer(trainer, self.pruner)
-            self._used = trainer.current_epoch == 0 and self.pruner.selected is not None
+            self._used = trainer.current_epoch == 0 and self.pruner.begun
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Load the state of a checkpoint, and set the length of the first epoch."""

@@ -100,7 +100,9 @@ def test_max_steps_frees_num_train_epochs() -> None:
 
 def test_a_used_pruner() -> None:
     used = pruner()
-    used.select(0)
+    used.select(0)  # a look at the plan
+    build(prune=used)
+    used.update(torch.arange(2), torch.ones(2), torch.zeros(2, 3))
     with pytest.raises(ValueError, match="has begun to train already: build a new one for each Trainer"):
         build(prune=used)
 

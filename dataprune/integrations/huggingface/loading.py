@@ -8,7 +8,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from ...loading import Indexed, IndexedCollate, PruneSampler
+from ...indexed import Indexed, IndexedCollate
+from ...loading import PruneSampler
 
 INDEX = "dataprune_index"  # in a batch on its way from the loader to compute_loss; no model sees it
 

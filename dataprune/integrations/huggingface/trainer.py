@@ -24,8 +24,8 @@ from torch.utils.data import DataLoader
 
 from ... import checks
 from ...errors import CheckpointError
+from ...indexed import Indexed
 from ...learning_rate import Progress
-from ...loading import Indexed
 from ...pruner import Pruner, epoch_steps
 from ..trainers import Savings, check_new
 from . import sample_losses, trainer_checks
@@ -72,7 +72,7 @@ class PrunedTrainerMixin(_Trainer):
         if per_sample_loss is not None:
             self.loss_is_scaled_for_ga = False  # a mean over the micro-batch, which the Trainer divides
         trainer_checks.check(self)
-        check_new(pruner.selected is not None, "Trainer", "train(resume_from_checkpoint=...)")
+        check_new(pruner.begun, "Trainer", "train(resume_from_checkpoint=...)")
         self._new_pruner = copy.deepcopy(pruner.state_dict())
         self._sampler: WholeEpochs | None = None
         self._savings = Savings()

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ... import distributed
-from ...loading import Indexed
+from ...indexed import Indexed
 from ..trainers import check_batch_size, check_epochs, check_pruner
 from .sample_losses import SampleLosses
 
