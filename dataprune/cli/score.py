@@ -48,7 +48,7 @@ def score(
 
     With --init the given run's model scores the parquet files in --data in one pass, a few images in memory at a time.
     Such a pass computes el2n, entropy, least_confidence, margin, loss and grand. `dataprune select --scores FILE` reads
-    the table.
+    the table. A model of your own, module:function, is imported only if --model names it again.
     """
     if init is not None:
         _score_in_one_pass(settings, init, engine, address, jobs, out, json_)
@@ -84,14 +84,15 @@ def _score_in_one_pass(
     from ..lab.training import score_pass
 
     given, defaults = vars(settings), vars(Settings(method=settings.method))
+    model = settings.model if ":" in settings.model else None
     for name in given:
-        if given[name] != defaults[name] and name not in ("data", "statistics", "device"):
+        if given[name] != defaults[name] and name not in ("data", "statistics", "device", model and "model"):
             raise UsageError(
                 f"{flag(name)} is for training, and --init scores with a model as it was trained: leave it out"
             )
     out = out or default_out("score", settings.data, "by", folder_name(str(run)))
     names, device = settings.statistic_names, settings.device
-    record = score_pass.score(settings.data, names, run, out, device=device, spread=spread)
+    record = score_pass.score(settings.data, names, run, out, device=device, model=model, spread=spread)
     if json_:
         print_json(record)
         return

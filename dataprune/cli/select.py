@@ -35,6 +35,10 @@ def select(
     ] = None,
     balance: Annotated[str | None, typer.Option(help="none, or class: keep equal numbers per class.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
+    model: Annotated[
+        str | None,
+        typer.Option(help="The scoring run's model, where that is a module:function: a folder alone imports no code."),
+    ] = None,
     option: Annotated[
         list[str] | None, typer.Option(help="Parameter of the method, as name=value (cutoff=0.3); repeatable.")
     ] = None,
@@ -56,7 +60,7 @@ def select(
     if out is not None:
         _check_suffix(out)
     options = _options(method, option or [], statistic=statistic, weights=weights, balance=balance)
-    selection, metadata = coreset.select(method, scores, keep=keep, seed=seed, options=options)
+    selection, metadata = coreset.select(method, scores, keep=keep, seed=seed, options=options, model=model)
     if out is None:
         parts = [method, f"keep{keep:g}", f"seed{seed}"]
         parts += [file_name(f"{name}{value}") for name, value in sorted(options.items())]

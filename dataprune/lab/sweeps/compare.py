@@ -365,7 +365,8 @@ class Rows:
         file = self.places.coreset(f"{method}-seed{seed}", keys)
         (scored,) = yield [Job("scoring", seed, scoring, folder, save_model=True, test=False)]
         if distributed.rank() == 0 and not file.exists():
-            select.write(file, *select.select(method, folder, keep=keep, seed=seed, options=options, data=self.data))
+            about = {"keep": keep, "seed": seed, "options": options, "data": self.data, "model": scoring.model}
+            select.write(file, *select.select(method, folder, **about))
         distributed.barrier()
         seconds = scored.seconds + Selection.metadata(file)["seconds"]
         cost = {"scoring_samples": scored.samples, "scoring_seconds": seconds}

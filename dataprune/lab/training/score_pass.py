@@ -52,6 +52,7 @@ def score(
     out: Path,
     *,
     device: str | None = None,
+    model: str | None = None,
     spread: Spread | None = None,
 ) -> dict[str, Any]:
     """Score every sample of a folder of parquet files by one pass of a trained model, in evaluation mode.
@@ -65,6 +66,7 @@ def score(
         run: folder of the run whose model scores.
         out: folder that `scores.parquet` is written to.
         device: of the model.
+        model: the run's, needed where that is a "module:function", see `trained.load`.
         spread: carries the pass out; in this process by default.
     Returns:
         `scores`, the table; `samples`, `statistics`, `workers` (how many processes scored), `seconds`.
@@ -74,7 +76,7 @@ def score(
     """
     names = list(names) or [name for name in SNAPSHOTS if not STATISTICS[name]().features]
     _check_statistics(names)
-    trained = load(run, device)
+    trained = load(run, device, model)
     pieces = find(Path(folder).expanduser())
     started = time.perf_counter()
     size = sum(piece.rows for piece in pieces)

@@ -40,6 +40,7 @@ def select(
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
     data: Data | None = None,
+    model: str | None = None,
 ) -> tuple[Selection, dict[str, Any]]:
     """Select a coreset by a static method.
 
@@ -48,6 +49,7 @@ def select(
         path: the folder of a scoring run; or a table of scores (.parquet, .csv); or features (.safetensors with
             `features`, and `logits` and `labels` where the method needs them; `val_` before them for a validation set).
         data: training data of the scoring run, if it is loaded already.
+        model: the scoring run's, needed where that is a "module:function", see `trained.load`.
     Returns:
         The coreset, and its metadata for `write`: method, keep, seed, options, seconds (of selection and of the pass
         that extracts features), the settings of the scoring run, `fingerprint` and `labels`.
@@ -56,7 +58,7 @@ def select(
         DataError: if a file is broken.
     """
     needs = coresets.find(name).needs
-    inputs, notes = _inputs(name, Path(path), data)
+    inputs, notes = _inputs(name, Path(path), data, model)
     if needs in ("features", "logits", "gradients", "validation"):
         inputs.extracted()  # extraction measures its own time
     elif needs == "model":
@@ -98,11 +100,13 @@ def adapted(settings: Settings, *, strategy: str, small_batches: bool) -> tuple[
     return replace(settings, epochs=epochs, batch_size=batch_size), data
 
 
-def _inputs(name: str, path: Path, data: Data | None) -> tuple[Inputs, dict[str, Any]]:
+def _inputs(name: str, path: Path, data: Data | None, model_name: str | None) -> tuple[Inputs, dict[str, Any]]:
     """The inputs of a selector, and metadata about them."""
     if path.is_dir():
-        run = _ScoringRun(name, path, data)
+        run = _ScoringRun(name, path, data, model_name)
         return run.inputs(), run.notes
+    if model_name is not None:
+        raise UsageError(f"--model is for the folder of a scoring run, and {path} is a file: leave it out")
     if not path.exists():
         raise UsageError(f"there is no {path}: give the folder of `dataprune score`, a table of scores, or features")
     model = _lacks(name, path, "the model")
@@ -127,8 +131,8 @@ def _inputs(name: str, path: Path, data: Data | None) -> tuple[Inputs, dict[str,
 class _ScoringRun:
     """The inputs that a scoring run gives; passes over its data are made when first needed, and kept in its folder."""
 
-    def __init__(self, name: str, folder: Path, data: Data | None):
-        self.name, self.folder, self._data = name, folder, data
+    def __init__(self, name: str, folder: Path, data: Data | None, model_name: str | None):
+        self.name, self.folder, self._data, self._model_name = name, folder, data, model_name
         self.settings, record = run_folder.read(folder)
         if record is None:
             raise UsageError(f"the run in {folder} is not finished: repeat its `dataprune score`, which resumes it")
@@ -153,7 +157,7 @@ class _ScoringRun:
 
     @cached_property
     def trained(self) -> Trained:
-        return load(self.folder, self.settings.device)
+        return load(self.folder, self.settings.device, self._model_name)
 
     @cached_property
     def model(self) -> nn.Module:

@@ -42,15 +42,25 @@ class Trained(NamedTuple):
         return normalize(pixels, self.input.mean, self.input.std)
 
 
-def load(run: Path, device: str | None) -> Trained:
+def load(run: Path, device: str | None, model: str | None = None) -> Trained:
     """Load the model that a run left in its folder.
 
+    A folder may come from elsewhere: a "module:function" in it, which would be imported, is not believed unless the
+    caller names the same as `model`.
+
     Raises:
-        UsageError: if there is none, or it is no classifier.
+        UsageError: if there is none, it is no classifier, or its model is not `model`.
         CheckpointError: if its files are damaged.
     """
     settings, record = run_folder.read(run)
     weights = run / "model.safetensors"
+    if ":" in settings.model and model is None:
+        raise UsageError(
+            f"{run} names the model {settings.model}, code that would be imported: if you trust it, give --model "
+            f"{settings.model}"
+        )
+    if model not in (None, settings.model):
+        raise UsageError(f"--model {model}: the run in {run} trained {settings.model}")
     if settings.task != "classification":
         raise UsageError(f"{run} was trained without labels: give a classifier of `dataprune train` or `score`")
     if record is None or record.input is None or not weights.exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from dataprune import CheckpointError, DataError, Selection, UsageError, coreset
 from dataprune.lab.data.augment import normalize
 from dataprune.lab.models import build
 from dataprune.lab.training import run as training
-from dataprune.lab.training import run_folder, select
+from dataprune.lab.training import run_folder, score_pass, select, trained
 from dataprune.lab.training.build import build_pruner, build_rate
 
 SETTINGS = tiny.settings(
@@ -186,3 +187,27 @@ def test_an_interrupted_scoring_run_resumes(workers: int, tmp_path: Path, monkey
     whole, cut = (dynamics.load_scores(tmp_path / name / "scores.parquet").scores for name in ("whole", "cut"))
     for name in whole:
         assert torch.equal(whole[name], cut[name]), name
+
+
+def test_a_folder_alone_imports_no_code(scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A downloaded folder may name any module as its model; only the caller's own name is imported."""
+    folder = tmp_path / "run"
+    shutil.copytree(scored, folder)
+    files.write_json(folder / "config.json", {**files.read_json(folder / "config.json"), "model": "payload:make"})
+    (folder / "extracted.safetensors").unlink(missing_ok=True)
+    (tmp_path / "payload.py").write_text("from dataprune.lab.models.build import mlp as make\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    data = tiny.data(val=40)
+    for name in ("k_center", "craig", "deepfool"):
+        with pytest.raises(UsageError, match="if you trust it, give --model payload:make"):
+            select.select(name, folder, keep=0.1, data=data)
+    with pytest.raises(UsageError, match="give --model payload:make"):
+        score_pass.score("nowhere", ["el2n"], folder, tmp_path / "out")
+    with pytest.raises(UsageError, match=r"--model mlp: the run in .* trained payload:make"):
+        trained.load(folder, "cpu", "mlp")
+    with pytest.raises(UsageError, match="--model is for the folder of a scoring run"):
+        select.select("el2n", folder / "scores.parquet", keep=0.1, model="payload:make")
+    select.select("el2n", folder, keep=0.1, data=data)  # reads scores alone
+    assert "payload" not in sys.modules
+    selection, _ = select.select("k_center", folder, keep=0.1, data=data, model="payload:make")
+    assert len(selection) == 36 and sys.modules.pop("payload")
