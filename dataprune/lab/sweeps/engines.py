@@ -61,13 +61,15 @@ class Job:
 def perform(job: Job, data: Data, report: Callable[[dict[str, Any]], None] | None = None) -> RunRecord:
     """Run a job in this process, or read its record where it is finished; errors as for `finished` and `run`."""
     record = finished(job)
+    if record is None and job.weights is not None and not job.weights.exists():
+        record = finished(job)  # another process that has finished this job may have deleted them
+        if record is None:
+            raise UsageError(
+                f"{job.weights} does not exist: the finished run did not save its weights (save_model=False); choose "
+                "another --out"
+            )
     if record is not None:
         return record
-    if job.weights is not None and not job.weights.exists():
-        raise UsageError(
-            f"{job.weights} does not exist: the finished run did not save its weights (save_model=False); choose "
-            "another --out"
-        )
     model = tasks.of(job.settings, data).model()
     if job.prune is not None:
         assert job.weights is not None
@@ -139,7 +141,7 @@ def processes(count: int) -> Engine:
         before = set(multiprocessing.active_children())
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         threads = settings.threads or max(1, cores // count)
-        with tempfile.TemporaryDirectory() as folder, connected(torch.device("cpu")):
+        with _terminable(), tempfile.TemporaryDirectory() as folder, connected(torch.device("cpu")):
             path = os.path.join(folder, "data.pt")
             torch.save(data, path)
             # spawned: a forked process cannot use a GPU that its parent has initialized
@@ -154,6 +156,23 @@ def processes(count: int) -> Engine:
                 pool.shutdown()
 
     return engine
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """End on SIGTERM by an exception, as on Ctrl-C, so that temporary files are removed."""
+
+    def end(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # which alone may set handlers
+        yield
+        return
+    former = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def refuse_torchrun(option: str) -> None:
@@ -188,7 +207,11 @@ def side_by_side(
             failures.append(error)
         for job in waiting.get(position, ()):
             if job.out not in outcomes:
-                outcomes[job.out] = finished(job)
+                try:
+                    outcomes[job.out] = finished(job)
+                except Exception as error:  # a damaged record, or another run's folder
+                    fail(job, error)
+                    continue
                 if outcomes[job.out] is None:
                     queue.append(job)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Hashable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -17,8 +18,6 @@ from ..training.build import load_data
 from ..training.settings import Settings
 from . import engines
 from .engines import Engine, Report, Steps
-
-IDENTITY = "sweep.json"
 
 
 class Places:
@@ -110,16 +109,18 @@ def carry_out(
     with engine(sweep.settings, data, report) as drive:
         planned = sweep.steps(data, places or Places(out))
         claim(out, sweep.kind, sweep.identity, sweep.file)
-        rows = _kept(sweep, path)
-        order = [*(key for key in rows if key not in planned), *planned]
+        _kept(sweep, path)  # a damaged file is refused before anything is trained
         distributed.barrier()  # every rank has read the file
 
-        keys, content = list(planned), {}
+        keys, made, content = list(planned), dict[Hashable, Any](), {}
         for position, row in drive(list(planned.values())):
-            rows[keys[position]] = row
-            content = sweep.summary(data, {key: rows[key] for key in order if key in rows})
-            if distributed.rank() == 0:
-                files.write_json(path, content)
+            made[keys[position]] = row
+            with locked(out):  # another call may have added rows since
+                rows = {**_kept(sweep, path), **made}
+                order = [*(key for key in rows if key not in planned), *(key for key in planned if key in rows)]
+                content = sweep.summary(data, {key: rows[key] for key in order})
+                if distributed.rank() == 0:
+                    files.write_json(path, content)
     return content
 
 
@@ -142,18 +143,26 @@ def claim(out: Path, kind: str, identity: Mapping[str, Any], file: str) -> None:
         UsageError: if a value differs; the message has names, old and new values.
     """
     run_folder.check_folder(out)
-    path = out / IDENTITY
+    if (out / "config.json").exists():
+        raise UsageError(f"{out} holds a single run: choose another --out")
+    path = out / run_folder.SWEEP
     new: dict[str, Any] = json.loads(json.dumps({"kind": kind, **identity}))
-    old = files.read_json(path) if path.exists() else {}
-    if not old and (out / file).exists():
-        raise UsageError(f"{out} has {file} but no {IDENTITY}: choose another --out, or delete the folder")
-    differences = [text for name in old if name in new for text in _differences(name, old[name], new[name])]
-    if differences:
-        raise UsageError(f"{out} holds another {kind} ({'; '.join(differences)}): choose another --out, or delete it")
-    distributed.barrier()
-    if distributed.rank() == 0:
-        run_folder.folder(out)
-        files.write_json(path, {**old, **new})
+    with locked(out):
+        old = files.read_json(path) if path.exists() else {}
+        if not old and (out / file).exists():
+            raise UsageError(f"{out} has {file} but no {run_folder.SWEEP}: choose another --out, or delete the folder")
+        differences = [text for name in old if name in new for text in _differences(name, old[name], new[name])]
+        if differences:
+            text = "; ".join(differences)
+            raise UsageError(f"{out} holds another {kind} ({text}): choose another --out, or delete it")
+        distributed.barrier()
+        if distributed.rank() == 0:
+            files.write_json(path, {**old, **new})
+
+
+def locked(out: Path) -> AbstractContextManager[None]:
+    """Lock a sweep's folder while its files are read, changed and written: several calls may work in it."""
+    return run_folder.locked(out, ".sweep.lock")
 
 
 def _differences(name: str, old: Any, new: Any) -> Iterator[str]:

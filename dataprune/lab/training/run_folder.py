@@ -25,6 +25,7 @@ from ...errors import CheckpointError, UsageError
 from .settings import Settings
 
 SCHEMA = 2  # of a run's checkpoint
+SWEEP = "sweep.json"  # identity of a sweep, in its folder
 RECORDED = {  # fields of a record that tables show
     "method", "seed", "accuracy", "val_accuracy", "samples", "steps", "seconds", "select_seconds", "reached_keep",
 }  # fmt: skip
@@ -140,18 +141,27 @@ def folder(out: Path) -> None:
 def finished(out: Path, settings: Settings) -> RunRecord | None:
     """Read the record of a finished run; None if it is not finished.
 
+    What a kill between the record and the end has left in the folder is removed.
+
     Raises:
-        UsageError: if `out` is a file, or the folder of another run.
+        UsageError: if `out` is a file, or the folder of another run or of a sweep.
         CheckpointError: if its files are damaged.
     """
     check_folder(out)
+    if (out / SWEEP).exists():
+        raise UsageError(f"{out} holds a {files.read_json(out / SWEEP).get('kind', 'sweep')}: choose another --out")
     if (out / "config.json").exists():
         different = settings.differs(files.read_json(out / "config.json"))
         if different:
             raise UsageError(
                 f"{out} holds a run with other settings ({', '.join(different)}): choose another --out, or delete it"
             )
-    return _read_record(out)
+    record = _read_record(out)
+    if record is not None:
+        for name in ("checkpoint.pt", ".lock"):
+            with contextlib.suppress(OSError):  # such as a folder that may only be read
+                (out / name).unlink(missing_ok=True)
+    return record
 
 
 def read(out: Path) -> tuple[Settings, RunRecord | None]:
@@ -176,19 +186,29 @@ def _read_record(out: Path) -> RunRecord | None:
 
 @contextlib.contextmanager
 def claimed(out: Path) -> Iterator[None]:
-    """Lock a run's folder, on the first rank for all; a second process warns, and waits until the first ends.
+    """Lock a run's folder, on the first rank for all; a second process warns, and waits until the first ends."""
+    with locked(out, ".lock", f"another process trains in {out}: waiting for it to end"):
+        yield
+        if distributed.rank() == 0:
+            # waiters find a finished run, so deleting the lock file is safe
+            (out / ".lock").unlink(missing_ok=True)
 
-    Where the file system has no locks, there is none.
+
+@contextlib.contextmanager
+def locked(out: Path, name: str, waiting: str = "") -> Iterator[None]:
+    """Lock a file in a folder, which is made, on the first rank for all, until the block or the process ends.
+
+    A process that must wait warns with the text `waiting`. Where the file system has no locks, there is none.
     """
     if distributed.rank() != 0:
         yield
         return
-    lock = FileLock(out / ".lock")
+    folder(out)
+    lock = FileLock(out / name)
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=0 if waiting else -1)
     except Timeout:
-        warnings.warn(f"another process trains in {out}: waiting for it to end", stacklevel=3)
+        warnings.warn(waiting, stacklevel=5)
         lock.acquire()
     except NotImplementedError:
         pass
@@ -197,8 +217,6 @@ def claimed(out: Path) -> Iterator[None]:
             raise files.unwritable(out, error) from error
     try:
         yield
-        # waiters find a finished run, so deleting the lock file is safe
-        Path(lock.lock_file).unlink(missing_ok=True)
     finally:
         lock.release()
 

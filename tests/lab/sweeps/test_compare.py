@@ -251,6 +251,32 @@ def test_methods_can_be_added_to_a_folder(tmp_path: Path) -> None:
         carry_out(Comparison(tiny.settings(), ["loss"], [0]), tmp_path, data=data)
 
 
+def test_calls_in_one_folder_keep_each_others_rows(tmp_path: Path) -> None:
+    """Another call adds its rows while this one trains."""
+    data, other = tiny.data(), Comparison(tiny.settings(), ["emp"], [0])
+
+    def meanwhile(method: str, seed: int, line: dict[str, Any]) -> None:
+        if (method, line["epoch"]) == ("loss", 1):
+            carry_out(other, tmp_path, data=data)
+
+    carry_out(Comparison(tiny.settings(), ["rs2", "loss"], [0]), tmp_path, data=data, report=meanwhile)
+    content = files.read_json(tmp_path / "compare.json")
+    assert sorted(row["method"] for row in content["runs"]) == ["emp", "loss", "rs2"] and len(content["summary"]) == 3
+    claimed = files.read_json(tmp_path / "sweep.json")
+    assert {f"options of {name}" for name in ("rs2", "loss", "emp")} <= claimed.keys()
+
+
+def test_runs_and_comparisons_take_no_folder_of_each_other(tmp_path: Path) -> None:
+    data, settings = tiny.data(), tiny.settings()
+    carry_out(Comparison(settings, ["emp"], [0]), tmp_path / "compare", data=data)
+    with pytest.raises(UsageError, match="compare holds a comparison: choose another --out"):
+        training.run(settings, tmp_path / "compare", data=data)
+    training.run(settings, tmp_path / "train", data=data)
+    with pytest.raises(UsageError, match="train holds a single run: choose another --out"):
+        carry_out(Comparison(settings, ["emp"], [0]), tmp_path / "train", data=data)
+    assert not (tmp_path / "train" / "sweep.json").exists() and not (tmp_path / "compare" / "config.json").exists()
+
+
 STATIC = ("full", "short", "rs2", "el2n", "ccs", "k_center", "tdds", "top")
 OPTIONS = ("ccs.cutoff=0.1", "tdds.window=3", "dual.window=2", "dyn_unc.window=2", "top.statistic=dual")
 

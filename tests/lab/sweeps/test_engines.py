@@ -19,7 +19,7 @@ import tiny
 
 import dataprune
 from dataprune import files
-from dataprune.errors import UsageError
+from dataprune.errors import CheckpointError, UsageError
 from dataprune.lab.sweeps import engines
 from dataprune.lab.sweeps.compare import Comparison
 from dataprune.lab.sweeps.engine_ray import on_ray, train
@@ -134,6 +134,16 @@ def test_what_steps_share_runs_once_and_a_failure_waits_for_the_others(tmp_path:
     assert sorted(start.futures) == ["a", "b", "bad one", "c", "scoring"]
 
 
+def test_a_damaged_record_stops_no_other(tmp_path: Path) -> None:
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "metrics.json").write_text('{"method": "em')
+    every = [steps(tmp_path, ("damaged",), ("never",)), steps(tmp_path, ("scoring",), ("a",))]
+    found = []
+    with pytest.raises(CheckpointError, match=r"damaged, seed 3: .*metrics\.json is damaged"):
+        found.extend(result for _, result in side_by_side(every, Held(), 2, None))
+    assert found == [[("scoring",), ("a",)]]
+
+
 def test_no_more_run_at_once_than_may(tmp_path: Path) -> None:
     waiting: list[Future[RunRecord]] = []
     most = []
@@ -152,9 +162,9 @@ def test_no_more_run_at_once_than_may(tmp_path: Path) -> None:
     assert max(most) == 3
 
 
-def call(*arguments: Any, **more: Any) -> subprocess.Popen[str]:
+def call(*arguments: Any, env: dict[str, str] | None = None, **more: Any) -> subprocess.Popen[str]:
     quick = ["--model", "mlp", "--train-size", "320", "--keep", "0.3", "--device", "cpu", "--seeds", "2"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **(env or {})}
     command = [sys.executable, "-m", "dataprune", "compare", *quick, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **more)
 
@@ -194,7 +204,7 @@ def test_an_interrupted_sweep_loses_nothing_that_was_finished(side: tuple, tmp_p
     assert running.returncode == 130 and out == "" and len(lines) == 1 and lines[0].startswith("interrupted: "), err
     finished = {path: path.read_bytes() for path in tmp_path.glob("out/runs/*/metrics.json")}
     assert 1 <= len(files.read_json(compared)["runs"]) <= len(finished) < 6
-    left = [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
+    left = list(tmp_path.glob("out/*/**/.*"))
     assert all(path.name == ".lock" and not (path.parent / "metrics.json").exists() for path in left), left
     again = call(*given)
     out, err = again.communicate(timeout=120)
@@ -203,6 +213,38 @@ def test_an_interrupted_sweep_loses_nothing_that_was_finished(side: tuple, tmp_p
     for path, content in finished.items():
         assert path.read_bytes() == content
     assert len(files.read_json(compared)["runs"]) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.ddp
+def test_terminated_processes_leave_no_data(tmp_path: Path) -> None:
+    """SIGTERM, as a scheduler sends it, is no reason to leave the data set in the temporary folder."""
+    (tmp_path / "temporary").mkdir()
+    given = ("--epochs", 2000, "--methods", "short,rs2", "--jobs", 2, "--out", tmp_path / "out")
+    environment = {"TMPDIR": str(tmp_path / "temporary")}
+    running = call(*given, start_new_session=True, env=environment)
+    while len(list(tmp_path.glob("out/runs/*/history.jsonl"))) < 2:
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.01)
+    assert list(tmp_path.glob("temporary/*/data.pt"))
+    running.terminate()
+    assert running.wait(60) == 128 + signal.SIGTERM and not list(tmp_path.glob("temporary/*/*.pt"))
+    assert running.communicate() == ("", "")
+
+
+@pytest.mark.slow
+@pytest.mark.ddp
+def test_the_same_command_twice_and_another_beside(tmp_path: Path) -> None:
+    methods = ("rs2,loss", "rs2,loss", "rs2,emp")
+    calls = [call("--epochs", 6, "--methods", names, "--out", tmp_path / "out") for names in methods]
+    for running in calls:
+        _, err = running.communicate(timeout=120)
+        assert running.returncode == 0 and "error" not in err, err
+    rows = files.read_json(tmp_path / "out" / "compare.json")["runs"]
+    assert sorted((row["method"], row["seed"]) for row in rows) == [
+        (name, seed) for name in ("emp", "loss", "rs2") for seed in (0, 1)
+    ]
+    assert not list(tmp_path.rglob("*.part")) and not list(tmp_path.glob("out/runs/*/checkpoint.pt"))
 
 
 @pytest.mark.slow

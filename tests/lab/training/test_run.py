@@ -494,3 +494,13 @@ def test_the_thread_count_is_restored(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(training._Run, "train", lambda *rest: seen.append(torch.get_num_threads()))
     training.run(tiny.settings(threads=threads), tmp_path, data=tiny.data())
     assert seen == [used] and torch.get_num_threads() == before
+
+
+def test_what_a_kill_after_the_record_left_is_removed(tmp_path: Path) -> None:
+    data, settings = tiny.data(), tiny.settings(model="mlp")
+    record = training.run(settings, tmp_path, data=data)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    for name in ("checkpoint.pt", ".lock"):
+        (tmp_path / name).write_bytes(b"")
+    assert training.run(settings, tmp_path, data=data) == record
+    assert sorted(path.name for path in tmp_path.iterdir()) == names

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .... import coresets, distributed, files, network
+from ....errors import CheckpointError
 from ...data.named import Data
 from ...models import build
 from ...training import tasks
@@ -164,7 +165,12 @@ class Rows:
         )
         (record,) = yield [tuning]
         assert record.accuracy is not None
-        model = stages.load(weights, settings, self.data)
+        try:
+            model = stages.load(weights, settings, self.data)
+        except CheckpointError:
+            if not file.exists():
+                raise
+            return Row(**files.read_json(file))  # another process has written it, and deleted the model
         network.finalize(model)
         zeros, curve = network.sparsity(model), stages.Curve.read(out, settings.epochs)
         dense, sparse = (stages.flops(model, self.data, record.samples, sparse=sparse) for sparse in (False, True))
@@ -191,7 +197,7 @@ class Rows:
                 tasks.of(settings, self.data).save(model, out)
             files.write_json(file, asdict(row))
             if not grid.save_models:
-                weights.unlink()
+                weights.unlink(missing_ok=True)
         return row
 
     def _coreset(self, cell: Cell) -> Path:
