@@ -105,6 +105,24 @@ def test_several_labels_at_once() -> None:
     assert ours.pruner.book.score.numpy() == pytest.approx((losses + BETA * entropies).numpy(), rel=1e-3, abs=1e-4)
 
 
+@pytest.mark.parametrize("hot", [1, 2])
+@pytest.mark.parametrize("distribution", [None, "bernoulli"])
+def test_several_labels_are_scored_as_in_a_plain_loop(hot: int, distribution: Any) -> None:
+    model, data = bert(problem_type="multi_label_classification").eval(), Items(labels="several")
+    data.labels = torch.zeros(SIZE, 3).scatter_(1, torch.rand(SIZE, 3).argsort(dim=1)[:, :hot], 1.0)
+    options = {"keep": 0.3125, "epochs": 4, "distribution": distribution}
+    plain = dataprune.memory(SIZE, **(options | {"distribution": "bernoulli"}))
+    plain.select(0)
+    with torch.no_grad():
+        logits = model(input_ids=data.ids).logits
+    losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, data.labels, reduction="none").mean(dim=1)
+    plain.update(torch.arange(SIZE), losses, logits, data.labels)
+    plain.sync()
+    # also where each sample has one label, which alone would look like soft classes
+    ours = train(model=model, data=data, pruner=dataprune.memory(SIZE, **options), **still())
+    assert torch.allclose(ours.pruner.book.score, plain.book.score, atol=1e-5)
+
+
 def test_encoder_and_decoder_do_not_shift() -> None:
     torch.manual_seed(0)
     model = T5ForConditionalGeneration(

@@ -65,7 +65,7 @@ def read(
     if problem == "regression" or (single and problem is None):
         return _squared(logits, labels)
     if problem == "multi_label_classification" or (problem is None and labels.is_floating_point()):
-        return _binary(logits, labels)
+        return _binary(logits, labels, certain=problem is not None)
     if labels.is_floating_point() or logits.ndim not in (2, 3) or labels.shape != logits.shape[:-1]:
         return None
     if logits.ndim == 2:
@@ -119,15 +119,13 @@ def _squared(logits: Tensor, labels: Tensor) -> SampleLosses | None:
     return SampleLosses(error.sum(dim=1), count, (logits.detach(), None), labels)  # without a predicted variance
 
 
-def _binary(logits: Tensor, labels: Tensor) -> SampleLosses | None:
+def _binary(logits: Tensor, labels: Tensor, *, certain: bool) -> SampleLosses | None:
     if logits.ndim != 2 or logits.shape != labels.shape:
         return None
-    logits = logits.float()
-    losses = F.binary_cross_entropy_with_logits(logits, labels.float(), reduction="none")
+    losses = F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none")
     count = torch.full((len(logits),), logits.shape[1], device=logits.device)
-    soft = logits.detach().sigmoid()
-    entropy = F.binary_cross_entropy_with_logits(logits.detach(), soft, reduction="none").mean(dim=1)
-    return SampleLosses(losses.sum(dim=1), count, shaped_by(entropy), labels)
+    targets = labels.round().long() if certain else labels  # whole numbers tell a criterion that labels are independent
+    return SampleLosses(losses.sum(dim=1), count, logits.detach(), targets)
 
 
 def _fused(outputs: Any) -> SampleLosses:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, SequentialSampler
 
 from ... import checks
 from ...errors import CheckpointError
@@ -28,8 +28,8 @@ from ...indexed import Indexed
 from ...learning_rate import Progress
 from ...pruner import Pruner, epoch_steps
 from ..trainers import Savings, check_new
-from . import sample_losses, trainer_checks
-from .loading import INDEX, WholeEpochs, rebuilt
+from . import loading, sample_losses, trainer_checks
+from .loading import INDEX, WholeEpochs
 from .sample_losses import SampleLosses
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ class PrunedTrainerMixin(_Trainer):
         trainer_checks.check(self)
         check_new(pruner.begun, "Trainer", "train(resume_from_checkpoint=...)")
         self._new_pruner = copy.deepcopy(pruner.state_dict())
-        self._sampler: WholeEpochs | None = None
+        self._loader: DataLoader | None = None  # that was built last
+        self._sampler: WholeEpochs | None = None  # that training iterates
         self._savings = Savings()
         self._evaluation_seconds = 0.0
         self._progress: Progress | None = None  # where the losses decide how long epochs are
@@ -85,21 +86,33 @@ class PrunedTrainerMixin(_Trainer):
     # -- planning ---------------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader:
-        """The Trainer's own loader, rebuilt around the pruner's sampler; batches carry their positions under INDEX."""
-        self._sampler = WholeEpochs(
+        """The Trainer's own loader, rebuilt around the pruner's sampler; batches carry their positions under INDEX.
+
+        One that a callback asks for while training runs yields the running selection, without positions, and changes
+        nothing.
+        """
+        dataset: Any = self.train_dataset
+        order = self._get_train_sampler(dataset)
+        loading.check_sampler(order, self.pruner.size)  # accelerate would replace subclasses of RandomSampler
+        sampler = WholeEpochs(
             self.pruner,
             batch_size=self._train_batch_size,
             drop_last=self.args.dataloader_drop_last,
-            shuffle=self.args.train_sampling_strategy != "sequential",
+            shuffle=not isinstance(order, SequentialSampler),
             ends_epoch=False,
         )
-        return rebuilt(super().get_train_dataloader(), self._sampler, self.accelerator)
+        loader = super().get_train_dataloader()
+        self._loader = loading.rebuilt(loader, sampler, self.accelerator, indexed=not self.is_in_train)
+        return self._loader
 
     def set_initial_training_values(
         self, args: Any, dataloader: DataLoader
     ) -> tuple[int, int, int, int, int, int, int]:
         """The numbers of the run, from the pruner's plan in place of the first epoch's length."""
         trainer_checks.check(self)
+        trainer_checks.check_loader(self._loader)
+        self._sampler = loading.train_on(self._loader)
+        self.pruner.bind(self.train_dataset)
         total, sizes = self.get_total_train_batch_size(args), self.pruner.epoch_sizes()
         plan = [self._steps(size) for size in sizes]
         steps = args.max_steps if args.max_steps > 0 else sum(plan)
@@ -142,7 +155,6 @@ class PrunedTrainerMixin(_Trainer):
     # -- training ---------------------------------------------------------------------------------------------------
 
     def _run_epoch(self, **loop: Any) -> None:
-        trainer_checks.check_loader(self._sampler)
         epoch = loop["epoch"]
         count = len(self.pruner.select(epoch))
         steps = self._steps(count)

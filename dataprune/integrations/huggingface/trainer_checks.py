@@ -11,8 +11,8 @@ from ...indexed import Indexed
 from ..trainers import check_batch_size, check_epochs, check_pruner
 from .sample_losses import SampleLosses
 
-HOOKS = ("get_train_dataloader", "set_initial_training_values", "create_scheduler", "compute_loss", "log",
-         "loss_is_scaled_for_ga", "_init_training_state", "_run_epoch", "_save_checkpoint",
+HOOKS = ("get_train_dataloader", "_get_train_sampler", "set_initial_training_values", "create_scheduler",
+         "compute_loss", "log", "loss_is_scaled_for_ga", "_init_training_state", "_run_epoch", "_save_checkpoint",
          "_get_output_dir")  # fmt: skip
 
 _FIRST = "put PrunedTrainerMixin first among the bases, before transformers.Trainer or a subclass of it"
@@ -91,9 +91,9 @@ def _check_dataset(dataset: Any, size: int) -> None:
         )
 
 
-def check_loader(sampler: Any) -> None:
+def check_loader(loader: Any) -> None:
     """Raise TypeError where the batches do not come from the pruner's sampler."""
-    if sampler is None:
+    if loader is None:
         raise TypeError(
             "get_train_dataloader was overridden, and its loader trains what the pruner did not select: start from "
             "super().get_train_dataloader(), or put your class after PrunedTrainerMixin among the bases"
