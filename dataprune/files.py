@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import hashlib
+import io
 import json
 import os
 import socket
@@ -14,7 +16,7 @@ from typing import Any
 from .errors import CheckpointError
 
 
-def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+def write_bytes(path: str | os.PathLike[str], content: bytes | memoryview) -> None:
     """Write a file whole or not at all: a full disk or a kill leaves the former one as it was.
 
     Several processes may write one file at once: each has a temporary file of its own, and the last rename stands.
@@ -94,6 +96,51 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Read the lines that `append_json` wrote."""
     return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def write_state(path: str | os.PathLike[str], state: Any) -> None:
+    """Write tensors and plain values as `torch.save` does, whole or not at all, with a digest after them.
+
+    `torch.load` reads the file as well; unlike `read_state` it does not check the digest.
+
+    Raises:
+        OSError: as `write_bytes`.
+    """
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.write(_digest(buffer.getbuffer()))
+    write_bytes(path, buffer.getbuffer())
+
+
+def read_state(path: str | os.PathLike[str], advice: str) -> Any:
+    """Read what `write_state` wrote, to the CPU. Files of `torch.save` itself are read unchecked.
+
+    Args:
+        path: of the file.
+        advice: what to do where it is damaged, the end of the error's sentence.
+    Raises:
+        CheckpointError: if the file is damaged.
+    """
+    import torch
+
+    content = Path(path).read_bytes()
+    body, digest = memoryview(content)[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
+    try:
+        if content[-_ZIP_END_BYTES:][:4] != b"PK\5\6" and _digest(body) != digest:
+            raise ValueError("its digest is another")
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises half a dozen types
+        raise CheckpointError(f"{path} is damaged ({type(error).__name__}): {advice}") from error
+
+
+_ZIP_END_BYTES = 22  # the record at the end of what torch.save writes
+_DIGEST_BYTES = 72
+
+
+def _digest(content: bytes | memoryview) -> bytes:
+    return b"\nsha256:" + hashlib.sha256(content).hexdigest().encode()
 
 
 def unwritable(path: str | os.PathLike[str], error: OSError) -> OSError:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dataprune import files
 from dataprune.errors import CheckpointError
@@ -107,3 +108,25 @@ def test_a_damaged_file_is_refused(text: str, message: str, tmp_path: Path) -> N
     path.write_text(text)
     with pytest.raises(CheckpointError, match=f"{message}.*delete it, and run again"):
         files.read_json(path)
+
+
+def test_a_state_is_read_as_written_and_one_flipped_bit_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "state.pt"
+    files.write_state(path, {"score": torch.arange(5.0), "epoch": 3})
+    state = files.read_state(path, "start again")
+    assert torch.equal(state["score"], torch.arange(5.0)) and state["epoch"] == 3
+    assert torch.load(path, weights_only=True)["epoch"] == 3
+    content = path.read_bytes()
+    for place in range(0, len(content), 7):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :])
+        with pytest.raises(CheckpointError, match=r"state.pt is damaged \(\w+\): start again"):
+            files.read_state(path, "start again")
+    for length in (0, 10, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:length])
+        with pytest.raises(CheckpointError, match="is damaged"):
+            files.read_state(path, "start again")
+
+
+def test_a_state_of_torch_itself_is_read(tmp_path: Path) -> None:
+    torch.save({"epoch": 3}, tmp_path / "state.pt")
+    assert files.read_state(tmp_path / "state.pt", "start again") == {"epoch": 3}
