@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+import dataprune
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,7 +43,35 @@ def messages() -> str:
     return texts()
 
 
-@pytest.mark.parametrize("message", explained())
+def pattern(message: str) -> str:
+    """A row of a table as a regular expression; a row that does not begin with "…" is how the message begins."""
+    parts = [re.escape(part.strip()) for part in message.split("…")]
+    return ("" if message.startswith("…") else "^") + r"[^\n]*".join(part for part in parts if part)
+
+
+def none_recorded() -> None:
+    pruner = dataprune.loss(20, keep=0.5, epochs=3)
+    loader = dataprune.prune_loader(DataLoader(TensorDataset(torch.zeros(20)), batch_size=10), pruner)
+    for _ in range(2):
+        list(loader)
+
+
+def begun_at_epoch_one() -> None:
+    dataprune.loss(20, keep=0.5, epochs=3).select(1)
+
+
+PUT_TOGETHER: dict[str, Callable[[], None]] = {  # no single string of the package has them
+    "… batches of epoch … were handed out … but none was recorded": none_recorded,
+    "epoch … is pruned … but none was recorded": begun_at_epoch_one,
+}
+
+
+@pytest.mark.parametrize("message", [message for message in explained() if message not in PUT_TOGETHER])
 def test_the_message_exists(message: str, messages: str) -> None:
-    pattern = r"[^\n]*".join(re.escape(part.strip()) for part in message.split("…") if part.strip())
-    assert re.search(pattern, messages), message
+    assert re.search(pattern(message), messages, flags=re.MULTILINE), message
+
+
+@pytest.mark.parametrize("message", PUT_TOGETHER)
+def test_the_warning_is_given(message: str) -> None:
+    with pytest.warns(UserWarning, match=pattern(message)):
+        PUT_TOGETHER[message]()
