@@ -141,6 +141,8 @@ class _Positions(Iterator[int]):
     def _run(self) -> Iterator[int]:
         sampler, pruner = self._sampler, self._sampler.pruner
         resume = self._start is None
+        if not resume and self._epoch is not None and self._epoch < (pruner.selected or 0):
+            return  # saved at the end of an epoch, after which the next is selected
         over = self._epoch is None and sampler.epoch == pruner.epochs and pruner.recorded > 0
         if over:  # a look at the data after the run: all of its last epoch
             self._epoch, resume = pruner.epochs - 1, False

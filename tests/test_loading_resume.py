@@ -153,6 +153,30 @@ def test_stateful_loader_goes_on_in_mid_epoch(workers: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*set_vital.*:UserWarning")
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("name", ["rs2", "loss"])
+def test_stateful_loader_saved_at_the_end_of_an_epoch(name: str, workers: int) -> None:
+    """It yields the empty rest of that epoch first, and selects nothing anew."""
+    stateful = pytest.importorskip("torchdata.stateful_dataloader")
+
+    def build() -> tuple[Pruner, Any]:
+        p = pruner(name, epochs=4, seed=5)
+        return p, prune_loader(stateful.StatefulDataLoader(Items(), batch_size=BATCH, num_workers=workers), p)
+
+    whole = train(*build())
+    p, batches = build()
+    first = len(batches)
+    head = train(p, batches, stop=first)
+    saved = reloaded(p.state_dict()), batches.state_dict()
+    p, batches = build()
+    p.load_state_dict(saved[0])
+    batches.load_state_dict(saved[1])
+    assert list(batches) == []
+    assert p.epoch == 1
+    assert head + train(p, batches) == whole
+
+
+@pytest.mark.filterwarnings("ignore:.*set_vital.*:UserWarning")
 def test_options_of_a_stateful_loader_are_kept() -> None:
     stateful = pytest.importorskip("torchdata.stateful_dataloader")
     stateful_loader = stateful.StatefulDataLoader(Items(), batch_size=BATCH, snapshot_every_n_steps=7)

@@ -50,14 +50,14 @@ def pattern(message: str) -> str:
 
 
 def none_recorded() -> None:
-    pruner = dataprune.loss(20, keep=0.5, epochs=3)
+    pruner = dataprune.loss(20, keep=0.5, epochs=4)
     loader = dataprune.prune_loader(DataLoader(TensorDataset(torch.zeros(20)), batch_size=10), pruner)
     for _ in range(2):
         list(loader)
 
 
 def begun_at_epoch_one() -> None:
-    dataprune.loss(20, keep=0.5, epochs=3).select(1)
+    dataprune.loss(20, keep=0.5, epochs=4).select(1)
 
 
 PUT_TOGETHER: dict[str, Callable[[], None]] = {  # no single string of the package has them
