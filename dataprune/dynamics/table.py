@@ -21,6 +21,7 @@ from .. import files
 from ..errors import DataError
 
 _KEY = b"dataprune"  # metadata key of the notes in a parquet file
+_POSITIONS = ("position", "", "Unnamed: 0", "__index_level_0__")  # columns that number the rows, as `index` does
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,30 +72,47 @@ def write_table(path: Path, columns: Mapping[str, np.ndarray], notes: Mapping[st
 def load_scores(path: str | os.PathLike[str]) -> Scores:
     """Read a table of scores: one that `save_scores` wrote, or any with a row per sample.
 
-    Columns of numbers are scores, except `index` and `label`; other columns are left out. Rows are sorted by `index`;
-    without such a column they are in the dataset's order.
+    Columns of numbers are scores, except `index` and `label`; other columns are left out. Rows are sorted by `index`,
+    or else by `position` or the index that pandas saved; without any of these they are in the dataset's order.
 
     Raises:
-        DataError: if the file is not a table, `index` does not number the rows, or there is no column of numbers.
+        DataError: if the file is not a table, its index does not number the rows, or there is no column of numbers.
     """
     path = Path(path)
     if path.suffix not in (".parquet", ".csv"):
         raise DataError(f"{path} is not a table of scores: it must end in .parquet or .csv")
     columns, notes = _read_parquet(path) if path.suffix == ".parquet" else (_read_csv(path), {})
-    index, labels = columns.pop("index", None), columns.pop("label", None)
+    index, labels = _positions(path, columns), columns.pop("label", None)
     numbers = {name: column for name, column in columns.items() if column.dtype.kind in "iufb"}
     if not numbers:
         names = ", ".join(columns) or "no column"
         raise DataError(f"{path} has no column of scores: those of {names} are not all numbers")
-    order: Any = slice(None)
-    if index is not None:
-        if not np.array_equal(np.sort(index), np.arange(len(index))):
-            raise DataError(f"{path}: the column `index` must number all {len(index)} samples of the dataset from 0 on")
-        order = np.argsort(index)
+    order: Any = slice(None) if index is None else np.argsort(index)
     numbered = labels is not None and labels.dtype.kind in "iu"  # else they are names of classes
     ids = torch.from_numpy(labels[order].astype(np.int64)) if labels is not None and numbered else None
     scores = {name: torch.from_numpy(column[order].astype(np.float32)) for name, column in numbers.items()}
     return Scores(scores, ids, notes)
+
+
+def _positions(path: Path, columns: dict[str, np.ndarray]) -> np.ndarray | None:
+    """Take the columns that number the rows out of a table; returns each row's position in the dataset, if known."""
+    given = {name: columns.pop(name) for name in _POSITIONS if name in columns and columns[name].dtype.kind in "iuf"}
+    if "index" in columns:
+        given = {"index": columns.pop("index")}
+    for name, index in given.items():
+        if not np.array_equal(np.sort(index), np.arange(len(index))):
+            what = f"column `{name}`" if name in ("index", "position") else "index that was saved with the table"
+            raise DataError(
+                f"{path}: the {what} must number all {len(index)} samples of the dataset from 0 on: score all of them, "
+                "or, where the rows are in the dataset's order, save without it (pandas: reset_index(drop=True))"
+            )
+    first, *others = given.values() or [None]
+    if any(not np.array_equal(first, other) for other in others):
+        raise DataError(
+            f"{path}: the columns {', '.join(map(repr, given))} number the rows differently: rename the one with "
+            "positions in the dataset to `index`"
+        )
+    return first
 
 
 def _parquet(columns: Mapping[str, np.ndarray], notes: dict[str, Any]) -> bytes:
@@ -109,12 +127,19 @@ def _read_parquet(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     arrow, parquet = _pyarrow()
     try:
         table = parquet.read_table(os.fspath(path))
-        notes = json.loads((table.schema.metadata or {}).get(_KEY, b"{}"))
+        metadata = table.schema.metadata or {}
+        notes, pandas = json.loads(metadata.get(_KEY, b"{}")), json.loads(metadata.get(b"pandas", b"{}"))
     except FileNotFoundError:
         raise
     except (arrow.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path} is not a readable parquet file ({error})") from error
-    return {name: table[name].to_numpy() for name in table.column_names}, notes
+    columns = {name: table[name].to_numpy() for name in table.column_names}
+    for saved in pandas.get("index_columns", []):
+        if isinstance(saved, dict) and "start" in saved:  # a range has no column of its own
+            columns["__index_level_0__"] = np.arange(saved["start"], saved["stop"], saved["step"])
+        elif saved in columns and saved != "index":
+            columns["__index_level_0__"] = columns.pop(saved)
+    return columns, notes
 
 
 def _csv(columns: Mapping[str, np.ndarray]) -> bytes:
@@ -137,6 +162,8 @@ def _read_csv(path: Path) -> dict[str, np.ndarray]:
     wrong = next((number for number, row in enumerate(rows, 1) if len(row) != len(rows[0])), None)
     if wrong:
         raise DataError(f"{path}, line {wrong}: {len(rows[wrong - 1])} values where the header names {len(rows[0])}")
+    if all(_numbers([name]).dtype.kind in "iuf" for name in rows[0]):
+        raise DataError(f"{path} has no header: its first line must name the columns, got {','.join(rows[0])}")
     return {name: _numbers(column) for name, column in zip(rows[0], zip(*rows[1:]))}
 
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 import torch
 
@@ -47,9 +48,44 @@ def test_other_tools_tables(tmp_path: Path) -> None:
     assert len(coresets.top(dynamics.load_scores(path).scores["other"], keep=0.5).index) == 1
 
 
+TABLE = pandas.DataFrame({"aum": [0.5, -1.0, 3.0]})
+ALIKE = {
+    "sorted": TABLE.sort_values("aum"),
+    "reversed": TABLE[::-1],  # a range, which parquet keeps without a column
+    "position": TABLE.assign(position=range(3)).sort_values("aum").reset_index(drop=True),
+    "index": TABLE.sort_values("aum").reset_index(),
+    "named": TABLE.rename_axis("position").sort_values("aum"),
+    "plain": TABLE,
+}
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+@pytest.mark.parametrize("name", ALIKE)
+def test_rows_that_pandas_moved_are_put_back(name: str, suffix: str, tmp_path: Path) -> None:
+    path, table = tmp_path / f"scores.{suffix}", ALIKE[name]
+    table = table if name not in ("index", "position") else table.sample(frac=1, random_state=0)
+    table.to_csv(path, index=name not in ("index", "position")) if suffix == "csv" else table.to_parquet(
+        path, index=False if name in ("index", "position") else None
+    )
+    loaded = dynamics.load_scores(path)
+    assert loaded.scores["aum"].tolist() == [0.5, -1.0, 3.0] and list(loaded.scores) == ["aum"]
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+@pytest.mark.parametrize("table", [TABLE[TABLE["aum"] > 0], TABLE[1:], pandas.concat([TABLE, TABLE])])
+def test_rows_that_pandas_left_out_are_missed(table: pandas.DataFrame, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"scores.{suffix}"
+    table.to_csv(path) if suffix == "csv" else table.to_parquet(path)
+    with pytest.raises(DataError, match=r"must number all \d samples .*reset_index"):
+        dynamics.load_scores(path)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (",Unnamed: 0,aum\n0,2,1\n1,1,2\n2,0,3\n", "number the rows differently: rename"),
+        ("position,aum\n5,0.5\n7,1\n", "column `position` must number"),
+        ("0,-8.42528\n1,0.5\n", "no header: its first line must name the columns, got 0,-8.42528"),
         ("", "no rows"),
         ("index,score\n", "no rows"),
         ("index,score\n0,1\n2,1\n", "must number all 2 samples"),
