@@ -69,6 +69,15 @@ def last_layer(model: nn.Module, *inputs: Any, **named: Any) -> nn.Module:
         return trace_last_layer(model, linear_layers(model), inputs, named)[0]
 
 
+def has_bias(layer: bool | nn.Module) -> bool:
+    """Whether a layer has a bias; True and False stand for themselves. TypeError for anything else."""
+    if isinstance(layer, bool):
+        return layer
+    if not isinstance(layer, nn.Module):
+        raise TypeError(f"bias is True, False or the last layer itself, got {type(layer).__name__}")
+    return getattr(layer, "bias", None) is not None
+
+
 def linear_layers(model: nn.Module) -> list[nn.Module]:
     """Every `nn.Linear` of a model."""
     return [module for module in model.modules() if isinstance(module, nn.Linear)]

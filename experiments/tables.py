@@ -8,6 +8,7 @@ beside each results/NAME.json. Words stand here; every number that was measured 
 
 from __future__ import annotations
 
+import json
 import re
 import statistics
 import sys
@@ -336,6 +337,15 @@ def advise() -> str:
     return table(head, lines)
 
 
+def grad_match_penalty() -> str:
+    rows = json.loads((ROOT / "benchmarks/results/grad_match_penalty_cpu.json").read_text(encoding="utf-8"))
+    cells: dict[str, list[str]] = {}
+    for row in rows:
+        cells.setdefault(row["coreset"], []).append(f"{row['mean']:.1f} ± {row['sd']:.1f}")
+    columns = dict.fromkeys(f"{row['data']}, {row['epochs']} epochs" for row in rows)
+    return table(["coreset", *columns], [[name, *values] for name, values in cells.items()])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "readme": readme,
     "budgets": budgets,
@@ -355,6 +365,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "advise": advise,
     **method_cards.TABLES,
     "label_error_scores": label_error_scores,
+    "grad_match_penalty": grad_match_penalty,
 }
 
 

@@ -21,9 +21,9 @@ def problem(seed: int, size: int, classes: int = 3, width: int = 4) -> tuple[Ten
     return errors, features, labels
 
 
-def stored(errors: Tensor, features: Tensor) -> np.ndarray:
-    """(N, C·(D+1)) gradients."""
-    right = np.concatenate([features.numpy(), np.ones((len(features), 1))], axis=1)
+def stored(errors: Tensor, features: Tensor, *, bias: bool = True) -> np.ndarray:
+    """(N, C·(D+1)) gradients; without a bias (N, C·D)."""
+    right = np.concatenate([features.numpy(), np.ones((len(features), int(bias)))], axis=1)
     return np.einsum("nc,nd->ncd", errors.numpy(), right).reshape(len(errors), -1)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float, Int, Integer
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..modules import has_bias
 from ..selection import Selection
 from . import budget
 from .layer_gradients import check_gradients, match_classes, pair_products
@@ -20,6 +21,7 @@ def craig(
     *,
     keep: float,
     labels: Integer[Tensor, " n"],
+    bias: bool | nn.Module = True,
     max_memory: int = budget.MAX_MEMORY,
     seed: int = 0,
 ) -> Selection:
@@ -45,11 +47,12 @@ def craig(
         Differs: the auxiliary element is left out, as it decides nothing once every sample has a nearest one.
     """
     errors, features, labels = check_gradients(errors, features, labels)
+    bias = has_bias(bias)
 
     def match(members: Tensor, places: int) -> tuple[Tensor, Tensor]:
         if places == len(members):
             return torch.arange(places, device=members.device), torch.ones_like(members)
-        return _cover(_Distances(errors, features, members, max_memory), places)
+        return _cover(_Distances(errors, features, members, bias, max_memory), places)
 
     return match_classes(match, labels, keep, seed)
 
@@ -57,14 +60,14 @@ def craig(
 class _Distances:
     """Distances between the gradients of some samples, row by row; stored if they fit into memory."""
 
-    def __init__(self, errors: Tensor, features: Tensor, members: Tensor, limit: int):
+    def __init__(self, errors: Tensor, features: Tensor, members: Tensor, bias: bool, limit: int):
         size, item = len(members), errors.element_size()
         base = size * ((errors.shape[1] + features.shape[1]) * item + 64)  # the class's rows, and some vectors
         row = 4 * size * item
         budget.chunk_rows("craig", size, limit, fixed=base, row=row)
         self.errors, self.features = errors[members], features[members]
-        self.squares = self.errors.square().sum(1) * (1 + self.features.square().sum(1))
-        self.size = size
+        self.squares = self.errors.square().sum(1) * (bias + self.features.square().sum(1))
+        self.size, self.bias = size, bias
         self.matrix: Tensor | None = None
         stored = base + size * size * item
         self.rows = max(1, min(_ROWS, size, (limit - (stored if stored + row <= limit else base)) // row))
@@ -78,7 +81,8 @@ class _Distances:
         return self._compute(index) if self.matrix is None else self.matrix[index]
 
     def _compute(self, index: Tensor) -> Tensor:
-        result = pair_products(self.errors[index], self.features[index], (self.errors, self.features))
+        rows = self.errors[index], self.features[index]
+        result = pair_products(*rows, (self.errors, self.features), bias=self.bias)
         result.mul_(-2).add_(self.squares).add_(self.squares[index][:, None]).clamp_(min=0).sqrt_()
         result[torch.arange(len(index)), index] = 0
         return result

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float, Integer
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..hashing import Key
+from ..modules import has_bias
 from ..selection import Selection
 from . import budget
 from .layer_gradients import CHUNK, check_factors, check_gradients, probabilities, products, weighted_sum
@@ -23,6 +24,7 @@ def glister(
     step: float = 0.01,
     every: int = 1,
     balance: budget.Balance = "none",
+    bias: bool | nn.Module = True,
     max_memory: int = budget.MAX_MEMORY,
     seed: int = 0,
 ) -> Selection:
@@ -48,6 +50,7 @@ def glister(
         the last layer. Differs: the number of updates is given by `every`, the samples between two.
     """
     errors, features, labels = check_gradients(errors, features, labels)
+    bias = has_bias(bias)
     val_errors, val_features = check_factors(val_errors, val_features, "val_")
     for name, value, other in (("errors", val_errors, errors), ("features", val_features, features)):
         if value.shape[1] != other.shape[1]:
@@ -79,14 +82,14 @@ def glister(
     while taken < count:
         current = log_p.softmax(1)
         current[rows, truth] -= 1
-        gain = products(errors, features, weighted_sum(current, val_features) / len(truth))
+        gain = products(errors, features, weighted_sum(current, val_features, bias=bias) / len(truth))
         gain.masked_fill_(chosen | (left[labels] == 0), -torch.inf)
         picks = _best(gain, order, labels, left, min(every, count - taken))
         chosen[picks] = True
         taken += len(picks)
         for start in range(0, len(truth), CHUNK):
             part = slice(start, start + CHUNK)
-            log_p[part] -= step * ((1 + val_features[part] @ features[picks].T) @ errors[picks])
+            log_p[part] -= step * ((bias + val_features[part] @ features[picks].T) @ errors[picks])
     return Selection.of(chosen.nonzero().squeeze(1).cpu())
 
 

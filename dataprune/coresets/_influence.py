@@ -6,8 +6,9 @@ from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int, Integer
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..modules import has_bias
 from ..selection import Selection
 from . import budget
 from .layer_gradients import CHUNK, check_gradients, probabilities
@@ -27,6 +28,7 @@ def influence(
     epsilon: float | None = None,
     every: int = 1,
     solver: Literal["kronecker", "conjugate"] = "kronecker",
+    bias: bool | nn.Module = True,
     max_memory: int = budget.MAX_MEMORY,
     seed: int = 0,
 ) -> Selection:
@@ -64,7 +66,7 @@ def influence(
         raise ValueError(f"every is the number of samples left out between two scorings, at least 1, got {every}")
     least = budget.count_of(len(labels), keep)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)
-    samples = influences(errors[order], features[order], labels[order], damping, solver, max_memory)
+    samples = influences(errors[order], features[order], labels[order], damping, solver, max_memory, bias)
     out = _cancel(samples, len(labels) - least, epsilon, every)
     kept = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
     kept[order[out]] = False
@@ -136,13 +138,18 @@ def influences(
     damping: float,
     solver: str = "kronecker",
     max_memory: int = budget.MAX_MEMORY,
+    bias: bool | nn.Module = True,
 ) -> Factored | Stored:
-    """Compute the influence of every sample on the last layer; arguments as for `influence`."""
+    """Compute the influence of every sample on the last layer; arguments as for `influence`.
+
+    Without a bias there are D columns in place of D + 1.
+    """
+    ones = int(has_bias(bias))
     if not 0 < damping < float("inf"):
         raise ValueError(f"damping must be above 0, or the Hessian of softmax has no inverse, got {damping}")
     if solver not in ("kronecker", "conjugate"):
         raise ValueError(f"solver is 'kronecker' or 'conjugate', got {solver!r}")
-    (size, classes), width, item = errors.shape, features.shape[1] + 1, errors.element_size()
+    (size, classes), width, item = errors.shape, features.shape[1] + ones, errors.element_size()
     chunk = item * min(CHUNK, size) * (classes + width)
     need = item * (3 * size * (classes + width) + 4 * classes * width) + 8 * 4 * (classes**2 + width**2) + 2 * chunk
     need += item * _AHEAD * (2 * size + classes * (3 * width + min(CHUNK, size)))
@@ -150,7 +157,7 @@ def influences(
         need += item * (2 * size * classes * width + min(_BLOCK, size) * classes * (6 * width + 4 * size))
     budget.chunk_rows(f"influence with solver={solver!r}", size, max_memory, fixed=need)
     p = probabilities(errors, labels, "errors")
-    right = torch.cat([features, features.new_ones(size, 1)], dim=1)
+    right = torch.cat([features, features.new_ones(size, ones)], dim=1)
     # the basis in float64: its eigenvalues span many orders of magnitude
     moment = _gram(right) / size
     curvature = torch.diag(p.double().mean(0)) - _gram(p) / size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any, cast
@@ -9,9 +10,10 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, default_collate
 
-from ..modules import device_of, inference, linear_layers, trace_last_layer
+from ..content import reorders
+from ..modules import device_of, has_bias, inference, linear_layers, trace_last_layer
 from .budget import check_labels
 
 
@@ -22,6 +24,7 @@ class Extracted:
     features: Float[Tensor, "n d"]  # input of the last linear layer, float32 or float64
     logits: Float[Tensor, "n c"]  # its output
     labels: Integer[Tensor, " n"]  # int64 class ids
+    bias: bool = True  # whether that layer has one
 
     def errors(self) -> Float[Tensor, "n c"]:
         """Compute softmax(logits) − onehot(labels); ValueError if labels are no class ids of these logits."""
@@ -42,8 +45,8 @@ def extract(model: nn.Module, loader: Iterable[Any]) -> Extracted:
 
     The layer is the `nn.Linear` whose output the model returns as logits, found by forward hooks at the first batch. A
     batch is (inputs, ..., labels), and the model is called with all but the labels, or a mapping with `labels` or
-    `label`, and the model is called with the others by name. The model may return a tensor, an object or a mapping with
-    `logits`, or a tuple that begins with them.
+    `label`, and the model is called with the others by name. After the labels may stand the samples' positions, which
+    are left out. The model may return a tensor, an object or a mapping with `logits`, or a tuple that begins with them.
 
     The pass runs in evaluation mode without gradients, on the model's device; modes and torch's random state are
     restored.
@@ -52,7 +55,8 @@ def extract(model: nn.Module, loader: Iterable[Any]) -> Extracted:
         model: ends in a linear layer.
         loader: a DataLoader that goes through the dataset once and in order; or any iterable of batches, in its order.
     Raises:
-        TypeError: if the loader shuffles, chooses samples or streams, or a batch or an output has an unknown form.
+        TypeError: if the loader shuffles, chooses samples or streams, its collate_fn reorders them, or a batch or an
+            output has an unknown form.
         ValueError: if no linear layer produces the logits, the labels do not fit, or samples are missing.
     Example:
         >>> batches = [(torch.ones(2, 3), torch.tensor([0, 1]))]
@@ -60,22 +64,35 @@ def extract(model: nn.Module, loader: Iterable[Any]) -> Extracted:
         torch.Size([2, 3])
     """
     size = check_order(loader) if isinstance(loader, DataLoader) else None
-    parts = _forward(getattr(model, "_orig_mod", model), loader)  # hooks inside a compiled model may not run
+    layers = linear_layers(getattr(model, "_orig_mod", model))  # hooks inside a compiled model may not run
+    parts = _forward(getattr(model, "_orig_mod", model), layers, loader)
     columns = [torch.cat(values) for values in zip(*parts)] if size is None else _joined(parts, size)
     if not columns:
         raise ValueError("the loader yields no batch")
     features, logits, labels = columns
-    return Extracted(features, logits, labels)
+    return Extracted(features, logits, labels, has_bias(layers[0]))
 
 
-def _forward(model: nn.Module, loader: Iterable[Any]) -> Iterator[list[Tensor]]:
-    """Features, logits and labels of each batch, on the CPU."""
-    layers = linear_layers(model)
+def _forward(model: nn.Module, layers: list[nn.Module], loader: Iterable[Any]) -> Iterator[list[Tensor]]:
+    """Features, logits and labels of each batch, on the CPU; of `layers` only the last layer remains."""
+    done, numbered = 0, False
     with inference(model):
         for batch in loader:
-            labels, arguments, named = _split(batch, device_of(model))
+            if done == 0:
+                numbered = _ends_with_positions(batch, 0) and len(batch[-1]) > 1
+            elif numbered and not _ends_with_positions(batch, done):
+                raise ValueError(
+                    "the first batch ends with the samples' positions, a later one does not: yield neither"
+                )
+            labels, arguments, named = _split(batch[:-1] if numbered else batch, device_of(model))
             layer, features, logits = trace_last_layer(model, layers, arguments, named)
-            layers = [layer]
+            layers[:] = [layer]
+            done += len(logits)
+            if len(arguments) > 1 and labels.ndim == 1 and len(labels) and int(labels.max()) >= logits.shape[1]:
+                raise ValueError(
+                    f"the last part of a batch is taken for labels, but holds {int(labels.max())} where the model has "
+                    f"{logits.shape[1]} classes: let the dataset yield (inputs, labels), without an index"
+                )
             if labels.shape != (len(logits),):
                 raise ValueError(f"labels must be (B,) = ({len(logits)},) class ids, got {tuple(labels.shape)}")
             yield [value.to("cpu", _dtype(value)) for value in (features, logits, labels)]
@@ -116,9 +133,32 @@ def check_order(loader: DataLoader) -> int:
             "belong to other samples: build one with shuffle=False, and without a sampler"
         )
     size = len(cast(Sized, loader.dataset))
+    _check_collate(loader, size)
     if loader.drop_last and size % (loader.batch_size or 1):
         raise TypeError(f"the loader drops the last {size % (loader.batch_size or 1)} samples: set drop_last=False")
     return size
+
+
+def _check_collate(loader: DataLoader, size: int) -> None:
+    """Raise TypeError if a collate_fn changes the order of the samples."""
+    if loader.batch_sampler is None or loader.collate_fn is default_collate:
+        return
+    dataset = copy.copy(loader.dataset)  # a file that it opens at the first sample must not be shared with workers
+    with torch.random.fork_rng(devices=[]):
+        items = [dataset[place] for place in range(min(size, loader.batch_size or 2))]
+    if reorders(loader.collate_fn, items):
+        raise TypeError(
+            "the loader's collate_fn changes the order of the samples, so that results would belong to others: let it "
+            "keep the order of its list, as one without sorting does"
+        )
+
+
+def _ends_with_positions(batch: Any, done: int) -> bool:
+    """Whether labels and the samples' positions end a batch that `done` samples came before."""
+    if not isinstance(batch, (tuple, list)) or len(batch) < 3:
+        return False
+    columns = all(isinstance(part, Tensor) and part.ndim == 1 and part.dtype == torch.int64 for part in batch[-2:])
+    return columns and torch.equal(batch[-1].cpu(), torch.arange(done, done + len(batch[-1])))
 
 
 def _split(batch: Any, device: torch.device) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:

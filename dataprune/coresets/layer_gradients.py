@@ -2,7 +2,7 @@
 
 With cross-entropy, a sample's gradient with respect to the last layer's weight and bias is the outer product
 g = e·[h, 1]ᵀ of its error e = softmax − onehot (C values) and its features h (D values), so that an inner product of
-two gradients is ⟨e_i, e_j⟩·(1 + ⟨h_i, h_j⟩).
+two gradients is ⟨e_i, e_j⟩·(1 + ⟨h_i, h_j⟩). The 1 is that of the bias, and 0 for a layer without one.
 """
 
 from __future__ import annotations
@@ -83,22 +83,26 @@ def probabilities(errors: Float[Tensor, "n c"], labels: Int[Tensor, " n"], name:
 
 
 def pair_products(
-    errors: Float[Tensor, "a c"], features: Float[Tensor, "a d"], others: tuple[Tensor, Tensor]
+    errors: Float[Tensor, "a c"], features: Float[Tensor, "a d"], others: tuple[Tensor, Tensor], *, bias: bool
 ) -> Float[Tensor, "a b"]:
     """Inner products of gradients with those of `others`, (B, C) errors and (B, D) features."""
     product = features @ others[1].T
-    product += 1
+    product += bias
     product *= errors @ others[0].T
     return product
 
 
 def weighted_sum(
-    errors: Float[Tensor, "n c"], features: Float[Tensor, "n d"], weight: Float[Tensor, " n"] | None = None
+    errors: Float[Tensor, "n c"],
+    features: Float[Tensor, "n d"],
+    weight: Float[Tensor, " n"] | None = None,
+    *,
+    bias: bool,
 ) -> Float[Tensor, "c d+1"]:
-    """Weighted sum of the gradients: a row per class, the bias in the last column."""
+    """Weighted sum of the gradients: a row per class, the bias in the last column, 0 where there is none."""
     if weight is not None:
         errors = errors * weight[:, None]
-    return torch.cat([errors.T @ features, errors.sum(0)[:, None]], dim=1)
+    return torch.cat([errors.T @ features, errors.sum(0)[:, None] * bias], dim=1)
 
 
 def products(

@@ -33,7 +33,7 @@ from .ranking import bottom, random, top
 Needs = Literal["nothing", "scores", "features", "logits", "gradients", "validation", "model"]
 
 _WEIGHTS = ("none", "mean-one", "raw")
-_PASSED = ("keep", "labels", "seed", "val_errors", "val_features")  # parameters that `choose` passes itself
+_PASSED = ("keep", "labels", "seed", "bias", "val_errors", "val_features")  # parameters that `choose` passes itself
 _SHARED = {
     "scores": "(N,), one number per sample; infinities are allowed.",
     "features": "(N, D), one row per sample, of any floating-point type, on any device; beside `errors`, the input of "
@@ -42,6 +42,7 @@ _SHARED = {
     "keep": "fraction kept, in (0, 1].",
     "labels": '(N,) class ids, in [0, C) beside `errors`; where they may be None, only balance="class" needs them.',
     "balance": '"none", or "class": the same number of places for every class, as far as it has samples.',
+    "bias": "whether the last layer has a bias, whose gradient counts as one more feature of 1; or that layer itself.",
     "first": 'position of the first sample, instead of a random one; only with balance="none".',
     "seed": "decides between equal samples, and which class gets an odd place.",
     "max_memory": "bytes that may be used beyond the input.",
@@ -124,6 +125,8 @@ def choose(
     if "labels" in inspect.signature(method.select).parameters:
         arguments["labels"] = inputs.labels
     positional = _positional(method, inputs, statistic)
+    if "bias" in inspect.signature(method.select).parameters:
+        arguments["bias"] = inputs.extracted().bias
     if method.needs == "validation":
         validation = inputs.validation()
         arguments |= {"val_errors": validation.errors(), "val_features": validation.features}

@@ -61,10 +61,17 @@ class Batch:
         return self._error_norm
 
     def last_layer_norm(self) -> Float[Tensor, " b"]:
-        """Norm of the last layer's gradient, ‖p − onehot(y)‖₂ · √(1 + ‖features‖²)."""
+        """Norm of the gradient of the last layer's weight and bias, ‖p − onehot(y)‖₂ · √(1 + ‖features‖²)."""
+        return self._error_norm * torch.sqrt(1 + self._feature_square())
+
+    def last_weight_norm(self) -> Float[Tensor, " b"]:
+        """Norm of the gradient of the last layer's weight, ‖p − onehot(y)‖₂ · ‖features‖."""
+        return self._error_norm * torch.sqrt(self._feature_square())
+
+    def _feature_square(self) -> Float[Tensor, " b"]:
         assert self.features is not None
         features = self.features.to(torch.promote_types(self.features.dtype, torch.float32))
-        return self._error_norm * torch.sqrt(1 + features.square().sum(dim=1))
+        return features.square().sum(dim=1)
 
     def logit_lead(self) -> Float[Tensor, " b"]:
         """The target's logit minus the highest other."""

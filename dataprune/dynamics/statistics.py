@@ -14,8 +14,9 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..modules import has_bias
 from .batch import Batch
 
 State = dict[str, Tensor]  # each (N,) or (N, values), on the CPU
@@ -89,16 +90,24 @@ def el2n(epochs: int = 10, reduce: Literal["mean", "last"] = "mean") -> Statisti
     return Statistic(name, Batch.error_norm, accumulator, until=epochs, snapshot=True)
 
 
-def grand() -> Statistic:
+def grand(bias: bool | nn.Module = True) -> Statistic:
     """Norm of the gradient of the last linear layer, ‖softmax(outputs) − onehot(y)‖₂ · √(1 + ‖features‖²), averaged.
+
+    The 1 is that of the bias: short features of a layer without one would otherwise have a norm far too large.
 
     The mean is over all presentations; stop recording, or use a separate recorder, to score early weights.
     `Recorder.update` then needs the features that the last layer reads.
 
+    Args:
+        bias: whether the last layer has a bias; or that layer itself.
+    Raises:
+        TypeError: if bias is neither.
     Source: Paul et al. 2021, arXiv:2107.07075, definition 2.1. Differs: the gradient of the last layer's weight and
         bias stands for that of all weights; the mean is over presentations of one run, and `average` adds models.
     """
-    return Statistic("grand()", Batch.last_layer_norm, _mean(), features=True, snapshot=True)
+    if has_bias(bias):
+        return Statistic("grand()", Batch.last_layer_norm, _mean(), features=True, snapshot=True)
+    return Statistic("grand(bias=False)", Batch.last_weight_norm, _mean(), features=True, snapshot=True)
 
 
 def aum(space: Literal["logits", "probabilities"] = "logits") -> Statistic:
@@ -157,7 +166,8 @@ def dyn_unc(window: int = 10) -> Statistic:
     Args:
         window: presentations in a window, at least 2.
     Source: He et al. 2023, arXiv:2306.05175, the dynamic uncertainty: the unbiased deviation, over
-        T − window + 1 windows. Differs: nothing; some public code multiplies by 10.
+        T − window + 1 windows of T presentations. Differs: the authors' code leaves out the last window (record T − 1
+        presentations to have its result); some public code multiplies by 10.
     """
     _check_count("window", window, 2)
     accumulator = _windows(window, lambda values: values.std(dim=1))

@@ -106,8 +106,8 @@ def _positions(path: Path, columns: dict[str, np.ndarray]) -> np.ndarray | None:
                 f"{path}: the {what} must number all {len(index)} samples of the dataset from 0 on: score all of them, "
                 "or, where the rows are in the dataset's order, save without it (pandas: reset_index(drop=True))"
             )
-    first, *others = given.values() or [None]
-    if any(not np.array_equal(first, other) for other in others):
+    first = next(iter(given.values()), None)
+    if first is not None and any(not np.array_equal(first, other) for other in given.values()):
         raise DataError(
             f"{path}: the columns {', '.join(map(repr, given))} number the rows differently: rename the one with "
             "positions in the dataset to `index`"

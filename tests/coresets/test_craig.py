@@ -18,7 +18,7 @@ def test_craig_is_the_plain_greedy_algorithm(seed: int, memory: int) -> None:
     g = stored(errors, features)
     distance = np.linalg.norm(g[:, None] - g[None], axis=2)
     everyone = torch.arange(120)
-    chosen, sizes = _cover(_Distances(errors, features, everyone, memory), 30)
+    chosen, sizes = _cover(_Distances(errors, features, everyone, True, memory), 30)
     picks = chosen.tolist()
     for place, pick in enumerate(picks):
         costs = [distance[:, [*picks[:place], j]].min(1).sum() for j in range(120)]
@@ -37,8 +37,8 @@ def test_craig_is_the_plain_greedy_algorithm(seed: int, memory: int) -> None:
 
 def test_craig_stores_distances_only_where_they_fit() -> None:
     errors, features, _ = problem(0, 60)
-    assert _Distances(errors, features, torch.arange(60), 2**30).matrix is not None
-    assert _Distances(errors, features, torch.arange(60), 30_000).matrix is None
+    assert _Distances(errors, features, torch.arange(60), True, 2**30).matrix is not None
+    assert _Distances(errors, features, torch.arange(60), True, 30_000).matrix is None
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SubsetRandomSampler, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    default_collate,
+)
 
 from dataprune import coresets
 from dataprune.lab.models import build
@@ -111,6 +119,67 @@ def test_models_as_transformers_has_them() -> None:
     assert result.labels.tolist() == [i % 3 for i in range(SIZE)]
     with torch.no_grad():
         torch.testing.assert_close(model.classifier(result.features), result.logits)
+
+
+class Returning(nn.Linear):
+    """Takes labels too, as models that return their loss do."""
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return super().forward(x)
+
+
+class Pair(nn.Linear):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return super().forward(x + y)
+
+
+@pytest.mark.parametrize("batch_size", [4, 5, 21])  # the last batch may be of one sample
+@pytest.mark.parametrize("kind", [Returning, nn.Linear])
+def test_positions_after_the_labels_are_left_out(kind: type[nn.Linear], batch_size: int) -> None:
+    x, y = data(4).tensors
+    loader = DataLoader(TensorDataset(x, y, torch.arange(SIZE)), batch_size=batch_size)
+    assert torch.equal(coresets.extract(kind(4, 3), loader).labels, y)
+
+
+def test_an_index_that_is_no_position_is_no_label() -> None:
+    x, y = data(4).tensors
+    loader = DataLoader(TensorDataset(x, y, 100 + torch.arange(SIZE)), batch_size=4)
+    with pytest.raises(ValueError, match=r"taken for labels, but holds 103.*without an index"):
+        coresets.extract(Returning(4, 3), loader)
+    mixed = torch.arange(SIZE)
+    mixed[7] = 0
+    with pytest.raises(ValueError, match="the first batch ends with"):
+        coresets.extract(Returning(4, 3), DataLoader(TensorDataset(x, y, mixed), batch_size=4))
+    loader = DataLoader(TensorDataset(x, x, y), batch_size=4)
+    assert torch.equal(coresets.extract(Pair(4, 3), loader).labels, y)
+
+
+def ordered(batch: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    return default_collate(sorted(batch, key=lambda sample: float(sample[0].sum())))
+
+
+def shuffled(batch: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    batch.sort(key=lambda sample: int(sample[1]))  # the list itself
+    return default_collate(batch)
+
+
+def stacked(batch: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    return [torch.stack(column) for column in map(list, zip(*batch))]
+
+
+def test_a_collate_fn_that_reorders_is_refused() -> None:
+    model, dataset = nn.Linear(4, 3), data(4)
+    for collate in (ordered, shuffled):
+        with pytest.raises(TypeError, match="collate_fn changes the order"):
+            coresets.extract(model, DataLoader(dataset, batch_size=5, collate_fn=collate))
+    result = coresets.extract(model, DataLoader(dataset, batch_size=5, collate_fn=stacked))
+    assert torch.equal(result.labels, dataset.tensors[1])
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_layer_says_whether_it_has_a_bias(bias: bool) -> None:
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3, bias=bias))
+    assert coresets.extract(model, DataLoader(data(4), batch_size=5)).bias is bias
 
 
 def test_a_real_transformer() -> None:

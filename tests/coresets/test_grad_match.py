@@ -73,6 +73,31 @@ def test_the_fit_is_scipys_nonnegative_least_squares(seed: int, penalty: float) 
     )
 
 
+@pytest.mark.parametrize("scales", [(0.001, 0.25), (1e-6, 0.5), (0.25, 0.25)])
+def test_classes_that_are_learned_well_keep_their_weight(scales: tuple[float, float]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(400) % 2
+    wrong = torch.tensor(scales)[labels] * torch.rand(400, generator=generator) * 2
+    errors = torch.stack([wrong, -wrong], dim=1) * (1 - 2 * labels[:, None])
+    features = torch.randn(400, 8, generator=generator).relu()
+    selection = coresets.grad_match(errors, features, keep=0.1, labels=labels)
+    of_class = torch.bincount(labels[selection.index], selection.weight)
+    assert 0.5 < float(of_class[0] / of_class[1]) < 2
+    assert bool((of_class > 20).all())
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.5])
+def test_a_class_without_gradients_gets_even_weights(penalty: float) -> None:
+    errors, features, labels = problem(0, 60)
+    errors[labels == 1] = 0
+    selection = coresets.grad_match(errors, features, keep=0.1, labels=labels, penalty=penalty)
+    assert selection.weight[labels[selection.index] == 1].tolist() == [10.0, 10.0]
+    cancelling = torch.tensor([[0.5, -0.5], [-0.5, 0.5]])  # they add up to 0
+    assert coresets.grad_match(
+        cancelling, torch.zeros(2, 1), keep=0.5, labels=torch.zeros(2).long(), penalty=penalty
+    ).weight.tolist() == [2.0]
+
+
 def test_grad_match_of_everything_matches_exactly() -> None:
     errors, features, labels = problem(1, 9, width=6)
     selection = coresets.grad_match(errors, features, keep=1.0, labels=labels, penalty=0.0)

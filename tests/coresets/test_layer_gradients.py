@@ -9,7 +9,7 @@ import torch
 from coreset_gradients import problem, shares
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from dataprune import coresets
 from dataprune.coresets import budget
@@ -78,6 +78,19 @@ def test_degenerate_data(name: str, kind: str) -> None:
     assert bool(torch.isfinite(weight).all()) and float(weight.min()) >= 0
     if name == "craig":
         assert weight.sum() == len(labels) and weight.min() >= 1
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_bias_is_one_more_feature_of_a_layer_without(name: str, seed: int) -> None:
+    errors, features, labels = problem(seed, 40)
+    features *= 0.1
+    layer = nn.Linear(5, 3, bias=False)
+    with_bias = SELECTORS[name](errors, features, keep=0.2, labels=labels)
+    wider = torch.cat([features, torch.ones(40, 1)], dim=1)
+    without = SELECTORS[name](errors, wider, keep=0.2, labels=labels, bias=layer)
+    assert torch.equal(with_bias.index, without.index)
+    torch.testing.assert_close(with_bias.weight, without.weight)
 
 
 @pytest.mark.parametrize("name", SELECTORS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -134,6 +135,17 @@ def test_options(inputs: Inputs) -> None:
 def test_unknown_names_and_options(name: str, options: dict[str, Any], message: str, inputs: Inputs) -> None:
     with pytest.raises(UsageError, match=message):
         coresets.choose(name, inputs, keep=KEEP, options=options)
+
+
+@pytest.mark.parametrize("name", ["craig", "grad_match", "glister", "influence"])
+def test_a_head_without_a_bias_is_asked(name: str, parts: dict[str, Any], inputs: Inputs) -> None:
+    def headed(bias: bool) -> Inputs:
+        return replace(inputs, extracted=lambda: replace(parts["all"], features=parts["all"].features / 100, bias=bias))
+
+    with_bias, without = (coresets.choose(name, headed(bias), keep=KEEP) for bias in (True, False))
+    assert not torch.equal(with_bias.index, without.index)
+    with pytest.raises(UsageError, match="unknown option"):
+        coresets.choose(name, inputs, keep=KEEP, options={"bias": False})
 
 
 def test_inputs_are_read_only_by_the_methods_that_need_them(parts: dict[str, Any]) -> None:

@@ -96,17 +96,25 @@ def test_a_change_of_mind_among_wrong_classes_forgets_nothing() -> None:
     assert recorder.scores()["forgotten"].item() == 0
 
 
-def test_grand_is_the_gradient_of_the_last_layer() -> None:
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("length", [1.0, 0.01])  # of features: the shorter, the more a bias counts
+def test_grand_is_the_gradient_of_the_last_layer(bias: bool, length: float) -> None:
     draw = torch.Generator().manual_seed(0)
-    layer = torch.nn.Linear(6, 4)
-    h, y = torch.randn(5, 6, generator=draw), torch.randint(0, 4, (5,), generator=draw)
-    recorder = Recorder(5, {"grand": dynamics.grand()})
+    layer = torch.nn.Linear(6, 4, bias=bias)
+    h, y = length * torch.randn(5, 6, generator=draw), torch.randint(0, 4, (5,), generator=draw)
+    assert dynamics.grand(layer).name == dynamics.grand(bias).name == ("grand()" if bias else "grand(bias=False)")
+    recorder = Recorder(5, {"grand": dynamics.grand(layer)})
     recorder.update(torch.arange(5), layer(h), y, h)
     for n, score in enumerate(recorder.scores()["grand"]):
         layer.zero_grad()
         torch.nn.functional.cross_entropy(layer(h[n : n + 1]), y[n : n + 1]).backward()
         gradients = torch.cat([one.grad.flatten() for one in layer.parameters() if one.grad is not None])
         torch.testing.assert_close(score, gradients.norm())
+
+
+def test_grand_asks_a_layer() -> None:
+    with pytest.raises(TypeError, match="bias is True, False or the last layer itself, got NoneType"):
+        dynamics.grand(None)  # type: ignore[arg-type]
 
 
 # -- order and repetition --------------------------------------------------------------------------------------------

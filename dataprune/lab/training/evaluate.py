@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ...dynamics import Statistic, grand
 from ...modules import device_of, evaluation, last_layer, logits_of
 from ..data.datasets import InMemory, Samples
 
@@ -54,10 +55,16 @@ def _forward(model: nn.Module, inputs: Any) -> Float[Tensor, "b d"]:
     return logits_of(model(**inputs) if isinstance(inputs, dict) else model(inputs))
 
 
-def last_layer_inputs(model: nn.Module, shape: Sequence[int]) -> list[Tensor]:
-    """A list that every forward pass appends the features to: the detached input of the last linear layer."""
+def last_layer_inputs(model: nn.Module, shape: Sequence[int], statistics: dict[str, Statistic]) -> list[Tensor]:
+    """A list that every forward pass appends the features to: the detached input of the last linear layer.
+
+    Nothing is appended where no statistic reads them; `grand` becomes that of this layer, with or without a bias.
+    """
     features: list[Tensor] = []
+    if not any(statistic.features for statistic in statistics.values()):
+        return features
     layer = last_layer(model, torch.zeros(2, *shape, device=device_of(model)))
+    statistics["grand"] = grand(layer)
     layer.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0].detach()))
     return features
 

@@ -107,8 +107,7 @@ class _Run:
             self.method = Selection.metadata(settings.selection).get("method", settings.method)
         self.pruner = build_pruner(settings, size, data.train.labels, selection)
         statistics = build_statistics(settings)
-        self.recorder = Recorder(size, statistics) if statistics else None
-        whole = self.recorder is None  # a statistic needs every sample in every epoch, the last few too
+        whole = not statistics  # a statistic needs every sample in every epoch, the last few too
         self.stepping: dict[str, Any] = {"world_size": distributed.world_size(), "drop_last": whole}
         self.limit = self._step_limit()
         self.task = tasks.of(settings, data)
@@ -130,8 +129,8 @@ class _Run:
         self.batches = Batches(
             data.train, self.pruner, device, self.task.inputs, settings.batch_size, settings.workers, drop_last=whole
         )
-        needed = any(statistic.features for statistic in statistics.values())
-        self.features = last_layer_inputs(self.model, data.shape) if needed else []  # of the running step
+        self.features = last_layer_inputs(self.model, data.shape, statistics)  # of the running step
+        self.recorder = Recorder(size, statistics) if statistics else None
         self.step = 0
         self.open = False  # whether an epoch has begun that has no record in the history yet
         self.history: list[EpochRecord] = []

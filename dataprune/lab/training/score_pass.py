@@ -160,8 +160,7 @@ class Scorer:
         self.prepare, self.model = trained.prepare, trained.model()
         self.device = device_of(self.model)
         self.statistics = {name: STATISTICS[name]() for name in names}
-        needed = any(statistic.features for statistic in self.statistics.values())
-        self.features = last_layer_inputs(self.model, trained.input.shape) if needed else []
+        self.features = last_layer_inputs(self.model, trained.input.shape, self.statistics)
 
     def __call__(self, batch: Columns) -> Columns:
         size = len(batch["index"])

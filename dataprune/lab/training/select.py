@@ -183,7 +183,7 @@ class _ScoringRun:
             if part is not None:
                 samples = batches(part, device_of(model), self.trained.prepare, workers=self.settings.workers)
                 for field, value in vars(coresets.extract(model, samples)).items():
-                    tensors[prefix + field] = value.contiguous()
+                    tensors[prefix + field] = torch.as_tensor(value).contiguous()
         notes = json.dumps({"seconds": time.perf_counter() - started})
         files.write_bytes(self.extracted_file, save(tensors, metadata={"dataprune": notes}))
 
@@ -215,8 +215,8 @@ def _extracted(parts: Mapping[str, Tensor], path: Path, prefix: str = "") -> Ext
     features = parts.get(prefix + "features")
     if features is None:
         raise UsageError(f"{path} holds no `{prefix}features` (but {', '.join(parts) or 'nothing'})")
-    nothing = torch.empty(0)
-    return Extracted(features, parts.get(prefix + "logits", nothing), parts.get(prefix + "labels", nothing))
+    nothing, bias = torch.empty(0), bool(parts.get("bias", True))
+    return Extracted(features, parts.get(prefix + "logits", nothing), parts.get(prefix + "labels", nothing), bias)
 
 
 def _size(table: dynamics.Scores) -> int:
