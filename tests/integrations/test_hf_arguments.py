@@ -269,6 +269,7 @@ def test_overridden_methods_exist_and_are_called_as_before() -> None:
     assert parameters(Trainer._save_checkpoint) == ["self", "model", "trial"]
     assert parameters(Trainer._get_output_dir) == ["self", "trial"]
     assert parameters(Trainer.log) == ["self", "logs", "start_time"]
+    assert parameters(Trainer.train)[:2] == ["self", "resume_from_checkpoint"]
     assert parameters(Trainer.get_train_dataloader) == ["self"]
     assert parameters(Trainer._get_train_sampler) == ["self", "train_dataset"]
     assert "train_dataloader = self.get_train_dataloader()" in loop  # and no other is trained

@@ -12,10 +12,11 @@ import torch
 pytest.importorskip("transformers", reason="the extra hf is not installed: pip install -c constraints.txt -e '.[hf]'")
 
 from integrations.hf_tiny import Items, Naive, Stock, bert, train
+from transformers import PreTrainedModel, Trainer, TrainerState
 
 import dataprune
 from dataprune import CheckpointError
-from dataprune.integrations.huggingface import STATE
+from dataprune.integrations.huggingface import STATE, checkpoints
 
 SIZE = 48
 TIMES = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "seconds_saved", "train_loss"}
@@ -104,6 +105,101 @@ def test_resuming_what_max_steps_cut_off(tmp_path: Path) -> None:
     whole = train(pruner=emp(), **options)
     resumed = train(pruner=emp(), resume=str(tmp_path / "checkpoint-6"), **options)
     same(whole, resumed)
+
+
+class Killed(Exception):
+    """In the place of a kill."""
+
+
+WRITES = {
+    "state": (checkpoints.files, "write_state"),
+    "model": (PreTrainedModel, "save_pretrained"),
+    "optimizer": (Trainer, "_save_optimizer_and_scheduler"),
+    "random state": (Trainer, "_save_rng_state"),
+    "trainer state": (TrainerState, "save_to_json"),
+}
+
+
+@pytest.mark.parametrize("where", WRITES)
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_kill_while_a_checkpoint_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, begun: bool
+) -> None:
+    whole = train(pruner=emp(), folder=tmp_path / "whole", save_strategy="epoch")
+    options = {"folder": tmp_path / "killed", "save_strategy": "epoch"}
+    owner, name = WRITES[where]
+    write, calls = getattr(owner, name), []
+
+    def killed(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 2:
+            if begun:
+                write(*args, **kwargs)
+                if where == "trainer state":
+                    path = Path(args[1])
+                    path.write_text(path.read_text()[:100])
+            raise Killed
+        return write(*args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(owner, name, killed)
+        train(pruner=emp(), **options)
+    with pytest.warns(UserWarning, match="checkpoint-8 was not written to its end: training resumes from checkpoint-6"):
+        resumed = train(pruner=emp(), resume=True, **options)
+    assert len(resumed.seen) == 10
+    same(whole, resumed)
+
+
+def test_no_checkpoint_is_whole(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-6").mkdir()
+    with pytest.raises(CheckpointError, match="was written to its end: start again, without resuming"):
+        train(pruner=emp(), folder=tmp_path, resume=True)
+    (tmp_path / "checkpoint-6").rmdir()
+    with pytest.raises(ValueError, match="No valid checkpoint found"):
+        train(pruner=emp(), folder=tmp_path, resume=True)
+
+
+def test_a_checkpoint_that_is_written_again_is_not_whole_before_its_end(tmp_path: Path) -> None:
+    checkpoints.save(str(tmp_path), {})
+    (tmp_path / checkpoints.LAST).write_text("{}")
+    checkpoints.save(str(tmp_path), {})
+    assert not (tmp_path / checkpoints.LAST).exists()
+
+
+def test_one_flipped_bit_in_the_pruners_state_is_refused(tmp_path: Path) -> None:
+    train(pruner=emp(), folder=tmp_path, save_strategy="epoch", num_train_epochs=4)
+    path = tmp_path / "checkpoint-16" / STATE
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"pruner.pt is damaged .*: resume from an older checkpoint"):
+        train(pruner=emp(), folder=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("at", [3, 8, 16])
+def test_a_longer_run_takes_up_a_shorter_one(tmp_path: Path, at: int) -> None:
+    def rs2(epochs: int) -> Any:
+        return dataprune.rs2(SIZE, keep=0.25, epochs=epochs)
+
+    options = {"lr_scheduler_type": "constant", "save_strategy": "steps", "save_steps": 1}
+    whole = train(pruner=rs2(12), num_train_epochs=12, folder=tmp_path / "whole", **options)
+    train(pruner=rs2(8), num_train_epochs=8, folder=tmp_path, **options)
+    checkpoint = str(tmp_path / f"checkpoint-{at}")
+    longer = train(pruner=rs2(12), num_train_epochs=12, folder=tmp_path / "longer", resume=checkpoint, **options)
+    assert longer.state.global_step == 24 == longer.state.max_steps
+    for resumed, plain_ in zip(longer.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(resumed, plain_)
+    with pytest.raises(CheckpointError, match="epochs is 12 in the state and 8 here"):
+        train(pruner=rs2(8), num_train_epochs=8, folder=tmp_path, resume=str(tmp_path / "longer" / "checkpoint-24"))
+
+
+def test_the_rate_of_a_longer_run_follows_the_new_plan(tmp_path: Path) -> None:
+    options = {"folder": tmp_path, "save_strategy": "epoch"}
+    train(pruner=emp(), **options)
+    longer = train(pruner=emp(epochs=8), num_train_epochs=8, resume=True, **options)
+    assert longer.state.global_step == longer.pruner.planned_steps(8) == longer.state.max_steps
+    assert longer.lr_scheduler.get_last_lr() == [0.0, 0.0]
+    assert longer.column("learning_rate")[-1] == pytest.approx(0.01 / longer.state.max_steps)
 
 
 def test_a_checkpoint_of_the_stock_trainer(tmp_path: Path) -> None:

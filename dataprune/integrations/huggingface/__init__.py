@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from .checkpoints import STATE
 from .loading import INDEX
-from .trainer import STATE, PrunedTrainerMixin
+from .trainer import PrunedTrainerMixin
 
 
 def __getattr__(name: str) -> Any:

@@ -23,12 +23,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, SequentialSampler
 
 from ... import checks
-from ...errors import CheckpointError
 from ...indexed import Indexed
 from ...learning_rate import Progress
 from ...pruner import Pruner, epoch_steps
 from ..trainers import Savings, check_new
-from . import loading, sample_losses, trainer_checks
+from . import checkpoints, loading, sample_losses, trainer_checks
 from .loading import INDEX, WholeEpochs
 from .sample_losses import SampleLosses
 
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
     from transformers import Trainer as _Trainer
 else:
     _Trainer = object  # the mixin meets its Trainer where it is used
-
-STATE = "pruner.pt"  # in a checkpoint's folder, beside trainer_state.json
 
 PerSampleLoss = Callable[[Any, Any], Tensor]  # (the model's outputs, labels) -> (B,)
 
@@ -154,6 +151,12 @@ class PrunedTrainerMixin(_Trainer):
 
     # -- training ---------------------------------------------------------------------------------------------------
 
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's training; True resumes from the newest checkpoint that was written whole."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = checkpoints.newest(str(self.args.output_dir)) or True
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
     def _run_epoch(self, **loop: Any) -> None:
         epoch = loop["epoch"]
         count = len(self.pruner.select(epoch))
@@ -268,10 +271,7 @@ class PrunedTrainerMixin(_Trainer):
             self.pruner.sync()  # on every rank; then any rank's state is whole
             folder = os.path.join(self._get_output_dir(trial), f"checkpoint-{self.state.global_step}")
             if self.args.should_save:
-                os.makedirs(folder, exist_ok=True)
-                path = os.path.join(folder, STATE)
-                torch.save(self._state(), path + ".new")
-                os.replace(path + ".new", path)
+                checkpoints.save(folder, self._state())
         super()._save_checkpoint(model, trial)
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
@@ -282,10 +282,10 @@ class PrunedTrainerMixin(_Trainer):
         self._progress, self._weights_agree = None, False
         if self.args.max_steps <= 0 and not self.pruner.policy.exact:
             self._progress = Progress(self.pruner, **self._run())
-        if checkpoint is None or not os.path.isfile(os.path.join(checkpoint, "trainer_state.json")):
+        if checkpoint is None or not os.path.isfile(os.path.join(checkpoint, checkpoints.LAST)):
             self.pruner.load_state_dict(self._new_pruner)  # a second train() starts anew, as the Trainer does
             return 0, 0
-        return self._resume(os.path.join(checkpoint, STATE))
+        return self._resume(checkpoint)
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -296,12 +296,8 @@ class PrunedTrainerMixin(_Trainer):
             "pace": None if self._progress is None else {"progress": self._progress.state_dict()},
         }
 
-    def _resume(self, path: str) -> tuple[int, int]:
-        if not os.path.isfile(path):
-            raise CheckpointError(
-                f"no {path}: the checkpoint was not saved by a PrunedTrainer; resume it with the Trainer that saved it"
-            )
-        state = torch.load(path, map_location="cpu", weights_only=True)
+    def _resume(self, checkpoint: str) -> tuple[int, int]:
+        state = checkpoints.load(checkpoint)
         checks.check_run(self._run(), state["run"])
         self.pruner.load_state_dict(state["pruner"])
         self._begin = state["begin"]
