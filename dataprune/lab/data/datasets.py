@@ -7,7 +7,7 @@ import logging
 import os
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -27,6 +27,7 @@ SPLITS = {"train": ("train", "training"), "test": ("test", "t10k"), "validation"
 
 _log = logging.getLogger(__name__)
 _CHUNK = 64  # images that a thread decodes at a time
+_BITS_PER_SAMPLE = 258  # a tag of TIFF
 _SMALL = 8192  # bytes of an encoded image below which threads wait for the interpreter more than they decode
 
 
@@ -183,12 +184,45 @@ def shape_of(items: Packed, size: int | None) -> tuple[int, int, int]:
     One channel if all of a spread of images are grey, else three; a square of side `size`, or the first image's size.
 
     Raises:
-        DataError: if one cannot be read.
+        DataError: if one cannot be read, or if all that have 16 bits a value use fewer than 13 of them.
     """
     spread = range(0, len(items), max(1, len(items) // 64))
-    headers = [_open(items[position], items.name(position)) for position in spread]  # not decoded
-    channels = 1 if all(image.mode in ("1", "L") for image in headers) else 3
-    return (channels, size, size) if size else (channels, headers[0].height, headers[0].width)
+    headers = {items.name(position): _open(items[position], items.name(position)) for position in spread}
+    # the mode of grey ones says it, of coloured ones the layout of the file, which images that are read from files have
+    deep = {name: image for name, image in headers.items() if ";16" in f"{image.mode} {getattr(image, 'tile', '')}"}
+    _check_depth(deep)
+    first = next(iter(headers.values()))
+    channels = 1 if all(image.mode in ("1", "L", "I") or ";16" in image.mode for image in headers.values()) else 3
+    return (channels, size, size) if size else (channels, first.height, first.width)
+
+
+def _check_depth(images: Mapping[str, Image.Image]) -> None:
+    """Raise DataError if the values of all these images of 16 bits fit into 12, which would leave them black."""
+    for name, image in images.items():
+        if np.asarray(_with_bytes(image, name)).max() >= 16:
+            return
+    if images:
+        raise DataError(
+            f"{next(iter(images))} and others have 16 bits a value and none above 4095, where 65535 is white: scale "
+            "them to 16 bits, or save them with 8"
+        )
+
+
+def _with_bytes(image: Image.Image, name: str) -> Image.Image:
+    """The image with 8 bits a value: of 16 grey ones the high byte, which is what Pillow reads of 16 coloured ones."""
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
+        raise DataError(
+            f"{name} has 32 bits a value (mode {image.mode}), and its format does not say which one is white: save it "
+            "with 8 or 16 bits"
+        )
+    if image.mode == "P" and "transparency" in image.info:
+        return image.convert("RGBA")
+    if not image.mode.startswith("I"):
+        return image
+    from PIL import Image
+
+    (bits,) = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))  # a TIFF may have 12
+    return Image.fromarray((np.asarray(image) >> (bits - 8)).astype(np.uint8))
 
 
 def decode(content: bytes, name: str, shape: tuple[int, ...], resize: bool) -> np.ndarray:
@@ -202,7 +236,7 @@ def decode(content: bytes, name: str, shape: tuple[int, ...], resize: bool) -> n
     try:
         if resize:
             image.draft(None, (width, height))  # a JPEG is decoded at a half, a quarter ... where that suffices
-        image = image.convert("L" if channels == 1 else "RGB")
+        image = _with_bytes(image, name).convert("L" if channels == 1 else "RGB")
         if image.size != (width, height):
             if not resize:
                 size = f"{image.width}x{image.height}"

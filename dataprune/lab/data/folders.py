@@ -99,8 +99,13 @@ def _read_image_folder(folder: Path) -> Splits:
     classes = [path.name for path in _folders(root)]
     if not classes:
         raise DataError(f"nothing to train on in {folder}: give train/CLASS/*.png, parquet or idx files")
+    if wrong := [name for name in classes if name.encode(errors="replace") != os.fsencode(name)]:
+        raise DataError(f"{root} has a class folder named {wrong[0]!a}, which is not UTF-8: rename it")
     test = [*splits["test"], *splits["validation"]] if splits["train"] else []
-    return Splits(_list_images(root, classes), _list_images(test[0], classes) if test else None, classes)
+    train = _list_images(root, classes)
+    if empty := set(range(len(classes))) - set(train.labels.tolist()):
+        raise DataError(f"{root / classes[min(empty)]} has no images, and would be a class: fill it, or delete it")
+    return Splits(train, _list_images(test[0], classes) if test else None, classes)
 
 
 def _list_images(root: Path, classes: Sequence[str]) -> Encoded:
@@ -109,12 +114,17 @@ def _list_images(root: Path, classes: Sequence[str]) -> Encoded:
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        files = sorted(path for path in (root / name).rglob("*") if path.suffix.lower() in _SUFFIXES)
+        files = sorted(path for path in (root / name).rglob("*") if _is_image(path.relative_to(root)))
         paths += files
         labels += [label] * len(files)
     if not paths:
         raise DataError(f"no images in {root}: give CLASS/*.png, *.jpg ...")
     return Encoded(Packed((os.fsencode(path) for path in paths), files=True), torch.tensor(labels))
+
+
+def _is_image(path: Path) -> bool:
+    """By its name; hidden files and folders, as of editors and notebooks, are left out."""
+    return path.suffix.lower() in _SUFFIXES and not any(part.startswith(".") for part in path.parts)
 
 
 def _folders(root: Path) -> list[Path]:
@@ -169,6 +179,11 @@ def _choose(source: str, readers: dict[str, Reader]) -> Splits:
     if "train" not in readers:
         raise DataError(f"no training split in {source}: name its files train-*.parquet")
     train, classes = readers["train"]()
+    ids = train.labels.unique()
+    sparse = not classes and int(ids[0]) >= 0 and int(ids[-1]) >= len(train.labels)
+    if sparse:  # the classes are the ids that occur
+        train, classes = _renumbered(f"{source}: train", train, ids), list(map(str, ids.tolist()))
+    classes = classes or [str(number) for number in range(int(ids[-1]) + 1)]
     check_labels(f"{source}: train", train.labels, len(classes))
     for split in ("test", "validation"):
         if split in readers:
@@ -176,9 +191,18 @@ def _choose(source: str, readers: dict[str, Reader]) -> Splits:
             if bool((test.labels == -1).all()):  # benchmarks publish a test set without its labels so
                 _log.info("%s: the labels of %s are withheld", source, split)
                 continue
+            test = _renumbered(f"{source}: {split}", test, ids) if sparse else test
             check_labels(f"{source}: {split}", test.labels, len(classes))
             return Splits(train, test, classes)
     return Splits(train, None, classes)
+
+
+def _renumbered(source: str, part: Encoded, ids: Int[Tensor, " c"]) -> Encoded:
+    """Replace class ids by their places among `ids`, which are sorted."""
+    place = torch.searchsorted(ids, part.labels).clamp(max=len(ids) - 1)
+    if not torch.equal(ids[place], part.labels):
+        raise DataError(f"{source} has labels that the training split lacks")
+    return part._replace(labels=place)
 
 
 def _read_parquet(paths: Sequence[Path]) -> tuple[Encoded, list[str]]:
@@ -222,7 +246,7 @@ def _pyarrow() -> tuple[Any, Any]:
 
 
 def encode(table: Any, features: dict[str, Any], source: str) -> tuple[Encoded, list[str]]:
-    """Convert an arrow table to samples and class names."""
+    """Convert an arrow table to samples and class names, none where the features do not name them."""
     import pyarrow as arrow
     import pyarrow.compute as compute
 
@@ -238,8 +262,7 @@ def encode(table: Any, features: dict[str, Any], source: str) -> tuple[Encoded, 
         raise DataError(f"{source}: {'a row lacks its image or label' if len(table) else 'a split without rows'}")
     items = Packed((memoryview(cell.as_buffer()) for cell in content), name=f"image {{}} of {source}")
     ids = torch.from_numpy(np.array(labels.to_numpy(), dtype=np.int64))
-    names = features.get(label, {}).get("names")
-    return Encoded(items, ids), names or [str(number) for number in range(int(ids.max()) + 1)]
+    return Encoded(items, ids), features.get(label, {}).get("names") or []
 
 
 def _columns(features: dict[str, Any], names: Sequence[str], source: str) -> tuple[str, str]:
