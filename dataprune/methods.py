@@ -1,16 +1,18 @@
 """Named recipes: each composes a criterion, a policy and a schedule into a `Pruner`. `METHODS` is their index.
 
 `fixed`, which replays a coreset, is given a selection in place of a fraction and stands apart. The others share the
-arguments that each of their docstrings lists, and raise ValueError where an argument is out of range, or where full
+arguments of `Run`, and raise ValueError where an argument is out of range, or where full
 epochs use a budget up.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
+import re
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, Required, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -23,133 +25,90 @@ from .selection import Selection
 
 ALPHA = 0.8  # smoothing of both bandits, Raju et al. 2021
 
+Balance = Tensor | Sequence[int] | Sequence[str] | None
 
-def full(
-    size: int,
-    *,
-    keep: float | None = None,
-    budget: float | None = None,
-    epochs: int,
-    seed: int = 0,
-    warmup: int = 0,
-    anneal: float = 0.0,
-) -> Pruner:
+
+class Run(TypedDict, total=False):
+    """The arguments that all recipes share.
+
+    Attributes:
+        keep: fraction kept in a pruned epoch, in (0, 1]; full epochs of `warmup` and `anneal` come on top.
+        budget: in place of `keep`, the fraction of a full run's samples; keep is solved, full epochs inside.
+        epochs: epochs of the run.
+        seed: decides the selections and the order within an epoch.
+        warmup: full epochs at the start; with few epochs in all, warmup=0 walks through unseen samples first.
+        anneal: share of full epochs at the end, in [0, 1].
+    """
+
+    keep: float | None
+    budget: float | None
+    epochs: Required[int]
+    seed: int
+    warmup: int
+    anneal: float
+
+
+def full(size: int, **run: Unpack[Run]) -> Pruner:
     """All samples in every epoch: the reference; `keep`, `budget`, `warmup` and `anneal` change nothing.
 
     Source: none.
     """
-    for name, value in (("keep", keep), ("budget", budget)):
+    for name, value in (("keep", run.get("keep")), ("budget", run.get("budget"))):
         if value is not None:
             schedules.check_fraction(name, value)
-    return Pruner(size, criteria.loss, policies.uniform(), schedules.constant(1.0), epochs=epochs, seed=seed)
+    run.update(keep=1.0, budget=None, warmup=0, anneal=0.0)
+    return _pruner(size, criteria.loss, policies.uniform(), **run)
 
 
-def static_random(
-    size: int,
-    *,
-    keep: float | None = None,
-    budget: float | None = None,
-    epochs: int,
-    seed: int = 0,
-    warmup: int = 0,
-    anneal: float = 0.0,
-) -> Pruner:
+def static_random(size: int, **run: Unpack[Run]) -> Pruner:
     """One random subset, drawn once.
 
     Source: "Random" (static) in Table 1 of Xiao et al., arXiv:2408.16031. Differs: nothing.
     """
-    schedule = _schedule(keep, budget, epochs, warmup, anneal)
-    return Pruner(size, criteria.loss, policies.uniform(), schedule, epochs=epochs, every=epochs, seed=seed)
+    return _pruner(size, criteria.loss, policies.uniform(), every=None, **run)
 
 
-def random(
-    size: int,
-    *,
-    keep: float | None = None,
-    budget: float | None = None,
-    epochs: int,
-    seed: int = 0,
-    warmup: int = 0,
-    anneal: float = 0.0,
-) -> Pruner:
+def random(size: int, **run: Unpack[Run]) -> Pruner:
     """A new random subset in every epoch.
 
     Source: "Random*" in Table 1 of Xiao et al., arXiv:2408.16031; Raju et al. 2021, arXiv:2111.12621. Differs: nothing.
     """
-    schedule = _schedule(keep, budget, epochs, warmup, anneal)
-    return Pruner(size, criteria.loss, policies.uniform(), schedule, epochs=epochs, seed=seed)
+    return _pruner(size, criteria.loss, policies.uniform(), **run)
 
 
-def rs2(
-    size: int,
-    *,
-    keep: float | None = None,
-    budget: float | None = None,
-    epochs: int,
-    seed: int = 0,
-    warmup: int = 0,
-    anneal: float = 0.0,
-) -> Pruner:
+def rs2(size: int, **run: Unpack[Run]) -> Pruner:
     """Chunks of one random permutation after another, so that all samples are trained equally often.
 
     Source: Okanovic et al. 2024 (RS2 without replacement), arXiv:2305.18424. Differs: a chunk that ends a permutation
         is filled up from the next.
     """
-    schedule = _schedule(keep, budget, epochs, warmup, anneal)
-    return Pruner(size, criteria.loss, policies.least_drawn(), schedule, epochs=epochs, seed=seed)
+    return _pruner(size, criteria.loss, policies.least_drawn(), **run)
 
 
-def elfl(
-    size: int,
-    *,
-    keep: float | None = None,
-    budget: float | None = None,
-    epochs: int,
-    seed: int = 0,
-    warmup: int = 0,
-    anneal: float = 0.0,
-) -> Pruner:
+def elfl(size: int, **run: Unpack[Run]) -> Pruner:
     """Extreme low-frequency learning, every sample equally often: `rs2` under the name it has in the EMP paper.
 
     Source: Xiao et al., arXiv:2408.16031, section 3.2 and Figure 3. Differs: nothing.
     """
-    return rs2(size, keep=keep, budget=budget, epochs=epochs, seed=seed, warmup=warmup, anneal=anneal)
+    return rs2(size, **run)
 
 
-def loss(
-    size: int,
-    *,
-    keep: float | None = None,
-    budget: float | None = None,
-    epochs: int,
-    seed: int = 0,
-    warmup: int = 1,
-    anneal: float = 0.0,
-    balance: Tensor | Sequence[int] | Sequence[str] | None = None,
-) -> Pruner:
+def loss(size: int, *, balance: Balance = None, **run: Unpack[Run]) -> Pruner:
     """The samples with the highest loss when they were last trained.
 
     Source: Raju et al. 2021, arXiv:2111.12621; "LFL" in Xiao et al., arXiv:2408.16031. Differs: nothing.
     """
-    schedule = _schedule(keep, budget, epochs, warmup, anneal)
-    return Pruner(
-        size, criteria.loss, policies.top_k(balance=_classes(balance, size)), schedule, epochs=epochs, seed=seed
-    )
+    return _pruner(size, criteria.loss, policies.top_k(balance=_classes(balance, size)), **run)
 
 
 def epsilon_greedy(
     size: int,
     *,
-    keep: float | None = None,
-    budget: float | None = None,
-    epochs: int,
-    seed: int = 0,
-    warmup: int = 1,
-    anneal: float = 0.0,
     epsilon: float = 0.1,
     every: int = 10,
     smoothing: float = ALPHA,
-    balance: Tensor | Sequence[int] | Sequence[str] | None = None,
+    balance: Balance = None,
+    **run: Unpack[Run],
 ) -> Pruner:
     """Mostly the highest smoothed loss, a share `epsilon` at random, selected every ten epochs.
 
@@ -159,24 +118,12 @@ def epsilon_greedy(
         smoothing: weight of a new loss against the remembered one, in (0, 1].
     Source: Raju et al. 2021, arXiv:2111.12621, section 4.2. Differs: nothing.
     """
-    schedule = _schedule(keep, budget, epochs, warmup, anneal)
     policy = policies.epsilon_greedy(epsilon, balance=_classes(balance, size))
-    return Pruner(size, criteria.loss, policy, schedule, epochs=epochs, smoothing=smoothing, every=every, seed=seed)
+    return _pruner(size, criteria.loss, policy, smoothing=smoothing, every=every, **run)
 
 
 def ucb(
-    size: int,
-    *,
-    keep: float | None = None,
-    budget: float | None = None,
-    epochs: int,
-    seed: int = 0,
-    warmup: int = 1,
-    anneal: float = 0.0,
-    c: float = 1.0,
-    every: int = 10,
-    smoothing: float = ALPHA,
-    balance: Tensor | Sequence[int] | Sequence[str] | None = None,
+    size: int, *, c: float = 1.0, every: int = 10, smoothing: float = ALPHA, balance: Balance = None, **run: Unpack[Run]
 ) -> Pruner:
     """The highest smoothed loss plus c times its variance, selected every ten epochs.
 
@@ -186,22 +133,11 @@ def ucb(
         smoothing: weight of a new loss against the remembered one, in (0, 1].
     Source: Raju et al. 2021, arXiv:2111.12621, section 4.3. Differs: nothing.
     """
-    schedule = _schedule(keep, budget, epochs, warmup, anneal)
     policy = policies.upper_confidence(c, _classes(balance, size))
-    return Pruner(size, criteria.loss, policy, schedule, epochs=epochs, smoothing=smoothing, every=every, seed=seed)
+    return _pruner(size, criteria.loss, policy, smoothing=smoothing, every=every, **run)
 
 
-def infobatch(
-    size: int,
-    *,
-    keep: float | None = None,
-    budget: float | None = None,
-    epochs: int,
-    seed: int = 0,
-    warmup: int = 1,
-    anneal: float = 0.0,
-    prune_probability: float | None = None,
-) -> Pruner:
+def infobatch(size: int, *, prune_probability: float | None = None, **run: Unpack[Run]) -> Pruner:
     """Samples below the mean loss are dropped with a probability, the others of them weigh more: an unbiased gradient.
 
     Args:
@@ -212,34 +148,20 @@ def infobatch(
     Source: Qin et al. 2024, arXiv:2303.04947. Differs: a fixed number of survivors in place of a coin for each sample,
         and `keep`, are this project's; anneal=0.125 there.
     """
-    if prune_probability is None:
-        return Pruner(
-            size,
-            criteria.loss,
-            policies.soft_prune(),
-            _schedule(keep, budget, epochs, warmup, anneal),
-            epochs=epochs,
-            seed=seed,
-        )
-    if keep is not None or budget is not None:
-        raise ValueError("give prune_probability, or keep, or budget: each of them decides how much is pruned")
-    policy = policies.soft_prune(prune_probability)
-    schedule = _schedule(max(1 - prune_probability, 0.5 / size), None, epochs, warmup, anneal)
-    return Pruner(size, criteria.loss, policy, schedule, epochs=epochs, seed=seed)
+    if prune_probability is not None:
+        if run.get("keep") is not None or run.get("budget") is not None:
+            raise ValueError("give prune_probability, or keep, or budget: each of them decides how much is pruned")
+        run["keep"] = max(1 - prune_probability, 0.5 / size)
+    return _pruner(size, criteria.loss, policies.soft_prune(prune_probability), **run)
 
 
 def emp(
     size: int,
     *,
-    keep: float | None = None,
-    budget: float | None = None,
-    epochs: int,
-    seed: int = 0,
-    warmup: int = 1,
-    anneal: float = 0.0,
     beta: float = 5.0,
     distribution: criteria.Distribution | None = None,
-    balance: Tensor | Sequence[int] | Sequence[str] | None = None,
+    balance: Balance = None,
+    **run: Unpack[Run],
 ) -> Pruner:
     """The highest loss plus beta times the entropy of the prediction: the hard, and those not yet remembered.
 
@@ -247,23 +169,17 @@ def emp(
         beta: weight of the memory term.
     Source: Xiao et al., arXiv:2408.16031, Eq. 8, Algorithm 1. Differs: anneal=0.125 there, as in its section 4.1.
     """
-    schedule = _schedule(keep, budget, epochs, warmup, anneal)
     criterion = criteria.loss_plus_entropy(beta, distribution)
-    return Pruner(size, criterion, policies.top_k(balance=_classes(balance, size)), schedule, epochs=epochs, seed=seed)
+    return _pruner(size, criterion, policies.top_k(balance=_classes(balance, size)), **run)
 
 
 def emp_reverse(
     size: int,
     *,
-    keep: float | None = None,
-    budget: float | None = None,
-    epochs: int,
-    seed: int = 0,
-    warmup: int = 1,
-    anneal: float = 0.0,
     beta: float = 5.0,
     distribution: criteria.Distribution | None = None,
-    balance: Tensor | Sequence[int] | Sequence[str] | None = None,
+    balance: Balance = None,
+    **run: Unpack[Run],
 ) -> Pruner:
     """The lowest scores of `emp`: the ablation that shows which end of the order matters.
 
@@ -271,25 +187,11 @@ def emp_reverse(
         beta: weight of the memory term.
     Source: Xiao et al., arXiv:2408.16031, "EMP-reverse". Differs: anneal=0.125 there.
     """
-    schedule = _schedule(keep, budget, epochs, warmup, anneal)
     criterion = criteria.loss_plus_entropy(beta, distribution)
-    return Pruner(
-        size, criterion, policies.bottom_k(balance=_classes(balance, size)), schedule, epochs=epochs, seed=seed
-    )
+    return _pruner(size, criterion, policies.bottom_k(balance=_classes(balance, size)), **run)
 
 
-def emp_contrastive(
-    size: int,
-    *,
-    keep: float | None = None,
-    budget: float | None = None,
-    epochs: int,
-    seed: int = 0,
-    warmup: int = 1,
-    anneal: float = 0.0,
-    beta: float = 5.0,
-    balance: Tensor | Sequence[int] | Sequence[str] | None = None,
-) -> Pruner:
+def emp_contrastive(size: int, *, beta: float = 5.0, balance: Balance = None, **run: Unpack[Run]) -> Pruner:
     """The highest NT-Xent minus beta times the distance of a sample's two views: the hard, and those remembered.
 
     It is called as `pruner.loss(index, losses, (f_i, f_j))`, with one NT-Xent per sample and the features of the views
@@ -299,30 +201,19 @@ def emp_contrastive(
         beta: weight of the memory term.
     Source: Xiao et al., arXiv:2408.16031, Eq. 13, Algorithm 2. Differs: anneal=0.125 there, as in its section 4.1.
     """
-    schedule = _schedule(keep, budget, epochs, warmup, anneal)
     criterion = criteria.loss_minus_distance(beta)
-    return Pruner(size, criterion, policies.top_k(balance=_classes(balance, size)), schedule, epochs=epochs, seed=seed)
+    return _pruner(size, criterion, policies.top_k(balance=_classes(balance, size)), **run)
 
 
 def memory(
-    size: int,
-    *,
-    keep: float | None = None,
-    budget: float | None = None,
-    epochs: int,
-    seed: int = 0,
-    warmup: int = 1,
-    anneal: float = 0.0,
-    distribution: criteria.Distribution | None = None,
-    balance: Tensor | Sequence[int] | Sequence[str] | None = None,
+    size: int, *, distribution: criteria.Distribution | None = None, balance: Balance = None, **run: Unpack[Run]
 ) -> Pruner:
     """The highest entropy of the prediction: EMP's memory term alone, blind to the label and so to a wrong one.
 
     Source: this project's own; `emp` as beta goes to infinity.
     """
-    schedule = _schedule(keep, budget, epochs, warmup, anneal)
     criterion = criteria.entropy if distribution is None else criteria.entropy_of(distribution)
-    return Pruner(size, criterion, policies.top_k(balance=_classes(balance, size)), schedule, epochs=epochs, seed=seed)
+    return _pruner(size, criterion, policies.top_k(balance=_classes(balance, size)), **run)
 
 
 def fixed(size: int, *, selection: Selection, epochs: int, seed: int = 0, strategy: Literal["E", "P"] = "E") -> Pruner:
@@ -378,23 +269,6 @@ METHODS: dict[str, Callable[..., Pruner]] = {
 }
 
 
-_SHARED = {
-    "size": "samples in the dataset, N.",
-    "keep": "fraction kept in a pruned epoch, in (0, 1]; full epochs of `warmup` and `anneal` come on top.",
-    "budget": "in place of `keep`, the fraction of a full run's samples; keep is solved, full epochs inside.",
-    "epochs": "epochs of the run.",
-    "seed": "decides the selections and the order within an epoch.",
-    "warmup": "full epochs at the start; with few epochs in all, warmup=0 walks through unseen samples first.",
-    "anneal": "share of full epochs at the end, in [0, 1].",
-    "distribution": 'of the outputs: "softmax", "bernoulli" or "gaussian"; found by default, see `criteria.entropy`.',
-    "balance": "(N,) class ids or names; the highest scores are then taken class by class, in equal numbers.",
-}
-
-
-for _recipe in METHODS.values():
-    docstrings.complete(_recipe, _SHARED)
-
-
 @functools.cache
 def reads(name: str) -> criteria.Reads:
     """What a method reads of a training step: "losses", "probabilities", "features" or "nothing".
@@ -412,6 +286,27 @@ def reads(name: str) -> criteria.Reads:
     return METHODS[name](2, keep=0.5, epochs=4).reads
 
 
+def _pruner(
+    size: int,
+    criterion: criteria.Criterion,
+    policy: policies.Policy,
+    *,
+    keep: float | None = None,
+    budget: float | None = None,
+    epochs: int,
+    seed: int = 0,
+    warmup: int | None = None,
+    anneal: float = 0.0,
+    smoothing: float = 1.0,
+    every: int | None = 1,
+) -> Pruner:
+    """Compose a pruner; `warmup` is 1 by default where the policy needs scores, else 0; `every` None selects once."""
+    warmup = int(policy.reads_scores) if warmup is None else warmup
+    schedule = _schedule(keep, budget, epochs, warmup, anneal)
+    every = epochs if every is None else every
+    return Pruner(size, criterion, policy, schedule, epochs=epochs, smoothing=smoothing, every=every, seed=seed)
+
+
 def _schedule(keep: float | None, budget: float | None, epochs: int, warmup: int, anneal: float) -> schedules.Schedule:
     if isinstance(warmup, bool) or not isinstance(warmup, int) or warmup < 0:
         raise ValueError(f"warmup is a number of full epochs, at least 0, got {warmup!r}")
@@ -427,7 +322,7 @@ def _schedule(keep: float | None, budget: float | None, epochs: int, warmup: int
         warnings.warn(
             f"{min(warmup, epochs)} of {epochs} epochs train all samples before anything is pruned, which leaves "
             "little to save: with warmup=0 the first epochs train samples not yet seen, and pruning starts at once",
-            stacklevel=3,
+            stacklevel=4,
         )
     return schedule
 
@@ -461,3 +356,27 @@ def _solve(budget: float, epochs: int, warmup: int, stop: int) -> float:
             f"must be above {full_epochs / epochs:.3g}, or warmup and anneal smaller"
         )
     return left / pruned
+
+
+_SHARED = {
+    "size": "samples in the dataset, N.",
+    **dict(re.findall(r"^ {8}(\w+): (.+)$", Run.__doc__ or "", re.MULTILINE)),
+    "distribution": 'of the outputs: "softmax", "bernoulli" or "gaussian"; found by default, see `criteria.entropy`.',
+    "balance": "(N,) class ids or names; the highest scores are then taken class by class, in equal numbers.",
+}
+
+
+def _show_shared_arguments(recipe: Callable[..., Pruner]) -> None:
+    """Put the arguments of `Run` into a recipe's signature and docstring, for `help` and `inspect`."""
+    defaults = inspect.signature(_pruner).parameters
+    warmup = int(reads(recipe.__name__) != "nothing")
+    shared = [
+        defaults[name].replace(default=warmup) if name == "warmup" else defaults[name] for name in Run.__annotations__
+    ]
+    size, *own, _ = inspect.signature(recipe).parameters.values()
+    recipe.__signature__ = inspect.Signature([size, *shared, *own], return_annotation="Pruner")  # type: ignore[attr-defined]
+    docstrings.complete(recipe, _SHARED)
+
+
+for _recipe in METHODS.values():
+    _show_shared_arguments(_recipe)

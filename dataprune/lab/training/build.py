@@ -170,7 +170,7 @@ def build_pruner(
 
 def _dynamic(settings: Settings, size: int, labels: Int[Tensor, " n"] | None) -> Pruner:
     recipe, arguments = METHODS[settings.method], settings.recipe_arguments()
-    known = [name for name in recipe.__kwdefaults__ or {} if name not in ("epochs", "seed")]
+    known = [name for name in inspect.signature(recipe).parameters if name not in ("size", "epochs", "seed")]
     for name in arguments:
         require(name in known, suggest(name, known, what=f"option of {settings.method}"))
     balance = arguments.get("balance", False)
