@@ -16,7 +16,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 try:
-    from lightning.pytorch.callbacks import Callback
+    from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
 except ImportError as error:
     raise ImportError(
         f"PruneCallback needs lightning: pip install -c constraints.txt -e '.[lightning]' ({error})"
@@ -55,6 +55,7 @@ class PruneCallback(Callback):
         self._state: dict[str, Any] | None = None  # of the checkpoint that training resumes from
         self._used = False  # whether the pruner had begun before this fit
         self._run: dict[str, Any] | None = None  # what the steps of an epoch depend on
+        self._counted = 0  # samples of the epoch that are in the savings
         self._ends_epoch = True  # whether the sampler does outside training
 
     # -- hooks ------------------------------------------------------------------------------------------------------
@@ -96,8 +97,11 @@ class PruneCallback(Callback):
         self._begin_epoch(trainer, 0)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Count the samples."""
-        self._savings.add(len(batch[0]) * trainer.world_size)
+        """Count the samples, as recorded: a hook of the module may have made anything of the batch."""
+        if self._run is not None:
+            _check_accumulation(trainer, {self._run["accumulate_grad_batches"]})
+        self._savings.add((self.pruner.recorded - self._counted) * trainer.world_size)
+        self._counted = self.pruner.recorded
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """End the pruner's epoch, unless it was left early, and log."""
@@ -145,6 +149,7 @@ class PruneCallback(Callback):
         loader, sampler = _pruned_loader(trainer, self.pruner)
         sampler.set_epoch(epoch)
         self._savings.kept = len(self.pruner.select(epoch)) / self.pruner.size
+        self._counted = self.pruner.recorded
         remaining = len(loader)
         if trainer.fast_dev_run:
             remaining = min(remaining, trainer.limit_train_batches)
@@ -215,11 +220,6 @@ def _check_trainer(trainer: Any, pruner: Pruner) -> None:
             "and for shorter epochs build the pruner with a smaller keep"
         )
     check_epochs("max_epochs", trainer.max_epochs, pruner, f"Trainer(max_epochs={pruner.epochs})")
-    if trainer.max_steps != -1:
-        raise ValueError(
-            f"max_steps={trainer.max_steps} would end the run inside the pruner's plan: leave it out, and build the "
-            "pruner with fewer epochs (EarlyStopping works)"
-        )
 
 
 def _pruned_loader(trainer: Any, pruner: Pruner) -> tuple[DataLoader, PruneSampler]:
@@ -281,11 +281,35 @@ def _check_plan(trainer: Any, pruner: Pruner, loader: DataLoader, sampler: Prune
             f"val_check_interval={every}, but an epoch of the pruner has {smallest} batches and would not be "
             "validated: give it a share such as 1.0, or add check_val_every_n_epoch=None to count batches across epochs"
         )
+    for callback in trainer.callbacks:
+        if isinstance(callback, GradientAccumulationScheduler):
+            _check_accumulation(trainer, {callback.get_accumulate_grad_batches(e) for e in range(pruner.epochs)})
     _check_schedules(trainer, pruner, loader.batch_size, options | {"accumulate": trainer.accumulate_grad_batches})
+
+
+def _check_steps(trainer: Any, planned: int) -> None:
+    """Raise ValueError where max_steps is not the number of steps of the plan."""
+    if trainer.max_steps not in (-1, planned) and not trainer.fast_dev_run:
+        raise ValueError(
+            f"max_steps={trainer.max_steps}, but the pruner's plan has {planned} steps: leave it out, and for a "
+            "shorter run build the pruner with fewer epochs (EarlyStopping works)"
+        )
+
+
+def _check_accumulation(trainer: Any, factors: set[int]) -> None:
+    """Raise ValueError where the accumulation is not always the same, under a schedule that counts its steps."""
+    factors = factors | {trainer.accumulate_grad_batches}
+    if len(factors) > 1 and any(config.interval == "step" for config in trainer.lr_scheduler_configs):
+        raise ValueError(
+            f"accumulate_grad_batches changes while training ({sorted(factors)}, as GradientAccumulationScheduler "
+            "makes it), so that planned_steps, which counts with one number, is not the length of the learning-rate "
+            "schedule: Trainer(accumulate_grad_batches=...) with one number, or a schedule of interval 'epoch'"
+        )
 
 
 def _check_schedules(trainer: Any, pruner: Pruner, batch_size: int, options: dict[str, Any]) -> None:
     planned = pruner.planned_steps(batch_size, **options)
+    _check_steps(trainer, planned)
     estimated = pruner.epochs * epoch_steps(pruner.epoch_sizes()[0], batch_size, **options)
     for config in trainer.lr_scheduler_configs:
         span = getattr(config.scheduler, "total_steps", None) or getattr(config.scheduler, "T_max", None)

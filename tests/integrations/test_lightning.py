@@ -30,7 +30,7 @@ from integrations.lightning_tiny import (
     train,
     trainer,
 )
-from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.callbacks import Callback, EarlyStopping, GradientAccumulationScheduler
 from lightning.pytorch.loggers import CSVLogger
 
 import dataprune
@@ -198,6 +198,50 @@ def test_logs(tmp_path: Path) -> None:
     assert [float(row.split(",")[column]) for row in rows] == [1.0, 0.3125, 0.3125, 1.0]
 
 
+@pytest.mark.parametrize("make", [lambda i, x, y: {"index": i, "x": x, "y": y}, lambda i, x, y: {"x": x, "i": (i, y)}])
+def test_a_batch_that_a_hook_makes_a_dictionary(make: Any) -> None:
+    class Hooked(Tiny):
+        def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            index, (x, y) = batch
+            return make(index, x, y)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            index, y = (batch["index"], batch["y"]) if "y" in batch else batch["i"]
+            return super().training_step((index, (batch["x"], y)), batch_idx)
+
+    pruner = shrinking()
+    ours = train(pruner, module=Hooked(pruner, 12))
+    assert sizes(ours) == [48, 15, 15, 15]
+    assert ours.trainer.callback_metrics["samples_trained"] == 93
+
+
+class Look(Callback):
+    """Goes through the training loader wherever it is called."""
+
+    def look(self, trainer: Any, pl_module: Any) -> None:
+        for index, (x, _) in trainer.train_dataloader:
+            assert len(index) == len(x)
+
+    on_train_epoch_start = on_train_epoch_end = look
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
+        next(iter(trainer.train_dataloader))
+        if trainer.global_step % 4 == 1:
+            self.look(trainer, pl_module)
+
+
+@pytest.mark.parametrize("plan", [shrinking, growing, infobatch, lambda: dataprune.rs2(SIZE, keep=0.25, epochs=4)])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_look_at_the_training_loader_changes_nothing(plan: Any, workers: int) -> None:
+    def run(*callbacks: Callback) -> Any:
+        pruner = plan()
+        return train(pruner, data=dataprune.prune_loader(loader(num_workers=workers), pruner), callbacks=callbacks)
+
+    alone, looked = run(), run(Look())
+    assert looked.seen == alone.seen and same_weights(looked, alone)
+    assert torch.equal(looked.pruner.book.score, alone.pruner.book.score)
+
+
 def test_a_training_step_that_records_nothing() -> None:
     pruner = shrinking()
 
@@ -291,6 +335,18 @@ def test_a_finished_run(tmp_path: Path) -> None:
     assert again.epoch == 4 and torch.equal(again.book.score, pruner.book.score)
 
 
+@pytest.mark.parametrize("at", [3, 6, 8])
+def test_a_longer_run_takes_up_a_shorter_one(tmp_path: Path, at: int) -> None:
+    def run(epochs: int, **options: Any) -> Any:
+        pruner = dataprune.rs2(SIZE, keep=0.25, epochs=epochs)
+        return train(pruner, module=Tiny(pruner, 12), **options)
+
+    run(4, callbacks=(every_step(tmp_path),))
+    whole, longer = run(6), run(6, resume=tmp_path / f"{at}.ckpt")
+    assert longer.trainer.global_step == 12 and longer.rate() == 0.0
+    assert longer.seen == whole.seen[at:] and same_weights(longer, whole)
+
+
 def test_a_checkpoint_without_the_callback(tmp_path: Path) -> None:
     train(shrinking(), stock=True, callbacks=(every_step(tmp_path),))
     for step in (3, 6, 8):
@@ -333,7 +389,8 @@ def test_a_pruner_that_was_used() -> None:
         ({"limit_train_batches": 1}, "limit_train_batches=1 would cut off"),
         ({"overfit_batches": 2}, "overfit_batches=2 replaces the pruner's sampler"),
         ({"max_epochs": 3}, r"Trainer\(max_epochs=4\)"),
-        ({"max_steps": 5}, "max_steps=5 would end the run"),
+        ({"max_steps": 5}, "max_steps=5, but the pruner's plan has 12 steps"),
+        ({"max_steps": 100}, "max_steps=100, but the pruner's plan has 12 steps"),
         ({"val_check_interval": 4, "validate": True}, "val_check_interval=4, but an epoch of the pruner has 2 batches"),
     ],
 )
@@ -345,6 +402,42 @@ def test_flags_that_cut_epochs_off(flags: dict[str, Any], message: str) -> None:
 def test_validation_may_count_batches_across_epochs() -> None:
     ours = train(shrinking(), validate=True, val_check_interval=4, check_val_every_n_epoch=None)
     assert len(ours.validated) == 3
+
+
+def test_as_many_max_steps_as_planned() -> None:
+    ours = train(shrinking(), max_steps=12)
+    assert sizes(ours) == [48, 15, 15, 15] and ours.rate() == 0.0
+
+
+class Changes(Callback):
+    """Accumulation of one's own."""
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        trainer.accumulate_grad_batches = 1 + trainer.current_epoch % 2
+
+
+@pytest.mark.parametrize(
+    "changes", [GradientAccumulationScheduler({2: 2}), GradientAccumulationScheduler({0: 2}), Changes()]
+)
+def test_accumulation_that_changes_under_a_schedule_of_steps(changes: Callback) -> None:
+    with pytest.raises(ValueError, match=r"changes while training \(\[1, 2\], .* a schedule of interval 'epoch'"):
+        train(shrinking(), callbacks=(changes,))
+
+
+@pytest.mark.parametrize("changes", [GradientAccumulationScheduler({1: 2}), Changes()])
+def test_accumulation_that_changes_without_one(changes: Callback) -> None:
+    class Constant(Tiny):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    pruner = growing()
+    ours = train(pruner, module=Constant(pruner, 0), callbacks=(changes,))
+    assert sizes(ours) == [12, 24, 36, 48]
+    assert ours.trainer.global_step == 2 + 2 + (3 if isinstance(changes, GradientAccumulationScheduler) else 5) + 3
+
+
+def test_accumulation_that_never_changes() -> None:
+    assert sizes(train(shrinking(), callbacks=(GradientAccumulationScheduler({0: 1}),))) == [48, 15, 15, 15]
 
 
 def test_loaders_that_are_not_the_pruners() -> None:
