@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 import zlib
 from typing import TYPE_CHECKING, Any
@@ -223,14 +224,20 @@ def check_planned(recorded: int, most: int) -> None:
         )
 
 
+def warn(message: str) -> None:
+    """Warn at the line of the user's program, the first outside this package."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] == __package__:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)
+
+
 def warn_unrecorded(what: str) -> None:
     """Warn that no batch was ever recorded, for a method that selects by scores."""
-    warnings.warn(
+    warn(
         f"{what}, but none was recorded, and this method selects by scores: all are chosen at random. Call "
         "pruner.loss(index, losses, outputs, targets) in every step. (Hugging Face: a compute_loss of your own belongs "
-        "into a base class that stands after PrunedTrainerMixin)",
-        UserWarning,
-        stacklevel=4,
+        "into a base class that stands after PrunedTrainerMixin)"
     )
 
 
@@ -262,7 +269,8 @@ def check_trained(epoch: Epoch, planned: int, missing: int) -> None:
     if epoch.exhausted and missing >= tolerated and 4 * missing >= planned:
         raise PlanError(
             f"epoch {epoch.number} handed out {planned} samples but {missing} of them were never recorded: the loop "
-            "skips batches, or some of them do not go through pruner.loss or pruner.update; or a framework shards what "
+            "skips batches, some of them do not go through pruner.loss or pruner.update, or the next epoch is begun "
+            "before they are recorded, as by a thread that fetches ahead; or a framework shards what "
             "PruneSampler has sharded already (give it rank=0, world_size=1, or switch the framework's sharding off)"
         )
     if ranks > 1 and epoch.foreign >= tolerated > 0:

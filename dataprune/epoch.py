@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -55,6 +54,8 @@ class Epoch:
         self.ended = False
         self.tail: int | None = None
         self._warned = False
+        self._opening: Tensor | None = None  # the first batch recorded of it
+        self._again = False  # whether an iteration has begun since, and nothing was recorded in it yet
         self._first: int | None = None  # position that a resumed epoch begins with, until something is recorded
         self._resumed: np.ndarray | None = None  # (N,) bool: trained before the state was loaded
         self._unsynced: np.ndarray | None = None  # (N,) bool: of these, what only this rank knows of
@@ -67,6 +68,7 @@ class Epoch:
         """A new epoch that takes over the buffers of this one, which is over."""
         epoch = Epoch(self.size, self.values, number)
         epoch._index, epoch._score = self._index, self._score
+        epoch._warned = self._warned  # once a run
         return epoch
 
     # -- recording --------------------------------------------------------------------------------------------------
@@ -99,36 +101,41 @@ class Epoch:
     def _check_first(self, index: Tensor) -> None:
         """Warn where a resumed loop leaves out the batch that it should begin with."""
         if self._first not in index.tolist():
-            warnings.warn(
+            checks.warn(
                 f"epoch {self.number} is resumed, but the loop leaves out the first batches that it was given: the "
                 "pruner's state leaves out already what was trained. Do not skip batches as well "
-                "(accelerate.skip_first_batches, or a loop's own counter)",
-                UserWarning,
-                stacklevel=5,
+                "(accelerate.skip_first_batches, or a loop's own counter)"
             )
         self._first = None
 
     def _check_repeated(self, index: Tensor) -> None:
         """Warn where a batch on the CPU is recorded twice running, or more is recorded than the epoch has."""
+        if self._opening is None and index.is_cpu:
+            self._opening = index.to(torch.int64, copy=True)
+        elif self._opening is not None and self._again and index.is_cpu and torch.equal(index.long(), self._opening):
+            self._warned = True
+            checks.warn(
+                f"epoch {self.number} begins again after {self.recorded} of its samples were trained, and trains them "
+                "again: the loop left the epoch early, as next(iter(loader)) in every step does. Call "
+                "loader.sampler.set_epoch(epoch) before each epoch to move on to the next"
+            )
+            return
+        self._again = False
         previous = self._index[max(self._begin, self._length - len(index)) : self._length]
         if index.is_cpu and previous.is_cpu and index.dtype == torch.int64 and torch.equal(index, previous):
             self._warned = True
-            warnings.warn(
+            checks.warn(
                 f"a batch of {len(index)} samples is recorded twice running in epoch {self.number}: a second pass over "
-                "a batch, as SAM and L-BFGS make one, calls pruner.loss(..., record=False)",
-                UserWarning,
-                stacklevel=5,
+                "a batch, as SAM and L-BFGS make one, calls pruner.loss(..., record=False)"
             )
         elif self.share is not None and self.recorded + len(index) > self.share + self.largest:  # for a filled-up batch
             self._warned = True
-            warnings.warn(
+            checks.warn(
                 f"{self.recorded + len(index)} samples are recorded for epoch {self.number}, which has {self.share} "
                 "on this rank: the loop left the epoch early and began it again, records a batch more than once (two "
                 "views of a sample are one: record the mean of their losses), or repeats stored batches as "
                 "itertools.cycle does, so that the loader never begins the next epoch; or a framework has replaced the "
-                "sampler",
-                UserWarning,
-                stacklevel=5,
+                "sampler"
             )
 
     def pending(self) -> tuple[Tensor, Tensor]:
@@ -177,6 +184,7 @@ class Epoch:
         self._first = first
         self.tail, self.exhausted, self.ended, self.begun = tail, False, False, True
         self._begin = self._length
+        self._again = self.recorded > 0
 
     def started(self) -> bool:
         """Whether any sample of it was trained and flushed."""

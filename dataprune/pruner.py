@@ -345,7 +345,8 @@ class Pruner:
         if self._closed:
             raise PlanError(
                 f"all {self.epochs} epochs of this pruner have been trained, and the loader yields the last one again: "
-                "build the pruner with epochs=... of the whole run"
+                "build the pruner with epochs=... of the whole run, and evaluate without pruner.loss, which uses up an "
+                "epoch"
             )
         with torch.no_grad():
             score = self.criterion(losses.detach(), outputs, targets)

@@ -327,6 +327,7 @@ def test_epochs_end() -> None:
         positions(batches)
 
 
+@pytest.mark.filterwarnings("ignore:.*the loop left the epoch early")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_abandoned_iteration_advances_nothing(workers: int) -> None:
     p = pruner()

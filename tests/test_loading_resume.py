@@ -75,6 +75,7 @@ def test_resuming_with_set_epoch() -> None:
     assert steps == train(p, prune_loader(loader(), p))
 
 
+@pytest.mark.filterwarnings("ignore:.*the loop left the epoch early")
 def test_a_state_loaded_after_the_loader_was_used_counts() -> None:
     p = pruner("loss", seed=5)
     batches = prune_loader(loader(), p)

@@ -201,11 +201,40 @@ def test_a_second_pass_over_a_batch_is_not_recorded() -> None:
             p.loss(index, losses[: len(index)])
 
 
-def test_an_iteration_that_begins_again_with_the_same_batch_is_no_second_pass() -> None:
-    p = pruner("loss")
-    loader = pruned(p)
+def begins_again(loader: Any) -> Iterator[torch.Tensor]:
+    while True:
+        yield next(iter(loader))[0]
+
+
+def stops_after_two(loader: Any) -> Iterator[torch.Tensor]:
     for _ in range(3):
-        record(p, next(iter(loader))[0])
+        yield from (index for index, _ in itertools.islice(loader, 2))
+
+
+def zipped_with_a_shorter_one(loader: Any) -> Iterator[torch.Tensor]:
+    for _ in range(3):
+        yield from (index for (index, _), _ in zip(loader, range(2)))
+
+
+@pytest.mark.parametrize("loop", [begins_again, stops_after_two, zipped_with_a_shorter_one])
+def test_an_epoch_that_is_left_early_and_begins_again_is_told_once(loop: Callable[..., Any]) -> None:
+    p = pruner("loss")
+    with pytest.warns(UserWarning, match="begins again after .* the loop left the epoch early") as warned:
+        for index in itertools.islice(loop(pruned(p)), 6):
+            record(p, index)
+    assert len(warned) == 1
+    assert warned[0].filename == __file__
+
+
+def test_epochs_that_are_left_early_and_numbered_go_on() -> None:
+    p = pruner("rs2")
+    loader, seen = pruned(p), set()
+    for epoch in range(EPOCHS):
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        for index, _ in itertools.islice(loader, 2):
+            record(p, index)
+            seen |= set(index.tolist())
+    assert len(seen) > 2 * BATCH
 
 
 def test_a_loop_that_never_records_is_told() -> None:
