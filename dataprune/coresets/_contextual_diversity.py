@@ -8,7 +8,7 @@ from functools import partial
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from ..errors import UsageError, suggest
@@ -18,12 +18,13 @@ from ._k_center import Space, cover
 
 
 def contextual_diversity(
-    outputs: Float[Tensor, "n c"],
+    outputs: Float[Tensor, "n c"] | budget.Array,
     *,
     keep: float,
     seed: int = 0,
     first: int | None = None,
-    labels: Integer[Tensor, " n"] | None = None,
+    chosen: Selection | Int[Tensor, " m"] | budget.Array | None = None,
+    labels: Integer[Tensor, " n"] | budget.Array | None = None,
     balance: budget.Balance = "none",
     space: Literal["auto", "logits", "probabilities"] = "auto",
     floor: float = 1e-12,
@@ -31,7 +32,7 @@ def contextual_diversity(
 ) -> Selection:
     """Keep a greedy k-center under the symmetric divergence KL(p‖q) + KL(q‖p) of class probabilities.
 
-    The result is that of `k_center`, and so are the arguments `seed`, `first` and `balance`.
+    The result is that of `k_center`, and so are the arguments `seed`, `first`, `chosen` and `balance`.
 
     Args:
         outputs: logits or probabilities, one row per sample, of any floating-point type, on any device.
@@ -56,7 +57,7 @@ def contextual_diversity(
     if space == "probabilities" and not normalised:
         raise ValueError('outputs are no probabilities (negative, or rows that do not sum to one): space="logits"?')
     width, make = 2 * outputs.shape[1], partial(SymmetricDivergence, logits=not normalised, floor=floor)
-    return cover("contextual_diversity", outputs, width, make, keep, seed, first, labels, balance, max_memory)
+    return cover("contextual_diversity", outputs, width, make, keep, seed, first, chosen, labels, balance, max_memory)
 
 
 @dataclass

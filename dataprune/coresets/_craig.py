@@ -16,12 +16,13 @@ _FIRST = 16  # candidates that lazy greedy re-scores first
 
 
 def craig(
-    errors: Float[Tensor, "n c"],
-    features: Float[Tensor, "n d"],
+    errors: Float[Tensor, "n c"] | budget.Array,
+    features: Float[Tensor, "n d"] | budget.Array,
     *,
     keep: float,
-    labels: Integer[Tensor, " n"],
+    labels: Integer[Tensor, " n"] | budget.Array,
     bias: bool | nn.Module = True,
+    chosen: Selection | Int[Tensor, " m"] | budget.Array | None = None,
     max_memory: int = budget.MAX_MEMORY,
     seed: int = 0,
 ) -> Selection:
@@ -34,10 +35,11 @@ def craig(
     `max_memory` distances are computed when they are needed: slower, with a few rows of n values at a time.
 
     Args:
-        keep: fraction kept, in (0, 1]; classes keep their shares.
+        keep: fraction kept, in (0, 1]; or, from 2 on, how many samples; classes keep their shares.
     Returns:
         Positions in ascending order. Weights are the numbers of samples that are nearest to each, itself among them;
-        they sum to N, and a loss that is averaged over the coreset is 1 / keep times that over all data.
+        they sum to N, less those that are nearest to one in `chosen`, and a loss that is averaged over the coreset is
+        1 / keep times that over all data.
     Example:
         >>> errors = torch.tensor([[-0.9, 0.9], [-0.9, 0.9], [-0.1, 0.1]])
         >>> craig(errors, torch.zeros(3, 1), keep=0.67, labels=torch.zeros(3, dtype=torch.int64)).weight
@@ -49,12 +51,14 @@ def craig(
     errors, features, labels = check_gradients(errors, features, labels)
     bias = has_bias(bias)
 
-    def match(members: Tensor, places: int) -> tuple[Tensor, Tensor]:
+    def match(members: Tensor, places: int, known: Tensor) -> tuple[Tensor, Tensor]:
         if places == len(members):
             return torch.arange(places, device=members.device), torch.ones_like(members)
-        return _cover(_Distances(errors, features, members, bias, max_memory), places)
+        distances = _Distances(errors, features, torch.cat([known, members]), bias, max_memory)
+        picks, weights = _cover(distances, places, len(known))
+        return picks - len(known), weights
 
-    return match_classes(match, labels, keep, seed)
+    return match_classes(match, labels, keep, seed, chosen=chosen)
 
 
 class _Distances:
@@ -88,22 +92,30 @@ class _Distances:
         return result
 
 
-def _cover(distances: _Distances, count: int) -> tuple[Int[Tensor, " k"], Int[Tensor, " k"]]:
-    """Choose samples one after another, and count how many samples are nearest to each."""
+def _cover(distances: _Distances, count: int, known: int = 0) -> tuple[Int[Tensor, " k"], Int[Tensor, " k"]]:
+    """Choose samples one after another, and count how many are nearest to each; `known` are chosen already."""
     size = distances.size
     everyone = torch.arange(size, device=distances.errors.device)
     parts = everyone.split(distances.rows)
-    first = torch.cat([distances.of(part).sum(1) for part in parts]).argmin()
-    nearest = distances.of(first[None])[0]
-    owner = first.expand(size).clone()
-    chosen = [int(first)]
+    if known:
+        chosen = list(range(known))
+        nearest, owner = torch.full_like(distances.squares, torch.inf), torch.zeros_like(everyone)
+        for part in everyone[:known].split(distances.rows):
+            reached, at = distances.of(part).min(dim=0)
+            owner = torch.where(reached < nearest, part[at], owner)
+            nearest = torch.minimum(nearest, reached)
+    else:
+        first = torch.cat([distances.of(part).sum(1) for part in parts]).argmin()
+        nearest, owner = distances.of(first[None])[0], first.expand(size).clone()
+        chosen = [int(first)]
 
     def gains(index: Tensor) -> Tensor:
         return torch.cat([(nearest - distances.of(part)).clamp_(min=0).sum(1) for part in index.split(distances.rows)])
 
-    bound = gains(everyone) if count > 1 else torch.zeros_like(nearest)
-    computed = torch.ones_like(everyone)  # number of chosen samples when a bound was computed
-    bound[first] = -1
+    count += known
+    bound = gains(everyone) if count > len(chosen) else torch.zeros_like(nearest)
+    computed = torch.full_like(everyone, len(chosen))  # number of chosen samples when a bound was computed
+    bound[chosen] = -1
     while len(chosen) < count:
         candidates = _FIRST
         best = int(bound.argmax())
@@ -122,4 +134,4 @@ def _cover(distances: _Distances, count: int) -> tuple[Int[Tensor, " k"], Int[Te
         chosen.append(best)
     result = torch.tensor(chosen, device=everyone.device)
     owner[result] = result  # even if an equal sample was chosen before: no weight is zero
-    return result, torch.bincount(owner, minlength=size)[result]
+    return result[known:], torch.bincount(owner, minlength=size)[result[known:]]

@@ -14,13 +14,13 @@ from .layer_gradients import CHUNK, check_factors, check_gradients, probabilitie
 
 
 def glister(
-    errors: Float[Tensor, "n c"],
-    features: Float[Tensor, "n d"],
+    errors: Float[Tensor, "n c"] | budget.Array,
+    features: Float[Tensor, "n d"] | budget.Array,
     *,
     keep: float,
-    labels: Integer[Tensor, " n"],
-    val_errors: Float[Tensor, "m c"],
-    val_features: Float[Tensor, "m d"],
+    labels: Integer[Tensor, " n"] | budget.Array,
+    val_errors: Float[Tensor, "m c"] | budget.Array,
+    val_features: Float[Tensor, "m d"] | budget.Array,
     step: float = 0.01,
     every: int = 1,
     balance: budget.Balance = "none",

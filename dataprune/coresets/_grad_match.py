@@ -13,11 +13,11 @@ from .layer_gradients import CHUNK, check_gradients, match_classes, products, we
 
 
 def grad_match(
-    errors: Float[Tensor, "n c"],
-    features: Float[Tensor, "n d"],
+    errors: Float[Tensor, "n c"] | budget.Array,
+    features: Float[Tensor, "n d"] | budget.Array,
     *,
     keep: float,
-    labels: Integer[Tensor, " n"],
+    labels: Integer[Tensor, " n"] | budget.Array,
     penalty: float = 0.0,
     nonnegative: bool = True,
     balance: budget.Balance = "class",
@@ -54,7 +54,7 @@ def grad_match(
     (size, classes), width, item = errors.shape, features.shape[1], errors.element_size()
     budget.check_balance(balance, labels, size)
 
-    def match(members: Tensor, places: int) -> tuple[Tensor, Tensor]:
+    def match(members: Tensor, places: int, _: Tensor) -> tuple[Tensor, Tensor]:
         chunk = min(CHUNK, len(members))
         need = item * ((classes + width) * (len(members) + places) + chunk * classes) + 16 * places**2
         need += 3 * 8 * classes * (width + 1) + 16 * len(members)

@@ -12,10 +12,10 @@ from . import budget
 
 
 def herding(
-    features: Float[Tensor, "n d"],
+    features: Float[Tensor, "n d"] | budget.Array,
     *,
     keep: float,
-    labels: Integer[Tensor, " n"],
+    labels: Integer[Tensor, " n"] | budget.Array,
     balance: budget.Balance = "none",
     seed: int = 0,
     max_memory: int = budget.MAX_MEMORY,

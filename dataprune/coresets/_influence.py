@@ -19,11 +19,11 @@ _AHEAD = 16  # greedy steps before the full candidate set is re-scored, at most
 
 
 def influence(
-    errors: Float[Tensor, "n c"],
-    features: Float[Tensor, "n d"],
+    errors: Float[Tensor, "n c"] | budget.Array,
+    features: Float[Tensor, "n d"] | budget.Array,
     *,
     keep: float,
-    labels: Integer[Tensor, " n"],
+    labels: Integer[Tensor, " n"] | budget.Array,
     damping: float = 0.01,
     epsilon: float | None = None,
     every: int = 1,

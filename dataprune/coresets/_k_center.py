@@ -9,7 +9,7 @@ data for every pick. The picks are the same.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -28,12 +28,13 @@ _RESOLVED = 1e-4  # below this share of the scale, float32 leaves less than 1 % 
 
 
 def k_center(
-    features: Float[Tensor, "n d"],
+    features: Float[Tensor, "n d"] | budget.Array,
     *,
     keep: float,
     seed: int = 0,
     first: int | None = None,
-    labels: Integer[Tensor, " n"] | None = None,
+    chosen: Selection | Int[Tensor, " m"] | budget.Array | None = None,
+    labels: Integer[Tensor, " n"] | budget.Array | None = None,
     balance: budget.Balance = "none",
     max_memory: int = budget.MAX_MEMORY,
 ) -> Selection:
@@ -53,12 +54,12 @@ def k_center(
         >>> k_center(torch.tensor([[0.0], [1.0], [4.0], [10.0]]), keep=0.75, first=0).index
         tensor([0, 3, 2])
 
-    Source: Sener and Savarese 2018, arXiv:1708.00489, Algorithm 1. Differs: one random first sample where the paper
-        starts from a labelled pool; without its mixed-integer refinement.
+    Source: Sener and Savarese 2018, arXiv:1708.00489, Algorithm 1. Differs: one random first sample where no labelled
+        pool is given as `chosen`; without its mixed-integer refinement.
     """
     features = budget.check_features("features", features)
     width = features.shape[1]
-    return cover("k_center", features, width, Euclidean, keep, seed, first, labels, balance, max_memory)
+    return cover("k_center", features, width, Euclidean, keep, seed, first, chosen, labels, balance, max_memory)
 
 
 @dataclass
@@ -118,7 +119,8 @@ def cover(
     keep: float,
     seed: int,
     first: int | None,
-    labels: Tensor | None,
+    chosen: Selection | Tensor | budget.Array | None,
+    labels: Tensor | budget.Array | None,
     balance: budget.Balance,
     max_memory: int,
 ) -> Selection:
@@ -129,42 +131,51 @@ def cover(
     size = len(values)
     count = budget.count_of(size, keep)
     ids = budget.check_balance(balance, labels, size)
+    start, rest = budget.pool(chosen, size, count)
     if first is not None:
         if isinstance(first, bool) or not isinstance(first, int) or not 0 <= first < size:
             raise ValueError(f"first is the position of a sample, in [0, {size - 1}], got {first!r}")
         if balance == "class":
             raise ValueError('first is one position, but balance="class" starts once in every class: leave it out')
-    candidates, pending = _most_candidates(size, width, max_memory), min(count, _PENDING)
+        if len(start):
+            raise ValueError("first begins an empty selection, and chosen holds samples: leave first out")
+    candidates, pending = _most_candidates(size, width, max_memory), min(count + len(start), _PENDING)
     # distances twice, an order, what topk needs; candidates, pending picks and their gather, in float64
     fixed = 64 * size + candidates * (40 * width + 8 * pending + 64) + pending * 24 * width + 16 * count
     row = width * (values.element_size() + 24) + 8 * pending
     rows = budget.chunk_rows(name, size, max_memory, fixed=fixed, row=row)
     budget.check_finite("features" if name == "k_center" else "outputs", values, rows)
     generator = torch.Generator().manual_seed(seed)
-    chosen = []
-    for positions, places in budget.split(size, count, ids, "equal" if balance == "class" else "none", Key(seed, 0)):
-        members = None if len(positions) == size else positions.to(values.device)
-        space = make_space(values, rows, members)
-        picks = farthest_first(space, len(positions), places, first, generator, candidates)
-        chosen.append(positions[picks])
-    return Selection.of(torch.cat(chosen))
+    picks = []
+    ids = ids if balance == "class" else None
+    groups = budget.split(len(rest), count, ids if ids is None else ids[rest], "equal", Key(seed, 0))
+    for places_of, places in groups:
+        positions = rest[places_of]
+        known = start if ids is None else start[ids[start] == ids[positions[0]]]
+        members = torch.cat([known, positions])
+        space = make_space(values, rows, None if len(positions) == size else members.to(values.device))
+        if len(known):
+            begin = list(range(len(known)))
+        else:
+            begin = [int(torch.randint(len(members), (), generator=generator)) if first is None else first]
+        new = farthest_first(space, len(members), len(known) + places, begin, generator, candidates)[len(known) :]
+        picks.append(members[new])
+    return Selection.of(torch.cat(picks))
 
 
 def farthest_first(
-    space: Space, size: int, count: int, first: int | None, generator: Generator, most_candidates: int
+    space: Space, size: int, count: int, begin: Sequence[int], generator: Generator, most_candidates: int
 ) -> Int[Tensor, " k"]:
-    """Pick `count` of the `size` rows of a space, from `first` or a random one; returns places in the order of picking.
+    """Pick rows of a space until there are `count`, those in `begin` first; returns places in the order of picking.
 
     Equal distances are decided at random; at most `most_candidates` rows are updated more often than all others.
     """
-    if first is None:
-        first = int(torch.randint(size, (), generator=generator))
     _, norm = space.left(slice(0, 1), torch.float32)
     device = norm.device
     dtype = torch.float32 if _products_are_exact() else torch.float64
     nearest = torch.full((size,), torch.inf, dtype=dtype, device=device)
-    nearest[first] = -torch.inf
-    picked = [first]
+    picked = list(begin)
+    nearest[picked] = -torch.inf
     done = 0  # picks that `nearest` takes into account
     candidates = min(_CANDIDATES, most_candidates)
     while len(picked) < count:

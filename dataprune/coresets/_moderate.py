@@ -19,10 +19,10 @@ _CACHED = 1 << 16  # numbers whose float64 copy stays in the cache
 
 
 def moderate(
-    features: Float[Tensor, "n d"],
+    features: Float[Tensor, "n d"] | budget.Array,
     *,
     keep: float,
-    labels: Integer[Tensor, " n"],
+    labels: Integer[Tensor, " n"] | budget.Array,
     center: Literal["mean", "median"] = "mean",
     balance: budget.Balance = "none",
     seed: int = 0,

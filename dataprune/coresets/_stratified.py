@@ -17,13 +17,13 @@ _ROWS = 1 << 16  # scores put into bins at a time: their float64 copy stays in t
 
 
 def stratified(
-    scores: Float[Tensor, " n"],
+    scores: Float[Tensor, " n"] | budget.Array,
     *,
     keep: float,
     bins: int = 50,
     cutoff: float = 0.0,
     seed: int = 0,
-    labels: Integer[Tensor, " n"] | None = None,
+    labels: Integer[Tensor, " n"] | budget.Array | None = None,
     balance: budget.Balance = "none",
     max_memory: int = budget.MAX_MEMORY,
 ) -> Selection:

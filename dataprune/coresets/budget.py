@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from numbers import Integral
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from ..selection import Selection
 
 Balance = Literal["none", "class"]
 Division = Literal["none", "equal", "proportional"]
+Array = np.ndarray | Sequence[Any]  # taken where a tensor is; so are columns of a table
 Groups = list[tuple[Int[Tensor, " m"], int]]  # ascending positions of each group, and its places
 Rule = Callable[[Tensor, int, Key], Tensor]  # ((n,) values, count, key) -> (count,) ascending positions
 
@@ -31,10 +33,17 @@ _log = logging.getLogger("dataprune.coresets")
 
 
 def count_of(size: int, keep: float) -> int:
-    """Count the samples kept, max(1, floor(keep * size + 0.5)); ValueError for a keep outside (0, 1] or no sample."""
-    check_fraction("keep", keep)
+    """Count the samples kept, max(1, floor(keep * size + 0.5)), or `keep` itself where it is a whole number above 1.
+
+    ValueError for a keep that is neither a fraction in (0, 1] nor at most `size`, or no sample.
+    """
     if size < 1:
         raise ValueError("there are no samples to choose from: the first tensor is empty")
+    if isinstance(keep, Integral) and keep > 1:
+        if keep > size:
+            raise ValueError(f"keep asks for {keep} samples, there are {size}")
+        return int(keep)
+    check_fraction("keep", keep)
     return max(1, math.floor(keep * size + 0.5))
 
 
@@ -75,6 +84,25 @@ def split(
         places = rounded.tolist()
     _check_no_class_empty(classes, sizes.tolist(), places, count)
     return list(zip(torch.argsort(labels, stable=True).split(sizes.tolist()), places))
+
+
+def pool(chosen: Selection | Tensor | Array | None, size: int, count: int) -> tuple[Tensor, Tensor]:
+    """Positions that are chosen already, and all others, both ascending.
+
+    ValueError unless they are different positions in [0, size), and `count` others remain.
+    """
+    given = chosen if isinstance(chosen, Selection) else Selection.of([] if chosen is None else chosen)
+    free = np.ones(size, dtype=np.bool_)
+    index = given.index.cpu().numpy()
+    if len(index) and (index.min() < 0 or index.max() >= size):
+        raise ValueError(f"chosen has positions {index.min()} to {index.max()}, there are {size} samples")
+    free[index] = False
+    rest = int(np.count_nonzero(free))
+    if rest + len(index) != size:
+        raise ValueError(f"chosen has {len(index)} positions, only {size - rest} of them different")
+    if count > rest:
+        raise ValueError(f"keep asks for {count} samples beside those chosen already, and {rest} are left")
+    return torch.from_numpy(np.flatnonzero(~free)), torch.from_numpy(np.flatnonzero(free))
 
 
 def select(values: Shaped[Tensor, " n"], groups: Groups, rule: Rule, seed: int) -> Selection:
@@ -118,9 +146,9 @@ def mean_of(values: Float[Tensor, "n d"], positions: Int[Tensor, " m"], rows: in
     return total / len(positions)
 
 
-def check_scores(scores: Tensor) -> Float[Tensor, " n"]:
+def check_scores(scores: Tensor | Array) -> Float[Tensor, " n"]:
     """Return scores on the CPU in a dtype that numpy knows; ValueError unless they are (N,) numbers without NaN."""
-    _check_floating("scores", scores)
+    scores = _floating("scores", scores)
     if scores.ndim != 1:
         raise ValueError(f"scores must be (N,), one number per sample, got {tuple(scores.shape)}")
     scores = scores.detach().cpu()
@@ -134,9 +162,9 @@ def check_scores(scores: Tensor) -> Float[Tensor, " n"]:
     return scores
 
 
-def check_features(name: str, features: Tensor) -> Float[Tensor, "n d"]:
+def check_features(name: str, features: Tensor | Array) -> Float[Tensor, "n d"]:
     """Return features detached; ValueError unless they are (N, D) floating point with at least one column."""
-    _check_floating(name, features)
+    features = _floating(name, features)
     if features.ndim != 2 or features.shape[1] == 0:
         raise ValueError(f"{name} must be (N, D), one row per sample, got {tuple(features.shape)}: flatten each sample")
     return features.detach()
@@ -154,11 +182,11 @@ def check_finite(name: str, values: Float[Tensor, "n d"], rows: int) -> None:
             )
 
 
-def check_labels(labels: Tensor | None, size: int, needed_by: str = "the selection") -> Int[Tensor, " n"]:
+def check_labels(labels: Tensor | Array | None, size: int, needed_by: str = "the selection") -> Int[Tensor, " n"]:
     """Return class ids as int64 on the CPU; ValueError unless there is one whole number per sample."""
     if labels is None:
         raise ValueError(f"{needed_by} needs labels: pass labels=, one class id per sample")
-    _check_tensor("labels", labels)
+    labels = as_tensor("labels", labels)
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"labels must be whole numbers (torch.int64), got {labels.dtype}")
     if labels.shape != (size,):
@@ -166,7 +194,7 @@ def check_labels(labels: Tensor | None, size: int, needed_by: str = "the selecti
     return labels.detach().cpu().long()
 
 
-def check_balance(balance: str, labels: Tensor | None, size: int) -> Int[Tensor, " n"] | None:
+def check_balance(balance: str, labels: Tensor | Array | None, size: int) -> Int[Tensor, " n"] | None:
     """Return class ids as `check_labels`, or None; ValueError unless `balance` is "none", or "class" with labels."""
     ids = None if labels is None else check_labels(labels, size)
     if balance not in ("none", "class"):
@@ -176,15 +204,23 @@ def check_balance(balance: str, labels: Tensor | None, size: int) -> Int[Tensor,
     return ids
 
 
-def _check_floating(name: str, value: Tensor) -> None:
-    _check_tensor(name, value)
-    if not value.is_floating_point():
-        raise ValueError(f"{name} must be floating point, got {value.dtype}: pass {name}.float()")
+def as_tensor(name: str, value: Tensor | Array) -> Tensor:
+    """A tensor as it is; an array, a column of a table or a list as a tensor on the CPU."""
+    if isinstance(value, Tensor):
+        return value
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"{name} must be a tensor, an array or a list of numbers, got {type(value).__name__}")
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
-def _check_tensor(name: str, value: object) -> None:
-    if not isinstance(value, Tensor):
-        raise ValueError(f"{name} must be a tensor, got {type(value).__name__}: pass torch.as_tensor({name})")
+def _floating(name: str, value: Tensor | Array) -> Tensor:
+    result = as_tensor(name, value)
+    if not isinstance(value, Tensor) and result.dtype == torch.int64:  # a list without a point
+        result = result.double()
+    if not result.is_floating_point():
+        raise ValueError(f"{name} must be floating point, got {result.dtype}: pass {name}.float()")
+    return result
 
 
 def _check_no_class_empty(classes: Tensor, sizes: Sequence[int], places: Sequence[int], count: int) -> None:

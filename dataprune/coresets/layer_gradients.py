@@ -21,7 +21,9 @@ CHUNK = 2048  # samples whose products are computed at once: larger chunks leave
 
 
 def check_gradients(
-    errors: Float[Tensor, "n c"], features: Float[Tensor, "n d"], labels: Int[Tensor, " n"]
+    errors: Float[Tensor, "n c"] | budget.Array,
+    features: Float[Tensor, "n d"] | budget.Array,
+    labels: Int[Tensor, " n"] | budget.Array,
 ) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n d"], Int[Tensor, " n"]]:
     """Check gradients as `check_factors`, and class ids in [0, C); return all three on the device of the errors."""
     errors, features = check_factors(errors, features)
@@ -34,7 +36,7 @@ def check_gradients(
 
 
 def check_factors(
-    errors: Float[Tensor, "n c"], features: Float[Tensor, "n d"], prefix: str = ""
+    errors: Float[Tensor, "n c"] | budget.Array, features: Float[Tensor, "n d"] | budget.Array, prefix: str = ""
 ) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n d"]]:
     """Check both factors of gradients, and return them detached, on one device and in one dtype, at least float32.
 
@@ -53,20 +55,27 @@ def check_factors(
 
 
 def match_classes(
-    match: Callable[[Tensor, int], tuple[Tensor, Tensor]],
+    match: Callable[[Tensor, int, Tensor], tuple[Tensor, Tensor]],
     labels: Int[Tensor, " n"],
     keep: float,
     seed: int,
     division: budget.Division = "proportional",
+    chosen: Selection | Tensor | budget.Array | None = None,
 ) -> Selection:
-    """Select weighted samples class by class, with `match`: members, places -> indices of members, weights."""
+    """Select weighted samples beside `chosen` ones class by class.
+
+    `match` makes indices of members and their weights from members, places, and positions of the class in `chosen`.
+    """
     generator = torch.Generator().manual_seed(seed)
     index, weight = [], []
-    count = budget.count_of(len(labels), keep)
-    for positions, places in budget.split(len(labels), count, labels.cpu(), division, Key(seed, 0)):
+    count, ids = budget.count_of(len(labels), keep), labels.cpu()
+    start, rest = budget.pool(chosen, len(labels), count)
+    for places_of, places in budget.split(len(rest), count, ids[rest], division, Key(seed, 0)):
+        positions = rest[places_of]
+        known = start[ids[start] == ids[positions[0]]].to(labels.device)
         # shuffled, as argmax takes the first of equals
         members = positions[torch.randperm(len(positions), generator=generator)].to(labels.device)
-        picks, weights = match(members, places)
+        picks, weights = match(members, places, known)
         index.append(members[picks])
         weight.append(weights)
     positions, order = torch.cat(index).sort()

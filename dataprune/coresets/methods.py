@@ -33,13 +33,16 @@ from .ranking import bottom, random, top
 Needs = Literal["nothing", "scores", "features", "logits", "gradients", "validation", "model"]
 
 _WEIGHTS = ("none", "mean-one", "raw")
-_PASSED = ("keep", "labels", "seed", "bias", "val_errors", "val_features")  # parameters that `choose` passes itself
+# parameters that are no options: `choose` passes them itself, or they are data
+_PASSED = ("keep", "labels", "seed", "bias", "chosen", "val_errors", "val_features")
 _SHARED = {
-    "scores": "(N,), one number per sample; infinities are allowed.",
+    "scores": "(N,), one number per sample; infinities are allowed. Arrays and lists may stand for tensors.",
     "features": "(N, D), one row per sample, of any floating-point type, on any device; beside `errors`, the input of "
-    "the last linear layer.",
+    "the last linear layer. Arrays and lists may stand for tensors.",
     "errors": "(N, C), softmax(logits) − onehot(labels).",
-    "keep": "fraction kept, in (0, 1].",
+    "keep": "fraction kept, in (0, 1]; or, from 2 on, how many samples.",
+    "chosen": "positions that are chosen already, as a pool that is labelled: `keep` counts the samples beside these, "
+    "which are picked as the next ones, and are all that is returned.",
     "labels": '(N,) class ids, in [0, C) beside `errors`; where they may be None, only balance="class" needs them.',
     "balance": '"none", or "class": the same number of places for every class, as far as it has samples.',
     "bias": "whether the last layer has a bias, whose gradient counts as one more feature of 1; or that layer itself.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 
 import torch
 from jaxtyping import Float, Integer, Shaped
@@ -12,14 +12,14 @@ from torch import Tensor
 from .. import policies
 from ..hashing import Key
 from ..selection import Selection
-from .budget import MAX_MEMORY, Balance, Rule, check_balance, check_scores, chunk_rows, count_of, select, split
+from .budget import MAX_MEMORY, Array, Balance, Rule, check_balance, check_scores, chunk_rows, count_of, select, split
 
 
 def top(
-    scores: Float[Tensor, " n"],
+    scores: Float[Tensor, " n"] | Array,
     *,
     keep: float,
-    labels: Integer[Tensor, " n"] | None = None,
+    labels: Integer[Tensor, " n"] | Array | None = None,
     balance: Balance = "none",
     seed: int = 0,
     max_memory: int = MAX_MEMORY,
@@ -37,10 +37,10 @@ def top(
 
 
 def bottom(
-    scores: Float[Tensor, " n"],
+    scores: Float[Tensor, " n"] | Array,
     *,
     keep: float,
-    labels: Integer[Tensor, " n"] | None = None,
+    labels: Integer[Tensor, " n"] | Array | None = None,
     balance: Balance = "none",
     seed: int = 0,
     max_memory: int = MAX_MEMORY,
@@ -61,10 +61,10 @@ def bottom(
 
 
 def random(
-    size: int | Shaped[Tensor, "n *shape"],
+    size: int | Shaped[Tensor, "n *shape"] | Array,
     *,
     keep: float,
-    labels: Integer[Tensor, " n"] | None = None,
+    labels: Integer[Tensor, " n"] | Array | None = None,
     balance: Balance = "none",
     seed: int = 0,
     max_memory: int = MAX_MEMORY,
@@ -72,7 +72,8 @@ def random(
     """Keep a uniformly random subset, the baseline of every other coreset.
 
     Args:
-        size: samples in the dataset, N; or a tensor with a row per sample, so that this replaces any other selector.
+        size: samples in the dataset, N; or a tensor or an array with a row per sample, so that this replaces any other
+            selector.
         seed: decides the subset.
     Example:
         >>> len(random(100, keep=0.1).index)
@@ -80,7 +81,9 @@ def random(
 
     Source: Coleman et al. 2020, arXiv:1906.11829, section 3. Differs: nothing.
     """
-    samples = len(size) if isinstance(size, Tensor) and size.ndim else size
+    samples = size
+    if isinstance(size, Sized) and not isinstance(size, str) and getattr(size, "ndim", 1):
+        samples = len(size)
     if isinstance(samples, bool) or not isinstance(samples, int):
         raise ValueError(f"size is the number of samples, got {samples!r}")
 
@@ -96,7 +99,7 @@ def choose(
     values: Shaped[Tensor, " n"],
     rule: Rule,
     keep: float,
-    labels: Tensor | None,
+    labels: Tensor | Array | None,
     balance: Balance,
     seed: int,
     max_memory: int,

@@ -8,11 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..selection import Selection
+from .budget import Array, as_tensor
 
 _HEAVY = 20  # times the mean: larger weights give a warning
 
 
-def weighted(selection: Selection, scores: Float[Tensor, " n"], *, raw: bool = False) -> Selection:
+def weighted(selection: Selection, scores: Float[Tensor, " n"] | Array, *, raw: bool = False) -> Selection:
     """Weight each sample of a coreset by its score: importance-aware training.
 
     Args:
@@ -27,6 +28,7 @@ def weighted(selection: Selection, scores: Float[Tensor, " n"], *, raw: bool = F
     Source: Zhang et al. 2024, arXiv:2311.13613, Eq. 13. Differs: scaled to mean 1 over the coreset unless `raw`; the
         authors' code multiplies the mean loss of a batch by the mean score of the batch.
     """
+    scores = as_tensor("scores", scores)
     if scores.ndim != 1 or int(selection.index.max()) >= len(scores):
         raise ValueError(
             f"scores must hold one number for each sample of the dataset, got {tuple(scores.shape)} and positions up "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
@@ -75,6 +76,7 @@ class Recorder:
             name: {key: field.allocate(self.size) for key, field in statistic.accumulator.fields.items()}
             for name, statistic in self.statistics.items()
         }
+        self._samples, self._warned = 0, False  # recorded since the last `end_epoch`; whether that was too many
         self._pending: list[tuple[Tensor, Tensor]] = []  # (b,) positions and (b, columns) values of each batch
         self._invalid: Tensor | None = None  # (3,) counts of invalid positions, targets and rows on a device
 
@@ -119,7 +121,10 @@ class Recorder:
             raise error
         if _readable(targets):
             check_targets(targets, outputs.shape[1])
-        if not active or not len(index):
+        if not len(index):
+            return
+        self._notice_unended(len(index))
+        if not active:
             return
         index = index.to(device, torch.int64, non_blocking=True).contiguous()
         targets = targets.to(device, torch.int64, non_blocking=True)
@@ -157,6 +162,7 @@ class Recorder:
         else:
             self._join()
         self.epoch += 1
+        self._samples = 0
 
     def scores(self) -> dict[str, Float[Tensor, " n"]]:
         """Return the scores of all samples: (N,) float32 on the CPU, higher kept first, NaN where nothing was recorded.
@@ -205,9 +211,22 @@ class Recorder:
         saved = state["state"]
         self._state = {name: {key: saved[name][key].to("cpu", copy=True) for key in saved[name]} for name in saved}
         self._rows.values = None if state["rows"] is None else state["rows"].clone()
-        self._invalid, self._pending = None, []
+        self._invalid, self._pending, self._samples = None, [], len(state["pending_index"])
         if len(state["pending_index"]):
             self._pending.append((state["pending_index"].cpu(), state["pending_values"].cpu()))
+
+    def _notice_unended(self, samples: int) -> None:
+        """Warn where more is recorded than two epochs have, two views of each sample included, and none was ended."""
+        self._samples += samples
+        if not self._warned and self._samples > 2 * (-(-self.size // distributed.world_size()) + samples):
+            self._warned = True
+            warnings.warn(
+                f"{self._samples} presentations of {self.size} samples are recorded since the last end_epoch: call "
+                "recorder.end_epoch() after every epoch (statistics of the first epochs count too many of them, and "
+                "memory grows); where an epoch presents a sample so often, this is fine",
+                UserWarning,
+                stacklevel=4,
+            )
 
     def _active(self) -> dict[str, Statistic]:
         """Statistics that record this epoch."""

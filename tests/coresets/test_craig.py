@@ -35,6 +35,18 @@ def test_craig_is_the_plain_greedy_algorithm(seed: int, memory: int) -> None:
     assert selection.weight.sum() == 120
 
 
+@pytest.mark.parametrize("memory", [2**30, 30_000])
+def test_craig_goes_on_from_a_pool(memory: int) -> None:
+    errors, features, labels = problem(0, 90)
+    whole = coresets.craig(errors, features, keep=30, labels=labels)
+    pool = coresets.craig(errors, features, keep=12, labels=labels).index.tolist()
+    assert set(pool) < set(whole.index.tolist())  # greedy: the first picks
+    beside = coresets.craig(errors, features, keep=18, labels=labels, chosen=pool, max_memory=memory)
+    assert sorted([*beside.index.tolist(), *pool]) == whole.index.tolist()
+    at = torch.isin(whole.index, beside.index)
+    assert torch.equal(beside.weight, whole.weight[at])
+
+
 def test_craig_stores_distances_only_where_they_fit() -> None:
     errors, features, _ = problem(0, 60)
     assert _Distances(errors, features, torch.arange(60), True, 2**30).matrix is not None

@@ -11,8 +11,9 @@ import torch
 from coreset_features import COVERINGS, SELECTORS, check, euclid, follows_the_farthest, normal, tensor
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from dataprune import coresets
+from dataprune import Selection, coresets
 
 fast = settings(max_examples=40, deadline=None, derandomize=True)
 
@@ -103,9 +104,59 @@ def test_invalid_features_are_rejected(name: str) -> None:
     with pytest.raises(ValueError, match="no samples"):
         SELECTORS[name](torch.rand(0, 2), keep=0.5, labels=labels[:0])
     with pytest.raises(ValueError, match="tensor"):
-        SELECTORS[name](np.ones((4, 2)), keep=0.5, labels=labels)
+        SELECTORS[name]("features", keep=0.5, labels=labels)
     with pytest.raises(ValueError, match="keep"):
         SELECTORS[name](torch.rand(4, 2), keep=1.5, labels=labels)
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+def test_arrays_and_lists_are_taken_as_tensors(name: str) -> None:
+    features, labels = torch.randn(12, 3, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 2
+    expected = SELECTORS[name](features, keep=4, labels=labels).index
+    assert len(expected) == 4
+    for convert in (Tensor.numpy, Tensor.tolist):
+        assert torch.equal(SELECTORS[name](convert(features), keep=4, labels=convert(labels)).index, expected)
+
+
+@pytest.mark.parametrize("name", COVERINGS)
+@pytest.mark.parametrize("size", [60, 1500])  # fewer and more than the samples that are updated at a time
+def test_a_pool_that_is_chosen_already_is_continued(name: str, size: int) -> None:
+    features = torch.randn(size, 5, generator=torch.Generator().manual_seed(0))
+    whole = SELECTORS[name](features, keep=size // 2, seed=3).index
+    pool = whole[: size // 3]
+    for chosen in (pool, pool.flip(0).tolist(), pool.numpy(), Selection.of(pool)):
+        beside = SELECTORS[name](features, keep=size // 2 - size // 3, chosen=chosen).index
+        assert torch.equal(beside, whole[size // 3 :])
+    rest = SELECTORS[name](features, keep=size - len(pool), chosen=pool).index
+    assert sorted([*rest.tolist(), *pool.tolist()]) == list(range(size))
+
+
+@pytest.mark.parametrize("name", COVERINGS)
+def test_each_class_is_covered_beside_its_part_of_the_pool(name: str) -> None:
+    features, labels = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
+    pool = torch.cat([torch.arange(0, 20, 2), torch.tensor([1])])
+    got = SELECTORS[name](features, keep=8, labels=labels, balance="class", chosen=pool).index
+    for label in (0, 1):
+        members = (labels == label).nonzero()[:, 0]
+        place = torch.searchsorted(members, pool[labels[pool] == label])
+        alone = SELECTORS[name](features[members], keep=4, chosen=place).index
+        assert torch.equal(got[labels[got] == label], members[alone])
+
+
+@pytest.mark.parametrize("name", COVERINGS)
+def test_a_pool_that_does_not_fit_is_refused(name: str) -> None:
+    features = torch.rand(6, 2)
+    for chosen, options, message in (
+        ([6], {}, "chosen has positions 6 to 6, there are 6 samples"),
+        ([-1], {}, "chosen has positions -1"),
+        ([1, 1], {}, "2 positions, only 1 of them different"),
+        ([1, 2, 3], {"keep": 4}, "keep asks for 4 samples beside those chosen already, and 3 are left"),
+        ([1], {"first": 2}, "leave first out"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            SELECTORS[name](features, chosen=chosen, **{"keep": 2} | options)
+    with pytest.raises(TypeError, match="whole numbers"):
+        SELECTORS[name](features, chosen=torch.ones(6, dtype=torch.bool), keep=2)
 
 
 @pytest.mark.parametrize("name", ["k_center", "herding"])

@@ -94,6 +94,16 @@ def test_a_bias_is_one_more_feature_of_a_layer_without(name: str, seed: int) -> 
 
 
 @pytest.mark.parametrize("name", SELECTORS)
+def test_arrays_and_lists_are_taken_as_tensors(name: str) -> None:
+    errors, features, labels = problem(0, 12)
+    expected = SELECTORS[name](errors, features, keep=6, labels=labels)
+    arrays = SELECTORS[name](errors.numpy(), features.numpy(), keep=6, labels=labels.numpy())
+    lists = SELECTORS[name](errors.tolist(), features.tolist(), keep=6, labels=labels.tolist())
+    for selection in (arrays, lists):
+        assert torch.equal(selection.index, expected.index) and torch.equal(selection.weight, expected.weight)
+
+
+@pytest.mark.parametrize("name", SELECTORS)
 def test_ties_are_broken_by_the_seed(name: str) -> None:
     labels = torch.zeros(60, dtype=torch.int64)
     errors, features = torch.tensor([[-0.5, 0.5]]).repeat(60, 1), torch.ones(60, 2)

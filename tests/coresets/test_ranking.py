@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from hypothesis import given, settings
@@ -129,6 +130,43 @@ def test_classes_get_equal_places_as_far_as_they_have_samples(
             assert torch.equal((sign * scores[chosen]).sort(descending=True).values, mine)
 
 
+SCORES, IDS = [3, 1, 0, 2, 5, 4], [0, 1, 0, 1, 0, 1]
+ARRAYS = {
+    "list": (SCORES, IDS),
+    "array": (np.array(SCORES, dtype=np.float64), np.array(IDS, dtype=np.int32)),
+    "series": (pandas.Series(SCORES, dtype="float32"), pandas.Series(IDS)),
+    "read-only": (np.frombuffer(np.array(SCORES, dtype=np.float32).tobytes(), dtype=np.float32), tuple(IDS)),
+}
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+@pytest.mark.parametrize("name", ["top", "bottom", "stratified"])
+def test_arrays_and_lists_are_taken_as_tensors(name: str, kind: str) -> None:
+    scores, labels = ARRAYS[kind]
+    expected = SELECTORS[name](torch.tensor(SCORES).float(), keep=0.5, labels=torch.tensor(IDS), balance="class")
+    assert torch.equal(SELECTORS[name](scores, keep=0.5, labels=labels, balance="class").index, expected.index)
+    assert len(coresets.random(scores, keep=3, labels=labels, balance="class")) == 3
+    weight = coresets.weighted(expected, scores).weight
+    assert torch.equal(weight, coresets.weighted(expected, torch.tensor(SCORES).float()).weight)
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+def test_keep_may_be_a_number_of_samples(name: str) -> None:
+    scores = torch.arange(10).float()
+    assert len(SELECTORS[name](scores, keep=2)) == 2
+    assert len(SELECTORS[name](scores, keep=np.int64(10))) == 10
+    assert len(SELECTORS[name](scores, keep=1)) == 10  # the fraction
+    for keep, message in (
+        (11, "keep asks for 11 samples, there are 10"),
+        (0, "fraction"),
+        (-2, "fraction"),
+        (2.0, "fraction"),
+        (True, "fraction"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            SELECTORS[name](scores, keep=keep)
+
+
 @pytest.mark.parametrize("name", ["top", "bottom", "stratified"])
 def test_invalid_scores_are_rejected(name: str) -> None:
     with pytest.raises(ValueError, match="2 of 4 scores are NaN, the first at position 1"):
@@ -137,8 +175,8 @@ def test_invalid_scores_are_rejected(name: str) -> None:
         SELECTORS[name](torch.arange(4), keep=0.5)
     with pytest.raises(ValueError, match=r"\(N,\)"):
         SELECTORS[name](torch.rand(4, 2), keep=0.5)
-    with pytest.raises(ValueError, match="tensor"):
-        SELECTORS[name]([0.0, 1.0], keep=0.5)
+    with pytest.raises(ValueError, match="scores must be a tensor, an array or a list of numbers, got list"):
+        SELECTORS[name](["0.0", "1.0"], keep=0.5)
     with pytest.raises(ValueError, match="no samples"):
         SELECTORS[name](torch.empty(0), keep=0.5)
 

@@ -104,6 +104,27 @@ def test_a_damaged_state_is_refused(damage: dict[str, Any]) -> None:
 # -- several models --------------------------------------------------------------------------------------------------
 
 
+def a_pass(recorder: Recorder, views: int = 1) -> None:
+    for index in torch.arange(recorder.size).split(4):
+        for _ in range(views):
+            recorder.update(index, torch.zeros(len(index), 3), torch.zeros(len(index)).long())
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_an_epoch_that_is_not_ended_is_noticed(views: int) -> None:
+    recorder = Recorder(20, {"error": dynamics.el2n(epochs=1)})
+    for _ in range(5):  # ended as it should be
+        a_pass(recorder, views)
+        recorder.end_epoch()
+    recorder = Recorder(20, {"error": dynamics.el2n(epochs=1)})
+    a_pass(recorder, views)
+    with pytest.warns(UserWarning, match=r"of 20 samples .* since the last end_epoch: call recorder.end_epoch\(\)"):
+        for _ in range(2):
+            a_pass(recorder, views)
+            recorder.scores()  # which ends nothing
+    a_pass(recorder, views)  # said once
+
+
 def test_scores_of_several_models_average() -> None:
     runs = [a_run(seed=seed, drop=0.3) for seed in range(3)]
     each = [feed(everything(12), run).scores() for run in runs]

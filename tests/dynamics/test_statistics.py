@@ -134,6 +134,7 @@ def test_the_order_within_an_epoch_does_not_matter(seed: int, batch: int) -> Non
         torch.testing.assert_close(other[name], score, equal_nan=True, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:12 presentations of 3 samples")
 def test_a_repeated_index_counts_in_order_within_and_across_batches() -> None:
     """Five presentations in one epoch, in whatever batches, are those of five epochs."""
     draw = torch.Generator().manual_seed(0)
