@@ -151,18 +151,17 @@ class _Positions(Iterator[int]):
         epoch = self._epoch
         order = pruner.order(epoch, sampler.rank, sampler.world_size, shuffle=sampler.shuffle, resume=resume)
         sampler.release(epoch)
+        share = -(-len(pruner.select(epoch)) // sampler.world_size)
         if resume:
-            share = -(-len(pruner.select(epoch)) // sampler.world_size)
             self._position = share - len(order)
         else:
             order = order[self._start :]
         tail = None
         if sampler.batch_size is not None:
             tail = len(order) % sampler.batch_size * sampler.world_size if sampler.drop_last else 0
-            share = -(-len(pruner.select(epoch)) // sampler.world_size)
             if sampler.drop_last:
                 checks.check_batch_size(f"epoch {epoch}", share, sampler.batch_size)
-        resumed = resume and 0 < len(order) < -(-len(pruner.select(epoch)) // sampler.world_size)
+        resumed = resume and 0 < len(order) < share
         pruner.begin(epoch, tail=tail, closed=over, first=int(order[0]) if resumed else None)
         before = pruner.recorded
         for start in range(0, len(order), _CHUNK):
