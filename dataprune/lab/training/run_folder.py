@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import os
 import platform
 import warnings
@@ -239,20 +238,16 @@ def write_scores(out: Path, scores: dict[str, Tensor], labels: Tensor, notes: di
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write a training state."""
-    buffer = io.BytesIO()
-    torch.save({"schema": SCHEMA, **state}, buffer)
-    files.write_bytes(path, buffer.getvalue())
+    files.write_state(path, {"schema": SCHEMA, **state})
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a training state; CheckpointError if the file is damaged, or of another schema."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        schema = state["schema"]
-    except Exception as error:  # torch raises half a dozen types for a damaged file
-        raise CheckpointError(
-            f"{path} is damaged ({type(error).__name__}): delete it to start this run from its beginning"
-        ) from error
+    advice = "delete it to start this run from its beginning"
+    state = files.read_state(path, advice)
+    if not isinstance(state, dict) or "schema" not in state:
+        raise CheckpointError(f"{path} is no checkpoint of a run: {advice}")
+    schema = state["schema"]
     if schema != SCHEMA:
         raise CheckpointError(
             f"{path} has schema {schema}, this version reads schema {SCHEMA}: resume with the version that wrote it, "

@@ -379,7 +379,10 @@ def test_a_damaged_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     path = tmp_path / "checkpoint.pt"
     content = path.read_bytes()
     state = run_folder.read_checkpoint(path)
-    for damaged in (content[: len(content) // 2], b"", content[:-100] + bytes(100), b"x" * 1000):
+    dice = random.Random(0)
+    flips = [(dice.randrange(len(content)), 1 << dice.randrange(8)) for _ in range(50)]
+    flipped = [content[:at] + bytes([content[at] ^ bit]) + content[at + 1 :] for at, bit in flips]
+    for damaged in (content[: len(content) // 2], b"", content[:-100] + bytes(100), b"x" * 1000, *flipped):
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError, match=r"is damaged .*: delete it to start this run from its beginning"):
             training.run(settings, tmp_path, data=tiny.data())
