@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -84,8 +85,14 @@ def _reported(debug: bool) -> Iterator[None]:
             warnings.showwarning = show
         try:
             yield
+            if sys.stdout is not None:
+                sys.stdout.flush()
         except typer.Exit:
             raise
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter fails to flush it
+            _print_error("stdout was closed before all was printed; results are written, and the same call prints them")
+            raise typer.Exit(1) from None
         except KeyboardInterrupt:
             if first_rank():
                 print("interrupted: run the same command again to continue from the last checkpoint", file=sys.stderr)

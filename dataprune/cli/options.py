@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +12,19 @@ import typer
 
 from ..errors import UsageError, suggest
 
-Out = Annotated[Path | None, typer.Option(help="Folder of the results; the same call continues there.")]
+
+def out_path(text: str) -> Path:
+    """The value of --out: a path that has a name, and one that can be printed and written into results."""
+    if not text.strip():
+        raise typer.BadParameter("it names nothing: give a path, or leave --out out")
+    if text.encode(errors="replace") != os.fsencode(text):
+        raise typer.BadParameter(f"{text!a} is not UTF-8: choose another name")
+    return Path(text)
+
+
+out_option = partial(typer.Option, parser=out_path, metavar="<path>")
+
+Out = Annotated[Path | None, out_option(help="Folder of the results; the same call continues there.")]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 

@@ -49,9 +49,16 @@ def note(text: str | None) -> None:
         print(f"note: {text}", file=sys.stderr)
 
 
+class _Console(Console):
+    """A console that leaves a closed stdout to the command's errors, where rich would end the process in silence."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def console() -> Console:
     """The console for tables: as wide as the terminal, or fixed where there is none."""
-    return Console() if sys.stdout.isatty() else Console(width=_WIDTH)
+    return _Console() if sys.stdout is not None and sys.stdout.isatty() else _Console(width=_WIDTH)
 
 
 def print_lines(*lines: str) -> None:

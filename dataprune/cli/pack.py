@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from .options import out_option
+
 
 def pack(
     folders: Annotated[
@@ -15,7 +17,7 @@ def pack(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="JSON file to write; by default FOLDER.json, or the common start of several names."),
+        out_option(help="JSON file to write; by default FOLDER.json, or the common start of several names."),
     ] = None,
 ) -> None:
     """Pack results and runs into one JSON file, with their tables as Markdown beside it.

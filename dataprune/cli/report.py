@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import AsJson
+from .options import AsJson, out_option
 from .output import print_json, require_drawing
 
 
@@ -20,7 +20,7 @@ def report(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write to; by default the given folder, or report/ for several.")
+        Path | None, out_option(help="Folder to write to; by default the given folder, or report/ for several.")
     ] = None,
     watts: Annotated[
         float | None,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from .options import out_option
 from .output import first_rank
 from .progress import training_progress
 
@@ -29,9 +30,7 @@ def reproduce(
     cache: Annotated[
         Path, typer.Option(help="Folder of the runs, which all tables and figures with the same settings share.")
     ] = Path("runs/reproduce/cache"),
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the results; runs/reproduce/NAME-SCALE by default.")
-    ] = None,
+    out: Annotated[Path | None, out_option(help="Folder of the results; runs/reproduce/NAME-SCALE by default.")] = None,
 ) -> None:
     """Reproduce a table or figure of a paper, with its published numbers beside.
 

@@ -10,7 +10,7 @@ import typer
 
 from ..errors import UsageError
 from ..lab.training.settings import Settings
-from .options import AsJson
+from .options import AsJson, out_option
 from .output import file_name, print_json
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def select(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
+        out_option(
             help="File to write: .safetensors (which `train --selection` reads), or index and weight as .csv, .json or "
             ".parquet, or index as .txt. By default a .safetensors file beside the scores."
         ),

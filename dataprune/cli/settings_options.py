@@ -13,9 +13,9 @@ import typer
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from ..errors import suggest
-from ..lab.training.settings import Settings, defaults_of
-from .errors import declared, describe, keyword
+from ..errors import UsageError, suggest
+from ..lab.training.settings import Settings, defaults_of, read_yaml
+from .errors import declared, keyword
 
 _NOT_IN_FILES = ("config", "debug", "help", "json_")  # parameters that a YAML file cannot set
 _LISTS = ("methods", "statistics", "tune-lr", "ratios", "amounts", "data-method", "candidates", "track")  # with commas
@@ -84,7 +84,11 @@ def _read_config(ctx: typer.Context, path: Path | None) -> Path | None:
         return None
     known = _options_in_files(ctx.command)
     defaults = {}
-    for name, value in _read_yaml(path).items():
+    try:
+        values = read_yaml(path)
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from None
+    for name, value in values.items():
         key = str(name).strip().lstrip("-").replace("_", "-")
         if key not in known:
             raise typer.BadParameter(f"{path}: {_unknown(ctx, key, known)}")
@@ -102,23 +106,6 @@ _Config = Annotated[
         callback=_read_config,
     ),
 ]
-
-
-def _read_yaml(path: Path) -> dict[Any, Any]:
-    try:
-        import yaml
-    except ImportError:
-        raise typer.BadParameter(
-            "reading a YAML file needs PyYAML: pip install -c constraints.txt -e '.[cli]'"
-        ) from None
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise typer.BadParameter(f"cannot read {path}: {describe(error)}") from None
-    values = {} if values is None else values
-    if not isinstance(values, dict):
-        raise typer.BadParameter(f"{path} must have lines of the form option: value")
-    return values
 
 
 def _options_in_files(command: Any) -> dict[str, str]:

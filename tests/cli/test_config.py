@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,19 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     fails(2, "cannot read config.yaml", "train", "--config", "config.yaml")
     Path("config.yaml").write_text("- a\n- b\n")
     fails(2, "option: value", "train", "--config", "config.yaml")
+    Path("config.yaml").write_text("methods: " + "[" * 5000)
+    fails(2, "cannot read config.yaml", "compare", "--config", "config.yaml")
     Path("config.yaml").write_bytes(b"\xff\xfe\x00")
     fails(2, "cannot read config.yaml", "train", "--config", "config.yaml")
     Path("config.yaml").write_text("")
     assert call("train", *QUICK, "--config", "config.yaml").exit_code == 0
+
+
+@pytest.mark.parametrize("form", ["methods: [*{0}, *{0}, *{0}]", "option: {{a: [*{0}, *{0}]}}", "<<: [*{0}, *{0}]"])
+@pytest.mark.parametrize("command", ["compare", "reproduce"])
+def test_a_few_lines_that_stand_for_gigabytes(form: str, command: str) -> None:
+    names = "abcdefghijklmnop"
+    lines = [f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]" for before, name in itertools.pairwise(names)]
+    Path("bomb.yaml").write_text("\n".join(["a: &a [x, y]", *lines, form.format("p")]))
+    given = ("--config", "bomb.yaml") if command == "compare" else ("bomb.yaml", "--scale", "smoke")
+    fails(2, "bomb.yaml has an alias (*name): write its value out", command, *given)

@@ -53,7 +53,7 @@ from dataprune import files
         (["score", "--option", "tdds.window=1"], "window must be a whole number of at least 2"),
         (["score", "--statistics", "tdds", "--epochs", "6"], "--option tdds.window=3"),
         (["select", "--scores", "nowhere", "--method", "el2n", "--keep", "0.1"], "there is no nowhere"),
-        (["select", "--scores", ".", "--method", "el2n", "--keep", "0.1"], "no run of `dataprune score`"),
+        (["select", "--scores", ".", "--method", "el2n", "--keep", "0.1"], "no run of `dataprune train` or `score`"),
         (["select", "--scores", ".", "--method", "el3n", "--keep", "0.1"], "did you mean 'el2n'?"),
         (["select", "--scores", ".", "--method", "el2n"], "--keep"),
         (["compare", "--engine", "rey"], "did you mean 'ray'"),
@@ -127,3 +127,13 @@ def test_files_that_may_not_grow(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1 and "cannot write" in done.stderr and "File too large" in done.stderr
     assert not list(out.glob("*.part")) and files.read_json(out / "config.json")["epochs"] == 4
     assert call(*arguments).exit_code == 0
+
+
+@pytest.mark.parametrize("command", [["train", *QUICK], ["compare", *QUICK], ["score", *QUICK[:6]], ["report", "."]])
+@pytest.mark.parametrize("name", ["", "  ", os.fsdecode(b"caf\xe9")])
+def test_out_must_have_a_name_that_can_be_written(command: list[str], name: str) -> None:
+    fails(2, "is not UTF-8" if name.strip() else "it names nothing", *command, "--out", name)
+    assert not list(Path().iterdir())
+    Path("config.yaml").write_text("out: ''\n")
+    if command[0] != "report":
+        fails(2, "it names nothing", *command, "--config", "config.yaml")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +60,25 @@ def test_an_interruption_says_how_to_continue(monkeypatch: pytest.MonkeyPatch) -
         result = call(command, *QUICK)
         assert result.exit_code == 130 and result.stdout == ""
         assert result.stderr == "interrupted: run the same command again to continue from the last checkpoint\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [["train"], ["train", "--json"], ["compare", "--methods", "rs2", "--seeds", "1"]])
+def test_a_closed_stdout_loses_nothing(command: list[str]) -> None:
+    given = ["-m", "dataprune", *command, *QUICK, "--out", "out"]
+    code = "import subprocess, sys; r = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE); r.stdout.close()"
+    done = run("-c", f"{code}; sys.exit(r.wait())", sys.executable, *given)
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("epoch ")]
+    assert done.returncode == 1 and lines == [
+        "error: stdout was closed before all was printed; results are written, and the same call prints them"
+    ]
+    again = run(*given)
+    assert again.returncode == 0 and "accuracy" in again.stdout and "epoch" not in again.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["", "train", "compare", "select"])
+def test_help_on_an_ascii_terminal(command: str) -> None:
+    environment = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    done = run("-m", "dataprune", *command.split(), "--help", env=environment)
+    assert (done.returncode, done.stderr) == (0, "") and "Usage" in done.stdout and done.stdout.isascii()

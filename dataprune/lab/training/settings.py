@@ -320,6 +320,28 @@ def _content(path: str) -> str:
     return hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()[:16]
 
 
+def read_yaml(path: Path) -> dict[Any, Any]:
+    """Read a YAML file of lines `key: value`, without aliases, a few of which can stand for gigabytes.
+
+    Raises:
+        UsageError: if it cannot be read, or is no such file.
+    """
+    try:
+        import yaml
+    except ImportError:
+        raise UsageError("reading a YAML file needs PyYAML: pip install -c constraints.txt -e '.[cli]'") from None
+    try:
+        text = path.read_text(encoding="utf-8")
+        aliases = any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text))
+        require(not aliases, f"{path} has an alias (*name): write its value out")
+        values = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise UsageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    values = {} if values is None else values
+    require(isinstance(values, dict), f"{path} must have lines of the form option: value")
+    return values
+
+
 def require(condition: bool, message: str) -> None:
     """Raise UsageError unless the condition holds."""
     if not condition:

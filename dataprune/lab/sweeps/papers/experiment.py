@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ....coresets import small_batch
 from ....errors import UsageError, suggest
-from ...training.settings import Settings, defaults_of, require
+from ...training.settings import Settings, defaults_of, read_yaml, require
 from ..compare import Comparison
 
 SCALES = ("smoke", "cpu", "paper")
@@ -158,17 +158,10 @@ def available() -> dict[str, Path]:
 
 def content(name: str) -> tuple[str, dict[str, Any]]:
     """Name of an experiment that is `available` or has a file of its own, and the content of its file."""
-    import yaml
-
     path = available().get(name, Path(name))
     if not path.suffix and not path.exists():
         raise UsageError(suggest(name, available(), what="experiment") + ", or the path of a YAML file")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    require(isinstance(content, dict), f"{path} must hold lines of the form key: value")
-    return path.stem, content
+    return path.stem, read_yaml(path)
 
 
 def read(name: str, scale: str) -> Experiment:
