@@ -69,6 +69,8 @@ class PruneSampler(Sampler[int]):
         self._rank, self._world_size = rank, world_size
         self._epoch: int | None = None  # that `set_epoch` asks for, until it is iterated; None: where the pruner is
         self._loads = pruner.loads
+        self._asked: int | None = None  # what `set_epoch` was called with last
+        self._looks = 0  # iterations that a framework has counted as epochs, and that recorded nothing
 
     @property
     def rank(self) -> int:
@@ -86,8 +88,18 @@ class PruneSampler(Sampler[int]):
         return self.pruner.next_epoch if self._epoch is None else self._epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch the next iteration yields; saying it twice changes nothing."""
-        self._epoch, self._loads = epoch, self.pruner.loads
+        """Say which epoch the next iteration yields; saying it twice changes nothing.
+
+        Where a framework counts iterations, as a loader does that Accelerate has prepared, those that recorded nothing,
+        looks at the data, are not counted here.
+        """
+        pruner = self.pruner
+        if self._loads != pruner.loads:
+            self._asked, self._looks = None, 0
+        if self._asked is not None and epoch == self._asked + 1:
+            ahead = pruner.selected == pruner.next_epoch < epoch - self._looks
+            self._looks += ahead and pruner.recorded == 0
+        self._epoch, self._asked, self._loads = epoch - self._looks, epoch, pruner.loads
 
     def release(self, epoch: int) -> None:
         """An iteration of `epoch` has begun: from now on what is recorded says which is next."""
