@@ -143,3 +143,25 @@ def test_a_loop_that_never_selects_is_an_error() -> None:
     for epoch in range(4):
         for index in planned.batches(epoch, 8):
             planned.update(index, torch.rand(len(index)))
+
+
+LISTENS = """
+import psutil
+from dataprune.lab.training.ray_cluster import connected
+with connected(None) as ray:
+    assert ray.get(ray.remote(lambda: 3).remote()) == 3
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    sockets = [socket for process in processes for socket in process.net_connections("inet")]
+    print(*{socket.laddr.ip for socket in sockets if socket.status == "LISTEN"})
+"""
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_cluster_that_we_start_listens_on_the_loopback_alone(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    call = [sys.executable, "-W", "ignore", "-c", LISTENS]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=150, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    addresses = set(done.stdout.split())
+    assert addresses and all(address.removeprefix("::ffff:").startswith("127.") for address in addresses), addresses

@@ -10,10 +10,18 @@ from typing import Any
 
 from ...errors import UsageError
 
+_SEVERAL_MACHINES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # on any system: whether other machines may join
+
 
 @contextmanager
 def connected(address: str | None) -> Iterator[Any]:
-    """Context manager: connects to a cluster or starts one here, and shuts down what it started on exit."""
+    """Context manager: connects to a cluster or starts one here, and shuts down what it started on exit.
+
+    One that it starts listens on the loopback alone: whoever reaches Ray's ports may run code.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    if address == "local":
+        os.environ.setdefault(_SEVERAL_MACHINES, "0")  # Ray reads it when it is imported
     try:
         import ray
     except ImportError:
@@ -21,7 +29,6 @@ def connected(address: str | None) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
     if address == "local":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
