@@ -215,6 +215,37 @@ def test_a_batch_that_a_hook_makes_a_dictionary(make: Any) -> None:
     assert ours.trainer.callback_metrics["samples_trained"] == 93
 
 
+class TwoPasses(Tiny):
+    """SAM's two passes over a batch, by hand."""
+
+    def __init__(self, pruner: Pruner):
+        super().__init__(pruner, 12)
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        index, (x, y) = batch
+        self.seen.append((self.current_epoch, index.tolist()))
+        optimizer: Any = self.optimizers()
+        for first in (True, False):
+            optimizer.zero_grad()
+            logits = self.layers(x)
+            losses = torch.nn.functional.cross_entropy(logits, y, reduction="none")
+            assert self.pruner is not None
+            self.manual_backward(self.pruner.loss(index, losses, logits, y, record=first))
+            with torch.no_grad():
+                for parameter in self.layers.parameters():
+                    assert parameter.grad is not None
+                    parameter.add_(parameter.grad, alpha=0.01 if first else -0.01)
+        optimizer.step()
+
+
+def test_two_passes_over_a_batch() -> None:
+    pruner = shrinking()
+    ours = train(pruner, module=TwoPasses(pruner))
+    assert sizes(ours) == [48, 15, 15, 15]
+    assert ours.trainer.callback_metrics["samples_trained"] == 93
+
+
 class Look(Callback):
     """Goes through the training loader wherever it is called."""
 
