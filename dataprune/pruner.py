@@ -353,7 +353,7 @@ class Pruner:
         if score.shape != (*index.shape, *self._epoch.values):
             raise ValueError(f"the criterion gave scores of shape {tuple(score.shape)} for {len(index)} samples")
         if not self._carries_losses:  # so that a loss that is not finite is refused, wherever it was computed
-            score = score + 0 * losses.detach().reshape(-1, *(1 for _ in self._epoch.values))
+            score = torch.add(score, losses.detach().reshape(-1, *(1 for _ in self._epoch.values)), alpha=0)
         self._epoch.record(index, score)
         self._recorded = True
 
