@@ -147,14 +147,14 @@ def masks_of_smallest(
 
 
 def smallest(
-    values: Sequence[Float[Tensor, " n"]],
+    values: Sequence[Float[Tensor, " _"]],
     amount: float,
     scope: str,
     generator: torch.Generator,
     *,
     pruned: Sequence[int],
     leave: int = 0,
-) -> Sequence[Bool[Tensor, " n"]]:
+) -> Sequence[Bool[Tensor, " _"]]:
     """Mark the share `amount` of lowest values, of each layer or ("global") of all; at least as many as `pruned`.
 
     Within layers `leave` values stay; the generator decides between equal ones.

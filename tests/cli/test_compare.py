@@ -22,6 +22,7 @@ def test_compare_prints_a_table_or_json(tmp_path: Path) -> None:
     assert json.loads(as_json.stdout) == json.loads((tmp_path / "out/compare.json").read_text())
     assert as_json.stderr == ""
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        ".sweep.lock",
         "compare.json",
         "accuracy.svg",
         "accuracy.png",
