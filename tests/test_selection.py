@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from dataprune import DataError, Selection
 from dataprune.selection import pack, unpack
@@ -21,17 +21,6 @@ from dataprune.selection import pack, unpack
 def dataset() -> TensorDataset:
     draw = torch.Generator().manual_seed(0)
     return TensorDataset(torch.randn(50, 3, generator=draw), torch.arange(50) % 4)
-
-
-class Items(Dataset):
-    def __init__(self, items: list):
-        self.items = items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> object:
-        return self.items[index]
 
 
 def selection() -> Selection:
