@@ -23,9 +23,8 @@ def first_rank() -> bool:
 
 def require_drawing() -> None:
     """Raise UsageError before training where figures could not be drawn after it."""
-    for name in ("matplotlib", "markdown_it"):
-        if importlib.util.find_spec(name) is None:
-            raise UsageError(f"figures and report need {name}: pip install -c constraints.txt -e '.[cli]'")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UsageError("figures and report need matplotlib: pip install -c constraints.txt -e '.[cli]'")
 
 
 def default_out(command: str, data: str, *parts: str) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
@@ -53,20 +53,31 @@ class Part:
         return [chart for block in blocks if not isinstance(block, str | Table) for chart in block]
 
 
-def markdown(parts: Sequence[Part], overview: Sequence[Block] = ()) -> str:
-    """The report as Markdown, with the overview where it has several parts.
+def outline(
+    parts: Sequence[Part], overview: Sequence[Block]
+) -> Iterator[tuple[int, str, Part | None, Sequence[Block], str]]:
+    """Level and title of every heading, the part that it begins, its blocks, and what their figures' names end with.
 
-    Figures are `figures/NAME.png`, of several parts `figures/NAME-PART.png`.
+    Several parts come after an overview of them.
     """
     several = len(parts) > 1
-    level = "##" if several else "#"
-    lines = [f"# {len(parts)} groups of runs", "", *_blocks(overview, "")] if several else []
-    for number, part in enumerate(parts):
-        mark = f"-{number + 1}" if several else ""
-        lines += [f"{level} {escaped(part.title)}", "", f"From `{part.source.replace('`', '')}`.", ""]
-        lines += [f"**{escaped(part.result)}**", "", *_blocks(part.first, mark)]
+    if several:
+        yield 1, f"{len(parts)} groups of runs", None, overview, ""
+    for number, part in enumerate(parts, 1):
+        mark = f"-{number}" if several else ""
+        yield 1 + several, part.title, part, part.first, mark
         for title, blocks in part.sections.items():
-            lines += [f"{level}# {escaped(title)}", "", *_blocks(blocks, mark)]
+            yield 2 + several, title, None, blocks, mark
+
+
+def markdown(parts: Sequence[Part], overview: Sequence[Block]) -> str:
+    """The report as Markdown; figures are `figures/NAME.png`, of several parts `figures/NAME-PART.png`."""
+    lines = []
+    for level, title, part, blocks, mark in outline(parts, overview):
+        lines += [f"{'#' * level} {escaped(title)}", ""]
+        if part is not None:
+            lines += [f"From `{part.source.replace('`', '')}`.", "", f"**{escaped(part.result)}**", ""]
+        lines += [line for block in blocks if block for line in (*_block(block, mark), "")]
     return "\n".join(lines)
 
 
@@ -87,21 +98,15 @@ def pipe_table(head: Sequence[str], rows: Sequence[Sequence[str]], alignment: st
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _blocks(blocks: Sequence[Block], mark: str) -> list[str]:
-    return [line for block in blocks if block for line in (*_block(block, mark), "")]
-
-
 def _block(block: Block, mark: str) -> list[str]:
     if isinstance(block, str):
         return [re.sub(r"^(\d*)([#+.)-])", r"\1\\\2", escaped(block))]  # neither a list nor a heading
     if not isinstance(block, Table):
         return [f"![{escaped(chart.description)}](figures/{chart.name}{mark}.png)" for chart in block]
-    rows = [{escaped(name): _cell(cell) for name, cell in row.items()} for row in block.rows]
+    rows = [
+        {escaped(name): "<br>".join(map(escaped, cell.split("\n"))) for name, cell in row.items()} for row in block.rows
+    ]
     text = pipe_table(*by_position(rows), alignment="---:")
     if block.folded:
         return ["<details>", f"<summary>{escape(block.caption)}</summary>", "", text, "", "</details>"]
     return [f"**{escaped(block.caption)}**", "", text]
-
-
-def _cell(text: str) -> str:
-    return "<br>".join(map(escaped, text.split("\n")))

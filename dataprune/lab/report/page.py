@@ -1,4 +1,4 @@
-"""The report of runs: Markdown, and one HTML page of it that loads nothing."""
+"""The report of runs: Markdown, and one HTML page that loads nothing."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
-from itertools import pairwise
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING
 
 from ... import __version__
 from ...errors import UsageError
@@ -18,16 +16,11 @@ from ..data.named import Data
 from ..training import run_folder
 from . import joint, plots, records, sections, selections
 from .differences import sentence
-from .document import Part, markdown
-
-if TYPE_CHECKING:
-    from markdown_it import MarkdownIt
-    from markdown_it.token import Token
+from .document import Block, Part, Table, by_position, markdown, outline
 
 _CLASSES = {  # of a table's cell, by the words it ends with
     "higher": "good", "lower": "bad", "passed": "good", "failed": "bad", "note": "note", "starved": "bad",
 }  # fmt: skip
-_FOLD = re.compile(r"<details>\n<summary>(.*)</summary>\n?|</details>\n?")
 
 
 def write(paths: Sequence[Path], out: Path, *, watts: float | None = None, data: Data | None = None) -> list[Path]:
@@ -51,8 +44,7 @@ def write(paths: Sequence[Path], out: Path, *, watts: float | None = None, data:
     parts = [_part(group, title, data, watts) for group, title in zip(groups, sections.titles(groups))]
     grids = [entry for entry in entries if entry.command == "joint" and entry.result]
     parts += [joint.part(str(entry.folder), entry.result or {}) for entry in grids]
-    text = markdown(parts, sections.overview(groups, left_out))
-    drawn = {}
+    overview, drawn = sections.overview(groups, left_out), {}
     run_folder.folder(out / "figures")
     for number, part in enumerate(parts):
         for chart in part.charts:
@@ -60,10 +52,10 @@ def write(paths: Sequence[Path], out: Path, *, watts: float | None = None, data:
             drawn[name] = plots.svg(chart.figure, name, chart.description)
             chart.figure.set_layout_engine("none")  # it is laid out; doing so again takes as long as drawing
             write_bytes(out / "figures" / f"{name}.png", plots.png(chart.figure))
-    files = [out / "report.html", out / "report.md"]
-    write_text(files[0], html(text, drawn))
-    write_text(files[1], text)
-    return files
+    files = {out / "report.html": html(parts, overview, drawn), out / "report.md": markdown(parts, overview)}
+    for path, text in files.items():
+        write_text(path, text)
+    return list(files)
 
 
 def _part(group: records.Group, title: str, data: Data | None, watts: float | None) -> Part:
@@ -79,99 +71,56 @@ def _part(group: records.Group, title: str, data: Data | None, watts: float | No
     return Part(title, str(group.folder), sentence(group.result), sections.result(group, title), shown)
 
 
-def html(text: str, drawn: Mapping[str, str]) -> str:
-    """The page of a report's Markdown, with SVG elements by the name of the figure that they replace."""
-    from markdown_it import MarkdownIt
-
-    parser = MarkdownIt("commonmark").enable("table").disable(["link", "autolink"])
-    rules = {
-        "image": lambda token: f"<figure>{drawn[Path(str(token.attrs['src'])).stem]}</figure>",
-        "html_inline": lambda token: token.content if token.content == "<br>" else escape(token.content),
-        "html_block": lambda token: token.content if _FOLD.fullmatch(token.content) else escape(token.content),
-        "raw": lambda token: token.content,
-    }
-    for name, rule in rules.items():
-        parser.add_render_rule(name, lambda _, tokens, at, *rest, rule=rule: rule(tokens[at]))
-    tokens = parser.parse(text)
-    title = next(token.content for before, token in pairwise(tokens) if before.type == "heading_open")
-    contents = _contents(tokens, parser)
-    _mark_paragraphs(tokens)
-    _mark_cells(tokens)
-    body = parser.renderer.render(_with_captions(tokens, parser), parser.options, {})
-    heading, end, rest = body.partition("</h1>\n")
-    body = heading + end + contents + rest
-    page, style = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.html", "page.css"))
-    title = re.sub("<.*?>", "", parser.renderInline(title))
-    return Template(page).substitute(title=title, style=style, body=body, version=__version__)
-
-
-def _contents(tokens: Sequence[Token], parser: MarkdownIt) -> str:
-    """Links to all headings but the first, which get ids."""
-    used: Counter[str] = Counter()
-    items = []
-    for opening, inline in pairwise(tokens):
-        if opening.type == "heading_open" and opening.tag != "h1":
-            slug = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\\|&\w+;", "", inline.content.lower())).strip("-")
+def html(parts: Sequence[Part], overview: Sequence[Block], drawn: Mapping[str, str]) -> str:
+    """The report as a page, with SVG elements by the name of their figure."""
+    contents, body, used = [], [], Counter[str]()
+    for level, title, part, blocks, mark in outline(parts, overview):
+        heading, slug = escape(title), re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+        if level == 1:
+            body.append(f"<h1>{heading}</h1>")
+        else:
             used[slug] += 1
             slug += f"-{used[slug]}" if used[slug] > 1 else ""
-            opening.attrs["id"] = slug
-            link = f'<a href="#{slug}">{parser.renderInline(inline.content)}</a>'
-            items.append(f'<li class="level{opening.tag[1]}">{link}</li>\n')
-    folded = f"<details><summary>Contents</summary>\n<ul>\n{''.join(items)}</ul></details>"
-    return f'<nav aria-label="Contents">{folded}</nav>\n'
+            contents.append(f'<li class="level{level}"><a href="#{slug}">{heading}</a></li>')
+            body.append(f'<h{level} id="{slug}">{heading}</h{level}>')
+        if part is not None:
+            body.append(f"<p>From <code>{escape(part.source)}</code>.</p>")
+            body.append(f'<p class="result"><strong>{escape(part.result)}</strong></p>')
+        body += [_block(block, mark, drawn) for block in blocks if block]
+    folded = f"<details><summary>Contents</summary>\n<ul>\n{_lines(contents)}</ul></details>"
+    body.insert(1, f'<nav aria-label="Contents">{folded}</nav>')
+    page, style = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.html", "page.css"))
+    _, title, *_ = next(outline(parts, overview))
+    return Template(page).substitute(title=escape(title), style=style, body=_lines(body), version=__version__)
 
 
-def _mark_paragraphs(tokens: Sequence[Token]) -> None:
-    """Paragraphs of nothing but images become grids of figures, those with a bold sentence alone the result."""
-    for opening, inline, closing in zip(tokens, tokens[1:], tokens[2:]):
-        if opening.type != "paragraph_open":
-            continue
-        kinds = [child.type for child in inline.children or () if child.type != "text" or child.content]
-        if "image" in kinds and set(kinds) <= {"image", "softbreak"}:
-            opening.tag = closing.tag = "div"
-            opening.attrs["class"] = "figures single" if kinds.count("image") == 1 else "figures"
-        elif kinds[:1] == ["strong_open"] and kinds.index("strong_close") == len(kinds) - 1:
-            opening.attrs["class"] = "result"
+def _block(block: Block, mark: str, drawn: Mapping[str, str]) -> str:
+    if isinstance(block, str):
+        return f"<p>{escape(block)}</p>"
+    if not isinstance(block, Table):
+        figures = [f"<figure>{drawn[chart.name + mark]}</figure>" for chart in block]
+        return f'<div class="figures{" single" if len(block) == 1 else ""}">\n{_lines(figures)}</div>'
+    caption, (head, rows) = escape(block.caption), by_position(block.rows)
+    body = [_row(cells, ["row", *[""] * (len(head) - 1)]) for cells in rows]
+    table = (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}"><table>\n'
+        f"<caption><span>{caption}</span></caption>\n"
+        f"<thead>{_row(head, ['col'] * len(head))}</thead>\n<tbody>\n{_lines(body)}</tbody></table></div>"
+    )
+    return f"<details><summary>{caption}</summary>\n{table}</details>" if block.folded else table
 
 
-def _mark_cells(tokens: Sequence[Token]) -> None:
-    """The first cell of a row is its heading, and cells have a class by their words."""
-    head = first = False
-    for opening, inline, closing in zip(tokens, tokens[1:], tokens[2:]):
-        if opening.type in ("thead_open", "tbody_open"):
-            head = opening.type == "thead_open"
-        elif opening.type == "tr_open":
-            first = True
-        elif opening.type in ("th_open", "td_open"):
-            opening.attrs = {"scope": "col" if head else "row"} if head or first else {}
-            opening.tag = closing.tag = "th" if opening.attrs else "td"
-            words = inline.content.split() or [""]
-            if mark := _CLASSES.get(re.split(r"<br>|>", words[-1])[-1]):
-                opening.attrs["class"] = mark
-            elif len(inline.content) > 40:
-                opening.attrs["class"] = "long"
-            first = False
+def _row(cells: Sequence[str], scopes: Sequence[str]) -> str:
+    """A row of cells, of which those with a scope are headings; they have a class by their last word."""
+    texts = []
+    for cell, scope in zip(cells, scopes):
+        tag, attributes = ("th", f' scope="{scope}"') if scope else ("td", "")
+        last = (cell.split() or [""])[-1]
+        if mark := _CLASSES.get(last, "long" if len(cell) > 40 else ""):
+            attributes += f' class="{mark}"'
+        texts.append(f"<{tag}{attributes}>{'<br>'.join(map(escape, cell.splitlines()))}</{tag}>")
+    return f"<tr>{''.join(texts)}</tr>"
 
 
-def _with_captions(tokens: Sequence[Token], parser: MarkdownIt) -> list[Token]:
-    """Tables get the caption that stands before them, and scroll on their own."""
-    from markdown_it.token import Token
-
-    changed: list[Token] = []
-    caption = ""
-    for token in tokens:
-        if token.type == "html_block" and (match := _FOLD.fullmatch(token.content)) and match[1]:
-            caption = match[1]
-        if token.type == "table_open":
-            if len(changed) >= 3 and changed[-3].attrs.get("class") == "result":
-                caption = parser.renderInline(changed[-2].content[2:-2])
-                del changed[-3:]
-            label = re.sub("<.*?>", "", caption)
-            opening = f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
-            caption_element = f"<caption><span>{caption}</span></caption>"
-            changed += [Token("raw", "", 0, content=opening), token, Token("raw", "", 0, content=caption_element)]
-        else:
-            changed.append(token)
-            if token.type == "table_close":
-                changed.append(Token("raw", "", 0, content="</div>"))
-    return changed
+def _lines(elements: Sequence[str]) -> str:
+    return "".join(f"{element}\n" for element in elements)

@@ -303,7 +303,6 @@ def test_contrastive_learning_has_a_command_of_its_own() -> None:
 
 @pytest.mark.slow
 def test_the_report_shows_texts(settings: Settings, tmp_path: Path) -> None:
-    pytest.importorskip("markdown_it")
     from dataprune.lab.report import page
 
     comparison = Comparison(replace(settings, data="glue/rte"), ("full", "short", "emp"), seeds=(0,))

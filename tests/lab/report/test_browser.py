@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import tiny
 
-pytest.importorskip("markdown_it")
 pytest.importorskip("matplotlib")
 pytest.importorskip("PIL")
 

@@ -18,7 +18,6 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-pytest.importorskip("markdown_it")
 pytest.importorskip("matplotlib")
 pytest.importorskip("PIL")
 

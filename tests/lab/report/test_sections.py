@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("markdown_it")
 pytest.importorskip("matplotlib")
 
 from dataprune.errors import UsageError
