@@ -19,7 +19,7 @@ from .selection import Selection
 if TYPE_CHECKING:
     from .epoch import Epoch
 
-_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def check_batch(index: Tensor, losses: Tensor) -> None:
@@ -36,7 +36,7 @@ def check_batch(index: Tensor, losses: Tensor) -> None:
         )
     if not losses.is_floating_point():
         raise TypeError(f"losses must be floating point, got {losses.dtype}")
-    if index.dtype not in _WHOLE:
+    if index.dtype not in WHOLE:
         raise TypeError(f"index must hold whole numbers (torch.int64), got {index.dtype}")
     if index.ndim != 1 or losses.shape != index.shape:
         raise ValueError(
@@ -46,13 +46,7 @@ def check_batch(index: Tensor, losses: Tensor) -> None:
 
 
 def problem(index: Tensor | None, score: Tensor | None, size: int) -> Exception | None:
-    """The error to raise for recorded values on the CPU: positions outside the dataset, scores that are not finite.
-
-    Args:
-        index: positions, or None to leave them unchecked.
-        score: their scores, or None to leave them unchecked.
-        size: samples in the dataset.
-    """
+    """The error to raise for recorded values on the CPU: positions outside the dataset, scores that are not finite."""
     if index is not None and len(index):
         low, high = torch.aminmax(index)
         if int(low) < 0 or int(high) >= size:
@@ -119,7 +113,10 @@ def check_state(state: dict[str, Any], size: int, epochs: int, values: tuple[int
     packed, weight = state.get("selection", ""), state.get("weight", "")
     chosen = 0
     if isinstance(packed, Tensor) and packed.ndim == 1:
-        chosen = len(packed) if packed.dtype == torch.int64 else int(np.unpackbits(packed.numpy(), count=size).sum())
+        if packed.dtype == torch.int64 and _in_range(packed, size):
+            chosen = len(packed)
+        elif packed.dtype == torch.uint8 and len(packed) == -(-size // 8):
+            chosen = int(np.unpackbits(packed.numpy(), count=size).sum())
     plain = {
         "seed": "seed" in state,
         "data": state.get("data", "") is None or (isinstance(state.get("data"), str) and state["data"] != ""),
@@ -131,14 +128,7 @@ def check_state(state: dict[str, Any], size: int, epochs: int, values: tuple[int
         "rank": _is_whole(state.get("rank"), 0),
         "world_size": _is_whole(state.get("world_size"), 1),
         "pending_index": _in_range(state["pending_index"], size),
-        "selection": (packed is None and state.get("epoch") is None)
-        or (isinstance(packed, Tensor) and packed.dtype == torch.int64 and chosen > 0 and _in_range(packed, size))
-        or (
-            isinstance(packed, Tensor)
-            and packed.dtype == torch.uint8
-            and packed.shape == (-(-size // 8),)
-            and chosen > 0
-        ),
+        "selection": chosen > 0 or (packed is None and state.get("epoch") is None),
         "weight": weight is None or (isinstance(weight, Tensor) and weight.shape == (chosen,)),
     }
     for name, right in plain.items():
@@ -188,8 +178,7 @@ def check_batch_size(what: str, samples: int, batch_size: int) -> None:
 def check_ranks(headers: list[list[int]]) -> None:
     """Raise PlanError unless all ranks are at the same place, with the same plan, selection and book.
 
-    Args:
-        headers: of each rank: epoch, the checksums of plan, selection and book, and last whether it has a problem.
+    A rank's header is epoch, the checksums of plan, selection and book, and last whether it has a problem.
     """
     wrong = (
         "call select or sync for different epochs: call them on every rank, in the same order (-1 is sync)",
@@ -209,12 +198,7 @@ def check_ranks(headers: list[list[int]]) -> None:
 
 
 def check_planned(recorded: int, most: int) -> None:
-    """Raise PlanError where a rank has recorded more than an epoch has, and no epoch was ever selected.
-
-    Args:
-        recorded: samples of this rank.
-        most: its share of the dataset, and a batch for what frameworks fill up.
-    """
+    """Raise PlanError where a rank has recorded more than an epoch has at most, and no epoch was ever selected."""
     if recorded > most:
         raise PlanError(
             f"{recorded} samples were recorded, more than an epoch has, and none was selected: nothing is pruned. A "
@@ -242,12 +226,7 @@ def warn_unrecorded(what: str) -> None:
 
 
 def check_run(current: dict[str, Any], saved: dict[str, Any]) -> None:
-    """Raise CheckpointError where a checkpoint is of a run with other steps in an epoch.
-
-    Args:
-        current: what the steps of an epoch depend on, by name.
-        saved: the same of the checkpoint's run.
-    """
+    """Raise CheckpointError where what the steps of an epoch depend on, by name, differs from the checkpoint's run."""
     changed = [f"{name} {saved[name]} -> {current[name]}" for name in current if saved[name] != current[name]]
     if changed:
         raise CheckpointError(
@@ -256,13 +235,7 @@ def check_run(current: dict[str, Any], saved: dict[str, Any]) -> None:
 
 
 def check_trained(epoch: Epoch, planned: int, missing: int) -> None:
-    """Raise PlanError unless an epoch trained what was planned; a ragged tail and an abandoned epoch are fine.
-
-    Args:
-        epoch: that is over.
-        planned: samples selected for it.
-        missing: of these, not recorded.
-    """
+    """Raise PlanError unless an epoch trained what was planned; a ragged tail and an abandoned epoch are fine."""
     ranks = distributed.world_size()
     tolerated = ranks * epoch.largest  # a ragged tail, and the padding of frameworks that fill their last batches up
     # a batch left out on purpose is the user's business; sharding twice loses half of the epoch or more

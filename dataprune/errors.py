@@ -22,6 +22,12 @@ class UsageError(ValueError):
     """A wrong name or option; `suggest` builds the message for a name."""
 
 
+def check_known(name: object, known: Iterable[str], *, what: str) -> None:
+    """Raise UsageError with the message of `suggest` unless `name` is one of `known`."""
+    if name not in (known := list(known)):
+        raise UsageError(suggest(str(name), known, what=what))
+
+
 def suggest(name: str, known: Iterable[str], *, what: str = "name") -> str:
     """The message of an unknown name: the nearest known one, then all of them.
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-_MASK = (1 << 64) - 1
-_GAMMA = 0x9E3779B97F4A7C15
-_MULTIPLIERS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+_WRAP = 1 << 64
+# of SplitMix64, as int64
+_GAMMA = 0x9E3779B97F4A7C15 - _WRAP
+_MULTIPLIERS = ((30, 0xBF58476D1CE4E5B9 - _WRAP), (27, 0x94D049BB133111EB - _WRAP))
 
 
 @dataclass(frozen=True)
@@ -26,14 +28,7 @@ class Key:
     epoch: int
 
     def hash(self, positions: Int[Tensor, "..."], draw: int = 0) -> Int[Tensor, "..."]:
-        """64 random bits for every position, the same in any order, on any rank and in any part of the dataset.
-
-        Args:
-            positions: in the dataset.
-            draw: which random number of the position, from 0.
-        Returns:
-            int64, uniform over all of its values, of the shape of `positions`.
-        """
+        """64 random bits for every position, as `bits` for this seed and epoch."""
         return bits(self.seed, self.epoch, positions, draw)
 
     def generator(self) -> Generator:
@@ -43,13 +38,12 @@ class Key:
 
 
 def bits(seed: int, epoch: int, index: Int[Tensor, "..."], draw: int | Int[Tensor, "..."] = 0) -> Int[Tensor, "..."]:
-    """64 random bits for every sample, the same wherever they are computed.
+    """64 random bits for every sample, the same in any order, on any device and rank.
 
     Args:
-        seed: any integer; its low 64 bits count.
-        epoch: any integer.
+        seed: any integer; its low 64 bits count, as those of `epoch`.
         index: positions in the dataset.
-        draw: which number of the sample; a tensor broadcasts against `index`.
+        draw: which number of the sample, from 0; a tensor broadcasts against `index`.
     Returns:
         int64, uniform over all of its values, of the broadcast shape.
     Example:
@@ -60,47 +54,33 @@ def bits(seed: int, epoch: int, index: Int[Tensor, "..."], draw: int | Int[Tenso
     Source: the finaliser of SplitMix64 (Steele, Lea and Flood 2014), applied once for each of the four. Differs: it is
         used as a hash of its inputs, not as a sequence.
     """
-    key = _mix_number(_mix_number(seed) + epoch)
-    step = (draw + 1) * _signed(_GAMMA) if isinstance(draw, Tensor) else _signed((draw + 1) * _GAMMA)
-    return _mix(_mix(index.long() * _signed(_GAMMA) + _signed(key)) + step)
+    key = _mix(_wrapped(_mix(_wrapped(seed + _GAMMA)) + epoch + _GAMMA))
+    return _mix(_mix(index.long() * _GAMMA + key) + _wrapped((draw + 1) * _GAMMA))
 
 
 def uniform(
     seed: int, epoch: int, index: Int[Tensor, "..."], draw: int | Int[Tensor, "..."] = 0
 ) -> Float[Tensor, "..."]:
-    """A random number in [0, 1) for every sample.
+    """A random number in [0, 1) for every sample; arguments as for `bits`.
 
-    Args:
-        seed: as in `bits`.
-        epoch: as in `bits`.
-        index: as in `bits`.
-        draw: as in `bits`.
-    Returns:
-        float32 multiples of 2**-24, which float32 holds exactly; times any whole n below 2**24, it still rounds to less
-        than n.
+    They are float32 multiples of 2**-24, which float32 holds exactly; times any whole n below 2**24, one still rounds
+    to less than n.
     """
     return (bits(seed, epoch, index, draw) >> 40 & 0xFFFFFF).float() * 2.0**-24
 
 
-def _signed(number: int) -> int:
-    """The int64 with the same 64 bits: torch's integers wrap, Python's do not."""
-    number &= _MASK
-    return number - (1 << 64) if number >> 63 else number
+def _wrapped(number: Any) -> Any:
+    """The int64 with the same low 64 bits: torch's integers wrap, Python's do not."""
+    return number if isinstance(number, Tensor) else (number + (_WRAP >> 1)) % _WRAP - (_WRAP >> 1)
 
 
-def _mix(state: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
+def _mix(state: Any) -> Any:
+    """The finaliser of SplitMix64, of a Python integer or a tensor."""
     for shift, multiplier in _MULTIPLIERS:
-        state = (state ^ _logical(state, shift)) * _signed(multiplier)
+        state = _wrapped((state ^ _logical(state, shift)) * multiplier)
     return state ^ _logical(state, 31)
 
 
-def _logical(state: Int[Tensor, "..."], shift: int) -> Int[Tensor, "..."]:
-    """Shift zeros in: torch's >> repeats the sign bit."""
+def _logical(state: Any, shift: int) -> Any:
+    """Shift zeros in: >> repeats the sign bit."""
     return state >> shift & ((1 << 64 - shift) - 1)
-
-
-def _mix_number(state: int) -> int:
-    state = (state + _GAMMA) & _MASK
-    for shift, multiplier in _MULTIPLIERS:
-        state = (state ^ state >> shift) * multiplier & _MASK
-    return state ^ state >> 31

@@ -19,12 +19,7 @@ Shape = Callable[[float], float]  # share done in [0, 1] -> factor on the learni
 
 
 def constant() -> Shape:
-    """The learning rate as it is.
-
-    Example:
-        >>> constant()(0.5)
-        1.0
-    """
+    """The learning rate as it is."""
     return lambda done: 1.0
 
 
@@ -63,13 +58,8 @@ def one_cycle(rise: float = 0.3, div: float = 25.0, final_div: float = 1e4) -> S
     Source: Smith and Topin 2017, arXiv:1708.07120, in the form of torch's OneCycleLR. Differs: a function of the share
         done, whose peak is at `rise` exactly; torch counts steps and reaches peak and end one step sooner.
     """
-
-    def shape(done: float) -> float:
-        if done < rise:
-            return _between(1 / div, 1.0, done / rise)
-        return _between(1.0, 1 / (div * final_div), (done - rise) / (1 - rise))
-
-    return shape
+    up, down = cosine(1 / div), cosine(1 / (div * final_div))
+    return lambda done: up(1 - done / rise) if done < rise else down((done - rise) / (1 - rise))
 
 
 def warmed_up(shape: Shape, share: float) -> Shape:
@@ -159,8 +149,3 @@ class Progress:
 
     def _count(self, samples: int) -> int:
         return epoch_steps(samples, self._batch_size, **self._options)
-
-
-def _between(first: float, last: float, share: float) -> float:
-    """Along half a cosine."""
-    return last + (first - last) * 0.5 * (1 + math.cos(math.pi * share))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -58,12 +58,7 @@ def logits_of(output: Any) -> Float[Tensor, "b c"]:
 def last_layer(model: nn.Module, *inputs: Any, **named: Any) -> nn.Module:
     """Find the `nn.Linear` whose output a model returns as logits, by one forward pass in evaluation mode.
 
-    Args:
-        model: ends in a linear layer.
-        inputs: a batch as the model takes it.
-        named: keyword arguments of the model.
-    Raises:
-        ValueError: if no linear layer produces the logits.
+    The model is called with `inputs` and `named`. Raises ValueError if no linear layer produces the logits.
     """
     with inference(model):
         return trace_last_layer(model, linear_layers(model), inputs, named)[0]
@@ -86,29 +81,19 @@ def linear_layers(model: nn.Module) -> list[nn.Module]:
 def trace_last_layer(
     model: nn.Module, layers: Sequence[nn.Module], inputs: Sequence[Any], named: Mapping[str, Any]
 ) -> tuple[nn.Module, Float[Tensor, "b d"], Float[Tensor, "b c"]]:
-    """Run a model, and find which of `layers` produced its logits.
+    """Run a model in its current mode, and find which of `layers` produced its logits; that, its input and the logits.
 
-    Args:
-        model: called with `inputs` and `named`, in its current mode.
-        layers: candidates.
-        inputs: positional arguments.
-        named: keyword arguments.
-    Returns:
-        The layer, its input and the logits.
-    Raises:
-        ValueError: if none of the layers takes (B, D) features and produces the logits.
+    Raises ValueError if none of the layers takes (B, D) features and produces the logits.
     """
     calls: list[tuple[nn.Module, Tensor, Tensor]] = []
 
     def record(module: nn.Module, inputs: tuple, output: Tensor) -> None:
         calls.append((module, inputs[0], output))
 
-    handles = [layer.register_forward_hook(record) for layer in layers]
-    try:
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.enter_context(layer.register_forward_hook(record))
         logits = logits_of(model(*inputs, **named))
-    finally:
-        for handle in handles:
-            handle.remove()
     for layer, features, output in reversed(calls):
         same = output is logits or (output.shape == logits.shape and torch.equal(output.to(logits), logits))
         if same and features.ndim == 2:

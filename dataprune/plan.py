@@ -35,18 +35,10 @@ def plan_of(
     size: int,
     **numbers: float,
 ) -> Plan:
-    """Spell a pruner's arguments.
+    """Spell a pruner's arguments, `numbers` being the other ones, as plain values that JSON can hold.
 
     A dataclass is known by its name and fields; a function or other callable by what it gives on fixed inputs, a
-    schedule by the number of samples of every epoch.
-
-    Args:
-        criterion, policy, schedule: as in `Pruner`.
-        counts: samples asked for in every epoch.
-        size: samples in the dataset, N.
-        numbers: the other arguments.
-    Returns:
-        Plain values that JSON can hold.
+    schedule by `counts`, the samples it asks for in every epoch.
     """
     plan: Plan = {"size": size, **numbers}
     plan |= _spelled("criterion", criterion, lambda: _scores(criterion))
@@ -79,12 +71,7 @@ def differences(saved: Plan, current: Plan) -> list[str]:
 
 
 def check_plan(saved: Any, current: Plan) -> None:
-    """Raise CheckpointError unless a state is of a pruner with the same arguments.
-
-    Args:
-        saved: the state's plan, as JSON.
-        current: that of the pruner which loads it.
-    """
+    """Raise CheckpointError unless a state's plan, as JSON, is that of the pruner which loads it."""
     try:
         names = differences(json.loads(saved), current)
     except (TypeError, ValueError):

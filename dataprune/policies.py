@@ -8,7 +8,7 @@ or inherits from `Policy` and declares what differs from its defaults.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Protocol, runtime_checkable
@@ -56,14 +56,7 @@ class Policy(Protocol):
 
 @dataclass(frozen=True)
 class Function(Policy):
-    """A policy given as a plain callable: `Pruner` wraps one in this.
-
-    Args:
-        function: from (book, count, key) to a selection.
-        exact: as in `Policy`.
-        reads_scores: as in `Policy`.
-        when_full: as in `Policy`.
-    """
+    """A policy given as a plain callable from (book, count, key) to a selection: `Pruner` wraps one in this."""
 
     function: Callable[[ScoreBook, int, Key], Selection]
     exact: bool = True
@@ -75,11 +68,7 @@ class Function(Policy):
 
 
 def declared(policy: Policy | Callable[[ScoreBook, int, Key], Selection]) -> Policy:
-    """Return a policy as it is, and a plain callable as one, with those attributes of `Policy` that it has.
-
-    Raises:
-        TypeError: if it is not callable.
-    """
+    """Return a policy as it is, and a plain callable (else TypeError) with those attributes of `Policy` that it has."""
     if isinstance(policy, Policy):
         return policy
     if not callable(policy):
@@ -121,11 +110,7 @@ class least_drawn(Policy):
 
 @dataclass(frozen=True, eq=False)
 class replay(Policy):
-    """Return the same selection in every epoch, weights included.
-
-    Args:
-        selection: to replay; it is copied.
-    """
+    """Return a copy of the same selection in every epoch, weights included."""
 
     selection: Selection
     reads_scores = False
@@ -154,14 +139,8 @@ class top_k(Policy):
 
 
 @dataclass(frozen=True, eq=False)
-class bottom_k(Policy):
-    """Select the lowest scores; unseen samples come first.
-
-    Args:
-        balance: as for `top_k`.
-    """
-
-    balance: Tensor | None = field(default=None, kw_only=True)
+class bottom_k(top_k):
+    """Select the lowest scores; unseen samples come first. `balance` as for `top_k`."""
 
     def __call__(self, book: ScoreBook, count: int, key: Key) -> Selection:
         return Selection.of(_greedy(-book.score, count, key, self.balance))
@@ -268,12 +247,9 @@ def highest(values: Tensor, count: int, key: Key, positions: Tensor | None = Non
     """Places of the `count` highest values, ascending; NaN counts as highest, equal values are drawn at random.
 
     Args:
-        values: (N,) numbers on the CPU.
-        count: how many, in [0, N].
+        values: (N,) numbers on the CPU; `count` of them, in [0, N], are asked for.
         key: decides between equal values.
         positions: (N,) int64, of the values in the dataset; by default 0 to N - 1.
-    Returns:
-        (count,) int64 places in `values`.
     """
     if count == 0:
         return torch.empty(0, dtype=torch.int64)
@@ -297,10 +273,7 @@ def random_subset(size: int, count: int, key: Key) -> Tensor:
 def quotas(sizes: Tensor, count: int, key: Key) -> list[int]:
     """Places per class: equal, what a small class leaves goes to the others, an odd rest to classes drawn at random.
 
-    Args:
-        sizes: (C,) samples per class, int64 on the CPU.
-        count: places, at most the sum of sizes.
-        key: draws the classes that get an odd rest.
+    `sizes` (C,) are the samples per class, int64 on the CPU; their sum is at least `count`.
     """
     places = torch.zeros_like(sizes)
     left = count
@@ -337,15 +310,9 @@ def _greedy(values: Tensor, count: int, key: Key, balance: Tensor | None) -> Ten
 def _draw(
     among: np.ndarray, count: int, key: Key, draw: int = 0, *, into: np.ndarray, positions: Tensor | None = None
 ) -> np.ndarray:
-    """Set those `count` places of `into` that have the highest hashes among the places where `among` is set.
+    """Set those `count` places of `into` that have the highest hashes among the places where `among` is set; return it.
 
-    Args:
-        among: (N,) bool.
-        count: how many.
-        key: hashes positions.
-        draw: which hash of a position.
-        into: (N,) bool, changed in place and returned.
-        positions: (N,) int64, of the places in the dataset; by default 0 to N - 1.
+    `draw` says which hash of a position, and `positions` is as for `highest`.
     """
     total = int(np.count_nonzero(among))
     if count >= total:
@@ -360,7 +327,8 @@ def _draw(
 
     high = np.empty(total, dtype=np.uint32)  # the upper halves decide, but for a few at the edge
     filled = 0
-    for places in _places(among):
+    for start in range(0, len(among), _CHUNK):
+        places = np.flatnonzero(among[start : start + _CHUNK]) + start
         high[filled : filled + len(places)] = hashes(places) >> np.uint64(32)
         filled += len(places)
     threshold = np.partition(high, total - count)[total - count]
@@ -373,12 +341,6 @@ def _draw(
     drawn[edge] = True
     into[among] |= drawn
     return into
-
-
-def _places(mask: np.ndarray) -> Iterator[np.ndarray]:
-    """Where a mask is set, a chunk at a time."""
-    for start in range(0, len(mask), _CHUNK):
-        yield np.flatnonzero(mask[start : start + _CHUNK]) + start
 
 
 def _positions(mask: np.ndarray) -> Tensor:

@@ -18,9 +18,6 @@ class constant:
         keep: fraction in (0, 1].
     Raises:
         ValueError: if keep is outside (0, 1].
-    Example:
-        >>> constant(0.3)(7)
-        0.3
     """
 
     keep: float
@@ -82,8 +79,7 @@ class linear:
     def __post_init__(self) -> None:
         check_fraction("first", self.first)
         check_fraction("last", self.last)
-        if self.epochs < 1:
-            raise ValueError(f"epochs must be at least 1, got {self.epochs}")
+        check_whole("epochs", self.epochs)
 
     def __call__(self, epoch: int) -> float:
         return self.first + (self.last - self.first) * min(epoch / max(self.epochs - 1, 1), 1.0)
@@ -108,10 +104,10 @@ def full_from(epochs: int, anneal: float) -> int:
     return math.ceil(round((1 - anneal) * epochs, 9))  # 1 - 0.7 is a hair above 0.3
 
 
-def check_whole(name: str, value: int) -> None:
-    """Raise ValueError unless `value` is a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+def check_whole(name: str, value: object, least: int = 1) -> None:
+    """Raise ValueError unless `value` is a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
 
 
 def check_fraction(name: str, value: float) -> None:

@@ -45,11 +45,6 @@ class ScoreBook:
 
         The variance moves first, by the score before its update: v <- (1 - smoothing) * v + smoothing * (new -
         score)^2. A repeated index counts as often as it occurs, so recording in parts equals recording at once.
-
-        Args:
-            index: positions in [0, size), int64; may repeat.
-            new: scores, float32.
-            smoothing: weight of the new score, in (0, 1].
         """
         for rows in rounds(index, self.size):
             at, value = index[rows], new[rows]
@@ -70,11 +65,7 @@ class ScoreBook:
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore what `state_dict` gave.
-
-        Raises:
-            ValueError: if a tensor is missing or of another size.
-        """
+        """Restore what `state_dict` gave; ValueError if a tensor is missing or of another size."""
         for name, current in self.state_dict().items():
             saved = state.get(name)
             if saved is None or saved.shape != current.shape:
@@ -87,12 +78,7 @@ class ScoreBook:
 
 
 def rounds(index: Tensor, size: int) -> Iterator[Tensor | slice]:
-    """Rows of `index` in parts without repetition: the first occurrence of every index, then the second ...
-
-    Args:
-        index: positions in [0, size), int64 on the CPU.
-        size: samples in the dataset.
-    """
+    """Rows of `index` in parts without repetition: the first occurrence of every index, then the second ..."""
     mask = np.zeros(size, dtype=np.bool_)
     mask[index.numpy()] = True
     if np.count_nonzero(mask) == len(index):

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float, Int, Integer, Shaped
 from torch import Tensor
 
-from .. import policies
-from ..errors import UsageError, suggest
+from .. import checks, policies
+from ..errors import check_known
 from ..hashing import Key
 from ..schedules import check_fraction
 from ..selection import Selection
@@ -92,17 +92,14 @@ def pool(chosen: Selection | Tensor | Array | None, size: int, count: int) -> tu
     ValueError unless they are different positions in [0, size), and `count` others remain.
     """
     given = chosen if isinstance(chosen, Selection) else Selection.of([] if chosen is None else chosen)
-    free = np.ones(size, dtype=np.bool_)
-    index = given.index.cpu().numpy()
-    if len(index) and (index.min() < 0 or index.max() >= size):
-        raise ValueError(f"chosen has positions {index.min()} to {index.max()}, there are {size} samples")
-    free[index] = False
-    rest = int(np.count_nonzero(free))
-    if rest + len(index) != size:
-        raise ValueError(f"chosen has {len(index)} positions, only {size - rest} of them different")
-    if count > rest:
+    index = given.index.cpu()
+    if len(index):
+        checks.check_positions(Selection.of(index), size, what="chosen")
+    if count > (rest := size - len(index)):
         raise ValueError(f"keep asks for {count} samples beside those chosen already, and {rest} are left")
-    return torch.from_numpy(np.flatnonzero(~free)), torch.from_numpy(np.flatnonzero(free))
+    free = torch.ones(size, dtype=torch.bool)
+    free[index] = False
+    return (~free).nonzero().squeeze(1), free.nonzero().squeeze(1)
 
 
 def select(values: Shaped[Tensor, " n"], groups: Groups, rule: Rule, seed: int) -> Selection:
@@ -197,8 +194,7 @@ def check_labels(labels: Tensor | Array | None, size: int, needed_by: str = "the
 def check_balance(balance: str, labels: Tensor | Array | None, size: int) -> Int[Tensor, " n"] | None:
     """Return class ids as `check_labels`, or None; ValueError unless `balance` is "none", or "class" with labels."""
     ids = None if labels is None else check_labels(labels, size)
-    if balance not in ("none", "class"):
-        raise UsageError(suggest(str(balance), ["none", "class"], what="balance"))
+    check_known(balance, ("none", "class"), what="balance")
     if balance == "class" and ids is None:
         raise ValueError('balance="class" needs labels: pass labels=, one class id per sample')
     return ids

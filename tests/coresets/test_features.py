@@ -147,9 +147,9 @@ def test_each_class_is_covered_beside_its_part_of_the_pool(name: str) -> None:
 def test_a_pool_that_does_not_fit_is_refused(name: str) -> None:
     features = torch.rand(6, 2)
     for chosen, options, message in (
-        ([6], {}, "chosen has positions 6 to 6, there are 6 samples"),
+        ([6], {}, "chosen has positions 6 to 6, the dataset 6 samples"),
         ([-1], {}, "chosen has positions -1"),
-        ([1, 1], {}, "2 positions, only 1 of them different"),
+        ([1, 1], {}, "2 positions, but only 1 different"),
         ([1, 2, 3], {"keep": 4}, "keep asks for 4 samples beside those chosen already, and 3 are left"),
         ([1], {"first": 2}, "leave first out"),
     ):
