@@ -107,7 +107,9 @@ def entropy(
         >>> entropy(torch.zeros(1), torch.zeros(1, 4), None, distribution="bernoulli")
         tensor([0.6931])
 
-    Source: Xiao et al., arXiv:2408.16031, Eq. 7. Differs: sequences, sigmoids and variances are not in the paper.
+    Source: Xiao et al., arXiv:2408.16031, second term of Eq. 8. The paper derives it from Eq. 7, which does not hold:
+        what this measures is uncertainty (docs/theory/entropy-bound.md). Differs: sequences, sigmoids and variances
+        are not in the paper.
     """
     kind = _distribution(outputs, targets) if distribution is None else distribution
     if kind == "gaussian":

@@ -19,6 +19,7 @@ from functools import partial
 
 import sentences_findings as findings
 import sentences_papers as papers
+import theory
 from measured import (
     ROOT,
     Rows,
@@ -310,6 +311,8 @@ PAGES: dict[str, Callable[[], Sentences]] = {
     "docs/findings/quarter.md": findings.quarter,
     "docs/findings/static-coresets.md": findings.static_coresets,
     "docs/findings/tdds.md": papers.tdds,
+    "docs/theory/low-frequency.md": theory.low_frequency,
+    "docs/theory/text-and-tables.md": theory.text_and_tables,
 }
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import method_cards
+import theory
 from measured import ROOT, Rows, accuracy, compared, differences, number, published, reproduced, results
 
 from dataprune.lab.report import pack
@@ -34,7 +35,7 @@ FASHION = (
 
 def pages() -> list[Path]:
     """Pages whose tables are made here."""
-    folders = ("docs/findings", "docs/how-to", "docs/methods")
+    folders = ("docs/findings", "docs/how-to", "docs/methods", "docs/theory")
     return [ROOT / "README.md", *(page for folder in folders for page in sorted((ROOT / folder).glob("*.md")))]
 
 
@@ -364,6 +365,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "label_errors": label_errors,
     "advise": advise,
     **method_cards.TABLES,
+    **theory.TABLES,
     "label_error_scores": label_error_scores,
     "grad_match_penalty": grad_match_penalty,
 }
