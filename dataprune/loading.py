@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
+import torch
+from jaxtyping import Int
+from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -39,10 +43,12 @@ class PruneSampler(Sampler[int]):
         shuffle: in random order; else in ascending order.
         batch_size: of the loader, where it is known; then the samples that it drops are known too.
         drop_last: whether the loader drops a last, smaller batch.
+        lengths: of all samples of the dataset; batches then have samples of similar length, see `grouped`.
         ends_epoch: whether a loop that skips batches ends an epoch when it comes to its end. False where a trainer
             calls `finish`.
     Raises:
-        ValueError: if only one of rank and world_size is given, or rank is outside [0, world_size).
+        ValueError: if only one of rank and world_size is given, or rank is outside [0, world_size); for lengths of
+            another number of samples, or without a batch size or shuffling.
     """
 
     def __init__(
@@ -55,6 +61,7 @@ class PruneSampler(Sampler[int]):
         batch_size: int | None = None,
         drop_last: bool = False,
         ends_epoch: bool = True,
+        lengths: Sequence[int] | Tensor | None = None,
     ):
         if (rank is None) != (world_size is None):
             raise ValueError("give rank and world_size together, or neither: torch.distributed's are used then")
@@ -65,6 +72,16 @@ class PruneSampler(Sampler[int]):
         self.batch_size = batch_size
         self.drop_last = drop_last
         self.ends_epoch = ends_epoch
+        self.lengths: Tensor | None = None
+        if lengths is not None:
+            # a list of a column of Hugging Face's datasets
+            self.lengths = torch.as_tensor(lengths if hasattr(lengths, "dtype") else list(lengths))
+            if len(self.lengths) != pruner.size:
+                raise ValueError(f"there are {len(self.lengths)} lengths for {pruner.size} samples: give one for each")
+            if not shuffle or batch_size is None:
+                raise ValueError(
+                    "lengths group a random order into batches: shuffle, and give PruneSampler batch_size="
+                )
         self._loops = 0  # running loops over a PrunedLoader, which then end the epoch: workers fetch ahead
         self._rank, self._world_size = rank, world_size
         self._epoch: int | None = None  # that `set_epoch` asks for, until it is iterated; None: where the pruner is
@@ -86,6 +103,14 @@ class PruneSampler(Sampler[int]):
         if self._loads != self.pruner.loads:  # a state was loaded since: its place counts
             self._epoch, self._loads = None, self.pruner.loads
         return self.pruner.next_epoch if self._epoch is None else self._epoch
+
+    def order(self, epoch: int, *, resume: bool) -> Int[Tensor, " k"]:
+        """This rank's positions of an epoch, see `Pruner.order`."""
+        arrange = None
+        if self.lengths is not None and self.batch_size is not None:
+            arrange = partial(grouped, lengths=self.lengths, batch=self.batch_size * self.world_size)
+        options = {"shuffle": self.shuffle, "resume": resume}
+        return self.pruner.order(epoch, self.rank, self.world_size, arrange=arrange, **options)
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch the next iteration yields; saying it twice changes nothing.
@@ -121,6 +146,27 @@ class PruneSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         return _Positions(self)
+
+
+def grouped(index: Int[Tensor, " k"], lengths: Int[Tensor, " n"], batch: int) -> Int[Tensor, " k"]:
+    """Bring samples of similar length together, in an order that stays random otherwise.
+
+    Args:
+        index: positions, in random order.
+        lengths: of all samples.
+        batch: samples in a step of all ranks.
+    Returns:
+        The same positions: pieces of up to 50 batches, each by descending length. The longest sample comes first, so
+        that memory runs out at once or not at all; what fills no batch stays last, since a loader may drop it.
+    Source: transformers' `LengthGroupedSampler`. Differs: there a last, smaller batch has the shortest samples.
+    """
+    whole = len(index) - len(index) % batch
+    size = batch * min(max(whole // (4 * batch), 1), 50)
+    pieces = [piece[lengths[piece].argsort(descending=True, stable=True)] for piece in index[:whole].split(size)]
+    index = torch.cat([*pieces, index[whole:]])
+    first = int(lengths[index].argmax())
+    index[[0, first]] = index[[first, 0]]
+    return index
 
 
 class _Positions(Iterator[int]):
@@ -161,7 +207,7 @@ class _Positions(Iterator[int]):
         elif self._epoch is None:
             self._epoch = sampler.epoch
         epoch = self._epoch
-        order = pruner.order(epoch, sampler.rank, sampler.world_size, shuffle=sampler.shuffle, resume=resume)
+        order = sampler.order(epoch, resume=resume)
         sampler.release(epoch)
         share = -(-len(pruner.select(epoch)) // sampler.world_size)
         if resume:
@@ -224,7 +270,12 @@ class PrunedLoader(_ToTheEnd, DataLoader):
 
 
 def prune_loader(
-    loader: DataLoader, pruner: Pruner, *, rank: int | None = None, world_size: int | None = None
+    loader: DataLoader,
+    pruner: Pruner,
+    *,
+    rank: int | None = None,
+    world_size: int | None = None,
+    lengths: Sequence[int] | Tensor | None = None,
 ) -> DataLoader:
     """Your loader, rebuilt to yield what the pruner selects, as (index, batch).
 
@@ -236,6 +287,7 @@ def prune_loader(
         pruner: built with size=len(loader.dataset).
         rank: as for `PruneSampler`.
         world_size: as for `PruneSampler`.
+        lengths: of all samples of the dataset, as for `PruneSampler`; batches need less padding then.
     Raises:
         TypeError: if this is no loader, the dataset is a stream, or the loader has a sampler of its own that pruning
             would replace.
@@ -265,6 +317,7 @@ def prune_loader(
         shuffle=shuffle,
         batch_size=batches.batch_size,
         drop_last=batches.drop_last,
+        lengths=lengths,
     )
     if batches.drop_last:
         smallest = -(-min(pruner.counts) // sampler.world_size)

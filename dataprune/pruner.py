@@ -243,7 +243,14 @@ class Pruner:
         return iter(order.to(device).split(batch_size) if len(order) else ())
 
     def order(
-        self, epoch: int, rank: int, world_size: int, *, shuffle: bool = True, resume: bool = True
+        self,
+        epoch: int,
+        rank: int,
+        world_size: int,
+        *,
+        shuffle: bool = True,
+        resume: bool = True,
+        arrange: Callable[[Tensor], Tensor] | None = None,
     ) -> Int[Tensor, " k"]:
         """One rank's positions in the order they are trained. Collective, as `select` is.
 
@@ -255,10 +262,12 @@ class Pruner:
             world_size: how many ranks share the epoch.
             shuffle: in random order; else in that of the selection.
             resume: leave out what was trained before a state was loaded.
+            arrange: puts the positions of the whole epoch, of all ranks, into another order.
         """
         index = self.select(epoch).index
         if shuffle:
             index = index[torch.randperm(len(index), generator=Key(self.seed + _ORDER, epoch).generator())]
+        index = index if arrange is None else arrange(index)
         rest = self._epoch.left(index) if resume else index
         padding = -len(rest) % world_size
         if padding:

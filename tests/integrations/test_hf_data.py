@@ -81,6 +81,63 @@ def test_samplers_of_torch_are_served() -> None:
     assert [len(epoch) for epoch in shuffled.epochs()] == [48, 15, 15, 48]
 
 
+# -- length ------------------------------------------------------------------------------------------------------------
+
+
+class Uneven(Items):
+    """Sequences of 1 to 16 tokens, which `pad` pads."""
+
+    lengths = (torch.arange(SIZE) * 7 % 16 + 1).tolist()
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        ids = [i, *[1] * (self.lengths[i] - 1)]
+        return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": i % 3, "idx": i, "length": len(ids)}
+
+
+def pad(items: list[Any]) -> Any:
+    longest = max(len(item["input_ids"]) for item in items)
+    filled = [
+        {k: v + [0] * (longest - len(v)) if isinstance(v, list) else v for k, v in item.items()} for item in items
+    ]
+    return default_data_collator(filled)
+
+
+def test_batches_of_similar_length(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"data_collator": pad, "data": Uneven(), "per_device_train_batch_size": 2}
+    options |= {"train_sampling_strategy": "group_by_length"}
+    grouped = train(
+        pruner=dataprune.rs2(SIZE, keep=0.5, epochs=4), folder=tmp_path, save_strategy="steps", save_steps=1, **options
+    )
+    plain = train(pruner=dataprune.rs2(SIZE, keep=0.5, epochs=4), **options | {"train_sampling_strategy": "random"})
+    for ours, other in zip(grouped.epochs(), plain.epochs(), strict=True):
+        assert len(ours) == 24 and ours != other and sorted(ours) == sorted(other)
+        lengths = [Uneven.lengths[i] for i in ours]
+        assert lengths[0] == max(lengths)
+
+    def cells(trainer: Any) -> int:
+        return sum(len(ids) * max(Uneven.lengths[i] for i in ids) for _, ids in trainer.seen)
+
+    assert cells(grouped) < 0.9 * cells(plain)  # an epoch of 24 has pieces of three batches
+    for at in (1, 12, 30):  # the same order after resuming, in an epoch and between two
+        again = train(
+            pruner=dataprune.rs2(SIZE, keep=0.5, epochs=4), resume=str(tmp_path / f"checkpoint-{at}"), **options
+        )
+        assert [ids for _, ids in again.seen] == [ids for _, ids in grouped.seen[at:]]
+        assert all(map(torch.equal, again.model.parameters(), grouped.model.parameters()))
+
+
+def test_lengths_from_a_column() -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = Uneven()
+    data = datasets.Dataset.from_list([rows[i] | {"size": -rows.lengths[i]} for i in range(SIZE)])
+    options = {"data_collator": pad, "data": data, "train_sampling_strategy": "group_by_length"}
+    for column, sign in (("length", 1), ("size", -1)):  # by what the column says, whatever it is
+        ours = train(pruner=emp(), length_column_name=column, **options)
+        assert [len(epoch) for epoch in ours.epochs()] == [48, 15, 15, 48]
+        for epoch in ours.epochs():
+            assert sign * Uneven.lengths[epoch[0]] == max(sign * Uneven.lengths[i] for i in epoch)
+
+
 # -- collators ---------------------------------------------------------------------------------------------------------
 
 

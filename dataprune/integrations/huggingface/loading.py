@@ -40,8 +40,7 @@ class WholeEpochs(PruneSampler):
         """This rank's samples of the running selection; selects nothing."""
         if self.pruner.selected is None:
             return list(range(self.pruner.size))[self.rank :: self.world_size]
-        options = {"shuffle": self.shuffle, "resume": False}
-        return self.pruner.order(self.pruner.selected, self.rank, self.world_size, **options).tolist()
+        return self.order(self.pruner.selected, resume=False).tolist()
 
 
 def rebuilt(loader: Any, sampler: WholeEpochs, accelerator: Any, *, indexed: bool) -> DataLoader:
@@ -86,10 +85,11 @@ def train_on(loader: Any) -> WholeEpochs:
 
 
 def check_sampler(sampler: Any, size: int) -> None:
-    """Raise TypeError unless a sampler of a Trainer yields every sample once, in random or ascending order."""
+    """Raise TypeError unless a Trainer's sampler yields every sample once: at random, ascending, or by length."""
     seeded = type(sampler).__module__.startswith("accelerate.")  # in the place of a RandomSampler
     plain = seeded or type(sampler) in (RandomSampler, SequentialSampler)
     plain = plain or (type(sampler) is SubsetRandomSampler and set(sampler.indices) == set(range(size)))
+    plain = plain or type(sampler).__name__ == "LengthGroupedSampler"  # its lengths are used in the epoch's order
     if not plain or len(sampler) != size or getattr(sampler, "replacement", False):
         raise TypeError(
             f"the Trainer's sampler ({type(sampler).__name__}) chooses or orders samples itself, which pruning would "

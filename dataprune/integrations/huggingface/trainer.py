@@ -75,6 +75,7 @@ class PrunedTrainerMixin(_Trainer):
         self._sampler: WholeEpochs | None = None  # that training iterates
         self._savings = Savings()
         self._evaluation_seconds = 0.0
+        self._index: Tensor | None = None  # of the batch that was recorded last
         self._progress: Progress | None = None  # where the losses decide how long epochs are
         self._begin = 0  # global step that the epoch began with
         self._weights_agree = False  # whether weighted and plain loss have been compared
@@ -97,6 +98,7 @@ class PrunedTrainerMixin(_Trainer):
             drop_last=self.args.dataloader_drop_last,
             shuffle=not isinstance(order, SequentialSampler),
             ends_epoch=False,
+            lengths=getattr(order, "lengths", None),  # of `group_by_length`
         )
         loader = super().get_train_dataloader()
         self._loader = loading.rebuilt(loader, sampler, self.accelerator, indexed=not self.is_in_train)
@@ -176,12 +178,19 @@ class PrunedTrainerMixin(_Trainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The Trainer's loss; while training, scores are recorded and the method's weights applied."""
-        index = inputs.pop(INDEX, None)
+        """The Trainer's loss; while training, scores are recorded and the method's weights applied.
+
+        Of several passes over a batch only the first is recorded, at the weights that the sample was trained with.
+        """
+        index, record = inputs.get(INDEX), False
         if index is not None:
-            self._savings.add(len(index) * self.args.world_size)
+            inputs = copy.copy(inputs)  # a second pass, as SAM makes one, finds the index and the labels in its batch
+            del inputs[INDEX]
+            record = index is not self._index
+            self._index = index
+            self._savings.add(record * len(index) * self.args.world_size)
         if self.per_sample_loss is not None:
-            return self._custom_loss(model, inputs, index, return_outputs)
+            return self._custom_loss(model, inputs, index, return_outputs, record)
         options = {"return_outputs": return_outputs, "num_items_in_batch": num_items_in_batch}
         if index is None:  # evaluation
             return super().compute_loss(model, inputs, **options)
@@ -194,10 +203,12 @@ class PrunedTrainerMixin(_Trainer):
         if losses is None:  # fall back to the batch mean for every sample; a 1-d output tells that there are no logits
             scaled = self.model_accepts_loss_kwargs and num_items_in_batch is not None
             batch = loss.detach() * (self.current_gradient_accumulation_steps if scaled else 1)
-            self.pruner.update(index, batch.expand(len(index)), (batch.expand(len(index)), None))
+            scored = (batch.expand(len(index)), (batch.expand(len(index)), None), None)
         else:
             trainer_checks.check_rows(losses.total, index)
-            self.pruner.update(index, losses.mean().detach(), losses.outputs, losses.targets)
+            scored = (losses.mean().detach(), losses.outputs, losses.targets)
+        if record:
+            self.pruner.update(index, *scored)
         if self.pruner.weighted:
             loss = self._weighted(loss, losses, self.pruner.weight(index), num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
@@ -234,7 +245,7 @@ class PrunedTrainerMixin(_Trainer):
         scale = loss.detach() / total.where(total != 0, 1)
         return (weight * losses.total).sum() * scale
 
-    def _custom_loss(self, model: Any, inputs: Any, index: Tensor | None, return_outputs: bool) -> Any:
+    def _custom_loss(self, model: Any, inputs: Any, index: Tensor | None, return_outputs: bool, record: bool) -> Any:
         assert self.per_sample_loss is not None
         labels = inputs.pop("labels", None)
         outputs = model(**inputs)
@@ -246,7 +257,7 @@ class PrunedTrainerMixin(_Trainer):
             with torch.no_grad():  # for what the criterion may read
                 read = sample_losses.read(outputs, labels, shift=self._loss_shifts_labels)
             carried = (losses.detach(), None) if read is None else (read.outputs, read.targets)
-            loss = self.pruner.loss(index, losses, *carried)
+            loss = self.pruner.loss(index, losses, *carried, record=record)
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

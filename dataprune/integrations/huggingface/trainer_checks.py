@@ -42,10 +42,10 @@ def check(trainer: Any) -> None:
     if args.max_steps <= 0:
         advice = "give both the same number (or stop early with max_steps)"
         check_epochs("num_train_epochs", args.num_train_epochs, pruner, advice)
-    if args.train_sampling_strategy not in ("random", "sequential"):
+    if args.train_sampling_strategy not in ("random", "sequential", "group_by_length"):
         raise ValueError(
-            f"train_sampling_strategy={args.train_sampling_strategy!r} chooses the order of all samples, and the "
-            "pruner chooses which to train: use 'random' (or 'sequential')"
+            f"train_sampling_strategy={args.train_sampling_strategy!r} makes batches of its own, and the pruner plans "
+            "its steps for batches of one size: use 'random', 'sequential' or 'group_by_length'"
         )
     if args.ignore_data_skip:
         raise ValueError(
