@@ -148,12 +148,12 @@ def _in_range(index: Tensor, size: int) -> bool:
 
 
 def check_data(saved: str | None, current: str) -> None:
-    """Raise CheckpointError where a state's positions refer to a dataset with another fingerprint."""
+    """Raise CheckpointError where the positions of scores refer to a dataset with another fingerprint."""
     if saved is not None and saved != current:
         raise CheckpointError(
-            "this state is of other data, or of the same samples in another order: scores would go to other samples. "
-            "Sort the files, fix the seed of a random split; where only a transform has changed, give the dataset an "
-            "attribute `fingerprint`, a text, before the run begins"
+            "the scores are of other data, or of the same samples in another order: they would go to other samples. "
+            "For other data build another pruner. Sort the files, fix the seed of a random split; where only a "
+            "transform has changed, give the dataset an attribute `fingerprint`, a text, before the run begins"
         )
 
 

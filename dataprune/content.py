@@ -14,9 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 _OPAQUE = b"\0object of type "  # stands for what cannot be looked into
 _NESTED = (Tensor, np.ndarray, Mapping, Sequence)
+_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+_PARTS = 1000  # datasets or transforms in a list or dictionary; a longer one holds samples
 _PROBES = 16  # samples of a dataset that its fingerprint reads
 
 
@@ -39,7 +42,8 @@ def fingerprint(dataset: Any) -> str:
     digest = hashlib.sha256(str(size).encode())
     digest.update(_all_labels(dataset, size))
     probes = sorted({round(i * (size - 1) / (_PROBES - 1)) for i in range(_PROBES)} if size else ())
-    dataset = copy.copy(dataset)  # a file that it opens at the first sample must not be shared with workers
+    # what reading changes must stay as it is: a file opened at the first sample would be shared with workers
+    dataset = _with_copied_parts(dataset, {})
     first, second = [_read(dataset, probe) for probe in probes], [_read(dataset, probe) for probe in probes]
     if any(list(leaves(a)) != list(leaves(b)) for a, b in zip(first, second)):
         warnings.warn(
@@ -129,6 +133,32 @@ def leaves(item: Any) -> Iterator[bytes]:
     else:  # what is no plain value may print its address: then its type must do
         plain = item is None or isinstance(item, (str, int, float, complex))
         yield repr(item).encode() if plain else _OPAQUE + type(item).__name__.encode()
+
+
+def _with_copied_parts(whole: Any, copies: dict[int, Any]) -> Any:
+    """A shallow copy, whose datasets, transforms and generators are copies, too; `copies` has them by `id`."""
+    copied = copies[id(whole)] = copy.copy(whole)
+    if copied is not whole and hasattr(copied, "__dict__"):
+        vars(copied).update({name: _copied(part, copies) for name, part in vars(copied).items()})
+    return copied
+
+
+def _copied(part: Any, copies: dict[int, Any]) -> Any:
+    if id(part) in copies:
+        return copies[id(part)]
+    if isinstance(part, _GENERATORS):
+        return copies.setdefault(id(part), copy.deepcopy(part))
+    if type(part) in (list, tuple) and len(part) <= _PARTS:
+        return type(part)(_copied(each, copies) for each in part)
+    if type(part) is dict and len(part) <= _PARTS:
+        return {name: _copied(each, copies) for name, each in part.items()}
+    kind = type(part)
+    # a pickling of its own may write files or connect again
+    plain = kind.__reduce__ is object.__reduce__ and kind.__getstate__ is object.__getstate__
+    holds_state = hasattr(part, "__dict__") and not isinstance(part, (Tensor, type))
+    if isinstance(part, Dataset) or (holds_state and plain and (callable(part) or hasattr(kind, "__getitem__"))):
+        return _with_copied_parts(part, copies)
+    return part
 
 
 def _read(dataset: Any, place: int) -> Any:

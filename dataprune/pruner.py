@@ -161,11 +161,12 @@ class Pruner:
         Args:
             dataset: map-style dataset, that positions refer to.
         Raises:
-            CheckpointError: if a state was loaded whose positions refer to another.
+            CheckpointError: if a state was loaded, or samples were recorded, whose positions refer to another.
         """
-        if self._data is None:
-            self._data = fingerprint(dataset)
-        checks.check_data(self._saved_data, self._data)
+        data = fingerprint(dataset)
+        checks.check_data(self._data if self.begun else None, data)
+        checks.check_data(self._saved_data, data)
+        self._data = data
 
     @property
     def begun(self) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.utils.rnn import pack_sequence
-from torch.utils.data import Dataset, TensorDataset, default_collate
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset, default_collate
 
 from dataprune import content, fingerprint
 
@@ -156,6 +156,70 @@ def test_a_file_that_the_first_sample_opens_is_not_kept_open() -> None:
     data = Lazy([1, 2, 3])
     fingerprint(data)
     assert data.file is None
+
+
+class Transform:
+    """Draws from a generator of its own, and counts."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.own = torch.Generator().manual_seed(5)
+
+    def __call__(self, item: float) -> float:
+        self.calls += 1
+        return item + float(torch.rand((), generator=self.own))
+
+
+class Stateful(Items):
+    """Counts its reads, and draws from generators that it holds and that its transform does."""
+
+    def __init__(self, items: list, transforms: list[Transform]):
+        super().__init__(items)
+        self.reads, self.transforms, self.whole = 0, transforms, self
+        self.numpy, self.own = np.random.default_rng(5), {"python": random.Random(5)}
+
+    def __getitem__(self, index: int) -> object:
+        self.reads += 1
+        assert self.whole is self
+        for transform in self.transforms:
+            transform(0.0)
+        return self.items[index], self.numpy.random(), self.own["python"].random()
+
+
+class Plain:
+    """A dataset of no base class, around another."""
+
+    def __init__(self, inner: Any):
+        self.inner, self.reads = inner, 0
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __getitem__(self, index: int) -> object:
+        self.reads += 1
+        return self.inner[index]
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda data: data,
+        lambda data: Subset(data, range(9)),
+        lambda data: ConcatDataset([data, data]),
+        lambda data: Subset(Plain(ConcatDataset([Subset(data, range(9))])), range(5)),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*two reads of a sample")
+def test_reading_changes_no_state_of_datasets_in_datasets(around: Callable[[Any], Any]) -> None:
+    transform = Transform()
+    data = Stateful(list(range(9)), [transform])
+    fingerprint(around(data))
+    assert (data.reads, transform.calls) == (0, 0)
+    assert data.numpy.random() == np.random.default_rng(5).random()
+    assert data.own["python"].random() == random.Random(5).random()
+    assert torch.equal(
+        torch.rand(3, generator=transform.own), torch.rand(3, generator=torch.Generator().manual_seed(5))
+    )
 
 
 # -- collate functions -----------------------------------------------------------------------------------------------

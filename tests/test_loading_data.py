@@ -189,6 +189,24 @@ def test_a_state_is_refused_with_other_data_or_another_order() -> None:
     assert unbound.state_dict()["data"] == state["data"]
 
 
+@pytest.mark.parametrize("name", ["loss", "rs2"])
+def test_a_pruner_that_has_trained_is_refused_other_data_of_the_same_size(name: str) -> None:
+    data, other = TensorDataset(torch.randn(SIZE, 3)), TensorDataset(torch.randn(SIZE, 3))
+    p = pruner(name)
+    prune_loader(loader(other), p)  # nothing is recorded yet, so that nothing can go to other samples
+    for index, _ in prune_loader(loader(data), p):
+        record(p, index)
+    prune_loader(loader(TensorDataset(data.tensors[0].clone())), p)
+    with pytest.raises(CheckpointError, match=r"scores are of other data.*another pruner"):
+        prune_loader(loader(other), p)
+    state = reloaded(p.state_dict())
+    fresh = pruner(name)
+    fresh.load_state_dict(state)
+    prune_loader(loader(data), fresh)
+    with pytest.raises(CheckpointError, match="other data"):
+        prune_loader(loader(other), fresh)
+
+
 def test_balance_takes_names_of_classes() -> None:
     names = [("cat", "dog", "eel")[i % 3] for i in range(SIZE)]
     by_name = dataprune.loss(SIZE, keep=0.5, epochs=4, balance=names)
