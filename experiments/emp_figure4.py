@@ -84,9 +84,7 @@ class Study:
         """The model after these batches (epoch of the views, samples), and NT-Xent of each step."""
         model, settings, losses = self.task.model(), self.settings, []  # the same weights in every call
         assert isinstance(model, SimCLR)
-        optimizer = optimizers.build(
-            settings.optimizer, model.parameters(), settings.lr, weight_decay=settings.weight_decay
-        )
+        optimizer = optimizers.build(settings, model.parameters())
         rate = build_rate(settings)
         for step, (epoch, index) in enumerate(batches):
             optimizer.param_groups[0]["lr"] = settings.lr * rate((step + 0.5) / len(batches))

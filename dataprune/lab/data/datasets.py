@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import torch
-from jaxtyping import Int, Int32, Shaped, UInt8
+from jaxtyping import Int, Shaped, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 SPLITS = {"train": ("train", "training"), "test": ("test", "t10k"), "validation": ("validation", "valid", "val", "dev")}
 
 _log = logging.getLogger(__name__)
-_CHUNK = 64  # images that a thread decodes at a time
 _BITS_PER_SAMPLE = 258  # a tag of TIFF
 _SMALL = 8192  # bytes of an encoded image below which threads wait for the interpreter more than they decode
 
@@ -72,11 +71,6 @@ class Images(InMemory):
 
 class Texts(InMemory):
     """Token ids, attention mask and token type ids, int32 (N, 3, S), padded on the right; class ids, or scores."""
-
-    @property
-    def tokens(self) -> Int32[Tensor, "n 3 s"]:
-        """The tokens."""
-        return self.samples
 
 
 class Packed:
@@ -160,14 +154,11 @@ class Streamed(Dataset):
         start = time.perf_counter()
         images = np.empty((len(self), *self.shape), dtype=np.uint8)
         positions = self.positions.tolist()
-
-        def fill(first: int) -> None:
-            for at in range(first, min(first + _CHUNK, len(positions))):
-                images[at] = self._decode(positions[at])
-
         large = bool(positions) and len(self.items[positions[0]]) > _SMALL
-        with ThreadPoolExecutor((os.cpu_count() or 1) if large else 1) as pool:
-            list(pool.map(fill, range(0, len(positions), _CHUNK)))  # a list, or errors would stay in the pool
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            decoded = (pool.map if large else map)(self._decode, positions)
+            for at, pixels in enumerate(decoded):
+                images[at] = pixels
         _log.info("decoded %d images in %.1f s", len(self), time.perf_counter() - start)
         return Images(torch.from_numpy(images), self.labels)
 

@@ -38,7 +38,10 @@ def read_folder(folder: Path) -> Splits:
         raise DataError(f"no folder {folder}: give one that holds images, parquet or idx files")
     try:
         if files := parquet_files(folder):
-            return read_parquets(files)
+            shards = split_files(files)
+            return _choose(
+                str(files[0].parent), {split: lambda p=paths: _read_parquet(p) for split, paths in shards.items()}
+            )
         if any(folder.glob("*idx*ubyte*")):
             return _read_idx_folder(folder)
         return _read_image_folder(folder)
@@ -131,12 +134,6 @@ def _folders(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def read_parquets(files: Sequence[Path]) -> Splits:
-    """Read parquet files whose names begin with their split; the encoded images of a split stay in memory."""
-    shards = split_files(files)
-    return _choose(str(files[0].parent), {split: lambda p=paths: _read_parquet(p) for split, paths in shards.items()})
-
-
 def split_files(files: Sequence[Path]) -> dict[str, list[Path]]:
     """Group parquet files by the split that their names begin with, as in train-00000-of-00002.parquet.
 
@@ -158,8 +155,7 @@ def read_hub(name: str) -> Splits:
     readers: dict[str, Reader] = {}
     for word, split in load_from_hub(name).items():
         key = next((key for key, words in SPLITS.items() if word in words), word)
-        features = split.features.to_dict()
-        readers[key] = lambda s=split, f=features: encode(s.with_format("arrow")[:], f, name)
+        readers[key] = lambda s=split: encode(s.with_format("arrow")[:], name)
     return _choose(name, readers)
 
 
@@ -206,8 +202,8 @@ def _renumbered(source: str, part: Encoded, ids: Int[Tensor, " c"]) -> Encoded:
 
 
 def _read_parquet(paths: Sequence[Path]) -> tuple[Encoded, list[str]]:
-    features, columns = [describe(path) for path in paths][-1]
-    return encode(read_table(paths, columns), features, str(paths[0].parent))
+    columns = [columns_of(path) for path in paths][-1]
+    return encode(read_table(paths, columns), str(paths[0].parent))
 
 
 def read_table(paths: Sequence[Path], columns: Sequence[str] | None = None) -> Any:
@@ -225,15 +221,18 @@ def read_table(paths: Sequence[Path], columns: Sequence[str] | None = None) -> A
         raise DataError(f"{paths[0].parent}: the parts have different columns: {first_line(error)}") from error
 
 
-def describe(path: Path) -> tuple[dict[str, Any], tuple[str, str]]:
-    """Read the features of a parquet file, and the names of its image and label columns."""
+def columns_of(path: Path) -> tuple[str, str]:
+    """The names of the image and the label column of a parquet file."""
     arrow, parquet = _pyarrow()
     try:
-        schema = parquet.read_schema(path)
-        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        return _columns(parquet.read_schema(path), str(path))
     except (arrow.ArrowException, OSError, json.JSONDecodeError) as error:
         raise DataError(f"cannot read {path}: {first_line(error)}; fetch it again") from error
-    return features, _columns(features, schema.names, str(path))
+
+
+def features_of(schema: Any) -> dict[str, Any]:
+    """The features by column that `datasets` has noted in an arrow schema."""
+    return json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
 
 
 def _pyarrow() -> tuple[Any, Any]:
@@ -245,12 +244,12 @@ def _pyarrow() -> tuple[Any, Any]:
     return pyarrow, pyarrow.parquet
 
 
-def encode(table: Any, features: dict[str, Any], source: str) -> tuple[Encoded, list[str]]:
-    """Convert an arrow table to samples and class names, none where the features do not name them."""
+def encode(table: Any, source: str) -> tuple[Encoded, list[str]]:
+    """Convert an arrow table to samples and class names, none where its features do not name them."""
     import pyarrow as arrow
     import pyarrow.compute as compute
 
-    image, label = _columns(features, table.column_names, source)
+    image, label = _columns(table.schema, source)
     content, labels = table[image], table[label]
     if arrow.types.is_struct(content.type) and content.type.get_field_index("bytes") >= 0:
         content = compute.struct_field(content, "bytes")  # pyright: ignore[reportAttributeAccessIssue]
@@ -262,18 +261,18 @@ def encode(table: Any, features: dict[str, Any], source: str) -> tuple[Encoded, 
         raise DataError(f"{source}: {'a row lacks its image or label' if len(table) else 'a split without rows'}")
     items = Packed((memoryview(cell.as_buffer()) for cell in content), name=f"image {{}} of {source}")
     ids = torch.from_numpy(np.array(labels.to_numpy(), dtype=np.int64))
-    return Encoded(items, ids), features.get(label, {}).get("names") or []
+    return Encoded(items, ids), features_of(table.schema).get(label, {}).get("names") or []
 
 
-def _columns(features: dict[str, Any], names: Sequence[str], source: str) -> tuple[str, str]:
+def _columns(schema: Any, source: str) -> tuple[str, str]:
     """Names of the image and the label column: by usual name, else by the features' type."""
-    columns = []
+    columns, features = [], features_of(schema)
     for kind, usual in _COLUMNS.items():
-        marked = [name for name in names if features.get(name, {}).get("_type") == kind]
-        candidates = [name for name in usual if name in names] + marked
+        marked = [name for name in schema.names if features.get(name, {}).get("_type") == kind]
+        candidates = [name for name in usual if name in schema.names] + marked
         if not candidates:
-            message = f"{source}: no {usual[0]} column among {', '.join(names)}: name the columns image and label"
-            raise DataError(message)
+            names = ", ".join(schema.names)
+            raise DataError(f"{source}: no {usual[0]} column among {names}: name the columns image and label")
         columns.append(candidates[0])
     return columns[0], columns[1]
 

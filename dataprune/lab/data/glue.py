@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 from collections.abc import Callable
 from functools import cache
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from ...errors import DataError, UsageError
 from .datasets import Texts
-from .folders import first_line, load_from_hub, read_table
+from .folders import features_of, first_line, load_from_hub, read_table
 from .named import Data, choose, hold_out, noisy
 
 _HUB = "nyu-mll/glue"
@@ -59,10 +58,6 @@ def load(
     """Load one of the tasks `GLUE` as the tokens of a model, a folder or hub name; arguments as for `named.load`.
 
     The folder holds the task's parquet files; by default it is glue/NAME under $DATAPRUNE_DATA, else the hub is asked.
-
-    Raises:
-        UsageError: if the model has no tokenizer, or a subset is out of range.
-        DataError: if the data is missing or has other columns.
     """
     title = f"glue/{name}"
     task, splits = GLUE[name], _splits(name, folder)
@@ -87,7 +82,7 @@ def load(
         None if val_index is None else texts(train, val_index),
         texts(test, test_index),
         names,
-        tuple(training.tokens.shape[1:]),
+        tuple(training.samples.shape[1:]),
         (),
         (),
         f"{title}: tested on the split {task.test}, as the labels of its test split are not public",
@@ -191,6 +186,5 @@ def _class_names(table: Any) -> list[str]:
 
     if pa.types.is_floating(table.schema.field("label").type):
         return []
-    notes = (table.schema.metadata or {}).get(b"huggingface")
-    names = notes and json.loads(notes)["info"]["features"]["label"].get("names")
+    names = features_of(table.schema).get("label", {}).get("names")
     return names or [str(label) for label in range(1 + max(table["label"].to_pylist()))]

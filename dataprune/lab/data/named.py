@@ -73,15 +73,7 @@ def load(
         split_seed: of subset, split and noise; not a run's seed, so that all runs of a comparison see the same data.
         image_size: bring images to squares of this side, by the shorter side and a centre crop.
         max_bytes: data that decodes to more than this is `Streamed`.
-    Raises:
-        UsageError: if the name is unknown or an option out of range.
-        DataError: if the data is missing, broken, or smaller than `train_size`.
     """
-    for option, share in (("val_fraction", val_fraction), ("label_noise", label_noise)):
-        if not 0 <= share <= 1 or (option == "val_fraction" and share == 1):
-            raise UsageError(f"{option} must be a share from 0 to 1, got {share}")
-    if image_size is not None and image_size < 1:
-        raise UsageError(f"image_size must be at least 1, got {image_size}")
     name, (train, test, classes) = _find(name, folder, test_size)
     train_index, note = torch.arange(len(train.labels)), ""
     if test is None:
@@ -174,8 +166,6 @@ def choose(size: int, count: int | None, what: str, seed: int = 0) -> Int[Tensor
     """Draw a fixed random subset of `count` of `size` samples, all if None; ascending."""
     if count is None:
         return torch.arange(size)
-    if count < 1:
-        raise UsageError(f"a subset must have at least 1 of the {what}, got {count}")
     if count > size:
         raise DataError(f"there are only {size} {what}, {count} were requested: request fewer, or all")
     return _permutation(size, seed, _SUBSET)[:count].sort().values

@@ -205,7 +205,7 @@ def gallery(group: Group, data: Data) -> list[Block]:
             if not positions:
                 empty[f"No sample was {kind}"].append(method)
             elif isinstance(data.train, Texts):
-                shown = [_text(data.train.tokens[position], group) for position in positions]
+                shown = [_text(data.train.samples[position], group) for position in positions]
                 rows = [{"class": name, "kept": kept, "text": text} for (name, kept), text in zip(captions, shown)]
                 texts.append(Table(heading, rows))
             else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,35 +12,28 @@ from torch.utils.data import DataLoader
 
 from ...loading import prune_loader
 from ...pruner import Pruner
-from ..data.datasets import InMemory, Samples
+from ..data.datasets import InMemory
 from .evaluate import batches
+from .tasks import Task
 
 
 class Batches:
-    """Batches of a training set; `inputs` makes of (samples, positions, epoch) what the model is called with.
+    """Batches of a task's training set, as the model's inputs.
 
     Samples in memory stay on the device; others, or with `workers`, come through a DataLoader. Both ways give the same
     batches in the same order.
     """
 
     def __init__(
-        self,
-        samples: Samples,
-        pruner: Pruner,
-        device: torch.device,
-        inputs: Callable[[Tensor, Tensor, int], Any],
-        batch_size: int,
-        workers: int,
-        *,
-        drop_last: bool,
+        self, task: Task, pruner: Pruner, device: torch.device, batch_size: int, workers: int, *, drop_last: bool
     ):
-        self.samples, self.pruner, self.device, self.inputs = samples, pruner, device, inputs
+        self.samples, self.inputs, self.pruner, self.device = task.data.train, task.inputs, pruner, device
         self.batch_size, self.drop_last = batch_size, drop_last
-        if isinstance(samples, InMemory) and not workers:
-            self._source: InMemory | DataLoader = samples.to(device)
+        if isinstance(self.samples, InMemory) and not workers:
+            self._source: InMemory | DataLoader = self.samples.to(device)
         else:
             loader = DataLoader(
-                samples,
+                self.samples,
                 batch_size=batch_size,
                 shuffle=True,
                 drop_last=drop_last,

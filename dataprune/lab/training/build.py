@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
+from typing import Any
 
 from jaxtyping import Int
 from torch import Tensor
@@ -20,21 +21,14 @@ from ..data.named import Data
 from ..models import build as models
 from .settings import Settings, flag, require
 
-_SHAPES: dict[str, Callable[[], learning_rate.Shape]] = {
-    "cosine": learning_rate.cosine,
-    "one-cycle": learning_rate.one_cycle,
-    "step": learning_rate.step,
-    "linear": learning_rate.linear,
-    "exponential": learning_rate.exponential,
-    "constant": learning_rate.constant,
-}
 _NOT_FOR_CONTRASTIVE = ("label_noise", "label_smoothing", "shift", "flip", "recalibrate_bn", "statistics", "init")
 _NOT_FOR_LANGUAGE = ("shift", "flip", "image_size", "recalibrate_bn", "statistics", "channels_last")
 
 
 def check(settings: Settings) -> None:
     """Refuse unknown names of methods, models and statistics, and settings that the task does not have."""
-    _check_method(settings)
+    if settings.selection is None:
+        _check_method(settings.method, settings.task)
     if settings.glue:
         _check_language(settings)
         return
@@ -57,18 +51,14 @@ def check(settings: Settings) -> None:
     build_statistics(settings)
 
 
-def _check_method(settings: Settings) -> None:
+def _check_method(method: str, task: str) -> None:
     """Check that there is such a dynamic method, and that the task has what it reads."""
-    method, task = settings.method, settings.task
-    if settings.selection is not None:
-        return
-    if method not in METHODS:
-        require(
-            method not in coresets.METHODS,
-            f"{method} is a static method: `dataprune select` chooses by it, and train --selection FILE trains on the "
-            "result; compare takes it by name",
-        )
-        raise UsageError(suggest(method, METHODS, what="method"))
+    require(
+        method not in coresets.METHODS,
+        f"{method} is a static method: `dataprune select` chooses by it, and train --selection FILE trains on the "
+        "result; compare takes it by name",
+    )
+    require(method in METHODS, suggest(method, METHODS, what="method"))
     contrastive = task == "contrastive"
     alternative = "emp_contrastive, loss, rs2 ..." if contrastive else "emp"
     require(
@@ -78,16 +68,13 @@ def _check_method(settings: Settings) -> None:
 
 
 def _check_language(settings: Settings) -> None:
-    _refuse(settings, _NOT_FOR_LANGUAGE, f"is not for {settings.task}: leave it out")
-    _refuse(settings, ["init"], f"is not for {settings.task}: give --model FOLDER to start from other weights")
-    require(
-        settings.model != Settings.model,
-        f"{settings.task} needs a pretrained encoder: --model FOLDER, or its name on the hub",
-    )
-    require(
-        find_spec("transformers") is not None,
-        f"{settings.task} needs transformers: pip install -c constraints.txt -e '.[hf]'",
-    )
+    task = settings.task
+    _refuse(settings, _NOT_FOR_LANGUAGE, f"is not for {task}: leave it out")
+    _refuse(settings, ["init"], f"is not for {task}: give --model FOLDER to start from other weights")
+    encoder = f"{task} needs a pretrained encoder: --model FOLDER, or its name on the hub"
+    require(settings.model != Settings.model, encoder)
+    installed = find_spec("transformers") is not None
+    require(installed, f"{task} needs transformers: pip install -c constraints.txt -e '.[hf]'")
     if settings.glue == "stsb":
         require(
             settings.method != "memory", "memory reads class probabilities, and glue/stsb predicts a score: take loss"
@@ -96,7 +83,6 @@ def _check_language(settings: Settings) -> None:
 
 
 def _refuse(settings: Settings, names: Iterable[str], reason: str) -> None:
-    """Raise UsageError if one of these settings is given."""
     for name in names:
         require(not getattr(settings, name), f"{flag(name)} {reason}")
 
@@ -119,9 +105,7 @@ def build_statistics(settings: Settings) -> dict[str, Statistic]:
         require(name in STATISTICS, suggest(name, STATISTICS, what="statistic"))
         require(name not in statistics, f"statistic {name} is named twice")
         options = settings.options().get(name, {})
-        known = list(inspect.signature(STATISTICS[name]).parameters)
-        for option in options:
-            require(option in known, suggest(option, known, what=f"option of the statistic {name}"))
+        _check_options(options, STATISTICS[name], f"option of the statistic {name}")
         try:
             statistics[name] = STATISTICS[name](**options)
         except (ValueError, TypeError) as error:
@@ -168,11 +152,15 @@ def build_pruner(
     return pruner
 
 
+def _check_options(options: Iterable[str], function: Callable[..., Any], what: str) -> None:
+    known = [name for name in inspect.signature(function).parameters if name not in ("size", "epochs", "seed")]
+    for name in options:
+        require(name in known, suggest(name, known, what=what))
+
+
 def _dynamic(settings: Settings, size: int, labels: Int[Tensor, " n"] | None) -> Pruner:
     recipe, arguments = METHODS[settings.method], settings.recipe_arguments()
-    known = [name for name in inspect.signature(recipe).parameters if name not in ("size", "epochs", "seed")]
-    for name in arguments:
-        require(name in known, suggest(name, known, what=f"option of {settings.method}"))
+    _check_options(arguments, recipe, f"option of {settings.method}")
     balance = arguments.get("balance", False)
     require(
         isinstance(balance, bool) and not (balance and labels is None),
@@ -188,5 +176,5 @@ def _dynamic(settings: Settings, size: int, labels: Int[Tensor, " n"] | None) ->
 
 def build_rate(settings: Settings) -> learning_rate.Shape:
     """Build the schedule's factor on the learning rate, its rise included."""
-    shape = _SHAPES[settings.schedule]()
+    shape = getattr(learning_rate, settings.schedule.replace("-", "_"))()
     return shape if settings.schedule == "one-cycle" else learning_rate.warmed_up(shape, settings.lr_warmup)

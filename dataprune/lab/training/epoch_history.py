@@ -122,8 +122,5 @@ class Trajectories:
 
 def _quantiles(values: Tensor) -> Float[Tensor, " q"]:
     """Quantiles of the values that are not NaN; NaN where all are."""
-    numbers = values.double().numpy()
-    numbers = numbers[~np.isnan(numbers)]
-    if not len(numbers):
-        return torch.full((len(SHARES),), torch.nan, dtype=torch.float32)
-    return torch.from_numpy(np.quantile(numbers, SHARES)).float()
+    numbers = values[~values.isnan()].double().numpy()
+    return torch.from_numpy(np.quantile(numbers if len(numbers) else [np.nan], SHARES)).float()

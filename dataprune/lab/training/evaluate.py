@@ -36,23 +36,18 @@ def batches(
 
 def accuracy(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> float:
     """Share of samples whose highest logit is the label's, in evaluation mode; the mode of every module is restored."""
-    right, count = torch.zeros((), dtype=torch.int64), 0
-    with evaluation(model), torch.no_grad():
-        for inputs, labels in batches:
-            right = right.to(labels.device) + (_forward(model, inputs).argmax(dim=1) == labels).sum()
-            count += len(labels)
-    return int(right) / count
+    logits, labels = outputs(model, batches)
+    return int((logits.argmax(dim=1) == labels).sum()) / len(labels)
 
 
 def outputs(model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]:
     """The model's outputs and the labels of all samples, in evaluation mode; the mode of every module is restored."""
+    parts, targets = [], []
     with evaluation(model), torch.no_grad():
-        parts = [(_forward(model, inputs).float(), labels) for inputs, labels in batches]
-    return torch.cat([values for values, _ in parts]), torch.cat([labels for _, labels in parts])
-
-
-def _forward(model: nn.Module, inputs: Any) -> Float[Tensor, "b d"]:
-    return logits_of(model(**inputs) if isinstance(inputs, dict) else model(inputs))
+        for inputs, labels in batches:
+            parts.append(logits_of(model(**inputs) if isinstance(inputs, dict) else model(inputs)).float())
+            targets.append(labels)
+    return torch.cat(parts), torch.cat(targets)
 
 
 def last_layer_inputs(model: nn.Module, shape: Sequence[int], statistics: dict[str, Statistic]) -> list[Tensor]:

@@ -13,42 +13,29 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from ...errors import UsageError, suggest
-from .settings import OPTIMIZERS
+from .settings import Settings
 
 _FUSED = {"cpu", "cuda", "mps", "xpu"}  # devices for which torch updates all weights in one kernel
 
 
-def build(
-    name: str,
-    parameters: Iterable[Tensor],
-    lr: float,
-    *,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
-    nesterov: bool = True,
-) -> Optimizer:
-    """Build an optimizer by name; torch's own in the fused form where the device has one, several times as fast.
+def build(settings: Settings, parameters: Iterable[Tensor]) -> Optimizer:
+    """Build the settings' optimizer; torch's own in the fused form where the device has one, several times as fast.
 
-    Momentum is that of SGD and LARS, Nesterov's form that of SGD. Weight decay is added to the gradient, by AdamW
-    decoupled from it.
-
-    Raises:
-        UsageError: if there is no such optimizer.
+    Weight decay is added to the gradient, by AdamW decoupled from it.
     """
     parameters = list(parameters)
     fused = all(weight.is_floating_point() and weight.device.type in _FUSED for weight in parameters)
-    match name:
+    lr, momentum, decay = settings.lr, settings.momentum, settings.weight_decay
+    match settings.optimizer:
         case "sgd":
-            nesterov = nesterov and momentum > 0
-            return SGD(parameters, lr, momentum, weight_decay=weight_decay, nesterov=nesterov, fused=fused)
+            nesterov = settings.nesterov and momentum > 0
+            return SGD(parameters, lr, momentum, weight_decay=decay, nesterov=nesterov, fused=fused)
         case "adam":
-            return Adam(parameters, lr, weight_decay=weight_decay, fused=fused)
+            return Adam(parameters, lr, weight_decay=decay, fused=fused)
         case "adamw":
-            return AdamW(parameters, lr, weight_decay=weight_decay, fused=fused)
-        case "lars":
-            return LARS(parameters, lr, momentum=momentum, weight_decay=weight_decay)
-    raise UsageError(suggest(name, OPTIMIZERS, what="optimizer"))
+            return AdamW(parameters, lr, weight_decay=decay, fused=fused)
+        case _:
+            return LARS(parameters, lr, momentum=momentum, weight_decay=decay)
 
 
 class LARS(Optimizer):

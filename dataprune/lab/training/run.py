@@ -64,16 +64,11 @@ def run(
         data: the settings' data, if it is loaded already.
         model: trained in place of the settings' model; it may have weights and masks. A resumed run must be given one
             with the same parameters and masks; their values are then the checkpoint's.
-        on_epoch: called after every epoch with the model and the epoch's record.
-        on_step: called after every step with the epoch's steps so far, their planned number and the mean loss.
+        on_epoch, on_step: called after every epoch, and after every step.
         save_model: whether the weights are kept at the end, as `model.safetensors`, of language in `model/`.
         test: whether the test set is read, once, at the end.
     Raises:
-        UsageError: for invalid or contradictory settings, or another run's folder.
-        CheckpointError: if the checkpoint is damaged.
-        DataError: if the data is missing or broken.
-        ValueError: if training diverges.
-        OSError: if the folder cannot be written; what was written before stays.
+        ValueError: if training diverges; its subclasses for invalid settings, another run's folder, broken files.
     """
     check(settings)
     if (record := run_folder.finished(out, settings)) is not None:
@@ -109,30 +104,32 @@ class _Run:
         statistics = build_statistics(settings)
         whole = not statistics  # a statistic needs every sample in every epoch, the last few too
         self.stepping: dict[str, Any] = {"world_size": distributed.world_size(), "drop_last": whole}
-        self.limit = self._step_limit()
+        steps, planned = settings.steps, self.pruner.planned_steps(settings.batch_size, **self.stepping)
+        require(
+            steps is None or steps <= planned,
+            f"--steps {steps} are more than {settings.epochs} epochs have ({planned}): raise --epochs, or the "
+            "learning rate would end before its schedule does",
+        )
+        self.limit = sys.maxsize if steps is None else steps
         self.task = tasks.of(settings, data)
         self.model = self.task.model() if model is None else model
         if settings.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model.to(device)
-        self.forward: nn.Module = self._parallel_and_compiled()
-        self.optimizer = optimizers.build(
-            settings.optimizer,
-            self.model.parameters(),
-            settings.lr,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            nesterov=settings.nesterov,
-        )
+        self.forward: Any = self.model
+        if distributed.world_size() > 1:
+            self.forward = DistributedDataParallel(self.model, device_ids=[device] if device.type == "cuda" else None)
+        if settings.compile:
+            self.forward = torch.compile(self.forward)
+        self.optimizer = optimizers.build(settings, self.model.parameters())
         self.rate = build_rate(settings)
         self.progress = learning_rate.Progress(self.pruner, settings.batch_size, **self.stepping)
-        self.batches = Batches(
-            data.train, self.pruner, device, self.task.inputs, settings.batch_size, settings.workers, drop_last=whole
-        )
+        self.batches = Batches(self.task, self.pruner, device, settings.batch_size, settings.workers, drop_last=whole)
         self.features = last_layer_inputs(self.model, data.shape, statistics)  # of the running step
         self.recorder = Recorder(size, statistics) if statistics else None
         self.step = 0
         self.open = False  # whether an epoch has begun that has no record in the history yet
+        self.loss: float | None = None  # mean of the epoch, as last read for `OnStep`
         self.history: list[EpochRecord] = []
         self.selected = torch.zeros(size, dtype=torch.int32)  # epochs that each sample was selected for
         self.trajectories = Trajectories(size)
@@ -140,22 +137,7 @@ class _Run:
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, right, samples, of the open epoch
         self._saved = time.monotonic()
 
-    def _step_limit(self) -> int:
-        steps, planned = self.settings.steps, self.pruner.planned_steps(self.settings.batch_size, **self.stepping)
-        require(
-            steps is None or steps <= planned,
-            f"--steps {steps} are more than {self.settings.epochs} epochs have ({planned}): raise --epochs, or the "
-            "learning rate would end before its schedule does",
-        )
-        return sys.maxsize if steps is None else steps
-
-    def _parallel_and_compiled(self) -> Any:
-        forward: Any = self.model
-        if distributed.world_size() > 1:
-            forward = DistributedDataParallel(forward, device_ids=[self.device] if self.device.type == "cuda" else None)
-        return torch.compile(forward) if self.settings.compile else forward
-
-    def train(self, on_epoch: OnEpoch | None = None, on_step: OnStep | None = None) -> None:
+    def train(self, on_epoch: OnEpoch | None, on_step: OnStep | None) -> None:
         self.forward.train()
         for epoch in range(len(self.history), self.settings.epochs):
             if self.step >= self.limit and not self.open:
@@ -164,11 +146,12 @@ class _Run:
                 selection = self.pruner.select(epoch)
             self.trajectories.note_scores(self.pruner.book.score)
             self.open = True
-            report = None if on_step is None else self._step_report(on_step, len(selection))
+            self.loss = self.history[-1].loss if self.history else None
+            steps = epoch_steps(len(selection), self.settings.batch_size, accumulate=1, **self.stepping)
             batches = self.batches.of_epoch(epoch)
-            while self._train_steps(batches, report):
+            while self._train_steps(batches, steps, on_step):
                 self._checkpoint()
-            self._close(epoch)
+            self._close(epoch, selection)
             if on_epoch is not None:
                 on_epoch(self.model, self.history[-1])
             late = time.monotonic() - self._saved > CHECKPOINT_SECONDS
@@ -216,28 +199,17 @@ class _Run:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.bf16)
 
-    def _step_report(self, on_step: OnStep, samples: int) -> Callable[[], None]:
-        """What is called after every step of an epoch of so many samples."""
-        steps = epoch_steps(samples, self.settings.batch_size, accumulate=1, **self.stepping)
-        before, loss = (self.history[-1].steps, self.history[-1].loss) if self.history else (0, None)
-
-        def report() -> None:
-            nonlocal loss
-            if (self.step - before) % _LOSS_EVERY == 0:
-                total, _, count = self.sums.tolist()
-                loss = total / count
-            on_step(self.step - before, steps, loss)
-
-        return report
-
-    def _train_steps(self, batches: Iterator[tuple[Tensor, Any, Tensor]], report: Callable[[], None] | None) -> bool:
-        """Train until the epoch ends, or a checkpoint is due; whether one is."""
+    def _train_steps(self, batches: Iterator[tuple[Tensor, Any, Tensor]], planned: int, on_step: OnStep | None) -> bool:
+        """Train until the epoch of so many steps ends, or a checkpoint is due; whether one is."""
         every = self.settings.checkpoint_every
+        before = self.history[-1].steps if self.history else 0
         with self._timed("train"):
             while self.step < self.limit and (batch := next(batches, None)) is not None:
                 self._train_step(*batch)
-                if report is not None:
-                    report()
+                if on_step is not None:
+                    if (self.step - before) % _LOSS_EVERY == 0:
+                        self.loss = float(self.sums[0] / self.sums[2])
+                    on_step(self.step - before, planned, self.loss)
                 if every and self.step % every == 0:
                     return True
         return False
@@ -270,7 +242,7 @@ class _Run:
             sums = torch.stack([losses.sum().double(), right.double(), samples])
             self.sums += distributed.world_size() * sums  # an estimate: other ranks have as many, with similar losses
 
-    def _close(self, epoch: int) -> None:
+    def _close(self, epoch: int, selection: Selection) -> None:
         """Append the epoch's record to the history."""
         loss, right, samples = self.sums.tolist()
         if not math.isfinite(loss):
@@ -278,7 +250,7 @@ class _Run:
         self.sums.zero_()
         if self.recorder is not None:
             self.recorder.end_epoch()
-        selection, stats = self.pruner.select(epoch), self.pruner.stats()
+        stats = self.pruner.stats()
         self.selected[selection.index] += 1
         self.trajectories.close(selection.index)
         record = EpochRecord(

@@ -7,7 +7,7 @@ import errno
 import os
 import platform
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -65,9 +65,9 @@ class Environment:
 class InputFormat:
     """Input shape (C, H, W), normalisation and class count, so the weights can be used without the dataset."""
 
-    shape: tuple[int, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    shape: Sequence[int]
+    mean: Sequence[float]
+    std: Sequence[float]
     classes: int
 
 
@@ -104,8 +104,6 @@ class RunRecord:
         """Plain values for JSON: metrics beside the other fields, without optional fields that are None."""
         values = asdict(self)
         metrics = values.pop("metrics")
-        if self.input is not None:
-            values["input"] = {name: list(v) if isinstance(v, tuple) else v for name, v in values["input"].items()}
         optional = {entry.name for entry in fields(self) if entry.default is None}
         return {**{k: v for k, v in values.items() if v is not None or k not in optional}, **metrics}
 
@@ -117,8 +115,7 @@ class RunRecord:
         values["metrics"] = {name: value for name, value in stored.items() if name not in names}
         values["machine"] = Environment(**values.get("machine", {}))
         if form := values.get("input"):
-            plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in form.items()}
-            values["input"] = InputFormat(**plain)
+            values["input"] = InputFormat(**form)
         return cls(**values)
 
 
@@ -129,7 +126,7 @@ def check_folder(out: Path) -> None:
 
 
 def folder(out: Path) -> None:
-    """Make a folder of results unless it exists; OSError if it cannot be made, and as `check_folder`."""
+    """Make a folder of results unless it exists."""
     check_folder(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -138,13 +135,9 @@ def folder(out: Path) -> None:
 
 
 def finished(out: Path, settings: Settings) -> RunRecord | None:
-    """Read the record of a finished run; None if it is not finished.
+    """Read the record of a finished run, None if it is not finished; UsageError for the folder of something else.
 
     What a kill between the record and the end has left in the folder is removed.
-
-    Raises:
-        UsageError: if `out` is a file, or the folder of another run or of a sweep.
-        CheckpointError: if its files are damaged.
     """
     check_folder(out)
     if (out / SWEEP).exists():
@@ -247,10 +240,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     state = files.read_state(path, advice)
     if not isinstance(state, dict) or "schema" not in state:
         raise CheckpointError(f"{path} is no checkpoint of a run: {advice}")
-    schema = state["schema"]
-    if schema != SCHEMA:
+    if state["schema"] != SCHEMA:
         raise CheckpointError(
-            f"{path} has schema {schema}, this version reads schema {SCHEMA}: resume with the version that wrote it, "
-            "or delete it to start again"
+            f"{path} has schema {state['schema']}, this version reads schema {SCHEMA}: resume with the version that "
+            "wrote it, or delete it to start again"
         )
     return state

@@ -21,9 +21,10 @@ from ...errors import DataError, UsageError, suggest
 from ...modules import device_of, evaluation, logits_of
 from ...selection import fingerprint
 from ..data.datasets import Streamed
-from ..data.folders import check_labels, describe, encode, parquet_files, split_files
+from ..data.folders import check_labels, columns_of, encode, parquet_files, split_files
 from . import ray_cluster, run_folder
 from .evaluate import last_layer_inputs
+from .settings import require
 from .trained import Trained, load
 
 SNAPSHOTS = [name for name, make in STATISTICS.items() if make().snapshot]
@@ -63,19 +64,20 @@ def score(
     Args:
         folder: of the parquet files.
         names: statistics from `SNAPSHOTS`; none: those that read no features.
-        run: folder of the run whose model scores.
+        run, device, model: as for `trained.load`.
         out: folder that `scores.parquet` is written to.
-        device: of the model.
-        model: the run's, needed where that is a "module:function", see `trained.load`.
         spread: carries the pass out; in this process by default.
     Returns:
         `scores`, the table; `samples`, `statistics`, `workers` (how many processes scored), `seconds`.
-    Raises:
-        UsageError: for statistics that one pass does not have, or data that is no folder of parquet files.
-        DataError: if the files are broken.
     """
     names = list(names) or [name for name in SNAPSHOTS if not STATISTICS[name]().features]
-    _check_statistics(names)
+    for name in names:
+        require(name in STATISTICS, suggest(name, STATISTICS, what="statistic"))
+        require(
+            name in SNAPSHOTS,
+            f"{name} follows samples through training, which one pass of a trained model does not show: score "
+            f"without --init, or take of {', '.join(SNAPSHOTS)}",
+        )
     trained = load(run, device, model)
     pieces = find(Path(folder).expanduser())
     started = time.perf_counter()
@@ -106,12 +108,7 @@ def score(
 
 
 def find(folder: Path) -> list[Piece]:
-    """The row groups of a folder's training files, in the dataset's order.
-
-    Raises:
-        UsageError: if there are no parquet files.
-        DataError: if one of them cannot be read.
-    """
+    """The row groups of a folder's training files, in the dataset's order."""
     files = parquet_files(folder)
     if not files:
         raise UsageError(f"one pass of a model scores a folder of parquet files, and there are none in {folder}")
@@ -122,7 +119,7 @@ def find(folder: Path) -> list[Piece]:
 
     pieces, first = [], 0
     for path in paths:
-        describe(path)  # raises for what cannot be read, or has no images
+        columns_of(path)  # raises for what cannot be read, or has no images
         about = parquet.read_metadata(path)
         for group in range(about.num_row_groups):
             rows = about.row_group(group).num_rows
@@ -139,13 +136,12 @@ def read(piece: Piece, trained: Trained) -> Iterator[Columns]:
     import pyarrow as arrow
     import pyarrow.parquet as parquet
 
-    features, columns = describe(Path(piece.path))
-    first, shape = piece.first, trained.input.shape
-    resize = trained.settings.image_size is not None
+    first, columns = piece.first, list(columns_of(Path(piece.path)))
+    shape, resize = trained.input.shape, trained.settings.image_size is not None
     with parquet.ParquetFile(piece.path) as file:
-        for rows in file.iter_batches(_BATCH, row_groups=[piece.group], columns=list(columns)):
+        for rows in file.iter_batches(_BATCH, row_groups=[piece.group], columns=columns):
             source = f"{piece.path} (rows from {first - piece.first} of row group {piece.group})"
-            encoded, _ = encode(arrow.Table.from_batches([rows]), features, source)
+            encoded, _ = encode(arrow.Table.from_batches([rows]), source)
             check_labels(source, encoded.labels, trained.input.classes, "the model knows")
             index = np.arange(len(encoded.labels))
             images = Streamed(encoded.items, torch.from_numpy(index), encoded.labels, shape, resize=resize).decoded()
@@ -255,14 +251,3 @@ class _Rows:
             if at < len(batch["index"]):
                 return torch.from_numpy(batch["image"][at]), int(batch["label"][at])
         raise IndexError(position)
-
-
-def _check_statistics(names: Sequence[str]) -> None:
-    for name in names:
-        if name not in STATISTICS:
-            raise UsageError(suggest(name, STATISTICS, what="statistic"))
-        if name not in SNAPSHOTS:
-            raise UsageError(
-                f"{name} follows samples through training, which one pass of a trained model does not show: score "
-                f"without --init, or take of {', '.join(SNAPSHOTS)}"
-            )

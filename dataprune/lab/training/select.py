@@ -53,9 +53,6 @@ def select(
     Returns:
         The coreset, and its metadata for `write`: method, keep, seed, options, seconds (of selection and of the pass
         that extracts features), the settings of the scoring run, `fingerprint` and `labels`.
-    Raises:
-        UsageError: for an unknown method or option, or one that needs what `path` does not give.
-        DataError: if a file is broken.
     """
     needs = coresets.find(name).needs
     inputs, notes = _inputs(name, Path(path), data, model)
@@ -81,10 +78,7 @@ def write(path: Path, selection: Selection, metadata: dict[str, Any]) -> None:
 
 
 def adapted(settings: Settings, *, strategy: str, small_batches: bool) -> tuple[Settings, Data]:
-    """Adapt the epochs (`strategy`, as for `methods.fixed`) and the batch size of a run on a coreset to its size.
-
-    Returns the settings and their data; raises UsageError without a coreset.
-    """
+    """Adapt the epochs (`strategy`, as for `methods.fixed`) and the batch size of a run on a coreset to its size."""
     if strategy not in ("E", "P"):
         raise UsageError(suggest(strategy, ["E", "P"], what="strategy"))
     check(settings)
@@ -94,17 +88,17 @@ def adapted(settings: Settings, *, strategy: str, small_batches: bool) -> tuple[
     size = len(data.train)
     selection = Selection.load(settings.selection, data.train)
     epochs = fixed(size, selection=selection, epochs=settings.epochs, strategy=strategy).epochs  # type: ignore[arg-type]
-    batch_size = settings.batch_size
     if small_batches:
-        batch_size = coresets.small_batch(batch_size, len(selection) / size)
-    return replace(settings, epochs=epochs, batch_size=batch_size), data
+        settings = replace(settings, batch_size=coresets.small_batch(settings.batch_size, len(selection) / size))
+    return replace(settings, epochs=epochs), data
 
 
 def _inputs(name: str, path: Path, data: Data | None, model_name: str | None) -> tuple[Inputs, dict[str, Any]]:
     """The inputs of a selector, and metadata about them."""
     if path.is_dir():
         run = _ScoringRun(name, path, data, model_name)
-        return run.inputs(), run.notes
+        scores, size = _columns(run.table, path)
+        return Inputs(size, run.table.labels, scores, run.extracted, run.validation, run.model_and_samples), run.notes
     if model_name is not None:
         raise UsageError(f"--model is for the folder of a scoring run, and {path} is a file: leave it out")
     if not path.exists():
@@ -123,9 +117,10 @@ def _inputs(name: str, path: Path, data: Data | None, model_name: str | None) ->
         scores, size = _lacks(name, path, "scores"), len(features.features)
         return Inputs(size, parts.get("labels"), scores, extracted, lambda: _extracted(parts, path, "val_"), model), {}
     table = dynamics.load_scores(path)
+    scores, size = _columns(table, path)
     features, validation = _lacks(name, path, "features"), _lacks(name, path, "features of a validation set")
     notes = {key: table.notes[key] for key in ("fingerprint", "settings") if key in table.notes}
-    return Inputs(_size(table), table.labels, _columns(table, path), features, validation, model), notes
+    return Inputs(size, table.labels, scores, features, validation, model), notes
 
 
 class _ScoringRun:
@@ -141,12 +136,6 @@ class _ScoringRun:
         self.table = dynamics.load_scores(folder / record.scores)
         self.notes: dict[str, Any] = {"fingerprint": record.fingerprint, "settings": self.settings.as_dict()}
         self.extracted_file = folder / "extracted.safetensors"
-
-    def inputs(self) -> Inputs:
-        scores = _columns(self.table, self.folder)
-        return Inputs(
-            _size(self.table), self.table.labels, scores, self._training, self._validation, self._model_and_samples
-        )
 
     @cached_property
     def data(self) -> Data:
@@ -187,15 +176,15 @@ class _ScoringRun:
         notes = json.dumps({"seconds": time.perf_counter() - started})
         files.write_bytes(self.extracted_file, save(tensors, metadata={"dataprune": notes}))
 
-    def _training(self) -> Extracted:
+    def extracted(self) -> Extracted:
         return _extracted(self.parts, self.extracted_file)
 
-    def _validation(self) -> Extracted:
+    def validation(self) -> Extracted:
         if "val_features" not in self.parts:
             raise UsageError(f"{self.name} needs a validation split: score with --val-fraction 0.1")
         return _extracted(self.parts, self.extracted_file, "val_")
 
-    def _model_and_samples(self) -> tuple[nn.Module, Tensor]:
+    def model_and_samples(self) -> tuple[nn.Module, Tensor]:
         train = self.data.train
         if not isinstance(train, Images):
             raise UsageError(
@@ -219,19 +208,15 @@ def _extracted(parts: Mapping[str, Tensor], path: Path, prefix: str = "") -> Ext
     return Extracted(features, parts.get(prefix + "logits", nothing), parts.get(prefix + "labels", nothing), bias)
 
 
-def _size(table: dynamics.Scores) -> int:
-    return len(next(iter(table.scores.values())))
-
-
-def _columns(table: dynamics.Scores, path: Path) -> Callable[[str], Tensor]:
-    """A function from the name of a score to its column."""
+def _columns(table: dynamics.Scores, path: Path) -> tuple[Callable[[str], Tensor], int]:
+    """A function from the name of a score to its column, and the columns' length."""
 
     def column(name: str) -> Tensor:
         if name not in table.scores:
             raise UsageError(f"{path}: " + suggest(name, table.scores, what="score"))
         return table.scores[name]
 
-    return column
+    return column, len(next(iter(table.scores.values())))
 
 
 def _lacks(name: str, path: Path, what: str) -> Callable[..., Any]:

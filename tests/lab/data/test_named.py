@@ -414,13 +414,7 @@ def test_a_name_on_the_hub_goes_through_datasets(tmp_path, monkeypatch):
     write_parquet(tmp_path / "train.parquet", images, labels, ["cat", "dog"])
     table = pyarrow.parquet.read_table(tmp_path / "train.parquet")
 
-    class Features:
-        def to_dict(self):
-            return {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["cat", "dog"]}}
-
     class Split:
-        features = Features()
-
         def with_format(self, kind):
             return {"arrow": self}[kind]
 
@@ -445,18 +439,13 @@ def test_a_name_on_the_hub_goes_through_datasets(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "message"),
+    ("options", "message"),
     [
-        ({"train_size": 1298}, DataError, "only 1297 training samples of digits, 1298 were requested"),
-        ({"test_size": 1797}, DataError, "digits: 1797 samples are too few to split 1797 of them off"),
-        ({"train_size": 0}, UsageError, "at least 1"),
-        ({"train_size": 1, "val_fraction": 0.5}, DataError, "too few to split"),
-        ({"val_fraction": 1.0}, UsageError, "val_fraction must be"),
-        ({"label_noise": 1.1}, UsageError, "label_noise must be"),
-        ({"label_noise": float("nan")}, UsageError, "label_noise must be"),
-        ({"image_size": 0}, UsageError, "image_size must be"),
+        ({"train_size": 1298}, "only 1297 training samples of digits, 1298 were requested"),
+        ({"test_size": 1797}, "digits: 1797 samples are too few to split 1797 of them off"),
+        ({"train_size": 1, "val_fraction": 0.5}, "too few to split"),
     ],
 )
-def test_options_out_of_range(options, error, message):
-    with pytest.raises(error, match=message):
+def test_subsets_that_are_larger_than_the_data(options, message):
+    with pytest.raises(DataError, match=message):
         load("digits", **options)

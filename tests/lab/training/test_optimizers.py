@@ -8,6 +8,7 @@ from torch import nn
 
 from dataprune.errors import UsageError
 from dataprune.lab.training.optimizers import LARS, build
+from dataprune.lab.training.settings import Settings
 
 
 def slow_lars(weights, gradients, rates, *, momentum, decay, trust, limit, scale, clip):
@@ -121,7 +122,7 @@ def test_lars_refuses(wrong):
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "lars"])
 def test_every_optimizer_lowers_a_loss(name):
     weight = nn.Parameter(torch.tensor([3.0, -2.0]))
-    optimizer = build(name, [weight], 0.05, momentum=0.9, weight_decay=1e-4)
+    optimizer = build(Settings(optimizer=name, lr=0.05, momentum=0.9, weight_decay=1e-4), [weight])
     start = weight.detach().square().sum()
     for _ in range(50):
         optimizer.zero_grad()
@@ -133,14 +134,14 @@ def test_every_optimizer_lowers_a_loss(name):
 
 def test_settings_reach_the_optimizer():
     weight = [nn.Parameter(torch.ones(1))]
-    group = build("sgd", weight, 0.1, momentum=0.8).param_groups[0]
+    group = build(Settings(lr=0.1, momentum=0.8), weight).param_groups[0]
     assert (group["lr"], group["momentum"], group["weight_decay"], group["nesterov"]) == (0.1, 0.8, 5e-4, True)
-    assert not build("sgd", weight, 0.1, momentum=0.0).param_groups[0]["nesterov"]  # which torch would refuse
-    assert not build("sgd", weight, 0.1, nesterov=False).param_groups[0]["nesterov"]
-    group = build("lars", weight, 5.2).param_groups[0]
+    assert not build(Settings(momentum=0.0), weight).param_groups[0]["nesterov"]  # which torch would refuse
+    assert not build(Settings(nesterov=False), weight).param_groups[0]["nesterov"]
+    group = build(Settings(optimizer="lars", lr=5.2), weight).param_groups[0]
     assert (group["trust"], group["limit"], group["scale"]) == (1e-3, 50.0, "gradient")
     with pytest.raises(UsageError, match="unknown optimizer 'adamx'; did you mean 'adam"):
-        build("adamx", weight, 0.1)
+        Settings(optimizer="adamx")
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
@@ -148,7 +149,7 @@ def test_the_fused_form_is_the_plain_one(name):
     values, gradients = tensors(3, 6)
     weights = [nn.Parameter(value) for value in values]
     twins = [nn.Parameter(weight.detach().clone()) for weight in weights]
-    optimizer = build(name, iter(weights), 0.1, momentum=0.8, weight_decay=0.01)
+    optimizer = build(Settings(optimizer=name, lr=0.1, momentum=0.8, weight_decay=0.01), iter(weights))
     plain = {
         "sgd": lambda weights: torch.optim.SGD(weights, 0.1, 0.8, weight_decay=0.01, nesterov=True, foreach=False),
         "adam": lambda weights: torch.optim.Adam(weights, 0.1, weight_decay=0.01, foreach=False),
@@ -166,4 +167,4 @@ def test_the_fused_form_is_the_plain_one(name):
 
 def test_devices_without_a_fused_kernel_have_the_plain_form():
     weights = [nn.Parameter(torch.ones(2, device="meta"))]
-    assert not build("adamw", weights, 0.1).param_groups[0]["fused"]
+    assert not build(Settings(optimizer="adamw"), weights).param_groups[0]["fused"]

@@ -117,10 +117,10 @@ def test_a_stop_between_the_last_step_and_the_end_of_its_epoch(
     close = training._Run._close
     with monkeypatch.context() as patch:
 
-        def failing(self: Any, epoch: int) -> None:
+        def failing(self: Any, *epoch: Any) -> None:
             if self.step == whole.steps:
                 raise Stop
-            close(self, epoch)
+            close(self, *epoch)
 
         patch.setattr(training._Run, "_close", failing)
         with pytest.raises(Stop):

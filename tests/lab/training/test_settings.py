@@ -75,8 +75,17 @@ def test_a_setting_missing_in_a_stored_run_has_its_default() -> None:
 
 
 def test_the_lists_of_names_are_those_of_the_modules() -> None:
-    assert all(optimizers.build(name, [torch.ones(1)], 0.1) for name in OPTIMIZERS)
-    assert set(SCHEDULES) == set(build._SHAPES)
+    assert all(optimizers.build(Settings(optimizer=name), [torch.ones(1)]) for name in OPTIMIZERS)
+    assert all(build.build_rate(Settings(schedule=name))(0.5) > 0 for name in SCHEDULES)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("train_size", 0), ("val_fraction", 1.0), ("label_noise", 1.1), ("label_noise", float("nan")), ("image_size", 0)],
+)
+def test_values_out_of_range(option: str, value: float) -> None:
+    with pytest.raises(UsageError, match=f"--{option.replace('_', '-')} (must be|is a share)"):
+        Settings(**{option: value})
 
 
 @pytest.mark.parametrize(
