@@ -7,7 +7,7 @@ import logging
 import os
 import struct
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -132,7 +132,7 @@ class Streamed(Dataset):
         items: Packed,
         positions: Int[Tensor, " n"],
         labels: Int[Tensor, " n"],
-        shape: tuple[int, ...],
+        shape: Sequence[int],
         *,
         resize: bool = True,
     ):
@@ -216,7 +216,7 @@ def _with_bytes(image: Image.Image, name: str) -> Image.Image:
     return Image.fromarray((np.asarray(image) >> (bits - 8)).astype(np.uint8))
 
 
-def decode(content: bytes, name: str, shape: tuple[int, ...], resize: bool) -> np.ndarray:
+def decode(content: bytes, name: str, shape: Sequence[int], resize: bool) -> np.ndarray:
     """Decode an image to uint8 (C, H, W), grey or RGB, a read-only view.
 
     Raises:
