@@ -19,6 +19,9 @@ from .selection import Selection
 if TYPE_CHECKING:
     from .epoch import Epoch
 
+_LOOKS = 8  # rows of outputs that must be probabilities before they are refused: one may be so by chance
+_ROUNDING = 2**-8  # of the sum of probabilities in bfloat16
+_SHOWN = 5  # positions named in a message
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -64,6 +67,54 @@ def problem(index: Tensor | None, score: Tensor | None, size: int) -> Exception 
             "CTC loss is infinite where a target is longer than its input (zero_infinity=True)"
         )
     return None
+
+
+class Logits:
+    """Looks at the first outputs of a run: probabilities in the place of logits are refused.
+
+    The softmax of a softmax is nearly uniform, so that scores lose their meaning without an error. Outputs on a GPU are
+    read by `problem` alone, which waits for it.
+    """
+
+    def __init__(self, expected: bool = True):
+        self._rows = 0 if expected else _LOOKS
+        self._probable: Tensor | None = None  # (), bool: whether all rows so far are probabilities
+
+    def look(self, outputs: Any) -> None:
+        """Take in outputs; raise ValueError if they, on the CPU, are probabilities. What is not (B, C) or (B, S, C), or
+        comes after the first rows, is passed over.
+        """
+        if self._rows >= _LOOKS or not isinstance(outputs, Tensor) or not outputs.is_floating_point():
+            return
+        if outputs.ndim not in (2, 3) or outputs.shape[-1] < 2 or outputs.numel() == 0:
+            return
+        outputs = outputs.detach()
+        low, high = torch.aminmax(outputs)
+        probable = (low >= 0) & (high <= 1)
+        probable &= torch.stack([_sum_to_one(outputs, dim) for dim in (-1, 1)[: outputs.ndim - 1]]).any()
+        self._probable = probable if self._probable is None else self._probable & probable
+        self._rows += outputs[..., 0].numel()
+        if outputs.is_cpu and (error := self.problem()):
+            raise error
+
+    def problem(self) -> ValueError | None:
+        """The error to raise where the first outputs were probabilities."""
+        if self._probable is None:
+            return None
+        if not bool(self._probable):
+            self._probable, self._rows = None, _LOOKS
+        elif self._rows >= _LOOKS:
+            self._probable, self._rows = None, 0
+            return ValueError(
+                "outputs are probabilities (every row is in [0, 1] and sums to 1), logits are needed: their softmax is "
+                "taken here, and that of probabilities is nearly uniform. Pass what the model returns before its "
+                "softmax; the logarithms of probabilities will do"
+            )
+        return None
+
+
+def _sum_to_one(outputs: Tensor, dim: int) -> Tensor:
+    return ((outputs.sum(dim, dtype=torch.float32) - 1).abs() <= _ROUNDING).all()
 
 
 def check_positions(selection: Selection, size: int, *, what: str) -> None:
@@ -225,6 +276,28 @@ def warn_unrecorded(what: str) -> None:
     )
 
 
+def warn_unweighed() -> None:
+    """Warn that a method re-weights, and the loop does not."""
+    warn(
+        "this epoch's selection weights its samples, but the loop only records (pruner.update): the weights are lost, "
+        "and the gradient is biased. Back-propagate pruner.loss(index, losses, outputs, targets), or multiply the "
+        "losses by pruner.weight(index) before their mean"
+    )
+
+
+def warn_unreadable(positions: Tensor) -> None:
+    """Warn of samples that two epochs handed out and none recorded."""
+    warn(
+        f"{len(positions)} samples were handed out in two epochs and recorded in none (positions {_shown(positions)}): "
+        "the collate_fn drops them because they cannot be read, or the loop skips their batches. They are "
+        "selected at random from now on, not first as other unseen samples; repair them, or leave them out of the data"
+    )
+
+
+def _shown(positions: Tensor) -> str:
+    return ", ".join(map(str, positions[:_SHOWN].tolist())) + (" ..." if len(positions) > _SHOWN else "")
+
+
 def check_run(current: dict[str, Any], saved: dict[str, Any]) -> None:
     """Raise CheckpointError where what the steps of an epoch depend on, by name, differs from the checkpoint's run."""
     changed = [f"{name} {saved[name]} -> {current[name]}" for name in current if saved[name] != current[name]]
@@ -234,17 +307,18 @@ def check_run(current: dict[str, Any], saved: dict[str, Any]) -> None:
         )
 
 
-def check_trained(epoch: Epoch, planned: int, missing: int) -> None:
+def check_trained(epoch: Epoch, planned: int, missing: Tensor) -> None:
     """Raise PlanError unless an epoch trained what was planned; a ragged tail and an abandoned epoch are fine."""
     ranks = distributed.world_size()
     tolerated = ranks * epoch.largest  # a ragged tail, and the padding of frameworks that fill their last batches up
     # a batch left out on purpose is the user's business; sharding twice loses half of the epoch or more
-    if epoch.exhausted and missing >= tolerated and 4 * missing >= planned:
+    if epoch.exhausted and len(missing) >= tolerated and 4 * len(missing) >= planned:
         raise PlanError(
-            f"epoch {epoch.number} handed out {planned} samples but {missing} of them were never recorded: the loop "
-            "skips batches, some of them do not go through pruner.loss or pruner.update, or the next epoch is begun "
-            "before they are recorded, as by a thread that fetches ahead; or a framework shards what "
-            "PruneSampler has sharded already (give it rank=0, world_size=1, or switch the framework's sharding off)"
+            f"epoch {epoch.number} handed out {planned} samples but {len(missing)} of them were never recorded "
+            f"(positions {_shown(missing)}): the collate_fn drops samples that cannot be read; the loop skips batches, "
+            "some of them do not go through pruner.loss or pruner.update, or the next epoch is begun before they are "
+            "recorded, as by a thread that fetches ahead; or a framework shards what PruneSampler has sharded already "
+            "(give it rank=0, world_size=1, or switch the framework's sharding off)"
         )
     if ranks > 1 and epoch.foreign >= tolerated > 0:
         raise PlanError(

@@ -57,6 +57,11 @@ def carries_losses(criterion: Criterion) -> bool:
     return criterion is loss or isinstance(criterion, (loss_plus_entropy, loss_minus_distance))
 
 
+def reads_logits(criterion: Criterion) -> bool:
+    """Whether it is one of ours that takes the softmax of outputs (B, C): probabilities would be softened twice."""
+    return criterion is entropy or isinstance(criterion, (entropy_of, loss_plus_entropy))
+
+
 def values(criterion: Criterion) -> tuple[int, ...]:
     """Shape of one sample's score."""
     return criterion.values if isinstance(criterion, Declared) else ()

@@ -211,6 +211,10 @@ class Epoch:
         missing = self._missing(index)
         return missing <= (self.tail or 0) or (self.tail is None and self.begun and self._ragged(missing))
 
+    def leaves_out(self, missing: int) -> bool:
+        """Whether a loop that came to its end has recorded fewer samples than it was given, the dropped tail aside."""
+        return self.exhausted and (missing > self.tail if self.tail is not None else not self._ragged(missing))
+
     def _missing(self, index: Tensor) -> int:
         """Of the selected samples, how many are not trained yet."""
         ranks = distributed.world_size()

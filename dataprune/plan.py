@@ -49,6 +49,14 @@ def plan_of(
     return plan
 
 
+def brief(part: Any) -> str:
+    """Name a criterion, policy or schedule on one line."""
+    if hasattr(part, "__qualname__"):
+        return part.__qualname__
+    text = repr(part)
+    return text if len(text) <= 60 and "\n" not in text else f"{type(part).__qualname__}(...)"
+
+
 def differences(saved: Plan, current: Plan) -> list[str]:
     """Name every argument that differs, with both values; a run with more epochs may have another schedule."""
     if not isinstance(saved, dict):

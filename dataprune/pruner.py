@@ -20,9 +20,9 @@ from .criteria import Criterion, Reads
 from .epoch import Epoch
 from .errors import CheckpointError, PlanError
 from .hashing import Key
-from .plan import Plan, check_plan, plan_of
+from .plan import Plan, brief, check_plan, plan_of
 from .policies import Policy, declared
-from .schedules import Schedule, check_fraction, check_whole
+from .schedules import Schedule, check_fraction, check_whole, epoch_steps
 from .scores import ScoreBook
 from .selection import Selection, pack, unpack
 
@@ -80,10 +80,13 @@ class Pruner:
         self._first_pruned = next((e for e, count in enumerate(self.counts) if count < self.size), 0)
         self._epoch = Epoch(self.size, criteria.values(criterion))
         self._carries_losses = criteria.carries_losses(criterion)
+        self._logits = checks.Logits(expected=criteria.reads_logits(criterion))
         self._selection: Selection | None = None
         self._weight: Tensor | None = None  # (size,) on the device of the losses; None while all are one
+        self._unweighed: int | None = 0  # weighted batches that were recorded; None once they were weighted
         self._overlap: float | None = None
         self._recorded = False  # whether anything was ever recorded
+        self._unreadable = False  # whether samples that cannot be read were warned of
         self._unrecorded = 0  # loops over all batches of the first epoch in which nothing was
         self._data: str | None = None  # fingerprint of the dataset, where a loader has bound it
         self._saved_data: str | None = None  # that of the loaded state
@@ -91,7 +94,7 @@ class Pruner:
 
     def __repr__(self) -> str:
         return (
-            f"Pruner({self.size}, {_name(self.criterion)}, {_name(self.policy)}, {_name(self.schedule)}, "
+            f"Pruner({self.size}, {brief(self.criterion)}, {brief(self.policy)}, {brief(self.schedule)}, "
             f"epochs={self.epochs}, smoothing={self.smoothing}, every={self.every}, seed={self.seed})"
         )
 
@@ -300,6 +303,7 @@ class Pruner:
         Raises:
             TypeError, ValueError, IndexError: as `update`.
         """
+        self._unweighed = None
         if record:
             self.update(index, losses, outputs, targets)
         else:
@@ -317,6 +321,7 @@ class Pruner:
         Returns:
             Ones, unless the method re-weights; 1 also for samples outside the selection.
         """
+        self._unweighed = None
         device = index.device if device is None else torch.device(device)
         if self._weight is None:
             return torch.ones(len(index), device=device)
@@ -341,7 +346,7 @@ class Pruner:
             targets: as for `outputs`.
         Raises:
             TypeError: if index does not hold whole numbers or an argument is no tensor.
-            ValueError: if losses are reduced, of another length than index, or not finite.
+            ValueError: if losses are reduced, of another length than index, or not finite, or outputs no logits.
             IndexError: if an index is outside the dataset.
             PlanError: if more than an epoch is recorded, and `select` was never called, by no sampler either; if all
                 epochs of the run have been trained.
@@ -358,6 +363,7 @@ class Pruner:
                 "build the pruner with epochs=... of the whole run, and evaluate without pruner.loss, which uses up an "
                 "epoch"
             )
+        self._logits.look(outputs)
         with torch.no_grad():
             score = self.criterion(losses.detach(), outputs, targets)
         if score.shape != (*index.shape, *self._epoch.values):
@@ -366,6 +372,10 @@ class Pruner:
             score = torch.add(score, losses.detach().reshape(-1, *(1 for _ in self._epoch.values)), alpha=0)
         self._epoch.record(index, score)
         self._recorded = True
+        if self._weight is not None and self._unweighed is not None and losses.requires_grad:  # it is trained
+            self._unweighed += 1
+            if self._unweighed == 2:  # the first may be weighted after it was recorded
+                checks.warn_unweighed()
 
     # -- looking ----------------------------------------------------------------------------------------------------
 
@@ -511,7 +521,8 @@ class Pruner:
             return Selection.of(torch.arange(self.size))
         # drawn from where the block begins, so that it does not matter in which of its epochs it is first asked for
         start = self._first_pruned + self._block(epoch) * self.every
-        selection = self.policy(self.book, count, Key(self.seed, start))
+        key = Key(self.seed, start)
+        selection = self.policy(self.book.without_unreadable(key), count, key)
         checks.check_selection(selection, self.size, count, exact=self.policy.exact)
         return selection
 
@@ -534,8 +545,14 @@ class Pruner:
         """Raise or warn unless the epoch that ends trained what was selected for it, and was recorded."""
         epoch = self._epoch
         if self._selection is not None and epoch.started():
-            trained = epoch.trained(self._selection.index)
-            checks.check_trained(epoch, len(trained), len(trained) - int(np.count_nonzero(trained)))
+            missing = self._selection.index[torch.from_numpy(~epoch.trained(self._selection.index))]
+            known = self.book.score[missing].isinf()  # to be unreadable
+            checks.check_trained(epoch, len(self._selection), missing[~known])
+            if self.policy.reads_scores and epoch.leaves_out(len(missing)):
+                again = self.book.give_up(missing)
+                if len(again) and not self._unreadable:
+                    self._unreadable = True
+                    checks.warn_unreadable(again)
         if not self.policy.reads_scores or following == 0 or self._recorded or bool(self.book.score.isfinite().any()):
             return
         if self._selection is not None and epoch.begun:
@@ -549,7 +566,7 @@ class Pruner:
         """Take in what all ranks recorded; `epoch` says what for, -1 for nothing but that."""
         index, score = self._epoch.pending()
         # batches on a GPU are checked only now; the other ranks must hear of it, or they would wait for ever
-        problem = checks.problem(index, score, self.size)
+        problem = checks.problem(index, score, self.size) or self._logits.problem()
         alone = distributed.world_size() == 1
         parts = distributed.exchange([] if alone else [*self._header(epoch), int(problem is not None)], index, score)
         if problem is not None:
@@ -580,21 +597,3 @@ class Pruner:
             smoothing=self.smoothing,
             every=self.every,
         )
-
-
-def _name(part: Any) -> str:
-    """A criterion, policy or schedule in a pruner's repr, on one line."""
-    if hasattr(part, "__qualname__"):
-        return part.__qualname__
-    text = repr(part)
-    return text if len(text) <= 60 and "\n" not in text else f"{type(part).__qualname__}(...)"
-
-
-def epoch_steps(samples: int, batch_size: int, *, world_size: int, accumulate: int, drop_last: bool) -> int:
-    """Optimizer steps of an epoch of so many samples; arguments as in `Pruner.planned_steps`."""
-    for name, value in (("batch_size", batch_size), ("world_size", world_size), ("accumulate", accumulate)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    share = -(-samples // world_size)
-    batches = share // batch_size if drop_last else -(-share // batch_size)
-    return -(-batches // accumulate)

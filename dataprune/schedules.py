@@ -104,6 +104,16 @@ def full_from(epochs: int, anneal: float) -> int:
     return math.ceil(round((1 - anneal) * epochs, 9))  # 1 - 0.7 is a hair above 0.3
 
 
+def epoch_steps(samples: int, batch_size: int, *, world_size: int, accumulate: int, drop_last: bool) -> int:
+    """Optimizer steps of an epoch of so many samples; arguments as in `Pruner.planned_steps`."""
+    for name, value in (("batch_size", batch_size), ("world_size", world_size), ("accumulate", accumulate)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    share = -(-samples // world_size)
+    batches = share // batch_size if drop_last else -(-share // batch_size)
+    return -(-batches // accumulate)
+
+
 def check_whole(name: str, value: object, least: int = 1) -> None:
     """Raise ValueError unless `value` is a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:

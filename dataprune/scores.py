@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from .hashing import Key
+
+_DRAW = 3  # of a position's hash; policies use those below
 
 
 class ScoreBook:
@@ -17,7 +22,8 @@ class ScoreBook:
         size: samples in the dataset, N.
         variance: whether a moving variance is kept beside the score (4 more bytes per sample).
     Attributes:
-        score: float32, NaN until a sample is first scored; the first score is stored as it is.
+        score: float32, NaN until a sample is first scored; the first score is stored as it is. Infinite where a sample
+            was handed out and not recorded, as where it cannot be read.
         drawn: int32, how often a sample was in a selection, counted once when the selection is made.
     Source: the moving averages of Raju et al. 2021, arXiv:2111.12621, sections 4.2 and 4.3. Differs: nothing.
     """
@@ -49,13 +55,33 @@ class ScoreBook:
         for rows in rounds(index, self.size):
             at, value = index[rows], new[rows]
             old = self.score[at]
-            seen = ~old.isnan()
+            seen = old.isfinite()
             if self._variance is not None:
                 before = self._variance[at]
                 self._variance[at] = torch.where(
                     seen, (1 - smoothing) * before + smoothing * (value - old) ** 2, before
                 )
             self.score[at] = torch.where(seen, (1 - smoothing) * old + smoothing * value, value)
+
+    def give_up(self, missing: Int[Tensor, " k"]) -> Int[Tensor, " u"]:
+        """Mark samples as unreadable, of those that an epoch has not recorded, and return those that were so already.
+
+        They have no score: an unseen sample comes first, and these would do so for ever.
+        """
+        score = self.score[missing]
+        self.score[missing[score.isnan()]] = torch.inf
+        return missing[score.isinf()]
+
+    def without_unreadable(self, key: Key) -> ScoreBook:
+        """This book for a policy: an unreadable sample has the score of another, drawn anew for each selection."""
+        unreadable = self.score.isinf().nonzero()[:, 0]
+        scored = self.score[self.score.isfinite()]
+        if not len(unreadable):
+            return self
+        book = copy.copy(self)
+        drawn = scored[key.hash(unreadable, _DRAW) % len(scored)] if len(scored) else torch.nan
+        book.score = self.score.index_put((unreadable,), torch.as_tensor(drawn))
+        return book
 
     def state_dict(self) -> dict[str, Tensor]:
         """The tensors, by name (copies)."""

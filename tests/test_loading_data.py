@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pickle
+import re
+import warnings
 from typing import Any
 
 import pytest
 import torch
+from methods_under_test import signals
 from small_loader import BATCH, SIZE, Items, loader, positions, pruner, record, reloaded
 from torch.utils.data import (
     DataLoader,
@@ -19,7 +22,7 @@ from torch.utils.data import (
 )
 
 import dataprune
-from dataprune import CheckpointError, Indexed, IndexedCollate, prune_loader
+from dataprune import CheckpointError, Indexed, IndexedCollate, PlanError, prune_loader
 
 # -- collate functions -----------------------------------------------------------------------------------------------
 
@@ -61,6 +64,61 @@ def test_unreadable_samples_take_their_positions_along() -> None:
         seen += index.tolist()
     assert sorted(seen) == [i for i in range(SIZE) if i not in gone]
     assert p.next_epoch == 1
+
+
+@pytest.mark.parametrize("name", ["loss", "memory", "emp_reverse", "ucb", "epsilon_greedy", "infobatch"])
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_samples_that_cannot_be_read_do_not_come_first_for_ever(name: str, drop_last: bool) -> None:
+    size, gone = 200, set(range(0, 200, 10))
+    options = {"every": 1} if name in ("ucb", "epsilon_greedy") else {}
+
+    def build() -> Any:
+        return pruner(name, size=size, keep=0.2, epochs=9, **options)
+
+    def epoch(p: Any, data: Dataset) -> tuple[int, list[str]]:
+        batches = DataLoader(data, batch_size=8, shuffle=True, drop_last=drop_last, collate_fn=readable)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for index, _ in prune_loader(batches, p):
+                losses, logits, targets = signals(p.selected or 0, index)
+                p.loss(index, losses, logits, targets)
+            p.select(p.next_epoch)
+        return len(gone & set(p.select(p.selected).index.tolist())), [str(each.message) for each in caught]
+
+    data, p = Numbers(size, tuple(gone)), build()
+    data.fingerprint = "numbers"  # type: ignore[attr-defined]
+    selected, texts = epoch(p, data)  # of all samples
+    assert not texts  # one reading may fail by accident
+    assert set(p.book.score.isinf().nonzero()[:, 0].tolist()) >= gone
+    resumed = build()
+    resumed.load_state_dict(reloaded(p.state_dict()))
+    later = [epoch(p, data) for _ in range(4)]
+    texts = [text for _, each in later for text in each]
+    assert len(texts) == 1 and re.match(r"\d+ samples were .* in two epochs and recorded in none \(positions", texts[0])
+    for count in [selected, *(count for count, _ in later)]:  # as many as of the others; infobatch keeps more than 0.2
+        assert count <= (len(gone) if name == "infobatch" else len(gone) / 2)
+    assert [count for count, _ in (epoch(resumed, data) for _ in range(4))] == [count for count, _ in later]
+    data.unreadable = ()
+    for _ in range(3):
+        epoch(p, data)
+    assert gone & set(p.book.score.isfinite().nonzero()[:, 0].tolist())  # what is read again is scored again
+
+
+def test_too_many_unreadable_samples_are_named() -> None:
+    p = pruner("loss", keep=0.5)
+    data = Numbers(unreadable=tuple(range(0, SIZE, 2)))
+    for index, _ in prune_loader(loader(data, batch_size=16, collate_fn=readable), p):
+        record(p, index)
+    with pytest.raises(PlanError, match=r"22 of them .* \(positions 0, 2, 4, 6, 8 \.\.\.\).*cannot be read"):
+        p.select(1)
+
+
+def test_a_dropped_tail_is_not_unreadable() -> None:
+    p = pruner("loss", size=200, keep=0.3, epochs=12, warmup=3)
+    for _ in range(12):
+        for index, _ in prune_loader(loader(Numbers(200), batch_size=32, drop_last=True), p):
+            record(p, index)
+    assert p.book.score.isfinite().all()
 
 
 def test_a_collate_that_fills_unreadable_samples_keeps_their_positions() -> None:

@@ -78,6 +78,7 @@ class Recorder:
         }
         self._samples, self._warned = 0, False  # recorded since the last `end_epoch`; whether that was too many
         self._pending: list[tuple[Tensor, Tensor]] = []  # (b,) positions and (b, columns) values of each batch
+        self._logits = checks.Logits()
         self._invalid: Tensor | None = None  # (3,) counts of invalid positions, targets and rows on a device
 
     @property
@@ -126,6 +127,8 @@ class Recorder:
         self._notice_unended(len(index))
         if not active:
             return
+        if any(each.observe is not Batch.correct for each in active.values()):  # which probabilities do as well for
+            self._logits.look(outputs)
         index = index.to(device, torch.int64, non_blocking=True).contiguous()
         targets = targets.to(device, torch.int64, non_blocking=True)
         if features is not None:
@@ -303,7 +306,7 @@ class Recorder:
     def _take_error(self) -> Exception | None:
         """The error of the invalid values counted since the last call; their records are dropped."""
         error = None if self._invalid is None else error_of_counts(self._invalid.tolist(), self.size)
-        self._invalid = None
+        error, self._invalid = error or self._logits.problem(), None
         if error is not None:
             self._pending = []
         return error

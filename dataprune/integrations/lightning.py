@@ -25,7 +25,8 @@ except ImportError as error:
 from .. import checks
 from ..errors import CheckpointError, PlanError
 from ..loading import PruneSampler
-from ..pruner import Pruner, epoch_steps
+from ..pruner import Pruner
+from ..schedules import epoch_steps
 from .trainers import Savings, check_batch_size, check_epochs, check_new, check_pruner
 
 __all__ = ["PruneCallback"]

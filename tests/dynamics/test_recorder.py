@@ -17,6 +17,21 @@ import dataprune
 from dataprune import CheckpointError, dynamics
 from dataprune.dynamics import Recorder
 
+# -- probabilities in the place of logits ----------------------------------------------------------------------------
+
+
+def test_probabilities_are_refused() -> None:
+    outputs, targets = torch.softmax(torch.randn(20, 4), dim=1), torch.zeros(20, dtype=torch.int64)
+    recorder = Recorder(20, {"aum": dynamics.aum()})
+    with pytest.raises(ValueError, match="outputs are probabilities"):
+        recorder.update(torch.arange(20), outputs, targets)
+    recorder.update(torch.arange(20), outputs.log(), targets)
+    counts = Recorder(20, {"forgetting": dynamics.forgetting()})  # the highest of them is the highest logit
+    counts.update(torch.arange(20), outputs, targets)
+    counts.end_epoch()
+    assert counts.scores()["forgetting"].isfinite().all()
+
+
 # -- state -----------------------------------------------------------------------------------------------------------
 
 

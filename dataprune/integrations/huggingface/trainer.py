@@ -25,7 +25,8 @@ from torch.utils.data import DataLoader, SequentialSampler
 from ... import checks
 from ...indexed import Indexed
 from ...learning_rate import Progress
-from ...pruner import Pruner, epoch_steps
+from ...pruner import Pruner
+from ...schedules import epoch_steps
 from ..trainers import Savings, check_new
 from . import checkpoints, loading, sample_losses, trainer_checks
 from .loading import INDEX, WholeEpochs

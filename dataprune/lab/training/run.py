@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ... import distributed, files, learning_rate
 from ...dynamics import Recorder
 from ...errors import CheckpointError
-from ...pruner import epoch_steps
+from ...schedules import epoch_steps
 from ...selection import Selection, fingerprint
 from ..data.named import Data
 from . import optimizers, run_folder, tasks
