@@ -29,23 +29,26 @@ class TrainingProgress:
     def __init__(self, epochs: int, several: bool, bar: Progress | None, quiet: bool) -> None:
         self._epochs, self._several, self._bar, self._quiet = epochs, several, bar, quiet
         self._done = 0
-        self._accuracy: list[str] = []  # of the run's last epoch
+        self._run, self._accuracy = "", list[str]()  # of the last epoch
         self._printed = time.monotonic()
         if bar is not None:
             bar.add_task("", total=epochs or None, text="")
 
-    def step(self, step: int, steps: int, loss: float | None = None) -> None:
+    def step(self, step: int, steps: int, loss: float | None = None, run: str = "") -> None:
         """Move the bar within an epoch: `step` of its `steps` optimizer steps are taken, `loss` is the last known."""
-        self._show(self._done + step / max(steps, 1), ", ".join([*_loss(loss), *self._accuracy]))
+        if run != self._run:
+            self._run, self._accuracy = run, []
+        self._show(self._done + step / max(steps, 1), loss)
+
+    def __call__(self, arm: str, seed: int, line: dict[str, Any]) -> None:
+        """Report an epoch of one run among several."""
+        self.epoch(line, f"{arm} seed {seed}")
 
     def epoch(self, line: dict[str, Any], run: str = "") -> None:
         """Report the end of an epoch by its line of the history, and the name of the run where there are several."""
         self._done = self._done + 1 if self._several else line["epoch"] + 1
-        accuracy = _accuracy(line)
-        self._accuracy = [] if self._several else accuracy
-        text = ", ".join([*_loss(line.get("loss")), *accuracy, f"{line['samples']:,} samples"])
-        text = f"{run} {text}".strip()
-        self._show(self._done, text)
+        self._run, self._accuracy = run, _accuracy(line)
+        text = self._show(self._done, line.get("loss"), f"{line['samples']:,} samples")
         if self._bar is None and not self._quiet:
             if self._several and time.monotonic() - self._printed < _SECONDS and self._done != self._epochs:
                 return
@@ -53,13 +56,12 @@ class TrainingProgress:
             of = f"/{self._epochs}" if self._epochs else ""
             print(f"epoch {self._done}{of}: {text}", file=sys.stderr)
 
-    def run_epoch(self, run: str, seed: int, line: dict[str, Any]) -> None:
-        """Report an epoch of one run among several."""
-        self.epoch(line, f"{run} seed {seed},")
-
-    def _show(self, epochs: float, text: str) -> None:
+    def _show(self, epochs: float, loss: float | None, *more: str) -> str:
+        shown = [self._run, *([] if loss is None else [f"loss {loss:.3f}"]), *self._accuracy, *more]
+        text = ", ".join(filter(None, shown))
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=epochs, text=text)
+        return text
 
 
 @contextmanager
@@ -72,10 +74,6 @@ def training_progress(epochs: int, *, several: bool = False, quiet: bool = False
     columns = (BarColumn(), TextColumn("{task.completed:.1f}/{task.total} epochs {task.fields[text]}"))
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as bar:
         yield TrainingProgress(epochs, several, bar, quiet)
-
-
-def _loss(loss: float | None) -> list[str]:
-    return [] if loss is None else [f"loss {loss:.3f}"]
 
 
 def _accuracy(line: dict[str, Any]) -> list[str]:

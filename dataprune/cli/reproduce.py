@@ -46,9 +46,7 @@ def reproduce(
         return
     out = out or Path("runs") / "reproduce" / f"{Path(name).stem}-{scale}"
     with training_progress(0, several=True) as progress:
-        files = papers.reproduce(
-            name, scale, out, cache, seeds=seeds, model=model, jobs=jobs, report=progress.run_epoch
-        )
+        files = papers.reproduce(name, scale, out, cache, seeds=seeds, model=model, jobs=jobs, report=progress)
     if first_rank():
         table = out / "table.md"
         if table.exists():

@@ -69,5 +69,5 @@ def run_sweep(
     if first_rank():
         note(data.note)
     with training_progress(epochs, several=True, quiet=quiet) as progress:
-        result = carry_out(sweep, out, data=data, report=progress.run_epoch, **options)
+        result = carry_out(sweep, out, data=data, report=progress, **options)
     return result if first_rank() else None

@@ -28,7 +28,7 @@ def test_runs_of_a_comparison_share_the_lines(monkeypatch: pytest.MonkeyPatch, c
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
     with progress.training_progress(3, several=True) as shown:
         for _ in range(3):
-            shown.run_epoch("emp", 0, LINE)
+            shown("emp", 0, LINE)
     assert capsys.readouterr().err.splitlines() == [
         "epoch 2/3: emp seed 0, loss 0.500, train accuracy 80.0 %, val. accuracy 75.0 %, 320 samples",
         "epoch 3/3: emp seed 0, loss 0.500, train accuracy 80.0 %, val. accuracy 75.0 %, 320 samples",
@@ -47,6 +47,22 @@ def test_the_bar_moves_in_steps_on_a_terminal(monkeypatch: pytest.MonkeyPatch, c
         shown.epoch({**LINE, "epoch": 1, "loss": None})
         assert bar.tasks[0].completed == 2
     assert "epoch 1/2:" not in capsys.readouterr().err
+
+
+def test_the_bar_of_a_sweep_moves_in_steps_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress.Console, "is_terminal", True)
+    shown: list[tuple[float, str]] = []
+    monkeypatch.setattr(
+        progress.Progress, "update", lambda self, task, completed, text: shown.append((completed, text))
+    )
+    assert call("compare", *QUICK, "--methods", "rs2,short", "--seeds", 1, "--json").exit_code == 0
+    assert shown[0] == (0.1, "rs2 seed 0") and shown[9] == (1.0, "rs2 seed 0")  # an epoch of ten steps
+    completed, text = shown[10]
+    assert completed == 1 and text.startswith("rs2 seed 0, loss ") and text.endswith(" %, 320 samples")
+    completed, text = shown[11]
+    assert completed == pytest.approx(1 + 1 / 3) and re.fullmatch(r"rs2 seed 0, loss \S+, train accuracy \S+ %", text)
+    assert [done for done, _ in shown] == sorted(done for done, _ in shown) and shown[-1][0] == 6  # of `short` two
+    assert next(text for done, text in shown if done > 4) == "short seed 0"  # of which nothing is known yet
 
 
 def read_terminal(controller: int) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from inspect import signature
 from pathlib import Path
@@ -21,11 +21,10 @@ from ..report.summary import summarize_methods
 from ..training import run_folder, select
 from ..training.build import build_pruner, check, recordable
 from ..training.device import choose_device
-from ..training.run_folder import RunRecord
 from ..training.settings import Settings, require
 from ..training.tasks.contrastive import finetuning, untrained
 from .engines import Job, Steps
-from .sweep import Places, digest, on_coreset
+from .sweep import Key, Places, digest, on_coreset
 
 SHORT = "short"  # all data, for as many steps as the pruned runs
 
@@ -38,49 +37,12 @@ class Plan(NamedTuple):
     full: list[bool]  # by epoch
 
 
-@dataclass(frozen=True)
-class Row:
-    """A run in compare.json. Values that are None do not apply and are not written.
-
-    Rows of static methods have the cost of scoring and selecting; with a validation split rows have the validation
-    accuracy, with learning rates to choose from the chosen one.
-    """
-
-    method: str
-    seed: int
-    accuracy: float
-    samples: int
-    steps: int
-    seconds: float
-    select_seconds: float
-    reached_keep: float
-    knn_accuracy: float | None = None
-    finetuned_accuracy: float | None = None
-    val_accuracy: float | None = None
-    lr: float | None = None
-    scoring_samples: int | None = None
-    scoring_seconds: float | None = None
-
-    @classmethod
-    def of(cls, record: RunRecord, **more: Any) -> Row:
-        """From the record of a run, and further values."""
-        values = record.as_dict() | more
-        return cls(**{entry.name: values[entry.name] for entry in fields(cls) if entry.name in values})
-
-
-@dataclass(frozen=True)
-class Untrained:
-    """Accuracy of a seed's encoder before pre-training, in compare.json."""
-
-    seed: int
-    accuracy: float
-    knn_accuracy: float | None = None
-    finetuned_accuracy: float | None = None
-
-
-def as_json(row: Row | Untrained) -> dict[str, Any]:
-    """A row's values that apply."""
-    return {name: value for name, value in asdict(row).items() if value is not None}
+# columns of a run in compare.json; those from `knn_accuracy` on where they apply: with a validation split its accuracy,
+# with learning rates to choose from the chosen one, of static methods the cost of scoring and selecting
+COLUMNS = (
+    "method", "seed", "accuracy", "samples", "steps", "seconds", "select_seconds", "reached_keep", "knn_accuracy",
+    "finetuned_accuracy", "val_accuracy", "lr", "scoring_samples", "scoring_seconds",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -265,28 +227,27 @@ class Comparison:
         """Hash for the name of a folder: another for other methods, seeds or learning rates."""
         return digest({**self.identity, "seeds": list(self.seeds), "learning_rates": list(self.learning_rates)})
 
-    def steps(self, data: Data, places: Places) -> dict[Hashable, Steps]:
-        """How each row is made, `Untrained` and `Row`."""
+    def steps(self, data: Data, places: Places) -> dict[Key, Steps]:
+        """How each row is made, those of untrained encoders and of runs."""
         size = len(data.train)
         self.plan(size)
         for method in self.methods:  # a wrong option is refused before anything is trained
             if method not in self.static:
                 build_pruner(self.run_settings(method, self.settings.seed, size), size, data.train.labels)
-        make, rows = Rows(self, data, places), dict[Hashable, Steps]()
+        make, rows = Rows(self, data, places), dict[Key, Steps]()
         if self.settings.task == "contrastive":
             rows |= {("untrained", seed): make.untrained(seed) for seed in self.seeds}
         return rows | {(method, seed): make.run(method, seed) for seed in self.seeds for method in self.methods}
 
-    def kept(self, content: Mapping[str, Any]) -> dict[Hashable, Row | Untrained]:
+    def kept(self, content: Mapping[str, Any]) -> dict[Key, dict[str, Any]]:
         """All rows: other methods and seeds stay."""
-        rows: dict[Hashable, Row | Untrained] = {}
-        rows |= {("untrained", row["seed"]): Untrained(**row) for row in content.get("untrained", [])}
-        return rows | {(row["method"], row["seed"]): Row(**row) for row in content["runs"]}
+        untrained = {("untrained", row["seed"]): row for row in content.get("untrained", [])}
+        return untrained | {(row["method"], row["seed"]): row for row in content["runs"]}
 
-    def summary(self, data: Data, rows: Mapping[Hashable, Row | Untrained]) -> dict[str, Any]:
+    def summary(self, data: Data, rows: Mapping[Key, dict[str, Any]]) -> dict[str, Any]:
         """Content of compare.json: data, model, keep, epochs, `runs`, their `summary`, and what the task adds."""
         settings = self.settings
-        runs = [as_json(row) for row in rows.values() if isinstance(row, Row)]
+        runs = [row for (method, _), row in rows.items() if method != "untrained"]
         content: dict[str, Any] = {
             "data": settings.data,
             "model": settings.model,
@@ -302,8 +263,8 @@ class Comparison:
 
             content["metric"] = GLUE[settings.glue].metrics[0]
         if settings.task == "contrastive":
-            encoders = [row for row in rows.values() if isinstance(row, Untrained)]
-            content["untrained"] = [as_json(row) for row in sorted(encoders, key=lambda row: row.seed)]
+            encoders = [row for (method, _), row in rows.items() if method == "untrained"]
+            content["untrained"] = sorted(encoders, key=lambda row: row["seed"])
         return content
 
 
@@ -317,23 +278,23 @@ class Rows:
     save_models: bool = False
 
     def run(self, method: str, seed: int) -> Steps:
-        """Returns the `Row` of a run."""
+        """Returns the row of a run."""
         rate = (yield from self._best_rate(method)) if self.comparison.learning_rates else None
-        settings, cost = yield from self._settings(method, seed)
+        settings, added = yield from self._settings(method, seed)
         settings = settings if rate is None else replace(settings, lr=rate)
         folder, epochs = self.places.run(method, settings), self.comparison.finetune_epochs
         (record,) = yield [Job(method, seed, settings, folder, save_model=self.save_models or epochs > 0)]
-        row = Row.of(record, **cost, method=method, lr=rate)
         if epochs:
             weights = folder / "model.safetensors"
             (tuned,) = yield [Job(method, seed, finetuning(settings, epochs), folder / "finetuned", weights=weights)]
-            row = replace(row, finetuned_accuracy=tuned.accuracy)
+            added["finetuned_accuracy"] = tuned.accuracy
             if distributed.rank() == 0 and not self.save_models:
                 weights.unlink(missing_ok=True)  # or a sweep keeps a model for each of its runs
-        return row
+        values = {**record.as_dict(), **added, "method": method, "lr": rate}
+        return {name: values[name] for name in COLUMNS if values.get(name) is not None}
 
     def untrained(self, seed: int) -> Steps:
-        """Returns the `Untrained` of a seed; its accuracies are written, since a probe takes a while."""
+        """Returns the row of a seed's untrained encoder; its accuracies are written, since a probe takes a while."""
         settings, epochs = replace(self.comparison.settings, seed=seed), self.comparison.finetune_epochs
         folder = self.places.run("untrained", settings)
         file = folder / "untrained.json"
@@ -344,10 +305,10 @@ class Rows:
             if distributed.rank() == 0:
                 run_folder.folder(folder)
                 files.write_json(file, values)
-        row = Untrained(seed, **values)
+        row = {"seed": seed, **values}
         if epochs:
             (tuned,) = yield [Job("untrained", seed, finetuning(settings, epochs), folder)]
-            row = replace(row, finetuned_accuracy=tuned.accuracy)
+            row["finetuned_accuracy"] = tuned.accuracy
         return row
 
     def _settings(self, method: str, seed: int) -> Steps:
@@ -355,11 +316,8 @@ class Rows:
         comparison, size = self.comparison, len(self.data.train)
         if method not in comparison.static:
             return comparison.run_settings(method, seed, size), {}
-        scoring, options, keep = (
-            comparison.scoring(seed),
-            comparison.selector_options(method),
-            comparison.plan(size).keep,
-        )
+        scoring, options = comparison.scoring(seed), comparison.selector_options(method)
+        keep = comparison.plan(size).keep
         folder = self.places.scoring(scoring)
         keys = {"method": method, "keep": keep, "scoring": scoring.key(), "options": options}
         file = self.places.coreset(f"{method}-seed{seed}", keys)

@@ -36,7 +36,8 @@ from ..training.settings import Settings
 from ..training.tasks.images import initialize
 from .joint import stages
 
-Report = Callable[[str, int, dict[str, Any]], None]  # arm, seed, a line of the run's history
+# arm, seed, a line of the run's history; a method `step`, where it has one, is an `OnStep` that takes the `run`'s name
+Report = Callable[[str, int, dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -58,43 +59,44 @@ class Job:
     watch: stages.Watched | None = None  # what is measured after every epoch
 
 
-def perform(job: Job, data: Data, report: Callable[[dict[str, Any]], None] | None = None) -> RunRecord:
+def perform(job: Job, data: Data, report: Report | None = None) -> RunRecord:
     """Run a job in this process, or read its record where it is finished; errors as for `finished` and `run`."""
-    record = finished(job)
-    if record is None and job.weights is not None and not job.weights.exists():
-        record = finished(job)  # another process that has finished this job may have deleted them
-        if record is None:
-            raise UsageError(
-                f"{job.weights} does not exist: the finished run did not save its weights (save_model=False); choose "
-                "another --out"
-            )
-    if record is not None:
+    there = job.weights is None or job.weights.exists()
+    if (record := finished(job)) is not None:  # after the look for weights: who finishes a job may delete them
         return record
+    if not there:
+        raise UsageError(
+            f"{job.weights} does not exist: the finished run did not save its weights (save_model=False); choose "
+            "another --out"
+        )
     model = tasks.of(job.settings, data).model()
     if job.prune is not None:
         assert job.weights is not None
-        stages.note_pruning(job.prune, job.out)
-        stages.prune(model, job.weights, job.prune, job.settings, data)
+        stages.prune(model, job.weights, job.prune, job.settings, data, job.out)
     elif job.weights is not None:
         initialize(model, job.weights, data)
     measure = stages.watch(job.watch, model, job.settings, job.out, data)
+    step = getattr(report, "step", None)
 
     def on_epoch(model: nn.Module, line: EpochRecord) -> None:
         measure(line.epoch)
         if report is not None:
-            report(line.as_dict())
+            report(job.arm, job.seed, line.as_dict())
 
     return run(
-        job.settings, job.out, data=data, model=model, on_epoch=on_epoch, save_model=job.save_model, test=job.test
+        job.settings,
+        job.out,
+        data=data,
+        model=model,
+        on_epoch=on_epoch,
+        on_step=step and partial(step, run=f"{job.arm} seed {job.seed}"),
+        save_model=job.save_model,
+        test=job.test,
     )
 
 
 def finished(job: Job) -> RunRecord | None:
-    """The record of a finished job, None where it is not finished.
-
-    Raises:
-        UsageError: if the folder holds another run, or a model that was pruned otherwise.
-    """
+    """The record of a job, None where it is not finished; UsageError if the folder is of another run or pruning."""
     record = run_folder.finished(job.out, job.settings)
     if job.prune is not None:
         stages.check_pruning(job.prune, job.out)
@@ -114,7 +116,7 @@ def local(settings: Settings, data: Data, report: Report | None) -> Iterator[Dri
     def run(job: Job) -> RunRecord:
         if job.out not in records:
             try:
-                records[job.out] = perform(job, data, report and partial(report, job.arm, job.seed))
+                records[job.out] = perform(job, data, report)
             except ValueError as error:
                 raise _named(job, error) from error
         return records[job.out]
@@ -187,10 +189,8 @@ def side_by_side(
     """Drive steps whose jobs run elsewhere: yields a position and what these steps returned, in order of completion.
 
     A job that several steps need runs once; at most `limit` run at once. A failed job ends the steps that need it; the
-    others continue. `start` begins a job; its future has the record when the job's folder is complete.
-
-    Raises:
-        RuntimeError or ValueError: the first failure, after everything else is finished.
+    others continue, and the first failure is raised at the end. The future of `start` has the record when the job's
+    folder is complete.
     """
     outcomes: dict[Path, RunRecord | Exception | None] = {}  # by folder, of requested jobs; None until they end
     queue: deque[Job] = deque()
@@ -241,7 +241,9 @@ def side_by_side(
             job = running.pop(future)
             try:
                 outcomes[job.out] = future.result()
-                _report_history(job, report)
+                if report is not None:
+                    for line in files.read_json_lines(job.out / "history.jsonl"):
+                        report(job.arm, job.seed, line)
             except Exception as error:
                 fail(job, error)
     if failures:
@@ -258,12 +260,6 @@ def _named(job: Job, error: Exception) -> Exception:
     named = kind(f"{job.arm}, seed {job.seed}: {text}")
     named.__cause__ = error
     return named
-
-
-def _report_history(job: Job, report: Report | None) -> None:
-    if report is not None:
-        for line in files.read_json_lines(job.out / "history.jsonl"):
-            report(job.arm, job.seed, line)
 
 
 # -- in a worker process of `processes` ------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,8 @@ from ..training.build import load_data
 from ..training.settings import Settings
 from . import engines
 from .engines import Engine, Report, Steps
+
+Key = tuple[Any, ...]  # of a row, which no other row of the sweep has
 
 
 class Places:
@@ -65,19 +67,15 @@ class Sweep(Protocol):
     @property
     def identity(self) -> Mapping[str, Any]: ...  # what must agree to continue in a folder, see `claim`
 
-    def steps(self, data: Data, places: Places) -> Mapping[Hashable, Steps]:
-        """How each row is made, by a key that no other row has, in the order of the rows.
-
-        Raises:
-            UsageError: for what does not fit the data, before anything is trained.
-        """
+    def steps(self, data: Data, places: Places) -> Mapping[Key, Steps]:
+        """How each row is made, in the order of the rows; UsageError for what does not fit the data."""
         ...
 
-    def kept(self, content: Mapping[str, Any]) -> Mapping[Hashable, Any]:
+    def kept(self, content: Mapping[str, Any]) -> Mapping[Key, dict[str, Any]]:
         """Rows of a results file of the same identity that stay until this call makes them anew."""
         ...
 
-    def summary(self, data: Data, rows: Mapping[Hashable, Any]) -> dict[str, Any]:
+    def summary(self, data: Data, rows: Mapping[Key, dict[str, Any]]) -> dict[str, Any]:
         """Content of the results file."""
         ...
 
@@ -101,22 +99,21 @@ def carry_out(
         engine: where the runs are carried out: `engines.local`, `engines.processes(4)`, `engine_ray.on_ray()`.
         report: called after every epoch; where runs are carried out elsewhere, for all epochs of a run at its end.
     Raises:
-        UsageError: if the folder holds another sweep.
-        and as `run`.
+        UsageError: if the folder holds another sweep; else as `run`.
     """
     data = load_data(sweep.settings) if data is None else data
     path = out / sweep.file
     with engine(sweep.settings, data, report) as drive:
         planned = sweep.steps(data, places or Places(out))
         claim(out, sweep.kind, sweep.identity, sweep.file)
-        _kept(sweep, path)  # a damaged file is refused before anything is trained
+        _kept(sweep, path, data)  # a damaged file is refused before anything is trained
         distributed.barrier()  # every rank has read the file
 
-        keys, made, content = list(planned), dict[Hashable, Any](), {}
+        keys, made, content = list(planned), dict[Key, dict[str, Any]](), {}
         for position, row in drive(list(planned.values())):
             made[keys[position]] = row
             with locked(out):  # another call may have added rows since
-                rows = {**_kept(sweep, path), **made}
+                rows = {**_kept(sweep, path, data), **made}
                 order = [*(key for key in rows if key not in planned), *(key for key in planned if key in rows)]
                 content = sweep.summary(data, {key: rows[key] for key in order})
                 if distributed.rank() == 0:
@@ -124,23 +121,22 @@ def carry_out(
     return content
 
 
-def _kept(sweep: Sweep, path: Path) -> dict[Hashable, Any]:
+def _kept(sweep: Sweep, path: Path, data: Data) -> dict[Key, dict[str, Any]]:
     if not path.exists():
         return {}
     try:
-        return dict(sweep.kept(files.read_json(path)))
+        rows = dict(sweep.kept(files.read_json(path)))
+        sweep.summary(data, rows)
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged ({error!r}): delete it, and run again") from error
+    return rows
 
 
 def claim(out: Path, kind: str, identity: Mapping[str, Any], file: str) -> None:
-    """Write a sweep's identity into its folder, or compare it with the one that is there.
+    """Write a sweep's identity into its folder; UsageError where it differs from the one that is there.
 
     The identity has JSON values by name; a name that only one side has is not compared, and is added. A folder that has
     the results file `file` needs an identity.
-
-    Raises:
-        UsageError: if a value differs; the message has names, old and new values.
     """
     run_folder.check_folder(out)
     if (out / "config.json").exists():

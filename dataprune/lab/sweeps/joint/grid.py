@@ -1,27 +1,54 @@
-"""Which runs a grid of joint data and network pruning has, and their settings."""
+"""A grid of joint data and network pruning: its runs, their settings, and how each row is made."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from .... import distributed, network
+import torch
+from torch import Tensor
+
+from .... import coresets, distributed, files, network
 from ....coresets.budget import count_of
-from ....errors import UsageError, suggest
+from ....errors import CheckpointError, UsageError, suggest
 from ....methods import METHODS
 from ...data.named import Data
 from ...models import build
 from ...report.joint import BASE, summarize
+from ...training import tasks
 from ...training.build import build_pruner, check
 from ...training.device import stream
 from ...training.settings import Settings, require
-from ..engines import Steps
-from ..sweep import Places, digest, on_coreset
-from .run import ROWS, SCORED, Cell, Row, Rows, Scoring, Training
+from ..engines import Job, Steps
+from ..sweep import Key, Places, digest, on_coreset
+from . import stages
 
+SCORED = ("low", "high")  # coresets of the lowest and the highest forgetting scores
 CORESETS = (*SCORED, "random")
+KINDS = ("scoring", "training", "cells")  # of rows in joint.json
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model that is trained, pruned and fine-tuned."""
+
+    arm: str  # a coreset, a data method, or `BASE`
+    ratio: float | None  # fraction of the data that it is trained on; None for the base, which has all
+    amount: float  # share of the weights that is pruned
+    seed: int  # of all stages
+
+    @property
+    def trained(self) -> str:
+        """Name of the training run, which cells of other amounts share."""
+        ratio = "" if self.ratio is None else f"-keep{self.ratio:g}"
+        return f"{self.arm}{ratio}-seed{self.seed}"
+
+    @property
+    def name(self) -> str:
+        """Name of the cell's folder."""
+        return f"{self.trained}-amount{self.amount:g}"
 
 
 @dataclass(frozen=True)
@@ -143,26 +170,32 @@ class Grid:
         """Hash for the name of a folder, which grids of one identity share."""
         return digest(self.identity)
 
-    def steps(self, data: Data, places: Places) -> dict[Hashable, Steps]:
+    def steps(self, data: Data, places: Places) -> dict[Key, Steps]:
         """How each row is made: a scoring run per seed, a training run per arm, ratio and seed, and the cells."""
         self._check_data(data)
-        make, rows = Rows(self, data, places.out), dict[Hashable, Steps]()
+        make, rows = Rows(self, data, places.out), dict[Key, Steps]()
         for cell in self.cells():
             if self.scored(cell):
                 rows.setdefault(("scoring", cell.seed), make.scoring(cell.seed))
-            rows.setdefault(cell.trained, make.training(cell))
-            rows[cell] = make.cell(cell)
+            rows.setdefault(("training", cell.trained), make.training(cell))
+            rows["cells", cell] = make.cell(cell)
         return rows
 
-    def kept(self, content: Mapping[str, Any]) -> dict[Hashable, Scoring | Training | Row]:
+    def kept(self, content: Mapping[str, Any]) -> dict[Key, dict[str, Any]]:
         """Finished rows of this grid; those of other ratios, amounts, arms and seeds are not shown."""
-        rows: dict[Hashable, Scoring | Training | Row] = {
-            row.key: row for name, kind in ROWS.items() for row in (kind(**values) for values in content[name])
+        rows: dict[Key, dict[str, Any]] = {("scoring", row["seed"]): row for row in content["scoring"]}
+        for row in content["training"]:
+            rows["training", Cell(row["arm"], row["ratio"], 0.0, row["seed"]).trained] = row
+        for row in content["cells"]:
+            rows["cells", Cell(row["arm"], row["ratio"], row["amount"], row["seed"])] = row
+        planned = {
+            key
+            for cell in self.cells()
+            for key in (("scoring", cell.seed), ("training", cell.trained), ("cells", cell))
         }
-        planned = {key for cell in self.cells() for key in (cell, cell.trained, ("scoring", cell.seed))}
         return {key: row for key, row in rows.items() if key in planned}
 
-    def summary(self, data: Data, rows: Mapping[Hashable, Scoring | Training | Row]) -> dict[str, Any]:
+    def summary(self, data: Data, rows: Mapping[Key, dict[str, Any]]) -> dict[str, Any]:
         """Content of joint.json: data, model, what the cells share, `grid`, rows by kind, and their `summary`."""
         content = {
             "data": self.settings.data,
@@ -173,9 +206,8 @@ class Grid:
             "settings": self._shared_settings(),
             **self._shared(),
             "grid": {name: list(getattr(self, name)) for name in ("arms", "ratios", "amounts", "seeds")},
+            **{kind: [row for (of, _), row in rows.items() if of == kind] for kind in KINDS},
         }
-        for name, kind in ROWS.items():
-            content[name] = [asdict(row) for row in rows.values() if isinstance(row, kind)]
         return {**content, "summary": summarize(content)}
 
     def _shared_settings(self) -> dict[str, Any]:
@@ -210,3 +242,119 @@ class Grid:
             network.prune(model, max(self.amounts), scope=self.scope)
         except ValueError as error:
             raise UsageError(f"--model {self.settings.model}: {error}") from error
+
+
+class Rows:
+    """Makes the rows of a grid in the folder `out`."""
+
+    def __init__(self, grid: Grid, data: Data, out: Path):
+        self.grid, self.data, self.out = grid, data, out
+        settings = grid.settings
+        self.model = build.build(settings.model, data.shape, len(data.classes), settings.seed)  # for its FLOPs
+        self.forgotten: dict[int, dict[str, Tensor]] = {}  # by seed, what `stages.forgotten` returns
+
+    def scoring(self, seed: int) -> Steps:
+        """Returns the row of a seed's scoring run."""
+        settings, out = self.grid.scoring(seed), self.out / "scoring" / f"seed{seed}"
+        (record,) = yield [Job("scoring", seed, settings, out, test=False, watch="forgetting")]
+        if seed not in self.forgotten:
+            self.forgotten[seed] = stages.forgotten(settings, out, self.data)
+        counts, last = (self.forgotten[seed][name] for name in ("forgetting", "forgetting_last"))
+        flops = stages.flops(self.model, self.data, record.samples, scored=settings.epochs * len(counts))
+        return {
+            "seed": seed,
+            "samples": record.samples,  # trained
+            "flops": flops,  # of training and scoring
+            "forgotten": torch.bincount(counts.long()).tolist(),  # how many samples were forgotten 0, 1, 2 ... times
+            "never_right": int((counts != last).sum()),  # samples
+        }
+
+    def training(self, cell: Cell) -> Steps:
+        """Returns the row of the run that trains a cell's model."""
+        if self.grid.scored(cell):
+            yield from self.scoring(cell.seed)
+        settings, out = self.grid.training(cell, self._coreset(cell)), self.out / "training" / cell.trained
+        arm = cell.trained.removesuffix(f"-seed{cell.seed}")
+        (record,) = yield [Job(arm, cell.seed, settings, out, save_model=True, watch="accuracy")]
+        return {
+            "arm": cell.arm,
+            "ratio": cell.ratio,
+            "seed": cell.seed,
+            "accuracy": record.accuracy,
+            "samples": record.samples,
+            "steps": record.steps,
+            "flops": stages.flops(self.model, self.data, record.samples),
+            "curve": stages.read_curve(out, settings.epochs)["accuracy"],  # on the test set, after every epoch
+        }
+
+    def cell(self, cell: Cell) -> Steps:
+        """Returns the row of a cell; it is written into the cell's folder, where the model is then deleted."""
+        grid, out = self.grid, self.out / "cells" / cell.name
+        file, weights = out / "cell.json", out / "model.safetensors"
+        if file.exists():
+            return files.read_json(file)
+        scoring = (yield from self.scoring(cell.seed))["flops"] if grid.scored(cell) else 0.0
+        trained = yield from self.training(cell)
+        settings = grid.tuning(cell, self._coreset(cell))
+        tuning = Job(
+            cell.name.replace(f"-seed{cell.seed}", ""),
+            cell.seed,
+            settings,
+            out,
+            save_model=True,
+            weights=self.out / "training" / cell.trained / "model.safetensors",
+            prune=stages.Pruning(cell.amount, grid.scope, grid.reinitialize, cell.seed),
+            watch="accuracy",
+        )
+        (record,) = yield [tuning]
+        try:
+            model = stages.load(weights, settings, self.data)
+        except CheckpointError:
+            if not file.exists():
+                raise
+            return files.read_json(file)  # another process has written it, and deleted the model
+        network.finalize(model)
+        zeros, curve = network.sparsity(model), stages.read_curve(out, settings.epochs)
+        dense, sparse = (stages.flops(model, self.data, record.samples, sparse=sparse) for sparse in (False, True))
+        row = {
+            **asdict(cell),
+            "accuracy": record.accuracy,  # on the test set, after fine-tuning
+            "trained_accuracy": trained["accuracy"],  # before pruning
+            "pruned_accuracy": curve["before"],  # after pruning, before fine-tuning
+            "sparsity": zeros.overall,  # share of zeros in the prunable weights
+            "layers": dict(zeros.layers),  # the same by layer
+            "samples": {"training": trained["samples"], "fine_tuning": record.samples},
+            "flops": {
+                "scoring": scoring,
+                "training": trained["flops"],
+                "fine_tuning": sparse,  # as if zeros were free; "total_dense" counts them
+                "total": scoring + trained["flops"] + sparse,
+                "total_dense": scoring + trained["flops"] + dense,
+            },
+            "curve": [curve["before"], *curve["accuracy"]],  # on the test set, after pruning and after every epoch
+        }
+        distributed.barrier()  # every rank has read the model
+        if distributed.rank() == 0:
+            if grid.save_models:
+                tasks.of(settings, self.data).save(model, out)
+            files.write_json(file, row)
+            if not grid.save_models:
+                weights.unlink(missing_ok=True)
+        return row
+
+    def _coreset(self, cell: Cell) -> Path:
+        """The cell's coreset, chosen if it does not exist; the scoring run is finished."""
+        data, path = self.data.train, self.out / "coresets" / f"{cell.trained}.safetensors"
+        if cell.ratio is None or cell.arm in self.grid.data_methods:
+            return path
+        if distributed.rank() == 0 and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if cell.arm == "random":
+                selection = coresets.random(len(data), keep=cell.ratio, seed=cell.seed)
+            else:
+                choose = coresets.top if cell.arm == "high" else coresets.bottom
+                selection = choose(self.forgotten[cell.seed]["forgetting"], keep=cell.ratio, seed=cell.seed)
+            notes = {"method": cell.arm, "keep": cell.ratio, "seed": cell.seed}
+            selection.save(path, notes, dataset=data, labels=data.labels)
+        distributed.barrier()
+        return path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,8 +12,8 @@ from ...data.named import Data
 from ...report.summary import summarize
 from ...training.build import load_data
 from ...training.settings import Settings
-from .. import engines
-from ..compare import Row, Rows, as_json
+from .. import engines, sweep
+from ..compare import Rows
 from ..engines import Engine, Report, Steps
 from ..sweep import Places, carry_out, digest
 from . import curves
@@ -68,37 +68,32 @@ class Panel:
         """Whether the figure reads the final weights."""
         return self.experiment.show == "interpolation"
 
-    def steps(self, data: Data, places: Places) -> dict[Hashable, Steps]:
-        """How each row is made, a `Row` of a comparison."""
+    def steps(self, data: Data, places: Places) -> dict[sweep.Key, Steps]:
+        """How each row is made, that of a run of a comparison."""
         return {
             cell.key: Rows(cell.comparison, data, places, self.reads_weights).run(cell.method, cell.key.seed)
             for cell in self.cells
         }
 
-    def kept(self, content: Mapping[str, Any]) -> dict[Hashable, Row]:
+    def kept(self, content: Mapping[str, Any]) -> dict[sweep.Key, dict[str, Any]]:
         """The experiment's rows; those of other seeds, shares, panels and arms are not shown."""
-        planned, rows = set(self.experiment.runs()), dict[Hashable, Row]()
-        for values in content["rows"]:
-            key = Key(*(values[name] for name in Key._fields))
-            if key in planned:
-                rows[key] = Row(**{name: values[name] for name in values if name not in ("panel", "keep", "arm")})
-        return rows
+        rows = {Key(*(row[name] for name in Key._fields)): row for row in content["rows"]}
+        planned = set(self.experiment.runs())
+        return {key: row for key, row in rows.items() if key in planned}
 
-    def summary(self, data: Data, rows: Mapping[Hashable, Row]) -> dict[str, Any]:
+    def summary(self, data: Data, rows: Mapping[sweep.Key, dict[str, Any]]) -> dict[str, Any]:
         """Content of result.json: claim, plan, `rows`, one for each run, and their `summary`."""
         experiment = self.experiment
         lines = [
-            {"panel": key.panel, "keep": key.keep, "arm": key.arm, **as_json(rows[key])}
+            {"panel": key.panel, "keep": key.keep, "arm": key.arm, **rows[key]}
             for key in experiment.runs()
             if key in rows
         ]
         return {
             **{name: getattr(experiment, name) for name in ("name", "scale", "source", "claim", "note", "show")},
             **{name: list(getattr(experiment, name)) for name in ("panels", "keep", "arms")},
-            "seeds": experiment.seeds,
-            "plan": experiment.plan,
+            **{name: getattr(experiment, name) for name in ("seeds", "plan", "published")},
             "version": __version__,
-            "published": experiment.published,
             "rows": lines,
             "summary": summarize(lines, ("panel", "keep", "arm")),
         }
