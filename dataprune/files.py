@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,15 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Read the lines that `append_json` wrote."""
     return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+@contextlib.contextmanager
+def undamaged(path: str | os.PathLike[str], remedy: str = "delete it, and run again") -> Iterator[None]:
+    """Raise CheckpointError in place of what content that is not as it was written makes its readers raise."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged ({error!r}): {remedy}") from error
 
 
 def write_state(path: str | os.PathLike[str], state: Any) -> None:

@@ -151,21 +151,17 @@ def draw(result: Line, folder: Path) -> list[Path]:
 
 def flops(result: Line) -> Figure:
     """Final accuracy against the FLOPs of all stages, scoring included; a line joins an arm and ratio."""
-    grid, summary = result["grid"], result["summary"]
-    of_base = {"flops": "base_flops", "accuracy_mean": "base_mean", "accuracy_std": "base_std"}
-    first = [line for line in summary if (line["arm"], line["ratio"]) == (grid["arms"][0], grid["ratios"][0])]
-    series = [(BASE, "black", 0, [{name: line[base] for name, base in of_base.items()} for line in first])]
-    for color, arm in _arms(grid)[1:]:
-        for number, ratio in enumerate(grid["ratios"]):
-            lines = [line for line in summary if (line["arm"], line["ratio"]) == (arm, ratio)]
-            series.append((f"{arm}, {ratio:.0%}", color, number, lines))
+    grid = result["grid"]
     figure, panels = plots.panels(1, 1, (7.5, 4.2))
     axes = panels[0, 0]
-    for label, color, number, lines in series:
-        x, y = [line["flops"] for line in lines], [100 * line["accuracy_mean"] for line in lines]
-        spread = [100 * line["accuracy_std"] for line in lines] if len(grid["seeds"]) > 1 else None
-        style = {"fmt": plots.MARKERS[number % 12] + "-", "linewidth": 0.8, "markersize": 4, "capsize": 2}
-        axes.errorbar(x, y, yerr=spread, color=color, label=label, **style)
+    for color, arm in _arms(grid):
+        for number, ratio in enumerate(grid["ratios"][:1] if arm == BASE else grid["ratios"]):
+            cells = [_cells(result, arm, ratio, amount) for amount in grid["amounts"]]
+            x = [fmean(cell["flops"]["total"] for cell in group) for group in cells]
+            y, spread = zip(*(moments([100 * cell["accuracy"] for cell in group]) for group in cells))
+            style = {"fmt": plots.MARKERS[number % 12] + "-", "linewidth": 0.8, "markersize": 4, "capsize": 2}
+            style["yerr"] = spread if len(grid["seeds"]) > 1 else None
+            axes.errorbar(x, y, color=color, label=arm if arm == BASE else f"{arm}, {ratio:.0%}", **style)
     axes.set_xlim(left=0)
     axes.set_xlabel("training FLOPs of all stages; theoretical: pruned weights counted as free", fontsize=9)
     axes.set_ylabel("test accuracy, %")

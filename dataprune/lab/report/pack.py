@@ -124,11 +124,9 @@ def read(path: Path) -> list[Entry]:
         raise UsageError(f"{path} was not written by `dataprune pack`: give the folder it is in")
     if content["format"] != FORMAT:
         raise CheckpointError(f"{path} has format {content['format']}, this version reads format {FORMAT}")
-    try:
+    with files.undamaged(path, "pack its folder again"):
         packed = content["experiments"].items()
         return [_decoded(name, path / name if len(packed) > 1 else path, entry) for name, entry in packed]
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged ({error!r}): pack its folder again") from error
 
 
 def collect(folder: Path) -> list[Entry]:
@@ -171,10 +169,8 @@ def name_of(folders: Sequence[Path]) -> str:
 
 def _read_run(owner: Path, folder: Path) -> Run:
     path = folder / "history.jsonl"
-    try:
+    with files.undamaged(path):
         history = files.read_json_lines(path) if path.exists() else []
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged ({error!r}): delete it, and run again") from error
     settings, metrics = (files.read_json(folder / name) if (folder / name).exists() else None for name in _RUN_FILES)
     if metrics and "machine" in metrics:
         metrics["machine"].pop("process", None)
@@ -217,12 +213,17 @@ def _tensors(path: Path) -> dict[str, np.ndarray]:
 
 def _encoded(entry: Entry) -> dict[str, Any]:
     """JSON of an entry: what its runs share, and a line for each row of a comparison and each other run."""
-    result = dict(entry.result or {})
-    rows = {_path(row): row for row in result.get("runs", ())} if entry.command == "compare" else {}
-    if rows:
-        del result["runs"]
+    result, rows = dict(entry.result or {}), {}
+    if entry.command == "compare" and result["runs"]:
+        rows = {f"runs/{row['method']}-seed{row['seed']}": row for row in result.pop("runs")}
     runs = {run.path: run for run in entry.runs}
-    in_row = _agreeing([(rows[path], run.metrics) for path, run in runs.items() if path in rows and run.metrics])
+    pairs = [(rows[path], run.metrics) for path, run in runs.items() if path in rows and run.metrics]
+    # fields in which every row agrees with the metrics of its run, which therefore need not have them
+    in_row = [
+        name
+        for name in dict.fromkeys(name for row, _ in pairs for name in row)
+        if all(name in row and row[name] == metrics.get(name) for row, metrics in pairs)
+    ]
     metrics = {
         path: {name: value for name, value in run.metrics.items() if path not in rows or name not in in_row}
         for path, run in runs.items()
@@ -230,10 +231,6 @@ def _encoded(entry: Entry) -> dict[str, Any]:
     }
     shared_settings = _common([run.settings for run in entry.runs if run.settings is not None])
     shared_metrics = _common(list(metrics.values()))
-    packed: dict[str, Any] = {"file": entry.file}
-    if entry.result is not None:
-        # a mean over seeds that is cut off could be printed as another: 0.86395 of 0.8639499999
-        packed["result"] = {name: value if name == "summary" else _rounded(value) for name, value in result.items()}
     lines: list[dict[str, Any]] = []
     for path in dict.fromkeys([*rows, *runs]):
         line: dict[str, Any] = {"path": path} if path in runs else {}
@@ -248,9 +245,12 @@ def _encoded(entry: Entry) -> dict[str, Any]:
             line |= {"history": _rounded(_columns(run.history))} if run.history else {}
             line |= {"selected": run.selected} if run.selected else {}
         lines.append(line)
+    packed: dict[str, Any] = {"file": entry.file}
+    if entry.result is not None:
+        # a mean over seeds that is cut off could be printed as another: 0.86395 of 0.8639499999
+        packed["result"] = {name: value if name == "summary" else _rounded(value) for name, value in result.items()}
     if lines:
-        shared = {"settings": shared_settings, "metrics": _rounded(shared_metrics)}
-        packed |= shared | {"in_row": in_row, "runs": lines}
+        packed |= {"settings": shared_settings, "metrics": _rounded(shared_metrics), "in_row": in_row, "runs": lines}
     return packed
 
 
@@ -269,17 +269,6 @@ def _decoded(name: str, folder: Path, packed: Record) -> Entry:
         history = [dict(zip(columns, values)) for values in zip(*columns.values(), strict=True)]
         runs.append(_run(folder, line["path"], settings, metrics, history, line.get("selected", [])))
     return Entry(name, packed["file"], result, sorted(runs, key=lambda run: run.path), folder)
-
-
-def _path(row: Record) -> str:
-    return f"runs/{row['method']}-seed{row['seed']}"
-
-
-def _agreeing(pairs: Sequence[tuple[Record, Record]]) -> list[str]:
-    """Fields in which every row agrees with the metrics of its run."""
-    missing = object()
-    names = dict.fromkeys(name for row, _ in pairs for name in row)
-    return [name for name in names if all(row.get(name, missing) == metrics.get(name) for row, metrics in pairs)]
 
 
 def _common(dicts: Records) -> dict[str, Any]:
@@ -328,13 +317,11 @@ def _rounded(value: Any) -> Any:
 
 def _text(value: Any) -> str:
     """JSON with a line for each key of a long object and for each object of a list."""
-    compact = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    if len(compact) <= _WIDTH or not isinstance(value, dict | list):
-        return compact
-    if isinstance(value, dict):
-        lines = [f"{json.dumps(name, ensure_ascii=False)}: {_text(nested)}" for name, nested in value.items()]
+    compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+    text = compact(value)
+    if len(text) > _WIDTH and isinstance(value, dict):
+        lines = [f"{compact(name)}: {_text(nested)}" for name, nested in value.items()]
         return "{\n" + ",\n".join(lines) + "\n}"
-    if not any(isinstance(nested, dict) for nested in value):
-        return compact
-    lines = [json.dumps(nested, ensure_ascii=False, separators=(",", ":")) for nested in value]
-    return "[\n" + ",\n".join(lines) + "\n]"
+    if len(text) > _WIDTH and isinstance(value, list) and any(isinstance(nested, dict) for nested in value):
+        return "[\n" + ",\n".join(map(compact, value)) + "\n]"
+    return text

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from . import joint, reproductions
+from . import joint, reproductions, tables
 from .document import by_position, pipe_table
 from .formatting import last_parts, mean_percent
 from .pack import Entry
@@ -74,20 +74,8 @@ def _reproduction(result: Mapping[str, Any]) -> str:
     return text.replace("\n## ", "\n### ")
 
 
-def _joint(result: Mapping[str, Any]) -> str:
-    return table(joint.differences(result).rows)
-
-
 def _advice(result: Mapping[str, Any]) -> str:
-    rows = []
-    for line in result["lines"]:
-        row = {"method": f"`{line['method']}`", "accuracy, %": f"{100 * line['accuracy']:.2f}"}
-        for name in ("short", "rs2"):
-            if line[name]:
-                error = f"{100 * line[name]['mean']:+.2f} ± {100 * line[name]['error']:.2f}"
-                row[f"above `{name}`, points"] = error
-        rows.append(row)
-    return table(rows) + f"\n\n{result['advice']['sentence']}"
+    return pipe_table(*tables.advice_rows(result)) + f"\n\n{result['advice']['sentence']}"
 
 
 def _script(result: Mapping[str, Any]) -> str:
@@ -120,4 +108,10 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
         yield name, ", ".join(f"{number:.4g}" if isinstance(number, float) else str(number) for number in values)
 
 
-_TABLES = {"compare": _comparison, "reproduce": _reproduction, "joint": _joint, "advise": _advice, "script": _script}
+_TABLES = {
+    "compare": _comparison,
+    "reproduce": _reproduction,
+    "joint": lambda result: table(joint.differences(result).rows),
+    "advise": _advice,
+    "script": _script,
+}

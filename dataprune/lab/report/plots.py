@@ -217,16 +217,12 @@ def _saved(figure: Figure, salt: str, **options: Any) -> bytes:
 
 
 def _axes(height: float, width: float = _WIDTH) -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.add_subplot()
+    figure, axes = panels(1, 1, (width, height))
+    return figure, axes[0, 0]
 
 
 def _finished(figure: Figure, axes: Axes, title: str, xlabel: str, ylabel: str) -> Figure:
-    axes.set_title(title)
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
     _thousands(axes.xaxis)
     return figure
 
@@ -241,10 +237,7 @@ def _limits(summary: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
 
 
 def _label(axes: Axes, labels: Sequence[tuple[float, float, str, str]], height: float, *, inside: bool) -> None:
-    """Texts in a column right of the points (`inside`) or of the axes, each joined to its point by a thin line.
-
-    Labels are x, y, text and colour of each point, from the highest to the lowest; the figure's height is in inches.
-    """
+    """Write texts (x, y, text, colour), highest first, right of the points (`inside`) or the axes, joined by lines."""
     low, high = axes.get_ylim()
     _, end = axes.get_xlim()
     column = max(x for x, *_ in labels) + 0.07 * end if inside and labels else 1.03 * end

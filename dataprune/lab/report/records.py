@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ... import files
 from ...errors import CheckpointError, UsageError
 from ..training import run_folder
 from ..training.settings import Settings
@@ -77,10 +78,7 @@ def read(paths: Sequence[Path]) -> list[Group]:
 
 
 def groups(read_entries: Sequence[pack.Entry]) -> tuple[list[Group], list[Path]]:
-    """Comparisons, single runs in groups that differ in nothing but `VARIED`, and the unfinished folders left out.
-
-    Raises UsageError if nothing is finished, CheckpointError if a record is damaged.
-    """
+    """Comparisons, single runs in groups that differ in nothing but `VARIED`; and the folders that are not finished."""
     comparisons: list[Group] = []
     single: list[Run] = []
     for entry in read_entries:
@@ -110,26 +108,20 @@ def _check_run(run: Run) -> None:
     """Raise CheckpointError if a field that a report reads is missing."""
     if run.metrics is not None and (missing := run_folder.RECORDED - run.metrics.keys()):
         raise CheckpointError(f"{run.folder / 'metrics.json'} is damaged (no {min(missing)}): delete it, and run again")
-    try:
+    with files.undamaged(run.folder / "history.jsonl"):
         _ = [line[name] for line in run.history for name in _EPOCH_FIELDS]
-    except (KeyError, TypeError) as error:
-        path = run.folder / "history.jsonl"
-        raise CheckpointError(f"{path} is damaged ({error!r}): delete it, and run again") from error
 
 
 def _comparison(entry: pack.Entry) -> Group:
     """A comparison with its runs, which are named as in it: by their folders."""
     result = entry.result or {}
-    try:
+    with files.undamaged(entry.folder / "compare.json"):
         names = {row["method"] for row in (*result["summary"], *result["runs"])}
         numbers = [line[name] for line in result["summary"] for name in _LINE_FIELDS]
         numbers += [row[name] for row in result["runs"] for name in _ROW_FIELDS]
         if not all(map(math.isfinite, numbers)):
             raise ValueError("an accuracy or a number of samples that is no number")
         _ = result["data"], result["model"], result["epochs"]
-    except (KeyError, TypeError, ValueError) as error:
-        path = entry.folder / "compare.json"
-        raise CheckpointError(f"{path} is damaged ({error!r}): delete it, and run again") from error
     runs = []
     for run in entry.runs:
         parent, _, name = run.path.rpartition("/")

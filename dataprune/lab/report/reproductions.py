@@ -110,14 +110,14 @@ def _figure(result: Result) -> Figure:
 def _rows(result: Result) -> dict[str, Callable[[Result, str, Axes], None]]:
     """What draws a panel in each row of the figure, by the row's title."""
     show = result["show"]
-    if show == "difference":
-        return {"": partial(_draw_arms, points_of=_above_short)}
-    if show == "accuracy":
-        published = {"published": partial(_draw_arms, points_of=_published)}
-        return {"measured": partial(_draw_arms, points_of=_measured)} | (
-            published if any(result["published"].values()) else {}
-        )
-    return {column: partial(_draw_series, column=column) for column in _SERIES[show][0]}
+    if show in _SERIES:
+        return {column: partial(_draw_series, column=column) for column in _SERIES[show][0]}
+    points: dict[str, Callable[..., list[Point]]] = (
+        {"": _above_short} if show == "difference" else {"measured": _measured}
+    )
+    if show == "accuracy" and any(result["published"].values()):
+        points["published"] = _published
+    return {row: partial(_draw_arms, points_of=points_of) for row, points_of in points.items()}
 
 
 def _draw_arms(result: Result, panel: str, axes: Axes, points_of: Callable[..., list[Point]]) -> None:

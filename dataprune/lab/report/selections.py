@@ -29,19 +29,16 @@ _PLACES = 320  # samples in all galleries of a group
 
 def sections(group: Group, data: Data | None) -> dict[str, Sequence[Block]]:
     """Sections by heading, of the data where it is loaded already."""
-    how_often: Sequence[Block]
-    by_class: Sequence[Block]
-    samples: Sequence[Block]
     if not pruning(group):
         recorded = any("selected" in run.counts for run in group.runs)
         missing = "How often each sample was selected was not recorded (no selection_counts.safetensors)."
-        how_often = by_class = samples = ["No run left samples out." if recorded else missing]
+        shown: list[Sequence[Block]] = [["No run left samples out." if recorded else missing]] * 3
+    elif isinstance(loaded := _loaded(group, data), str):
+        missing = f"The data could not be loaded again: {loaded}."
+        shown = [counts(group), [missing], [missing]]
     else:
-        how_often, loaded = counts(group), _loaded(group, data)
-        if isinstance(loaded, str):
-            by_class = samples = [f"The data could not be loaded again: {loaded}."]
-        else:
-            by_class, samples = classes(group, loaded), gallery(group, loaded)
+        shown = [counts(group), classes(group, loaded), gallery(group, loaded)]
+    how_often, by_class, samples = shown
     return {
         "How often samples were selected": how_often,
         "Scores and losses over epochs": trajectories(group),
@@ -72,11 +69,7 @@ def pruning(group: Group) -> list[str]:
 
 
 def histogram(runs: Sequence[Run]) -> tuple[np.ndarray, int]:
-    """Samples by the number of pruned epochs that selected them, of runs of one method.
-
-    Returns:
-        (E + 1,) mean over runs of how many samples were selected in 0, 1 ... E pruned epochs; and E, the most of a run.
-    """
+    """(E + 1,) mean over runs of how many samples 0, 1 ... E pruned epochs selected; and E, the most of a run."""
     most = max(len(run.pruned) for run in runs)
     counts = [np.bincount(run.kept, minlength=most + 1) for run in runs if run.kept is not None]
     return np.mean(counts, axis=0), most
@@ -92,12 +85,10 @@ def retention(runs: Sequence[Run], labels: np.ndarray, classes: int) -> np.ndarr
 
 
 def kinds(run: Run, count: int) -> dict[str, list[int]]:
-    """Positions of samples always kept, never kept and, where that is recorded, changing most often.
-
-    Among equals a fixed random order decides, so that a gallery is not the beginning of the file.
-    """
+    """Positions of samples always kept, never kept and, where that is recorded, changing most often."""
     kept, epochs = run.kept, len(run.pruned)
     assert kept is not None
+    # decides among equals: a gallery is not the beginning of the file
     order = np.random.default_rng(0).permutation(len(kept))
     positions = {"always kept": order[kept[order] == epochs], "always pruned": order[kept[order] == 0]}
     if "switches" in run.counts:

@@ -43,10 +43,7 @@ def comparison(result: Mapping[str, Any]) -> Table:
 
 
 def joint(result: Mapping[str, Any]) -> Table:
-    """What `joint.json` holds, a line for each ratio and amount, a column for each arm's difference from the base.
-
-    Raises UsageError if a cell of the grid is missing.
-    """
+    """What a finished `joint.json` holds: by ratio and amount, each arm's difference from the base."""
     check_whole(result)
     grid, seeds = result["grid"], len(result["grid"]["seeds"])
     at = {(line["arm"], line["ratio"], line["amount"]): line for line in result["summary"]}
@@ -71,18 +68,23 @@ def joint(result: Mapping[str, Any]) -> Table:
     return _table(f"{setting(result)}: {plan}, {counted(seeds, 'seed')}", head, rows, note)
 
 
-def advice(result: Mapping[str, Any]) -> Table:
-    """What `advice.json` holds, a line for each method tried."""
-    plan, first = result["plan"], result["lines"][0]
-    rows = [["short", f"{100 * (first['accuracy'] - first['short']['mean']):.2f}"]]
+def advice_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Headings, and a row for each method tried, of what `advice.json` holds."""
+    first = result["lines"][0]
+    rows = [["short", f"{100 * (first['accuracy'] - first['short']['mean']):.2f}", *[""] * 5]]
     for line in result["lines"]:
         cells = [*_with_error(line["short"]), *_with_error(line["rs2"]), "yes" if line["sure"] else "no"]
         rows.append([line["method"], f"{100 * line['accuracy']:.2f}", *cells])
     if result["annealed"]:
         name = f"{result['advice']['method']}, last epochs full − without"
-        rows.append([name, "", *_with_error(result["annealed"])])
-    head = ["method", "accuracy %", "− short", "better", "− rs2", "better", "sure"]
-    return _table(f"{setting(plan)}, budget {plan['budget']:g}: the pilots", head, rows)
+        rows.append([name, "", *_with_error(result["annealed"]), *[""] * 3])
+    return ["method", "accuracy %", "− short", "better", "− rs2", "better", "sure"], rows
+
+
+def advice(result: Mapping[str, Any]) -> Table:
+    """What `advice.json` holds, a line for each method tried."""
+    plan = result["plan"]
+    return _table(f"{setting(plan)}, budget {plan['budget']:g}: the pilots", *advice_rows(result))
 
 
 def pilots(result: Mapping[str, Any]) -> str:

@@ -37,9 +37,8 @@ class Verdict:
     sure: bool  # whether it is better than each of them with probability `SURE`
 
 
-@dataclass(frozen=True)
-class Spread:
-    """Prior variance of paired differences, shared by all methods.
+def prior_variance(accuracies: Accuracies, held_out: int) -> float:
+    """Variance of paired differences that all methods share, each of them evaluated on `held_out` samples.
 
     The variance of two or three seeds is easily tenfold too small or too large, so each is averaged with the prior
     variance, which counts as `FREEDOM` degrees of freedom. The prior variance is the median over methods (robust to one
@@ -49,31 +48,26 @@ class Spread:
     Source: Smyth 2004, doi:10.2202/1544-6115.1027 (moderated t). Differs: the prior's degrees of freedom are fixed,
         since a handful of methods cannot estimate them; its variance is the median, with a lower bound.
     """
+    differences = [paired_differences(accuracies, method, SHORT) for method in accuracies if method != SHORT]
+    median = statistics.median(statistics.variance(values) for values in differences)
+    right = statistics.fmean(accuracies[SHORT].values())
+    return max(median / (1 - 2 / (9 * (len(differences[0]) - 1))) ** 3, right * (1 - right) / held_out)
 
-    variance: float
 
-    @classmethod
-    def of(cls, accuracies: Accuracies, held_out: int) -> Spread:
-        """From all methods' differences to `short`, each evaluated on `held_out` samples."""
-        differences = [paired_differences(accuracies, method, SHORT) for method in accuracies if method != SHORT]
-        median = statistics.median(statistics.variance(values) for values in differences)
-        right = statistics.fmean(accuracies[SHORT].values())
-        return cls(max(median / (1 - 2 / (9 * (len(differences[0]) - 1))) ** 3, right * (1 - right) / held_out))
-
-    def difference(self, values: Sequence[float]) -> Difference:
-        """Mean, error and probability of one method's paired differences."""
-        own = len(values) - 1
-        variance = (FREEDOM * self.variance + own * statistics.variance(values)) / (FREEDOM + own)
-        mean, error = statistics.fmean(values), math.sqrt(variance / len(values))
-        return Difference(mean, error, probability_positive(mean, error, FREEDOM + own))
+def difference(values: Sequence[float], prior: float) -> Difference:
+    """Mean, error and probability of one method's paired differences, with the `prior_variance`."""
+    own = len(values) - 1
+    variance = (FREEDOM * prior + own * statistics.variance(values)) / (FREEDOM + own)
+    mean, error = statistics.fmean(values), math.sqrt(variance / len(values))
+    return Difference(mean, error, probability_positive(mean, error, FREEDOM + own))
 
 
 def judge(accuracies: Accuracies, held_out: int) -> list[Verdict]:
     """A verdict for each method but `short`, from accuracies on so many samples with the same two seeds or more."""
-    spread, verdicts = Spread.of(accuracies, held_out), []
+    prior, verdicts = prior_variance(accuracies, held_out), []
     for method in [method for method in accuracies if method != SHORT]:
-        short = spread.difference(paired_differences(accuracies, method, SHORT))
-        rs2 = None if method == RS2 else spread.difference(paired_differences(accuracies, method, RS2))
+        short = difference(paired_differences(accuracies, method, SHORT), prior)
+        rs2 = None if method == RS2 else difference(paired_differences(accuracies, method, RS2), prior)
         sure = short.probability >= SURE and (rs2 is None or rs2.probability >= SURE)
         verdicts.append(Verdict(method, statistics.fmean(accuracies[method].values()), short, rs2, sure))
     return verdicts

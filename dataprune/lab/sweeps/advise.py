@@ -85,11 +85,7 @@ class Pilot:
         return self.settings.budget
 
     def sizes(self, total: int) -> tuple[int, int]:
-        """How many of `total` training samples a pilot trains on, and how many it is evaluated on.
-
-        Raises:
-            DataError: if there are too few for a pilot.
-        """
+        """How many of `total` training samples a pilot trains on, and how many it is evaluated on."""
         test = min(max(total - self.size, total // 5), MOST)
         train = min(self.size, total - test)
         if test < LEAST:
@@ -97,10 +93,8 @@ class Pilot:
         return train, test
 
     def pilot_epochs(self) -> int:
-        """Epochs of a pilot: by default those planned, at most 20 or what leaves half of the budget to pruned epochs.
-
-        With fewer, the full first epoch would be most of the run.
-        """
+        """Epochs of a pilot: by default as planned, at most 20 or what leaves half of the budget to pruned epochs."""
+        # with fewer, the full first epoch would be most of the run
         return self.epochs or min(self.settings.epochs, max(20, round(2 / self.budget)))
 
     def data(self, data: Data, seed: int) -> Data:
@@ -128,11 +122,7 @@ class Pilot:
         return replace(settings, budget=None) if method == SHORT else settings
 
     def methods(self, total: int) -> list[str]:
-        """References and the candidates that can reach the budget.
-
-        Raises:
-            UsageError: if full epochs use up the budget, of the plan or of a pilot.
-        """
+        """References and the candidates that can reach the budget; UsageError where full epochs use it up."""
         keep = self.comparison(total, [RS2], 0).plan(self.sizes(total)[0]).keep
         reachable = [method for method in self.candidates if method != "infobatch" or keep >= INFOBATCH]
         require(bool(reachable), "infobatch cannot reach this budget: raise --budget, or name others with --candidates")
@@ -189,8 +179,6 @@ def advise(
 
     Returns:
         Content of advice.json: `plan` and `pilot`, `lines` (see `advice_rule.judge`), `annealed`, `advice` and `cost`.
-    Raises:
-        as `carry_out`; DataError if there are too few samples.
     """
     data = load_data(pilot.settings) if data is None else data
     total = len(data.train)
@@ -220,10 +208,17 @@ def advise(
     method, anneal, annealed = advice_rule.advised(verdicts), 0.0, None
     if method != SHORT and pilot.can_anneal(total):
         pair = {"with": accuracies([method], ANNEAL)[method], "without": measured[method]}
-        spread = advice_rule.Spread.of(measured, about["held_out"])
-        gain = spread.difference(advice_rule.paired_differences(pair, "with", "without"))
+        prior = advice_rule.prior_variance(measured, about["held_out"])
+        gain = advice_rule.difference(advice_rule.paired_differences(pair, "with", "without"), prior)
         annealed, anneal = asdict(gain), ANNEAL if gain.mean > 0 else 0.0
-    cost = Cost.of(spent, pilot.settings, total)
+    full = pilot.settings.epochs * total
+    cost = {
+        "samples": sum(samples for samples, _ in spent),
+        "seconds": sum(seconds for _, seconds in spent),
+        "planned_samples": round(full * pilot.budget),
+        "full_samples": full,  # of the planned run without pruning
+    }
+    cost["relative"] = cost["samples"] / (full * pilot.budget)  # in units of the planned run
     planned = pilot.planned(method, total, anneal)
     assert planned.steps is not None
     content = {
@@ -235,36 +230,17 @@ def advise(
             "method": method,
             "anneal": anneal,
             "steps": planned.steps,
-            "sentence": _sentence(method, anneal, verdicts, len(pilot.seeds), planned.steps, cost),
+            "sentence": _sentence(method, anneal, verdicts, len(pilot.seeds), planned.steps, cost["relative"]),
             "command": planned.train_command(),
         },
-        "cost": asdict(cost),
+        "cost": cost,
     }
     if distributed.rank() == 0:
         files.write_json(out / "advice.json", content)
     return content
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Cost of all pilots."""
-
-    samples: int
-    seconds: float
-    planned_samples: int
-    full_samples: int  # of the planned run without pruning
-    relative: float  # samples in units of the planned run
-
-    @classmethod
-    def of(cls, spent: Sequence[tuple[int, float]], settings: Settings, total: int) -> Cost:
-        """From samples and seconds of every pilot, and the planned run on `total` training samples."""
-        assert settings.budget is not None
-        samples, full = sum(row[0] for row in spent), settings.epochs * total
-        planned = settings.budget * full
-        return cls(samples, sum(row[1] for row in spent), round(planned), full, samples / planned)
-
-
-def _sentence(method: str, anneal: float, verdicts: Sequence[Verdict], seeds: int, steps: int, cost: Cost) -> str:
+def _sentence(method: str, anneal: float, verdicts: Sequence[Verdict], seeds: int, steps: int, cost: float) -> str:
     best = max(verdicts, key=lambda verdict: verdict.short.mean)
     verdict = next((verdict for verdict in verdicts if verdict.method == method), best)
 
@@ -276,7 +252,7 @@ def _sentence(method: str, anneal: float, verdicts: Sequence[Verdict], seeds: in
 
     differences = against(SHORT, verdict.short) + (f" and {against(RS2, verdict.rs2)}" if verdict.rs2 else "")
     limit = f"these pilots are sure from about {100 * advice_rule.resolution(verdicts, seeds):.1f} points on"
-    price = f"The pilots trained {cost.relative:.1f} times the samples of the planned run."
+    price = f"The pilots trained {cost:.1f} times the samples of the planned run."
     if method == SHORT:
         return (
             f"Train on all the data for {steps:,} steps: no method had a higher mean in the pilots. The best, "

@@ -38,9 +38,6 @@ def on_ray(address: str | None = None, jobs: int | None = None) -> Engine:
 
     `address` is that of a running cluster; by default RAY_ADDRESS, else a new Ray on this machine's cores. At most
     `jobs` run in parallel, by default as many as the cluster has room for; more jobs than GPUs share them.
-
-    Raises:
-        UsageError: without Ray, under torchrun, or where there is no cluster at `address`.
     """
 
     @contextmanager

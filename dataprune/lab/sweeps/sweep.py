@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from ... import distributed, files
-from ...errors import CheckpointError, UsageError
+from ...errors import UsageError
 from ..data.named import Data
 from ..training import run_folder
 from ..training.build import load_data
@@ -124,11 +124,10 @@ def carry_out(
 def _kept(sweep: Sweep, path: Path, data: Data) -> dict[Key, dict[str, Any]]:
     if not path.exists():
         return {}
-    try:
-        rows = dict(sweep.kept(files.read_json(path)))
+    content = files.read_json(path)
+    with files.undamaged(path):
+        rows = dict(sweep.kept(content))
         sweep.summary(data, rows)
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged ({error!r}): delete it, and run again") from error
     return rows
 
 

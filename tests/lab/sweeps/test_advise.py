@@ -130,8 +130,7 @@ def test_advice_on_hand_made_records(differences: dict[str, tuple[float, ...]], 
     verdicts = advice_rule.judge(accuracies(**differences), 5000)
     assert advice_rule.advised(verdicts) == chosen
     assert any(verdict.sure for verdict in verdicts if verdict.method == chosen) == sure
-    cost = advice.Cost.of([(90, 1.0), (30, 2.0)], tiny.settings(keep=None, budget=0.3, epochs=10), 10)
-    sentence = advice._sentence(chosen, 0.0, verdicts, 3, 100, cost)
+    sentence = advice._sentence(chosen, 0.0, verdicts, 3, 100, 4.0)
     assert sentence.endswith("The pilots trained 4.0 times the samples of the planned run.")
     assert (f"Prune with {chosen}" in sentence) == (chosen != "short")
     assert ("may be as good" in sentence) == (chosen != "short" and not sure)
@@ -177,6 +176,7 @@ def test_the_test_set_is_never_read(tmp_path: Path) -> None:
     assert record["train_samples"] == 200 and record["test_samples"] == 200 and "not read" in record["note"]
     trained = [files.read_json(path)["samples"] for path in tmp_path.glob("pilot-*/runs/*/metrics.json")]
     assert result["cost"]["samples"] == sum(trained) and result["cost"]["planned_samples"] == 0.4 * 5 * 400
+    assert result["cost"]["full_samples"] == 2000 and result["cost"]["relative"] == sum(trained) / 800
     assert {seed for _, seed, _ in lines} == {0, 1}
     steps = {files.read_json(path)["steps"] for path in tmp_path.glob("pilot-*/runs/*/metrics.json")}
     assert len(steps) == 1

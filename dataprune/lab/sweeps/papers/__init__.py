@@ -62,9 +62,6 @@ def reproduce(
         jobs: runs in parallel; by default one for each CPU core, and one on a GPU.
     Returns:
         The files written.
-    Raises:
-        UsageError: if there is no such experiment or scale, its settings are invalid, a model is given to an experiment
-            without language tasks, or `out` holds another experiment; else as `run`.
     """
     if Path(name).suffix == ".json":
         return _redraw(Path(name), out)

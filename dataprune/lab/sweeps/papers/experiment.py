@@ -165,11 +165,7 @@ def content(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def read(name: str, scale: str) -> Experiment:
-    """An experiment at a scale, by the name of its file.
-
-    Raises:
-        UsageError: if there is no such experiment or scale, or the file has invalid or contradictory settings.
-    """
+    """An experiment at a scale, by the name of its file; UsageError if there is no such, or it is invalid."""
     return of(*content(name), scale)
 
 
@@ -197,7 +193,7 @@ def at_scale(name: str, content: Mapping[str, Any], scale: str) -> dict[str, Any
         raise UsageError(f"{name} has no scale {scale!r}, it has {', '.join(map(str, scales)) or 'no scales at all'}")
     shared = {key.replace("-", "_"): value for key, value in content.items() if key not in ("scales", "kind")}
     own = {key.replace("-", "_"): value for key, value in (scales[scale] or {}).items()}
-    settings: dict[str, Any] = {}
+    settings = {}
     for part in (shared, own):
         check_kind("settings", part.get("settings") or {}, Mapping[str, Any])
         settings |= part.get("settings") or {}

@@ -109,8 +109,7 @@ def reproduce(
     Returns:
         Content of result.json, with `kept`: what the figure needs beside accuracies.
     """
-    content: dict[str, Any] = {}
-    shown: dict[str, Any] = {}
+    content, shown = dict[str, Any](), dict[str, Any]()
     for name in experiment.panels:
         panel = Panel(experiment, experiment.cells(name))
         data, tuned = load_data(panel.settings), panel.cells[0].comparison.finetune_epochs
