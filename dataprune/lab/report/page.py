@@ -26,15 +26,8 @@ _CLASSES = {  # of a table's cell, by the words it ends with
 def write(paths: Sequence[Path], out: Path, *, watts: float | None = None, data: Data | None = None) -> list[Path]:
     """Write report.html, report.md and figures/ to a folder; returns the first two.
 
-    Args:
-        paths: folders and packed files of `dataprune compare`, `train`, `pretrain` and `joint`, or folders above them.
-        out: folder to write to.
-        watts: power of a processor; by default an assumption, which the report states.
-        data: the runs' data, where it is loaded already.
-    Raises:
-        UsageError: if there is no finished run, or `out` is a file.
-        CheckpointError: if a record is damaged.
-        OSError: if something cannot be written.
+    `paths` are folders and packed files of `dataprune compare`, `train`, `pretrain` and `joint`, or folders above them;
+    `watts` is the power of a processor, by default an assumption, which the report states.
     """
     run_folder.check_folder(out)
     if watts is not None and not 0 < watts < float("inf"):

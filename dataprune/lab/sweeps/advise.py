@@ -33,9 +33,6 @@ class Pilot:
 
     Each seed trains on its own part of the training set and is evaluated on another, so that the variation over seeds
     includes that of both samples. Budget (fraction of a full run) and learning rate are those of the planned run.
-
-    Raises:
-        UsageError: for invalid or contradictory settings.
     """
 
     settings: Settings  # of the planned run; its `budget` is used, its method and `keep` are not

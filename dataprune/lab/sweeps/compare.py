@@ -56,9 +56,6 @@ class Comparison:
 
     Static methods need a model first: one scoring run per seed, on all the data, serves all of them. The cost of
     scoring and of selecting is in the row of each.
-
-    Raises:
-        UsageError: for invalid or contradictory settings.
     """
 
     kind: ClassVar[str] = "comparison"

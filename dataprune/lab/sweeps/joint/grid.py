@@ -59,8 +59,6 @@ class Grid:
     ones, and random ones; train a new model on each coreset and one on all the data; prune the weights of smallest
     magnitude; train on with the masks held. Scoring is shared by all cells of a seed, training by those of all amounts.
 
-    Raises:
-        UsageError: for invalid or contradictory settings.
     Source: Gupta et al., "Drop it like it's hot: network pruning with data selection", Section 4. Differs: random
         coresets of the same sizes are a control; the optimizer, which the paper does not describe, is that of the
         settings, and begins anew for fine-tuning.

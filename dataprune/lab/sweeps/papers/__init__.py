@@ -57,11 +57,8 @@ def reproduce(
         name: one of `available`, the path of another file, or a file of `dataprune pack`, whose table and figure are
             written again without any run.
         cache: folder of the runs, which experiments share.
-        seeds: how many, in place of the file's.
-        model: pretrained encoder of language tasks, in place of the file's.
+        seeds, model: in place of the file's; the model is a pretrained encoder of language tasks.
         jobs: runs in parallel; by default one for each CPU core, and one on a GPU.
-    Returns:
-        The files written.
     """
     if Path(name).suffix == ".json":
         return _redraw(Path(name), out)

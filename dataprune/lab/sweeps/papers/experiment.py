@@ -61,8 +61,6 @@ class Experiment:
             from initial to final weights.
         published: the paper's numbers by panel and arm, one for each `keep`, in percent, or None. A file has a number
             for each `keep` of the part that it is in; a scale takes those of its own shares.
-    Raises:
-        UsageError: for invalid or contradictory values.
     """
 
     name: str
