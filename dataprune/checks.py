@@ -48,25 +48,28 @@ def check_batch(index: Tensor, losses: Tensor) -> None:
         )
 
 
-def problem(index: Tensor | None, score: Tensor | None, size: int) -> Exception | None:
-    """The error to raise for recorded values on the CPU: positions outside the dataset, scores that are not finite."""
-    if index is not None and len(index):
-        low, high = torch.aminmax(index)
-        if int(low) < 0 or int(high) >= size:
-            return IndexError(
-                f"index holds {int(low)} to {int(high)}, but the dataset has positions 0 to {size - 1}: pass the "
-                "positions that came with the batch"
-            )
+def check_index(index: Tensor, size: int) -> tuple[int, int]:
+    """Raise IndexError unless positions on the CPU are in [0, size); returns the lowest and the highest."""
+    if not index.numel():
+        return size, -1
+    low, high = map(int, torch.aminmax(index))
+    if low < 0 or high >= size:
+        raise IndexError(
+            f"index holds {low} to {high}, but the dataset has positions 0 to {size - 1}: pass the positions that came "
+            "with the batch"
+        )
+    return low, high
+
+
+def check_scores(score: Tensor) -> None:
+    """Raise ValueError where scores on the CPU are not finite in float32, as they are kept."""
     # the sum is the quick look; it may overflow, so the rest has the last word
-    if score is not None and score.dtype == torch.float64:
-        score = score.float()  # as it is kept: what overflows there is infinite
-    if score is not None and not math.isfinite(score.sum()) and (bad := int((~torch.isfinite(score)).sum())):
-        return ValueError(
+    if not math.isfinite(score.float().sum()) and (bad := int((~score.float().isfinite()).sum())):
+        raise ValueError(
             f"{bad} of {len(score)} scores are NaN or infinite (or beyond float32): the losses or outputs of this "
             "batch are. Training has diverged: lower the learning rate, or leave the batch out before recording it; a "
             "CTC loss is infinite where a target is longer than its input (zero_infinity=True)"
         )
-    return None
 
 
 class Logits:

@@ -187,7 +187,7 @@ class loss_plus_entropy(Declared):
         kind = _distribution(outputs, targets) if self.distribution is None else self.distribution
         if kind == "gaussian" and (isinstance(outputs, Tensor) or outputs[1] is None):
             return losses
-        if kind == "softmax" and outputs.ndim == 2 and len(outputs) == len(losses):
+        if kind == "softmax" and outputs.shape[:-1] == losses.shape:
             return torch.add(losses, _plogp(outputs), alpha=-self.beta)  # the common case, with one call less
         return torch.add(losses, entropy(losses, outputs, targets, distribution=kind), alpha=self.beta)
 
@@ -303,10 +303,10 @@ def _bernoulli_entropy(logits: Tensor) -> Tensor:
 
 
 def _plogp(logits: Float[Tensor, "... c"]) -> Float[Tensor, "..."]:
-    """Minus the entropy: sum of p log p."""
-    logs = torch.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    """Minus the entropy: sum of p log p. Row by row: a score must not depend on the batch, so nor on the ranks."""
+    logs = torch.log_softmax(logits, -1, dtype=None if logits.element_size() > 2 else torch.float32)
     logs.clamp_(min=_LOWEST)  # an excluded class, at -inf, must give 0 * finite, not NaN
-    return torch.linalg.vecdot(logs.exp(), logs)
+    return logs.exp().mul_(logs).sum(-1)
 
 
 def _token_entropy(logits: Float[Tensor, "b s c"], targets: Any) -> Float[Tensor, " b"]:

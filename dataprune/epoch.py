@@ -56,6 +56,7 @@ class Epoch:
         self._warned = False
         self._opening: Tensor | None = None  # the first batch recorded of it
         self._again = False  # whether an iteration has begun since, and nothing was recorded in it yet
+        self._bounds: tuple[int, int] | None = None  # lowest and highest position of the last batch, on the CPU
         self._first: int | None = None  # position that a resumed epoch begins with, until something is recorded
         self._resumed: np.ndarray | None = None  # (N,) bool: trained before the state was loaded
         self._unsynced: np.ndarray | None = None  # (N,) bool: of these, what only this rank knows of
@@ -80,23 +81,21 @@ class Epoch:
             IndexError: if an index is outside [0, size).
             ValueError: if a score is NaN or infinite.
         """
-        problem = checks.problem(index if index.is_cpu else None, score if score.is_cpu else None, self.size)
-        if problem is not None:
-            raise problem
-        begin, end = self._length, self._length + len(index)
+        bounds = checks.check_index(index, self.size) if index.is_cpu else None
+        if score.is_cpu:
+            checks.check_scores(score)
+        begin, end = self._length, self._length + index.numel()
         if self._first is not None:
             self._check_first(index)
         if not self._warned:
-            self._check_repeated(index)
-        if end > len(self._index) or self._index.device != index.device:
+            self._check_repeated(index, bounds)
+        if end > len(self._index) or self._index.device != index.device or self._score.device != score.device:
             self._index = _room(self._index, index.device, begin, end)
-        if end > len(self._score) or self._score.device != score.device:
             self._score = _room(self._score, score.device, begin, end)
-        self._index.narrow(0, begin, len(index)).copy_(index, non_blocking=True)
-        self._score.narrow(0, begin, len(index)).copy_(score, non_blocking=True)
+        self._index[begin:end], self._score[begin:end] = index, score
         self._length = end
-        self.recorded += len(index)
-        self.largest = max(self.largest, len(index))
+        self.recorded += end - begin
+        self.largest = max(self.largest, end - begin)
 
     def _check_first(self, index: Tensor) -> None:
         """Warn where a resumed loop leaves out the batch that it should begin with."""
@@ -108,7 +107,7 @@ class Epoch:
             )
         self._first = None
 
-    def _check_repeated(self, index: Tensor) -> None:
+    def _check_repeated(self, index: Tensor, bounds: tuple[int, int] | None) -> None:
         """Warn where a batch on the CPU is recorded twice running, or more is recorded than the epoch has."""
         if self._opening is None and index.is_cpu:
             self._opening = index.to(torch.int64, copy=True)
@@ -121,8 +120,8 @@ class Epoch:
             )
             return
         self._again = False
-        previous = self._index[max(self._begin, self._length - len(index)) : self._length]
-        if index.is_cpu and previous.is_cpu and index.dtype == torch.int64 and torch.equal(index, previous):
+        alike, self._bounds = bounds is not None and bounds == self._bounds, bounds  # the bounds are a quick first look
+        if alike and torch.equal(index.long(), self._index[max(self._begin, self._length - len(index)) : self._length]):
             self._warned = True
             checks.warn(
                 f"a batch of {len(index)} samples is recorded twice running in epoch {self.number}: a second pass over "

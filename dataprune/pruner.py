@@ -352,7 +352,7 @@ class Pruner:
                 epochs of the run have been trained.
         """
         checks.check_batch(index, losses)
-        if len(index) == 0:
+        if not index.numel():
             return
         if self._selection is None:
             most = -(-self.size // distributed.world_size()) + max(self._epoch.largest, len(index))
@@ -364,13 +364,14 @@ class Pruner:
                 "epoch"
             )
         self._logits.look(outputs)
+        detached, values = losses.detach(), self._epoch.values
         with torch.no_grad():
-            score = self.criterion(losses.detach(), outputs, targets)
-        if score.shape != (*index.shape, *self._epoch.values):
-            raise ValueError(f"the criterion gave scores of shape {tuple(score.shape)} for {len(index)} samples")
-        if not self._carries_losses:  # so that a loss that is not finite is refused, wherever it was computed
-            score = torch.add(score, losses.detach().reshape(-1, *(1 for _ in self._epoch.values)), alpha=0)
-        self._epoch.record(index, score)
+            score = self.criterion(detached, outputs, targets)
+            if score.shape != index.shape + values:
+                raise ValueError(f"the criterion gave scores of shape {tuple(score.shape)} for {len(index)} samples")
+            if not self._carries_losses:  # so that a loss that is not finite is refused, wherever it was computed
+                score = torch.add(score, detached.reshape(-1, *(1 for _ in values)) if values else detached, alpha=0)
+            self._epoch.record(index, score)
         self._recorded = True
         if self._weight is not None and self._unweighed is not None and losses.requires_grad:  # it is trained
             self._unweighed += 1
@@ -390,14 +391,8 @@ class Pruner:
         if self._selection is None:
             return {"epoch": None, "reached_keep": None, "overlap": None, "never_seen": self.size, "draws": [self.size]}
         draws = np.bincount(self.book.drawn.numpy()).tolist()
-        reached = len(self._selection) / self.size
-        return {
-            "epoch": self.selected,
-            "reached_keep": reached,
-            "overlap": self._overlap,
-            "never_seen": draws[0],
-            "draws": draws,
-        }
+        shares = {"reached_keep": len(self._selection) / self.size, "overlap": self._overlap}
+        return {"epoch": self.selected, **shares, "never_seen": draws[0], "draws": draws}
 
     # -- resuming ---------------------------------------------------------------------------------------------------
 
@@ -409,23 +404,18 @@ class Pruner:
         """
         if distributed.world_size() == 1:
             self._flush(-1)
-        state: dict[str, Any] = {
+        return {
             "schema": SCHEMA,
             "size": self.size,
             "seed": self.seed,
             "plan": json.dumps(self._plan),
             "data": self._saved_data if self._data is None else self._data,
             "overlap": self._overlap,
-            "selection": None,
-            "weight": None,
+            "selection": None if self._selection is None else pack(self._selection.index, self.size),
+            "weight": None if self._selection is None or self._weight is None else self._selection.weight.clone(),
             **self._epoch.state_dict(),
             **self.book.state_dict(),
         }
-        if self._selection is not None:
-            state["selection"] = pack(self._selection.index, self.size)
-            if self._weight is not None:
-                state["weight"] = self._selection.weight.clone()
-        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up where `state_dict` left off. Never collective; every rank must load.
@@ -566,7 +556,12 @@ class Pruner:
         """Take in what all ranks recorded; `epoch` says what for, -1 for nothing but that."""
         index, score = self._epoch.pending()
         # batches on a GPU are checked only now; the other ranks must hear of it, or they would wait for ever
-        problem = checks.problem(index, score, self.size) or self._logits.problem()
+        problem = self._logits.problem()
+        try:
+            checks.check_index(index, self.size)
+            checks.check_scores(score)
+        except (IndexError, ValueError) as error:
+            problem = error
         alone = distributed.world_size() == 1
         parts = distributed.exchange([] if alone else [*self._header(epoch), int(problem is not None)], index, score)
         if problem is not None:

@@ -51,7 +51,7 @@ def test_loss_is_the_loss() -> None:
 
 @given(
     batch=st.integers(1, 5),
-    classes=st.integers(2, 9),
+    classes=st.integers(2, 20),
     scale=st.sampled_from([0.0, 0.1, 3.0, 50.0, 1e4]),
     seed=st.integers(0, 999),
 )
@@ -72,9 +72,25 @@ def test_extreme_logits_stay_finite(dtype: torch.dtype) -> None:
     result = criteria.entropy(losses(3), logits, None)
     torch.testing.assert_close(result.float(), torch.tensor([0.0, math.log(3), math.log(2)]))
     assert criteria.loss_plus_entropy()(losses(3).to(dtype), logits, None).isfinite().all()
-    torch.testing.assert_close(
-        criteria.entropy(losses(1), torch.tensor([[-math.inf, 0.0, 0.0]]), None), torch.tensor([math.log(2)])
-    )
+
+
+@pytest.mark.parametrize("classes", [2, 10, 15, 40])
+def test_a_score_does_not_depend_on_the_batch(classes: int) -> None:
+    logits = 3 * torch.randn(128, classes, generator=torch.Generator().manual_seed(0))
+    whole = criteria.entropy(losses(128), logits, None)
+    for begin, end in ((0, 1), (3, 10), (1, 127), (60, 93)):
+        assert torch.equal(criteria.entropy(losses(end - begin), logits[begin:end].clone(), None), whole[begin:end])
+
+
+@pytest.mark.parametrize("classes", [3, 15, 16, 40])
+def test_excluded_classes_count_nothing_and_nan_shows(classes: int) -> None:
+    logits = torch.full((3, classes), -math.inf)
+    logits[:2, [0, -1]] = 0
+    logits[1, 1] = math.nan
+    tokens = torch.zeros(3, 1, dtype=torch.int64)
+    for result in (criteria.entropy(losses(3), logits, None), criteria.entropy(losses(3), logits[:, None], tokens)):
+        torch.testing.assert_close(result[0], torch.tensor(math.log(2)))
+        assert result[1:].isnan().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -201,6 +201,16 @@ def test_a_second_pass_over_a_batch_is_not_recorded() -> None:
             p.loss(index, losses[: len(index)])
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+def test_only_equal_batches_are_the_same_twice_running(dtype: torch.dtype) -> None:
+    p = dataprune.METHODS["full"](8, epochs=1)
+    p.select(0)
+    for index in ([0, 2, 4, 7], [0, 1, 3, 7]):  # warnings are errors
+        p.loss(torch.tensor(index, dtype=dtype), torch.ones(4))
+    with pytest.warns(UserWarning, match="recorded twice running"):
+        p.loss(torch.tensor([0, 1, 3, 7], dtype=dtype), torch.ones(4))
+
+
 def begins_again(loader: Any) -> Iterator[torch.Tensor]:
     while True:
         yield next(iter(loader))[0]
