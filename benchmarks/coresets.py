@@ -285,7 +285,8 @@ def cancel(data: Data, count: int) -> Tensor:
 
     from dataprune.coresets._influence import influences
 
-    rows = influences(data.errors, data.features, data.labels, DAMPING).explicit().flatten(1)
+    known = influences(data.errors, data.features, data.labels, DAMPING)
+    rows = (known.left[:, :, None] * known.right[:, None, :] * known.scale).flatten(1)  # their basis changes no length
     squares, total = rows.square().sum(1), torch.zeros(rows.shape[1])
     kept = torch.ones(len(rows), dtype=torch.bool)
     for _ in range(len(rows) - count):

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
-from ..errors import UsageError, suggest
+from ..errors import check_known
 from ..selection import Selection
 from . import budget
 from ._k_center import Space, cover
@@ -49,8 +49,7 @@ def contextual_diversity(
         classification; the paper mixes those of all pixels or boxes. Probabilities are clamped.
     """
     outputs = budget.check_features("outputs", outputs)
-    if space not in ("auto", "logits", "probabilities"):
-        raise UsageError(suggest(str(space), ["auto", "logits", "probabilities"], what="space"))
+    check_known(space, ("auto", "logits", "probabilities"), what="space")
     if not 0 < floor < 1:
         raise ValueError(f"floor is the smallest probability, in (0, 1), got {floor!r}")
     normalised = space != "logits" and _are_probabilities(outputs)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..modules import has_bias
 from ..selection import Selection
 from . import budget
-from .layer_gradients import check_gradients, match_classes, pair_products
+from .layer_gradients import check_gradients, match_classes
 
 _ROWS = 512  # samples whose distances are computed at once, if memory allows
 _FIRST = 16  # candidates that lazy greedy re-scores first
@@ -85,8 +85,9 @@ class _Distances:
         return self._compute(index) if self.matrix is None else self.matrix[index]
 
     def _compute(self, index: Tensor) -> Tensor:
-        rows = self.errors[index], self.features[index]
-        result = pair_products(*rows, (self.errors, self.features), bias=self.bias)
+        result = self.features[index] @ self.features.T
+        result += self.bias
+        result *= self.errors[index] @ self.errors.T  # inner products of gradients
         result.mul_(-2).add_(self.squares).add_(self.squares[index][:, None]).clamp_(min=0).sqrt_()
         result[torch.arange(len(index)), index] = 0
         return result

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..modules import device_of, evaluation, logits_of
+from ..schedules import check_whole
 from ..selection import Selection
 from . import budget
 
@@ -63,18 +64,14 @@ def distances(
     overshoot: float = 0.02,
     max_memory: int = budget.MAX_MEMORY,
 ) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
-    """Measure the perturbation of every sample: its squared length, and whether it crosses a boundary.
-
-    Arguments and errors as for `deepfool`.
-    """
+    """Measure the perturbation of every sample: its squared length, and whether it crosses a boundary."""
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
         kind = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
         raise TypeError(f"inputs must be a floating-point tensor that can be perturbed, got {kind}")
     if inputs.ndim < 2 or inputs.numel() == 0:
         raise ValueError(f"inputs must be (N, ...), a sample per row, got {tuple(inputs.shape)}")
     for name, value in (("iterations", iterations), ("nearest", nearest), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+        check_whole(name, value)
     if not 0 <= overshoot < math.inf:
         raise ValueError(f"overshoot must be at least 0, got {overshoot}")
     if not torch.isfinite(inputs.sum()) and not torch.isfinite(inputs).all():

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..hashing import Key
 from ..modules import has_bias
+from ..schedules import check_whole
 from ..selection import Selection
 from . import budget
 from .layer_gradients import CHUNK, check_factors, check_gradients, probabilities, products, weighted_sum
@@ -55,8 +56,7 @@ def glister(
     for name, value, other in (("errors", val_errors, errors), ("features", val_features, features)):
         if value.shape[1] != other.shape[1]:
             raise ValueError(f"val_{name} has {value.shape[1]} columns, {name} has {other.shape[1]}")
-    if every < 1:
-        raise ValueError(f"every is the number of samples taken between two updates, at least 1, got {every}")
+    check_whole("every", every)
     if not 0 <= step < float("inf"):
         raise ValueError(f"step is a learning rate, at least 0, got {step}")
     size, count = len(labels), budget.count_of(len(labels), keep)

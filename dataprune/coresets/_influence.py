@@ -8,7 +8,9 @@ import torch
 from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 
+from ..errors import check_known
 from ..modules import has_bias
+from ..schedules import check_whole
 from ..selection import Selection
 from . import budget
 from .layer_gradients import CHUNK, check_gradients, probabilities
@@ -62,8 +64,7 @@ def influence(
     errors, features, labels = check_gradients(errors, features, labels)
     if epsilon is not None and not epsilon >= 0:
         raise ValueError(f"epsilon is the largest norm of the summed influences, at least 0, got {epsilon}")
-    if every < 1:
-        raise ValueError(f"every is the number of samples left out between two scorings, at least 1, got {every}")
+    check_whole("every", every)
     least = budget.count_of(len(labels), keep)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)
     samples = influences(errors[order], features[order], labels[order], damping, solver, max_memory, bias)
@@ -73,13 +74,16 @@ def influence(
     return Selection.of(kept.nonzero().squeeze(1).cpu())
 
 
-class Factored(NamedTuple):
-    """Influences I_i = −(left_i right_iᵀ) ∘ scale / N, in the eigenbasis of a Kronecker factorisation."""
+class Influences(NamedTuple):
+    """Influences I_i = (left_i right_iᵀ) ∘ scale, each a (C, D + 1) matrix in some orthonormal basis.
 
-    left: Tensor  # (N, C) errors in the eigenbasis
-    right: Tensor  # (N, D + 1) features and a one in the eigenbasis
-    scale: Tensor  # (C, D + 1) inverse eigenvalues over −N
-    basis: tuple[Tensor, Tensor]  # the two sides' eigenvectors, as columns
+    In the eigenbasis of a Kronecker factorisation `left` and `right` are errors and features, and `scale` the inverse
+    eigenvalues over −N. Influences as they are stand flattened in `right`, with a single column of ones on the left.
+    """
+
+    left: Float[Tensor, "n c"]
+    right: Float[Tensor, "n d+1"]
+    scale: Float[Tensor, "c d+1"]
 
     def squares(self) -> Float[Tensor, " n"]:
         """Squared norms."""
@@ -101,34 +105,9 @@ class Factored(NamedTuple):
         """One influence."""
         return self.left[position][:, None] * self.right[position] * self.scale
 
-    def take(self, index: Int[Tensor, " m"]) -> Factored:
+    def take(self, index: Int[Tensor, " m"]) -> Influences:
         """Those at `index`."""
         return self._replace(left=self.left[index], right=self.right[index])
-
-    def explicit(self) -> Float[Tensor, "n c d+1"]:
-        """All influences on weight and, in the last column, bias: for small problems."""
-        return self.basis[0] @ (self.left[:, :, None] * self.right[:, None, :] * self.scale) @ self.basis[1].T
-
-
-class Stored(NamedTuple):
-    """Influences (N, C, D + 1) as they are; methods as those of `Factored`."""
-
-    value: Tensor
-
-    def squares(self) -> Float[Tensor, " n"]:
-        return self.value.square().sum((1, 2))
-
-    def dots(self, totals: Float[Tensor, "m c d+1"]) -> Float[Tensor, "m n"]:
-        return totals.flatten(1) @ self.value.flatten(1).T
-
-    def of(self, position: int) -> Float[Tensor, "c d+1"]:
-        return self.value[position]
-
-    def take(self, index: Int[Tensor, " m"]) -> Stored:
-        return Stored(self.value[index])
-
-    def explicit(self) -> Float[Tensor, "n c d+1"]:
-        return self.value
 
 
 def influences(
@@ -139,16 +118,12 @@ def influences(
     solver: str = "kronecker",
     max_memory: int = budget.MAX_MEMORY,
     bias: bool | nn.Module = True,
-) -> Factored | Stored:
-    """Compute the influence of every sample on the last layer; arguments as for `influence`.
-
-    Without a bias there are D columns in place of D + 1.
-    """
+) -> Influences:
+    """Compute the influence of every sample on the last layer; without a bias it has D columns in place of D + 1."""
     ones = int(has_bias(bias))
     if not 0 < damping < float("inf"):
         raise ValueError(f"damping must be above 0, or the Hessian of softmax has no inverse, got {damping}")
-    if solver not in ("kronecker", "conjugate"):
-        raise ValueError(f"solver is 'kronecker' or 'conjugate', got {solver!r}")
+    check_known(solver, ("kronecker", "conjugate"), what="solver")
     (size, classes), width, item = errors.shape, features.shape[1] + ones, errors.element_size()
     chunk = item * min(CHUNK, size) * (classes + width)
     need = item * (3 * size * (classes + width) + 4 * classes * width) + 8 * 4 * (classes**2 + width**2) + 2 * chunk
@@ -168,8 +143,9 @@ def influences(
     eigenvalues = diagonal.clamp_(min=0).T @ turned.square() / size
     inverse = 1 / (eigenvalues + damping)
     if solver == "kronecker":
-        return Factored(errors @ basis[0], turned, inverse / -size, basis)
-    return Stored(_conjugate(errors, right, p, damping, (inverse, *basis)) / -size)
+        return Influences(errors @ basis[0], turned, inverse / -size)
+    solved = _conjugate(errors, right, p, damping, (inverse, *basis)).flatten(1)
+    return Influences(solved.new_ones(size, 1), solved, solved.new_full((1, solved.shape[1]), -1 / size))
 
 
 def _conjugate(
@@ -215,7 +191,7 @@ def _conjugate(
     return result
 
 
-def _cancel(samples: Factored | Stored, count: int, epsilon: float | None, every: int) -> Int[Tensor, " r"]:
+def _cancel(samples: Influences, count: int, epsilon: float | None, every: int) -> Int[Tensor, " r"]:
     """Choose up to `count` positions greedily, so that the norm of the sum of their influences is small.
 
     Steps are taken among the few candidates that were best when all samples were last scored. One matrix product then
@@ -253,12 +229,9 @@ def _cancel(samples: Factored | Stored, count: int, epsilon: float | None, every
 
 
 def _step(
-    candidates: Factored | Stored, squares: Tensor, total: Tensor, steps: int, epsilon: float | None, every: int
+    candidates: Influences, squares: Tensor, total: Tensor, steps: int, epsilon: float | None, every: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Take up to `steps` greedy steps.
-
-    Returns the picks, the change of ‖total‖² by each, and the totals from `every` picks on.
-    """
+    """Take up to `steps` greedy steps; the picks, the change of ‖total‖² by each, and the totals from `every` on."""
     squares, totals = squares.clone(), [total]
     picks: list[int] = []
     changes: list[Tensor] = []

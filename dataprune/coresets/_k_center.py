@@ -124,10 +124,7 @@ def cover(
     balance: budget.Balance,
     max_memory: int,
 ) -> Selection:
-    """Select by farthest-first traversal of all rows, or class by class.
-
-    `name` is the selector, `values` its first argument, `width` the columns of the space; the others are its arguments.
-    """
+    """Select by farthest-first traversal of a space, `width` columns wide, class by class if `balance` says so."""
     size = len(values)
     count = budget.count_of(size, keep)
     ids = budget.check_balance(balance, labels, size)
@@ -139,7 +136,9 @@ def cover(
             raise ValueError('first is one position, but balance="class" starts once in every class: leave it out')
         if len(start):
             raise ValueError("first begins an empty selection, and chosen holds samples: leave first out")
-    candidates, pending = _most_candidates(size, width, max_memory), min(count + len(start), _PENDING)
+    pending = min(count + len(start), _PENDING)
+    # as many as a quarter of the memory can hold
+    candidates = max(1, min(size, _MOST, max_memory // 4 // (40 * width + 8 * _PENDING + 64)))
     # distances twice, an order, what topk needs; candidates, pending picks and their gather, in float64
     fixed = 64 * size + candidates * (40 * width + 8 * pending + 64) + pending * 24 * width + 16 * count
     row = width * (values.element_size() + 24) + 8 * pending
@@ -170,8 +169,7 @@ def farthest_first(
 
     Equal distances are decided at random; at most `most_candidates` rows are updated more often than all others.
     """
-    _, norm = space.left(slice(0, 1), torch.float32)
-    device = norm.device
+    device = space.values.device
     dtype = torch.float32 if _products_are_exact() else torch.float64
     nearest = torch.full((size,), torch.inf, dtype=dtype, device=device)
     picked = list(begin)
@@ -202,8 +200,7 @@ def _pick(
     """Pick among the farthest rows as long as no other row can be farther; at least one pick, if `nearest` is right.
 
     The candidates are divided once more: a few leaders are updated after every pick, the other candidates less often.
-
-    Returns (k,) places, in order, and whether picking ended because a row that is no candidate may be next.
+    Also returned is whether picking ended because a row that is no candidate may be next.
     """
     order = torch.randperm(len(nearest), generator=generator).to(nearest.device)
     distance, place = nearest[order].topk(min(candidates + 1, len(nearest)))
@@ -256,11 +253,6 @@ def _update(space: Space, nearest: Tensor, picked: list[int]) -> None:
         reached = torch.addmm(norm, chunk, right, alpha=-1).amin(dim=1)
         distance = nearest[part]
         torch.minimum(distance, reached.add_(chunk_norm).clamp_(min=0), out=distance)
-
-
-def _most_candidates(size: int, width: int, max_memory: int) -> int:
-    """Candidates that a quarter of the memory can hold."""
-    return max(1, min(size, _MOST, max_memory // 4 // (40 * width + 8 * _PENDING + 64)))
 
 
 def _products_are_exact() -> bool:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from .. import policies
-from ..errors import UsageError, suggest
+from ..errors import check_known
 from ..hashing import Key
 from ..selection import Selection
 from . import budget
@@ -47,8 +47,7 @@ def moderate(
     count = budget.count_of(size, keep)
     ids = budget.check_labels(labels, size, "moderate")
     budget.check_balance(balance, ids, size)
-    if center not in ("mean", "median"):
-        raise UsageError(suggest(str(center), ["mean", "median"], what="center"))
+    check_known(center, ("mean", "median"), what="center")
     sizes = torch.unique(ids, return_counts=True)[1]
     # one column of the largest class is sorted at a time, if no more fits
     sorting = 32 * int(sizes.max()) if center == "median" else 0
@@ -61,21 +60,16 @@ def moderate(
         for part in positions.split(min(rows, max(1, _CACHED // width))):
             distance[part] = (features[part.to(features.device)].double() - middle).norm(dim=1).cpu()
     groups = budget.split(size, count, ids, "equal" if balance == "class" else "none", Key(seed, 0))
-    return budget.select(distance, groups, _closest_to_median, seed)
 
+    def closest_to_median(values: Tensor, count: int, key: Key) -> Tensor:
+        return policies.highest(-(values - np.median(values)).abs(), count, key)
 
-def _closest_to_median(values: Tensor, count: int, key: Key) -> Tensor:
-    closeness = -np.abs(values.numpy() - np.median(values.numpy()))
-    return policies.highest(torch.from_numpy(closeness), count, key)
+    return budget.select(distance, groups, closest_to_median, seed)
 
 
 def _median(features: Tensor, positions: Tensor, rows: int) -> Tensor:
-    """Coordinate-wise median (D,) of some rows, in float64; the mean of the middle two where their number is even."""
+    """Coordinate-wise median (D,) of some rows, in float64; as many columns at a time as `rows` rows have numbers."""
     on_device = positions.to(features.device)
-    columns = max(1, rows * features.shape[1] // len(positions))
-    middle = [(len(positions) - 1) // 2, len(positions) // 2]
-    parts = []
-    for start in range(0, features.shape[1], columns):
-        ordered = features[:, start : start + columns][on_device].sort(dim=0).values
-        parts.append(ordered[middle].double().mean(dim=0))
-    return torch.cat(parts)
+    parts = features.split(max(1, rows * features.shape[1] // len(positions)), dim=1)
+    medians = [np.median(part[on_device].double().cpu().numpy(), axis=0) for part in parts]
+    return torch.from_numpy(np.concatenate(medians)).to(features.device)

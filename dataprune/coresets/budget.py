@@ -33,10 +33,7 @@ _log = logging.getLogger("dataprune.coresets")
 
 
 def count_of(size: int, keep: float) -> int:
-    """Count the samples kept, max(1, floor(keep * size + 0.5)), or `keep` itself where it is a whole number above 1.
-
-    ValueError for a keep that is neither a fraction in (0, 1] nor at most `size`, or no sample.
-    """
+    """Count the samples kept, max(1, floor(keep * size + 0.5)), or `keep` itself where it is a whole number above 1."""
     if size < 1:
         raise ValueError("there are no samples to choose from: the first tensor is empty")
     if isinstance(keep, Integral) and keep > 1:
@@ -60,13 +57,11 @@ def split(
 
     Args:
         labels: class ids on the CPU; needed unless division is "none".
-        division: "none" for one group of all samples; "equal" for a group per class with equal places, as far as it
-            has samples; "proportional" for a group per class with places in proportion to its size, where the largest
-            fractions are rounded up.
+        division: "none" for one group of all samples; "equal" for a group per class, in ascending order, with equal
+            places, as far as it has samples; "proportional" for places in proportion to the size of a class, where the
+            largest fractions are rounded up.
         key: draws the classes that get an odd place, and decides between equal fractions.
         capacity: samples of a class -> how many of them can be selected; for "equal".
-    Returns:
-        Positions and places of each group, classes in ascending order; ValueError if a class would get no place.
     Example:
         >>> [places for _, places in split(4, 3, torch.tensor([0, 0, 0, 1]), "proportional", Key(0, 0))]
         [2, 1]
@@ -87,10 +82,7 @@ def split(
 
 
 def pool(chosen: Selection | Tensor | Array | None, size: int, count: int) -> tuple[Tensor, Tensor]:
-    """Positions that are chosen already, and all others, both ascending.
-
-    ValueError unless they are different positions in [0, size), and `count` others remain.
-    """
+    """Positions that are chosen already, and all others, both ascending; ValueError unless `count` others remain."""
     given = chosen if isinstance(chosen, Selection) else Selection.of([] if chosen is None else chosen)
     index = given.index.cpu()
     if len(index):
@@ -113,14 +105,7 @@ def select(values: Shaped[Tensor, " n"], groups: Groups, rule: Rule, seed: int) 
 def chunk_rows(name: str, size: int, max_memory: int, *, fixed: int, row: int = 0) -> int:
     """Choose the rows of a chunk so that a selector stays within `max_memory`, and log the memory that it will use.
 
-    Args:
-        name: the selector, for the message.
-        size: rows in all.
-        max_memory: bytes that the selector may use; ValueError if not even one row at a time fits.
-        fixed: bytes that it needs beyond its input, whatever the chunk.
-        row: bytes that it needs for each row of a chunk; 0 if it has no chunks.
-    Returns:
-        Rows to read at a time, in [1, size].
+    It needs `fixed` bytes beyond its input whatever the chunk, and `row` for each row of one, 0 if it has no chunks.
     """
     if isinstance(max_memory, bool) or not isinstance(max_memory, int) or max_memory < 1:
         raise ValueError(f"max_memory is a number of bytes, at least 1, got {max_memory!r}")

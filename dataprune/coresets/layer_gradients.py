@@ -42,14 +42,14 @@ def check_factors(
 
     ValueError, with `prefix` before the names, if there is no sample, or shapes or values do not fit.
     """
-    errors_name, features_name = f"{prefix}errors", f"{prefix}features"
-    errors, features = budget.check_features(errors_name, errors), budget.check_features(features_name, features)
+    errors = budget.check_features(f"{prefix}errors", errors)
+    features = budget.check_features(f"{prefix}features", features)
     if len(errors) != len(features) or not len(errors):
         raise ValueError(
-            f"{errors_name} has {len(errors)} rows, {features_name} has {len(features)}: one per sample is needed"
+            f"{prefix}errors has {len(errors)} rows, {prefix}features has {len(features)}: one per sample is needed"
         )
-    budget.check_finite(errors_name, errors, len(errors))
-    budget.check_finite(features_name, features, len(features))
+    budget.check_finite(f"{prefix}errors", errors, len(errors))
+    budget.check_finite(f"{prefix}features", features, len(features))
     dtype = torch.promote_types(torch.promote_types(errors.dtype, features.dtype), torch.float32)
     return errors.to(dtype), features.to(errors.device, dtype)
 
@@ -89,16 +89,6 @@ def probabilities(errors: Float[Tensor, "n c"], labels: Int[Tensor, " n"], name:
     if float(result.min()) < -1e-2 or float((result.sum(1) - 1).abs().max()) > 1e-2:  # half precision passes
         raise ValueError(f"{name} must be softmax(logits) − onehot(labels): with the labels added, a row is no softmax")
     return result.clamp_(min=0)
-
-
-def pair_products(
-    errors: Float[Tensor, "a c"], features: Float[Tensor, "a d"], others: tuple[Tensor, Tensor], *, bias: bool
-) -> Float[Tensor, "a b"]:
-    """Inner products of gradients with those of `others`, (B, C) errors and (B, D) features."""
-    product = features @ others[1].T
-    product += bias
-    product *= errors @ others[0].T
-    return product
 
 
 def weighted_sum(

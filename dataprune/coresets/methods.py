@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .. import docstrings
 from .. import methods as dynamic_methods
 from ..dynamics import STATISTICS
-from ..errors import UsageError, suggest
+from ..errors import UsageError, check_known
 from ..selection import Selection
 from . import replay
 from ._contextual_diversity import contextual_diversity
@@ -32,7 +32,6 @@ from .ranking import bottom, random, top
 # nothing: the size; gradients: errors and features; validation: also those of a validation set; model: also its inputs
 Needs = Literal["nothing", "scores", "features", "logits", "gradients", "validation", "model"]
 
-_WEIGHTS = ("none", "mean-one", "raw")
 # parameters that are no options: `choose` passes them itself, or they are data
 _PASSED = ("keep", "labels", "seed", "bias", "chosen", "val_errors", "val_features")
 _SHARED = {
@@ -117,11 +116,9 @@ def choose(
     method = find(name)
     arguments = dict(options or {})
     for option in arguments:
-        if option not in method.options():
-            raise UsageError(suggest(option, method.options(), what=f"option of {name}"))
+        check_known(option, method.options(), what=f"option of {name}")
     weights = arguments.pop("weights", "mean-one" if method.weights else "none")
-    if weights not in _WEIGHTS:
-        raise UsageError(suggest(str(weights), _WEIGHTS, what=f"weights of {name}"))
+    check_known(weights, ("none", "mean-one", "raw"), what=f"weights of {name}")
     statistic = arguments.pop("statistic", method.statistic)
     if method.needs == "scores" and statistic is None:
         raise UsageError(f"{name} selects by a score: choose it with --statistic NAME")
@@ -155,8 +152,7 @@ def find(name: str) -> Method:
             f"{name} is a dynamic method, which selects anew in every epoch: use it in training or in a comparison, or "
             f"choose a static method ({', '.join(METHODS)})"
         )
-    if name not in METHODS:
-        raise UsageError(suggest(name, METHODS, what="static method"))
+    check_known(name, METHODS, what="static method")
     return METHODS[name]
 
 

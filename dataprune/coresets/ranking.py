@@ -53,11 +53,17 @@ def bottom(
 
     Source: the easy samples of Sorscher et al. 2022, arXiv:2206.14486, section 3. Differs: as for `top`.
     """
-
-    def lowest(values: Tensor, count: int, key: Key) -> Tensor:
-        return policies.highest(-values, count, key)
-
-    return choose("bottom", check_scores(scores), lowest, keep, labels, balance, seed, max_memory)
+    scores = check_scores(scores)
+    return choose(
+        "bottom",
+        scores,
+        lambda values, *rest: policies.highest(-values, *rest),
+        keep,
+        labels,
+        balance,
+        seed,
+        max_memory,
+    )
 
 
 def random(
@@ -107,7 +113,7 @@ def choose(
     capacity: Callable[[int], int] = lambda size: size,
     memory: int | None = None,
 ) -> Selection:
-    """Apply a rule to the values of all samples, or class by class; `name` is the selector, the others its arguments.
+    """Apply a rule to the values of all samples, or class by class.
 
     `capacity` says how many samples of a group the rule can choose, `memory` how many bytes it needs for all of them.
     """

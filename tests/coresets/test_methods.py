@@ -129,7 +129,7 @@ def test_options(inputs: Inputs) -> None:
         ("top", {}, "--statistic"),
         ("k_center", {"statistic": "aum"}, "unknown option of k_center"),
         ("el2n", {"statistic": "aum"}, "unknown option of el2n"),
-        ("glister", {"every": "all"}, "glister: an option has a value of the wrong type"),
+        ("glister", {"step": "all"}, "glister: an option has a value of the wrong type"),
     ],
 )
 def test_unknown_names_and_options(name: str, options: dict[str, Any], message: str, inputs: Inputs) -> None:
