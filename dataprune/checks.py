@@ -48,6 +48,13 @@ def check_batch(index: Tensor, losses: Tensor) -> None:
         )
 
 
+def check_floating(name: str, value: object, what: str = "") -> None:
+    """Raise TypeError unless `value` is a floating-point tensor; `what` goes on to say of what."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{name} must be a floating-point tensor{what}, got {kind}")
+
+
 def check_index(index: Tensor, size: int) -> tuple[int, int]:
     """Raise IndexError unless positions on the CPU are in [0, size); returns the lowest and the highest."""
     if not index.numel():
@@ -167,21 +174,21 @@ def check_state(state: dict[str, Any], size: int, epochs: int, values: tuple[int
     packed, weight = state.get("selection", ""), state.get("weight", "")
     chosen = 0
     if isinstance(packed, Tensor) and packed.ndim == 1:
-        if packed.dtype == torch.int64 and _in_range(packed, size):
+        if packed.dtype == torch.int64 and in_range(packed, size):
             chosen = len(packed)
         elif packed.dtype == torch.uint8 and len(packed) == -(-size // 8):
             chosen = int(np.unpackbits(packed.numpy(), count=size).sum())
     plain = {
         "seed": "seed" in state,
         "data": state.get("data", "") is None or (isinstance(state.get("data"), str) and state["data"] != ""),
-        "epoch": state.get("epoch", "") is None or _is_whole(state.get("epoch"), 0, epochs),
+        "epoch": state.get("epoch", "") is None or is_whole(state.get("epoch"), 0, epochs),
         "overlap": state.get("overlap", "") is None or isinstance(state.get("overlap"), float),
-        "tail": state.get("tail", "") is None or _is_whole(state.get("tail"), 0),
+        "tail": state.get("tail", "") is None or is_whole(state.get("tail"), 0),
         "exhausted": isinstance(state.get("exhausted"), bool),
-        "largest": _is_whole(state.get("largest"), 0),
-        "rank": _is_whole(state.get("rank"), 0),
-        "world_size": _is_whole(state.get("world_size"), 1),
-        "pending_index": _in_range(state["pending_index"], size),
+        "largest": is_whole(state.get("largest"), 0),
+        "rank": is_whole(state.get("rank"), 0),
+        "world_size": is_whole(state.get("world_size"), 1),
+        "pending_index": in_range(state["pending_index"], size),
         "selection": chosen > 0 or (packed is None and state.get("epoch") is None),
         "weight": weight is None or (isinstance(weight, Tensor) and weight.shape == (chosen,)),
     }
@@ -193,11 +200,13 @@ def check_state(state: dict[str, Any], size: int, epochs: int, values: tuple[int
             )
 
 
-def _is_whole(value: Any, low: int, below: int | None = None) -> bool:
+def is_whole(value: Any, low: int, below: int | None = None) -> bool:
+    """Whether a value of a state is a whole number in [low, below)."""
     return isinstance(value, int) and not isinstance(value, bool) and low <= value and (below is None or value < below)
 
 
-def _in_range(index: Tensor, size: int) -> bool:
+def in_range(index: Tensor, size: int) -> bool:
+    """Whether all positions are in [0, size)."""
     return len(index) == 0 or (int(index.min()) >= 0 and int(index.max()) < size)
 
 

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
+from ..checks import check_floating
+
 _CHUNK = 1 << 24  # similarities computed at a time
 
 
@@ -123,9 +125,7 @@ def _checked(
     """Check all four, and return them detached on the device of the first, features in float32 or float64."""
     parts = (("train", train_features, train_labels), ("test", test_features, test_labels))
     for name, features, labels in parts:
-        if not isinstance(features, Tensor) or not features.is_floating_point():
-            kind = features.dtype if isinstance(features, Tensor) else type(features).__name__
-            raise TypeError(f"{name}_features must be a floating-point tensor, got {kind}")
+        check_floating(f"{name}_features", features)
         if features.ndim != 2 or 0 in features.shape or features.shape[1] != train_features.shape[1]:
             raise ValueError(
                 f"{name}_features must be a row of D features per sample, with the same D for training and test; got "

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .. import distributed
+from ..checks import check_floating
 
 
 def nt_xent(
@@ -105,9 +106,7 @@ class _Contrast(torch.autograd.Function):
 
 def _check(z_i: Tensor, z_j: Tensor, temperature: float, reduction: str, ranks: int) -> None:
     for name, z in (("z_i", z_i), ("z_j", z_j)):
-        if not isinstance(z, Tensor) or not z.is_floating_point():
-            kind = z.dtype if isinstance(z, Tensor) else type(z).__name__
-            raise TypeError(f"{name} must be a floating-point tensor of projections, got {kind}")
+        check_floating(name, z, " of projections")
     if z_i.ndim != 2 or z_i.shape != z_j.shape:
         raise ValueError(
             f"z_i {tuple(z_i.shape)} and z_j {tuple(z_j.shape)} must both be (B, D): the projections of two views of "

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from numbers import Integral
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from ..schedules import check_whole
 
 Pair = tuple[Tensor, Tensor]
 
@@ -54,8 +54,7 @@ class SimCLR(nn.Module):
             )
         hidden = features if hidden is None else hidden
         for name, value in (("dim", dim), ("hidden", hidden), ("features", features)):
-            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+            check_whole(name, value)
         self.features = features
         self.encoder = encoder
         self.projection = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim))

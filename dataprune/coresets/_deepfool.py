@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from ..checks import check_floating
 from ..modules import device_of, evaluation, logits_of
 from ..schedules import check_whole
 from ..selection import Selection
@@ -65,9 +66,7 @@ def distances(
     max_memory: int = budget.MAX_MEMORY,
 ) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
     """Measure the perturbation of every sample: its squared length, and whether it crosses a boundary."""
-    if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
-        kind = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
-        raise TypeError(f"inputs must be a floating-point tensor that can be perturbed, got {kind}")
+    check_floating("inputs", inputs, " that can be perturbed")
     if inputs.ndim < 2 or inputs.numel() == 0:
         raise ValueError(f"inputs must be (N, ...), a sample per row, got {tuple(inputs.shape)}")
     for name, value in (("iterations", iterations), ("nearest", nearest), ("batch_size", batch_size)):

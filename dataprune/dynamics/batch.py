@@ -36,17 +36,6 @@ class Batch:
         """softmax(outputs)."""
         return self.logs.exp()
 
-    @cached_property
-    def target_log(self) -> Float[Tensor, " b"]:
-        """log p_y."""
-        return self._at_target(self.logs)
-
-    @cached_property
-    def _error_norm(self) -> Float[Tensor, " b"]:
-        # p_y - 1 from log p_y: the difference would lose a well-learned sample's last digits
-        error = self.probabilities.scatter(1, self.targets[:, None], torch.expm1(self.target_log)[:, None])
-        return torch.linalg.vector_norm(error, dim=1)
-
     def _at_target(self, values: Float[Tensor, "b c"]) -> Float[Tensor, " b"]:
         return values.gather(1, self.targets[:, None]).squeeze(1)
 
@@ -58,15 +47,18 @@ class Batch:
 
     def error_norm(self) -> Float[Tensor, " b"]:
         """‖p − onehot(y)‖₂."""
-        return self._error_norm
+        # p_y - 1 from log p_y: the difference would lose a well-learned sample's last digits
+        minus = torch.expm1(self.target_log_probability())
+        error = self.probabilities.scatter(1, self.targets[:, None], minus[:, None])
+        return torch.linalg.vector_norm(error, dim=1)
 
     def last_layer_norm(self) -> Float[Tensor, " b"]:
         """Norm of the gradient of the last layer's weight and bias, ‖p − onehot(y)‖₂ · √(1 + ‖features‖²)."""
-        return self._error_norm * torch.sqrt(1 + self._feature_square())
+        return self.error_norm() * torch.sqrt(1 + self._feature_square())
 
     def last_weight_norm(self) -> Float[Tensor, " b"]:
         """Norm of the gradient of the last layer's weight, ‖p − onehot(y)‖₂ · ‖features‖."""
-        return self._error_norm * torch.sqrt(self._feature_square())
+        return self.error_norm() * torch.sqrt(self._feature_square())
 
     def _feature_square(self) -> Float[Tensor, " b"]:
         assert self.features is not None
@@ -100,19 +92,19 @@ class Batch:
 
     def cross_entropy(self) -> Float[Tensor, " b"]:
         """−log p_y."""
-        return -self.target_log
+        return -self.target_log_probability()
 
     def target_probability(self) -> Float[Tensor, " b"]:
         """p_y."""
-        return self.target_log.exp()
+        return self.target_log_probability().exp()
 
     def target_log_probability(self) -> Float[Tensor, " b"]:
         """log p_y."""
-        return self.target_log
+        return self._at_target(self.logs)
 
     def official_target_log_probability(self) -> Float[Tensor, " b"]:
         """log (p_y + 1e-8), as in the code of TDDS."""
-        return torch.log(self.target_log.exp() + _OFFICIAL)
+        return torch.log(self.target_probability() + _OFFICIAL)
 
     def divergence(self) -> Float[Tensor, " b"]:
         """Σ p · (log p − log p before)."""

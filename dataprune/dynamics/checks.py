@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import WHOLE, check_floating, in_range, is_whole
 from ..errors import CheckpointError, PlanError
-
-_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def check_batch(
@@ -20,7 +19,7 @@ def check_batch(
     for name, value in (("index", index), ("outputs", outputs), ("targets", targets)):
         if not isinstance(value, Tensor):
             raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
-    if index.dtype not in _INTEGERS:
+    if index.dtype not in WHOLE:
         raise TypeError(f"index must hold whole numbers (torch.int64), got {index.dtype}")
     if not outputs.is_floating_point():
         raise TypeError(f"outputs must be floating point, got {outputs.dtype}")
@@ -31,7 +30,7 @@ def check_batch(
             f"outputs must be logits (B, C) with two classes or more, got shape {tuple(outputs.shape)}: pass what the "
             "model returns, not the loss; a single logit z of two classes is torch.stack([-z / 2, z / 2], dim=1)"
         )
-    if targets.dtype not in _INTEGERS or targets.ndim != 1:
+    if targets.dtype not in WHOLE or targets.ndim != 1:
         raise (TypeError if targets.ndim == 1 else ValueError)(
             f"targets must be class ids (B,) of whole numbers, got {targets.dtype} of shape {tuple(targets.shape)}: "
             "where labels are mixed or smoothed, pass the original ones"
@@ -43,8 +42,7 @@ def check_batch(
         return
     if features is None:
         raise ValueError("grand() needs the last layer's features: update(index, outputs, targets, features)")
-    if not isinstance(features, Tensor) or not features.is_floating_point():
-        raise TypeError("features must be a floating-point tensor")
+    check_floating("features", features)
     if features.ndim != 2 or len(features) != len(index):
         raise ValueError(f"features must be ({len(index)}, D), one row per sample, got {tuple(features.shape)}")
 
@@ -108,10 +106,7 @@ def check_ranks(headers: list[list[int]]) -> None:
 def check_state(
     state: Any, schema: int, expected: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]
 ) -> None:
-    """Raise CheckpointError unless this is the whole state of a recorder like this one.
-
-    `expected` entries must be equal, and the statistics' `tensors` have the same shapes and dtypes.
-    """
+    """Raise CheckpointError unless a state is whole, with the `expected` entries and `tensors` like the statistics'."""
     if not isinstance(state, dict) or "schema" not in state or "statistics" not in state:
         raise CheckpointError("this is not the state of a recorder: pass what `state_dict()` returned")
     if state["schema"] != schema:
@@ -124,15 +119,13 @@ def check_state(
             raise CheckpointError(f"this state has {name} {state.get(name)!r}, this recorder {value!r}")
     size, classes = expected["size"], state.get("classes")
     index, values, rows, saved = (state.get(key) for key in ("pending_index", "pending_values", "rows", "state"))
-    pending = -1  # records of an unfinished epoch
-    if isinstance(index, Tensor) and (index.dtype, index.ndim) == (torch.int64, 1):
-        pending = len(index) if bool(((index >= 0) & (index < size)).all()) else -1
+    pending = len(index) if isinstance(index, Tensor) and index.ndim == 1 else -1  # records of an unfinished epoch
     valid = {
-        "epoch": _is_count(state.get("epoch"), 0),
-        "classes": classes is None or _is_count(classes, 2),
-        "rank": _is_count(state.get("rank"), 0),
-        "world_size": _is_count(state.get("world_size"), 1),
-        "pending_index": pending >= 0,
+        "epoch": is_whole(state.get("epoch"), 0),
+        "classes": classes is None or is_whole(classes, 2),
+        "rank": is_whole(state.get("rank"), 0),
+        "world_size": is_whole(state.get("world_size"), 1),
+        "pending_index": pending >= 0 and index.dtype == torch.int64 and in_range(index, size),
         "pending_values": isinstance(values, Tensor)
         and (values.dtype, values.ndim, len(values)) == (torch.float32, 2, pending),
         "rows": rows is None
@@ -147,7 +140,3 @@ def check_state(
             other = saved[name].get(field) if isinstance(saved[name], dict) else None
             if not isinstance(other, Tensor) or (other.shape, other.dtype) != (tensor.shape, tensor.dtype):
                 raise CheckpointError(f"the saved state is damaged: `{field}` of `{name}` does not fit {size} samples")
-
-
-def _is_count(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least

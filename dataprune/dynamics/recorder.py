@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ from torch import Tensor
 from .. import checks, distributed
 from ..epoch import claim
 from ..errors import CheckpointError
+from ..schedules import check_whole
 from ..scores import rounds
 from .batch import Batch, Rows
 from .checks import check_batch, check_finite, check_ranks, check_state, check_targets, error_of_counts
@@ -54,8 +53,7 @@ class Recorder:
     """
 
     def __init__(self, size: int, statistics: Mapping[str, Statistic], *, dtype: torch.dtype = torch.float32):
-        if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
-            raise ValueError(f"size must be a whole number of at least 1, got {size!r}")
+        check_whole("size", size)
         if dtype not in (torch.float32, torch.float16):
             raise ValueError(f"dtype must be torch.float32 or torch.float16, got {dtype}")
         if not isinstance(statistics, Mapping) or not statistics:
@@ -72,10 +70,7 @@ class Recorder:
         self.epoch = 0
         self.classes: int | None = None
         self._rows = Rows(self.size, dtype)
-        self._state = {
-            name: {key: field.allocate(self.size) for key, field in statistic.accumulator.fields.items()}
-            for name, statistic in self.statistics.items()
-        }
+        self._state = {name: each.accumulator.allocate(self.size) for name, each in self.statistics.items()}
         self._samples, self._warned = 0, False  # recorded since the last `end_epoch`; whether that was too many
         self._pending: list[tuple[Tensor, Tensor]] = []  # (b,) positions and (b, columns) values of each batch
         self._logits = checks.Logits()
@@ -223,12 +218,10 @@ class Recorder:
         self._samples += samples
         if not self._warned and self._samples > 2 * (-(-self.size // distributed.world_size()) + samples):
             self._warned = True
-            warnings.warn(
+            checks.warn(
                 f"{self._samples} presentations of {self.size} samples are recorded since the last end_epoch: call "
                 "recorder.end_epoch() after every epoch (statistics of the first epochs count too many of them, and "
-                "memory grows); where an epoch presents a sample so often, this is fine",
-                UserWarning,
-                stacklevel=4,
+                "memory grows); where an epoch presents a sample so often, this is fine"
             )
 
     def _active(self) -> dict[str, Statistic]:

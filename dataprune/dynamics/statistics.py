@@ -16,30 +16,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..errors import check_known
 from ..modules import has_bias
+from ..schedules import check_whole
 from .batch import Batch
 
 State = dict[str, Tensor]  # each (N,) or (N, values), on the CPU
-
-
-@dataclass(frozen=True)
-class Field:
-    """A tensor of a state: its dtype, shape per sample and initial value."""
-
-    dtype: torch.dtype
-    shape: tuple[int, ...] = ()
-    initial: float = 0.0
-
-    def allocate(self, size: int) -> Tensor:
-        """Make the tensor of `size` samples."""
-        return torch.full((size, *self.shape), self.initial, dtype=self.dtype)
 
 
 @dataclass(frozen=True, eq=False)
 class Accumulator:
     """Accumulates a stream of values per sample."""
 
-    fields: dict[str, Field]  # the tensors of its state
+    allocate: Callable[[int], State]  # the state of so many samples
     add: Callable[[State, Tensor, Tensor], None]  # a value (K,) to each of the unique positions (K,), in place
     score: Callable[[State], Tensor]  # (N,), NaN where there is none
 
@@ -69,7 +58,7 @@ def forgetting(never: Literal["last", "zero"] = "last") -> Statistic:
     Source: Toneva et al. 2019, arXiv:1812.05159, section 3. Differs: for never-learned samples the paper's code takes
         the number of epochs, here it is counted; the two agree where every sample is seen once per epoch.
     """
-    _check_choice("never", never, ("last", "zero"))
+    check_known(never, ("last", "zero"), what="value of never")
     accumulator = _count_forgetting(never_is_last=never == "last")
     return Statistic(_call("forgetting", never=never), Batch.correct, accumulator)
 
@@ -83,8 +72,8 @@ def el2n(epochs: int = 10, reduce: Literal["mean", "last"] = "mean") -> Statisti
     Source: Paul et al. 2021, arXiv:2107.07075, definition 2.3. Differs: recorded while training, between updates, where
         the paper evaluates one set of weights; "mean" over epochs is not in it. Its mean over models is `average`.
     """
-    _check_count("epochs", epochs, 1)
-    _check_choice("reduce", reduce, ("mean", "last"))
+    check_whole("epochs", epochs)
+    check_known(reduce, ("mean", "last"), what="value of reduce")
     accumulator = _mean() if reduce == "mean" else _last()
     name = _call("el2n", epochs=epochs, reduce=reduce)
     return Statistic(name, Batch.error_norm, accumulator, until=epochs, snapshot=True)
@@ -119,7 +108,7 @@ def aum(space: Literal["logits", "probabilities"] = "logits") -> Statistic:
         space: whether z are "logits" or, as in the code of CCS, "probabilities".
     Source: Pleiss et al. 2020, arXiv:2001.10528, the AUM statistic. Differs: the sign, as highest means kept first.
     """
-    _check_choice("space", space, ("logits", "probabilities"))
+    check_known(space, ("logits", "probabilities"), what="space")
     observe = Batch.logit_lead if space == "logits" else Batch.probability_lead
     return Statistic(_call("aum", space=space), observe, _mean(sign=-1.0))
 
@@ -169,7 +158,7 @@ def dyn_unc(window: int = 10) -> Statistic:
         T − window + 1 windows of T presentations. Differs: the authors' code leaves out the last window (record T − 1
         presentations to have its result); some public code multiplies by 10.
     """
-    _check_count("window", window, 2)
+    check_whole("window", window, 2)
     accumulator = _windows(window, lambda values: values.std(dim=1))
     return Statistic(_call("dyn_unc", window=window), Batch.target_probability, accumulator, window=window)
 
@@ -228,18 +217,11 @@ def tdds(
     _check_window(window, until)
     if decay is not None and not 0 < decay <= 1:
         raise ValueError(f"decay is the weight of the newest window, in (0, 1], or None for the mean, got {decay}")
-    _check_choice("difference", difference, ("kl", "ce", "el2n"))
-    _check_choice("variant", variant, ("paper", "official"))
-    official = variant == "official"
-    name = _call(
-        "tdds",
-        window=window,
-        decay=decay,
-        until=until,
-        difference=difference,
-        magnitude=bool(magnitude),
-        variant=variant,
-    )
+    check_known(difference, ("kl", "ce", "el2n"), what="difference")
+    check_known(variant, ("paper", "official"), what="variant")
+    official, magnitude = variant == "official", bool(magnitude)
+    shape = {"window": window, "decay": decay, "until": until}
+    name = _call("tdds", **shape, difference=difference, magnitude=magnitude, variant=variant)
 
     def spread(values: Tensor) -> Tensor:
         squares = (values - values.mean(dim=1, keepdim=True)).square().sum(dim=1)
@@ -274,19 +256,20 @@ def _last() -> Accumulator:
     def add(state: State, at: Tensor, value: Tensor) -> None:
         state["value"][at] = value
 
-    return Accumulator({"value": Field(torch.float32, initial=torch.nan)}, add, lambda state: state["value"])
+    return Accumulator(lambda size: {"value": torch.full((size,), torch.nan)}, add, lambda state: state["value"])
 
 
 def _mean(sign: float = 1.0) -> Accumulator:
     """Average all values, times `sign`."""
-    return Accumulator(_MEAN, _add_to_mean, lambda state: sign * _counted(state["mean"], state["count"]))
+    return Accumulator(_no_mean, _add_to_mean, lambda state: sign * _counted(state["mean"], state["count"]))
 
 
 def _count_forgetting(*, never_is_last: bool) -> Accumulator:
-    """Count changes from 1 to 0 in a stream of zeros and ones.
+    """Count changes from 1 to 0 in a stream of zeros and ones."""
 
-    With `never_is_last` a sample that was never 1 scores the largest number of presentations of any sample, not 0.
-    """
+    def allocate(size: int) -> State:
+        counts = {name: torch.zeros(size, dtype=torch.int32) for name in ("forgotten", "count")}
+        return counts | {name: torch.zeros(size, dtype=torch.bool) for name in ("correct", "learned")}
 
     def add(state: State, at: Tensor, value: Tensor) -> None:
         correct = value > 0.5
@@ -301,9 +284,7 @@ def _count_forgetting(*, never_is_last: bool) -> Accumulator:
             forgotten[~state["learned"]] = float(count.max())
         return _counted(forgotten, count)
 
-    numbers, flags = Field(torch.int32), Field(torch.bool)
-    fields = {"forgotten": numbers, "count": numbers, "correct": flags, "learned": flags}
-    return Accumulator(fields, add, score)
+    return Accumulator(allocate, add, score)
 
 
 def _windows(
@@ -311,11 +292,12 @@ def _windows(
 ) -> Accumulator:
     """Average a statistic of the last `length` values over all full windows.
 
-    Args:
-        reduce: (K, length) values of full windows, in any rotation -> (K,).
-        decay: weight of the newest window in a moving average that starts at 0; None averages all windows equally.
-        magnitude: take the absolute values first.
+    `reduce` makes it (K,) of the (K, length) values of full windows, in any rotation, or of their absolute values.
+    `decay` is the weight of the newest window in a moving average that starts at 0; None averages all equally.
     """
+
+    def allocate(size: int) -> State:
+        return {"window": torch.zeros(size, length), "filled": torch.zeros(size, dtype=torch.int32), **_no_mean(size)}
 
     def add(state: State, at: Tensor, value: Tensor) -> None:
         known = ~value.isnan()  # the difference at the first presentation is NaN
@@ -332,22 +314,24 @@ def _windows(
             state["mean"][at] = decay * reduced + (1 - decay) * state["mean"][at]
             state["count"][at] += 1
 
-    fields = {"window": Field(torch.float32, (length,)), "filled": Field(torch.int32), **_MEAN}
-    return Accumulator(fields, add, lambda state: _counted(state["mean"], state["count"]))
+    return Accumulator(allocate, add, lambda state: _counted(state["mean"], state["count"]))
 
 
 def _differences(accumulator: Accumulator) -> Accumulator:
     """Pass on each value minus the one before; NaN at the first presentation."""
 
+    def allocate(size: int) -> State:
+        return accumulator.allocate(size) | {"before": torch.full((size,), torch.nan)}
+
     def add(state: State, at: Tensor, value: Tensor) -> None:
         accumulator.add(state, at, value - state["before"][at])
         state["before"][at] = value
 
-    fields = accumulator.fields | {"before": Field(torch.float32, initial=torch.nan)}
-    return Accumulator(fields, add, accumulator.score)
+    return Accumulator(allocate, add, accumulator.score)
 
 
-_MEAN = {"mean": Field(torch.float32), "count": Field(torch.int32)}
+def _no_mean(size: int) -> State:
+    return {"mean": torch.zeros(size), "count": torch.zeros(size, dtype=torch.int32)}
 
 
 def _add_to_mean(state: State, at: Tensor, value: Tensor) -> None:
@@ -368,20 +352,10 @@ def _call(function: str, **arguments: object) -> str:
     return f"{function}({', '.join(f'{name}={value!r}' for name, value in arguments.items())})"
 
 
-def _check_choice(name: str, value: object, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"{name} must be {' or '.join(map(repr, known))}, got {value!r}")
-
-
-def _check_count(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
-
-
 def _check_window(window: int, until: int | None) -> None:
-    _check_count("window", window, 2)
+    check_whole("window", window, 2)
     if until is None:
         return
-    _check_count("until", until, 1)
+    check_whole("until", until)
     if until < window:
         raise ValueError(f"until={until} epochs are fewer than a window of {window}: no window would ever be full")

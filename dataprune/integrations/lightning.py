@@ -288,15 +288,6 @@ def _check_plan(trainer: Any, pruner: Pruner, loader: DataLoader, sampler: Prune
     _check_schedules(trainer, pruner, loader.batch_size, options | {"accumulate": trainer.accumulate_grad_batches})
 
 
-def _check_steps(trainer: Any, planned: int) -> None:
-    """Raise ValueError where max_steps is not the number of steps of the plan."""
-    if trainer.max_steps not in (-1, planned) and not trainer.fast_dev_run:
-        raise ValueError(
-            f"max_steps={trainer.max_steps}, but the pruner's plan has {planned} steps: leave it out, and for a "
-            "shorter run build the pruner with fewer epochs (EarlyStopping works)"
-        )
-
-
 def _check_accumulation(trainer: Any, factors: set[int]) -> None:
     """Raise ValueError where the accumulation is not always the same, under a schedule that counts its steps."""
     factors = factors | {trainer.accumulate_grad_batches}
@@ -309,8 +300,13 @@ def _check_accumulation(trainer: Any, factors: set[int]) -> None:
 
 
 def _check_schedules(trainer: Any, pruner: Pruner, batch_size: int, options: dict[str, Any]) -> None:
+    """Raise ValueError where max_steps is not the plan's number of steps; warn where a schedule does not span them."""
     planned = pruner.planned_steps(batch_size, **options)
-    _check_steps(trainer, planned)
+    if trainer.max_steps not in (-1, planned) and not trainer.fast_dev_run:
+        raise ValueError(
+            f"max_steps={trainer.max_steps}, but the pruner's plan has {planned} steps: leave it out, and for a "
+            "shorter run build the pruner with fewer epochs (EarlyStopping works)"
+        )
     estimated = pruner.epochs * epoch_steps(pruner.epoch_sizes()[0], batch_size, **options)
     for config in trainer.lr_scheduler_configs:
         span = getattr(config.scheduler, "total_steps", None) or getattr(config.scheduler, "T_max", None)

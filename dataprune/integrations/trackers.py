@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import files
-from ..errors import UsageError, suggest
+from ..errors import UsageError, check_known
 from ..pruner import Pruner
 
 NAMES = ("tensorboard", "wandb", "trackio", "mlflow")
@@ -131,14 +131,7 @@ def values(pruner: Pruner, *, samples: int | None = None, **more: float | None) 
 def following(names: str, out: Path, config: dict[str, Any] | None = None) -> Iterator[Callable[[], None]]:
     """Follow the history of a run's folder: every tracker logs every epoch once, also where the run was interrupted.
 
-    Args:
-        names: comma-separated, of NAMES; "" for none.
-        out: the run's folder; MLflow's and TensorBoard's files lie in it.
-        config: of the run, where the tracker keeps one.
-    Yields:
-        A function that logs the epochs in the history that a tracker does not have yet.
-    Raises:
-        UsageError: for an unknown name, or a package that is missing.
+    `names` are comma-separated, of NAMES. Yields a function that logs the epochs that a tracker does not have yet.
     """
     requested = [name.strip() for name in names.split(",") if name.strip()]
     for name in requested:
@@ -174,8 +167,7 @@ def following(names: str, out: Path, config: dict[str, Any] | None = None) -> It
 
 def _require(name: str) -> None:
     """Raise UsageError for an unknown tracker, or one whose package cannot be imported."""
-    if name not in NAMES:
-        raise UsageError(suggest(name, NAMES, what="tracker"))
+    check_known(name, NAMES, what="tracker")
     try:
         with _off_stdout():
             _package(name)

@@ -15,16 +15,6 @@ from .costs import Cost, Sparsity, cost, sparsity, training_flops
 from .layers import Masks, finalize
 
 __all__ = [
-    "Cost",
-    "Gradual",
-    "Masks",
-    "Schedule",
-    "Sparsity",
-    "apply",
-    "cost",
-    "cubic",
-    "finalize",
-    "prune",
-    "sparsity",
+    "Cost", "Gradual", "Masks", "Schedule", "Sparsity", "apply", "cost", "cubic", "finalize", "prune", "sparsity",
     "training_flops",
-]
+]  # fmt: skip

@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import CheckpointError, UsageError, suggest
+from ..errors import CheckpointError, check_known
 from . import channels
 from . import layers as _layers
-from .layers import Exclude, Masks, check_hooked, install, masks_of_smallest
+from .layers import Exclude, Masks, check_hooked, install
 
 Schedule = Callable[[int], float]  # optimizer steps taken -> share of the weights that is zero, in [0, 1)
 
-_SCOPES, _GRANULARITIES = ("layer", "global"), ("weight", "channel")
 _log = logging.getLogger("dataprune.network")
 
 
@@ -76,28 +75,24 @@ def prune(
         raise TypeError(f"amount is the share to prune, a number in [0, 1), got {type(amount).__name__}")
     if not 0 <= amount < 1:
         raise ValueError(f"amount is the share to prune, in [0, 1), got {amount}; 0.8 prunes four fifths")
-    for what, value, known in (("scope", scope, _SCOPES), ("granularity", granularity, _GRANULARITIES)):
-        if value not in known:
-            raise UsageError(suggest(str(value), known, what=what))
+    check_known(scope, ("layer", "global"), what="scope")
+    check_known(granularity, ("weight", "channel"), what="granularity")
     layers = _layers.prunable(model, exclude)
     _layers.check(layers)
     generator = torch.Generator().manual_seed(seed)
     if granularity == "channel":
         return Masks(channels.prune(model, amount, scope, layers, example_inputs, generator))
     check_hooked(model, layers)
-    keep = masks_of_smallest(layers, amount, scope, generator)
-    for name, layer in layers.items():
-        if _layers.masked(layer) or not keep[name].all():
-            install(layer, keep[name])
-        if not keep[name].any():
+    values, pruned = zip(*map(_layers.magnitudes, layers.values()))
+    drops = _layers.smallest(values, amount, scope, generator, pruned=pruned, leave=1)
+    for (name, layer), value, drop in zip(layers.items(), values, drops):
+        keep = ~drop.to(value.device).view_as(_layers.effective(layer))
+        if _layers.masked(layer) or not keep.all():
+            install(layer, keep)
+        if not keep.any():
             _log.warning("layer %r has no weight left: use scope='layer', a smaller amount, or exclude it", name)
-    return Masks(
-        {
-            _layers.weight_name(name): layer.get_buffer("weight_mask").bool()
-            for name, layer in model.named_modules()
-            if isinstance(layer, _layers.PRUNABLE) and _layers.masked(layer)
-        }
-    )
+    masked = {name: layer for name, layer in _layers.prunable(model).items() if _layers.masked(layer)}
+    return Masks({_layers.weight_name(name): layer.get_buffer("weight_mask").bool() for name, layer in masked.items()})
 
 
 def apply(model: nn.Module, masks: Masks, *, example_inputs: Any = None) -> None:
@@ -120,8 +115,7 @@ def apply(model: nn.Module, masks: Masks, *, example_inputs: Any = None) -> None
     layers = {_layers.weight_name(name): layer for name, layer in _layers.prunable(model).items()}
     of_channels = all(keep.ndim == 1 for keep in masks.keep.values())
     for name, keep in masks.keep.items():
-        if name not in layers:
-            raise UsageError(suggest(name, layers, what="weight in these masks"))
+        check_known(name, layers, what="weight in these masks")
         shape = tuple(_layers.effective(layers[name]).shape)
         if not of_channels and tuple(keep.shape) != shape:
             raise ValueError(f"the mask of {name!r} is {tuple(keep.shape)}, the weight {shape}: another architecture")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,15 +13,6 @@ from torch import Tensor, nn
 from ..modules import inference
 from . import costs
 from . import layers as _layers
-
-
-@dataclass(frozen=True, eq=False)
-class _Coupled:
-    """Layers that lose the same output channels."""
-
-    name: str  # name of the root layer
-    parts: int  # channels i, i + C/parts, i + 2·C/parts ... go together: grouped convolutions need equal groups
-    norms: Float[Tensor, " units"]  # one for each set of channels that go together
 
 
 def prune(
@@ -40,18 +30,16 @@ def prune(
             raise ValueError(
                 "nothing to prune: all channels are excluded, or reach the model's output, which must keep its shape"
             )
-        norms = [coupled.norms for coupled in sets]
-        drop = _layers.smallest(norms, amount, scope, generator, pruned=[0] * len(sets))
+        drop = _layers.smallest([norms for *_, norms in sets], amount, scope, generator, pruned=[0] * len(sets))
         keep = {}
-        for coupled, removed in zip(sets, drop):
+        for (name, parts, _), removed in zip(sets, drop):
             if bool(removed.all()):
-                channels = len(removed) * coupled.parts
                 raise ValueError(
-                    f"amount={amount} would remove all {channels} channels of layer {coupled.name!r}: "
+                    f"amount={amount} would remove all {len(removed) * parts} channels of layer {name!r}: "
                     'use a smaller amount, scope="layer", or exclude the layer'
                 )
             if bool(removed.any()):
-                keep[_layers.weight_name(coupled.name)] = ~removed.repeat(coupled.parts)
+                keep[_layers.weight_name(name)] = ~removed.repeat(parts)
         _remove(graph, model, keep)
     return keep
 
@@ -108,14 +96,20 @@ def _graph(model: nn.Module, example_inputs: Any) -> Iterator[Any]:
         raise RuntimeError(f"{message}, and exclude the layers that give it")
 
 
-def _coupled(graph: Any, model: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[_Coupled]:
+def _coupled(
+    graph: Any, model: nn.Module, layers: Mapping[str, nn.Module]
+) -> Iterator[tuple[str, int, Float[Tensor, " units"]]]:
+    """Each set of layers that lose the same channels: name of its root, parts, norms of what goes together.
+
+    Channels i, i + C/parts, i + 2·C/parts ... go together, as grouped convolutions need equal groups.
+    """
     names = {id(module): name for name, module in model.named_modules()}
     allowed = {id(layer) for layer in layers.values()}
     for group in graph.get_all_groups(root_module_types=_layers.PRUNABLE):
-        outputs = [entry for entry in group if graph.is_out_channel_pruning_fn(entry.dep.handler)]
-        filters = [entry for entry in group.items if _writes(graph, entry)]
+        outputs = [entry for entry in group.items if graph.is_out_channel_pruning_fn(entry.dep.handler)]
+        filters = [entry for entry in outputs if isinstance(entry.dep.target.module, _layers.PRUNABLE)]
         # a node that nothing reads is the model's output
-        if any(not dep.target.outputs for dep, _ in outputs):
+        if any(not entry.dep.target.outputs for entry in outputs):
             continue
         if any(id(entry.dep.target.module) not in allowed for entry in filters):
             continue
@@ -126,7 +120,7 @@ def _coupled(graph: Any, model: nn.Module, layers: Mapping[str, nn.Module]) -> I
             each = each / each.mean().clamp_min(torch.finfo(each.dtype).tiny)
             norms.index_add_(0, torch.tensor(entry.root_idxs, device=norms.device), each[list(entry.idxs)])
         parts = max([_parts(graph, entry) for entry in group.items])
-        yield _Coupled(names[id(root)], parts, norms.view(parts, -1).sum(0) / len(filters) / parts)
+        yield names[id(root)], parts, norms.view(parts, -1).sum(0) / len(filters) / parts
 
 
 def _remove(graph: Any, model: nn.Module, keep: Mapping[str, Bool[Tensor, " c"]]) -> None:
@@ -135,12 +129,6 @@ def _remove(graph: Any, model: nn.Module, keep: Mapping[str, Bool[Tensor, " c"]]
         layer = by_weight[name]
         removed = (~mask).nonzero().squeeze(1).tolist()
         graph.get_pruning_group(layer, graph.get_pruner_of_module(layer).prune_out_channels, removed).prune()
-
-
-def _writes(graph: Any, entry: Any) -> bool:
-    """Whether an entry of a group removes filters of a convolution or linear layer."""
-    dep = entry.dep
-    return isinstance(dep.target.module, _layers.PRUNABLE) and graph.is_out_channel_pruning_fn(dep.handler)
 
 
 def _norms(layer: nn.Module) -> Float[Tensor, " c"]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,27 +132,23 @@ def training_flops(
 
 def forward_flops(model: nn.Module, example_inputs: Any) -> tuple[int, dict[str, int]]:
     """Count the FLOPs of a forward pass, and those of each convolution and linear layer in it."""
-    of_layers: dict[str, int] = {}
-    before: dict[str, int] = {}
-    handles = []
+    layers = {layer: name for name, layer in model.named_modules() if isinstance(layer, _layers.PRUNABLE)}
+    of_layers: Counter[str] = Counter()
     counter = FlopCounterMode(display=False)
-    for name, layer in model.named_modules():
-        if not isinstance(layer, _layers.PRUNABLE):
-            continue
 
-        def enter(layer: nn.Module, inputs: Any, name: str = name) -> None:
-            before[name] = counter.get_total_flops()
+    # the difference between the totals after and before a call
+    def enter(layer: nn.Module, inputs: Any) -> None:
+        of_layers[layers[layer]] -= counter.get_total_flops()
 
-        def leave(layer: nn.Module, inputs: Any, output: Any, name: str = name) -> None:
-            of_layers[name] = of_layers.get(name, 0) + counter.get_total_flops() - before[name]
+    def leave(layer: nn.Module, inputs: Any, output: Any) -> None:
+        of_layers[layers[layer]] += counter.get_total_flops()
 
-        handles += [layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave)]
-    try:
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.enter_context(layer.register_forward_pre_hook(enter))
+            hooks.enter_context(layer.register_forward_hook(leave))
         with inference(model), counter:
             call(model, example_inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
     return counter.get_total_flops(), of_layers
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import prune as torch_prune
 
-from ..errors import UsageError, suggest
+from ..errors import check_known
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -24,17 +24,9 @@ Exclude = str | nn.Module | Iterable[str | nn.Module]
 
 
 def prunable(model: nn.Module, exclude: Exclude = ()) -> dict[str, nn.Module]:
-    """Find all convolutions and linear layers, the classifier included: name -> layer, in the model's order.
+    """Find all convolutions and linear layers but the excluded ones: name -> layer, in the model's order.
 
-    Args:
-        model: any module.
-        exclude: layers to leave out, by name or as modules; a module excludes all layers in it.
-    Raises:
-        TypeError: if the model is not a module, or `exclude` holds something else.
-        ValueError: if there is no such layer to exclude, or none is left.
-    Example:
-        >>> list(prunable(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Linear(2, 2)), exclude="2"))
-        ['0']
+    TypeError if the model or a part of `exclude` is no module; ValueError if it is not there, or no layer is left.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"the model must be a torch.nn.Module, got {type(model).__name__}")
@@ -71,15 +63,6 @@ def check(layers: dict[str, nn.Module]) -> None:
                 "state"
             )
         owner[id(weight)] = name
-
-
-def read_past_hooks(model: nn.Module) -> dict[int, str]:
-    """Map the id of modules whose weights may be read without calling them to the attention module around them."""
-    owners: dict[int, str] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, _READS_PAST_HOOKS):
-            owners |= {id(inner): f"{name} ({type(module).__name__})" for inner in module.modules()}
-    return owners
 
 
 def masked(layer: nn.Module) -> bool:
@@ -129,21 +112,6 @@ class Masks:
     def state_dict(self) -> dict[str, Bool[Tensor, "..."]]:
         """Return tensors on the CPU, to be saved with torch or safetensors; `Masks.of` reads them."""
         return {name: keep.cpu() for name, keep in self.keep.items()}
-
-
-def masks_of_smallest(
-    layers: Mapping[str, nn.Module], amount: float, scope: str, generator: torch.Generator
-) -> dict[str, Bool[Tensor, "..."]]:
-    """Rank the weights of layers by magnitude, and mark those to keep: name -> True where a weight is kept.
-
-    Weights that are pruned already count towards `amount`; within layers, one weight of each is left.
-    """
-    values, pruned = zip(*(_magnitudes(layer) for layer in layers.values()))
-    drops = smallest(values, amount, scope, generator, pruned=pruned, leave=1)
-    return {
-        name: ~drop.view_as(effective(layer)).to(each.device)
-        for (name, layer), drop, each in zip(layers.items(), drops, values)
-    }
 
 
 def smallest(
@@ -214,7 +182,10 @@ def install(layer: nn.Module, keep: Bool[Tensor, "..."]) -> None:
 
 def check_hooked(model: nn.Module, chosen: Mapping[str, nn.Module]) -> None:
     """Raise ValueError if a module uses the weight of a chosen layer without calling it, and so without its mask."""
-    past = read_past_hooks(model)
+    past: dict[int, str] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, _READS_PAST_HOOKS):
+            past |= {id(inner): f"{name} ({type(module).__name__})" for inner in module.modules()}
     for name, layer in chosen.items():
         if id(layer) in past:
             raise ValueError(
@@ -228,7 +199,7 @@ def _reorder(layer: nn.Module, order: list[str]) -> None:
         layer._parameters[name] = layer._parameters.pop(name)
 
 
-def _magnitudes(layer: nn.Module) -> tuple[Float[Tensor, " n"], int]:
+def magnitudes(layer: nn.Module) -> tuple[Float[Tensor, " n"], int]:
     """|w|, with -1 for weights that are pruned already and so come first; and the number of those."""
     values = effective(layer).abs().flatten()
     if not masked(layer):
@@ -242,8 +213,7 @@ def _excluded(model: nn.Module, exclude: Exclude) -> list[nn.Module]:
     excluded: list[nn.Module] = []
     for entry in [exclude] if isinstance(exclude, (str, nn.Module)) else exclude:
         if isinstance(entry, str):
-            if entry not in modules:
-                raise UsageError(suggest(entry, [name for name in modules if name], what="layer in `exclude`"))
+            check_known(entry, filter(None, modules), what="layer in `exclude`")
             entry = modules[entry]
         elif not isinstance(entry, nn.Module):
             raise TypeError(f"`exclude` holds names and modules, got {type(entry).__name__}")
