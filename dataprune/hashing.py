@@ -17,15 +17,10 @@ _MULTIPLIERS = ((30, 0xBF58476D1CE4E5B9 - _WRAP), (27, 0x94D049BB133111EB - _WRA
 
 @dataclass(frozen=True)
 class Key:
-    """What the random part of one selection depends on.
+    """What the random part of one selection depends on."""
 
-    Attributes:
-        seed: of the run.
-        epoch: 0-based, that the selection is made for.
-    """
-
-    seed: int
-    epoch: int
+    seed: int  # of the run
+    epoch: int  # 0-based, that the selection is made for
 
     def hash(self, positions: Int[Tensor, "..."], draw: int = 0) -> Int[Tensor, "..."]:
         """64 random bits for every position, as `bits` for this seed and epoch."""

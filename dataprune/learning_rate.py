@@ -63,11 +63,7 @@ def one_cycle(rise: float = 0.3, div: float = 25.0, final_div: float = 1e4) -> S
 
 
 def warmed_up(shape: Shape, share: float) -> Shape:
-    """`shape` over what follows a linear rise from 0 that takes the first `share` of the run.
-
-    Raises:
-        ValueError: if share is outside [0, 1).
-    """
+    """`shape` over what follows a linear rise from 0 that takes the first `share` of the run, in [0, 1)."""
     if not 0 <= share < 1:
         raise ValueError(f"the warm-up's share of the run must be in [0, 1), got {share}")
     if share == 0:

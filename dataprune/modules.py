@@ -37,11 +37,7 @@ def inference(model: nn.Module) -> Iterator[None]:
 
 
 def logits_of(output: Any) -> Float[Tensor, "b c"]:
-    """Read the logits from a model's output: a tensor, an object or mapping with `logits`, or a tuple's first item.
-
-    Raises:
-        TypeError: if there are no logits, or they are not (B, C).
-    """
+    """Read the logits (B, C), else TypeError: a tensor, `logits` of an object or mapping, or the first of a tuple."""
     logits = output
     if isinstance(output, Mapping):
         logits = output.get("logits")

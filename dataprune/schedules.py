@@ -88,14 +88,7 @@ class linear:
 def full_from(epochs: int, anneal: float) -> int:
     """First epoch of the annealing at the end, in which all data is trained: ceil((1 - anneal) * epochs).
 
-    Args:
-        epochs: epochs of the run.
-        anneal: share of full epochs at the end, in [0, 1].
-    Raises:
-        ValueError: if anneal is outside [0, 1].
-    Example:
-        >>> full_from(200, 0.125)
-        175
+    Raises ValueError if anneal, the share of full epochs at the end, is outside [0, 1].
 
     Source: Xiao et al., arXiv:2408.16031, Eq. 14; Qin et al. 2024, arXiv:2303.04947. Differs: nothing.
     """

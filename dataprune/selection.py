@@ -52,13 +52,7 @@ class Selection:
 
     @classmethod
     def of(cls, index: Int[Tensor, " k"] | np.ndarray | Sequence[int]) -> Selection:
-        """A selection that weights all its samples alike.
-
-        Args:
-            index: positions in the dataset; a tensor, an array or a list of whole numbers.
-        Raises:
-            TypeError: if they are no whole numbers.
-        """
+        """A selection of these positions in the dataset (else TypeError), which weights all its samples alike."""
         positions = torch.as_tensor(index)
         if positions.ndim != 1:
             raise ValueError(f"positions must be (K,), got shape {tuple(positions.shape)}")
@@ -68,10 +62,8 @@ class Selection:
         return cls(positions.to(torch.int64), torch.ones(len(positions)))
 
     def retention(self, labels: Int[Tensor, " n"]) -> dict[int, tuple[int, int]]:
-        """How many samples of each class are selected, and how many there are.
+        """How many samples of each class are selected, and how many there are, of the whole dataset's class ids.
 
-        Args:
-            labels: class ids of the whole dataset.
         Example:
             >>> Selection.of(torch.tensor([0, 1])).retention(torch.tensor([5, 7, 7]))
             {5: (1, 1), 7: (1, 2)}
@@ -119,14 +111,7 @@ class Selection:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], dataset: Any = None) -> Selection:
-        """Read what `save` wrote.
-
-        Args:
-            path: the file.
-            dataset: refuse the file unless it was made for this dataset.
-        Raises:
-            DataError: if the file is not a selection, or belongs to a dataset with another fingerprint.
-        """
+        """Read what `save` wrote; DataError if it is not a selection, or was made for another dataset than this."""
         selection, notes = _read(path)
         if dataset is None:
             return selection

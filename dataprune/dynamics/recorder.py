@@ -193,11 +193,7 @@ class Recorder:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a state of `state_dict`. Never collective; every rank must load.
-
-        Raises:
-            CheckpointError: if the state is of another dataset, schema, rank or set of statistics, or not a recorder's.
-        """
+        """Restore a state of `state_dict`, else CheckpointError. Never collective; every rank must load."""
         check_state(state, SCHEMA, self._arguments(), self._state)
         here = (distributed.rank(), distributed.world_size())
         if len(state["pending_index"]) and (state["rank"], state["world_size"]) != here:

@@ -27,11 +27,9 @@ _WRITTEN = "tracked.json"  # in a run's folder: how many epochs each tracker has
 
 
 class Tracker(contextlib.AbstractContextManager["Tracker"]):
-    """Where values go. Anything with a method `log(values, step)` serves as well.
+    """Where values go: `log` is called with numbers by name and the step, `close` once.
 
-    Args:
-        log: called with numbers by name, and the step.
-        close: called once, at the end.
+    Anything with a method `log(values, step)` serves as well.
     """
 
     def __init__(self, log: Callable[[dict[str, float], int], Any], close: Callable[[], Any] = lambda: None):
@@ -84,9 +82,7 @@ def mlflow(
     """MLflow; a run of this name in the experiment is continued.
 
     Args:
-        experiment: its name.
         uri: of the tracking server, or sqlite:///FILE; by default what MLflow is set to.
-        name: of the run.
         config: the run's parameters.
     """
     client = _package("mlflow").MlflowClient(tracking_uri=uri)
