@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class DataError(ValueError):
@@ -26,6 +27,15 @@ def check_known(name: object, known: Iterable[str], *, what: str) -> None:
     """Raise UsageError with the message of `suggest` unless `name` is one of `known`."""
     if name not in (known := list(known)):
         raise UsageError(suggest(str(name), known, what=what))
+
+
+@contextmanager
+def needs(what: str, extra: str, error: type[Exception] = ImportError) -> Iterator[None]:
+    """Context manager: where an import in it fails, raise `what`, as "Ray Train needs Ray", and how to install it."""
+    try:
+        yield
+    except ImportError as cause:
+        raise error(f"{what}: pip install -c constraints.txt -e '.[{extra}]'") from cause
 
 
 def suggest(name: str, known: Iterable[str], *, what: str = "name") -> str:

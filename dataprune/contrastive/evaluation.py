@@ -15,6 +15,7 @@ from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from ..checks import check_floating
+from ..errors import needs
 
 _CHUNK = 1 << 24  # similarities computed at a time
 
@@ -99,15 +100,12 @@ def linear_probe(
 
 def fit_probe(features: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], penalty: float, steps: int) -> Any:
     """Fit the classifier of `linear_probe`: a scikit-learn pipeline of standardisation and logistic regression."""
-    try:
+    with needs("the linear probe needs scikit-learn", "contrastive"):
         from sklearn.dummy import DummyClassifier
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
-    except ImportError as error:
-        message = "the linear probe needs scikit-learn: pip install -c constraints.txt -e '.[contrastive]'"
-        raise ImportError(message) from error
     classes = len(np.unique(labels))
     if classes == 1:
         return DummyClassifier().fit(features, labels)

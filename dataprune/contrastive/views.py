@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from ..errors import needs
 from ..hashing import uniform
 
 Images = UInt8[Tensor, "b c h w"] | Float[Tensor, "b c h w"]
@@ -177,10 +178,8 @@ def _centres(size: int, start: Float[Tensor, "b 1"], length: Float[Tensor, "b 1"
 def _recolour(
     images: Float[Tensor, "b c h w"], draws: Float[Tensor, "b 4"], strength: float
 ) -> Float[Tensor, "b c h w"]:
-    try:
+    with needs("colour jitter needs kornia", "contrastive"):
         from kornia import enhance
-    except ImportError as error:
-        raise ImportError("colour jitter needs kornia: pip install -c constraints.txt -e '.[contrastive]'") from error
     factors = 1 + 0.8 * strength * (2 * draws[:, :3] - 1)
     angle = 2 * torch.pi * 0.2 * strength * (2 * draws[:, 3] - 1)
     images = enhance.adjust_brightness_accumulative(images, factors[:, 0])

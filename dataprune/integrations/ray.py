@@ -6,6 +6,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from ..errors import needs
 from ..loading import prune_loader
 from ..pruner import Pruner
 
@@ -26,10 +27,8 @@ def prepare_data_loader(loader: DataLoader, pruner: Pruner, **options: Any) -> D
         TypeError, ValueError: as `dataprune.prune_loader`; also for `add_dist_sampler`, or a loader that is prepared.
         ImportError: without Ray.
     """
-    try:
+    with needs("Ray Train needs Ray", "ray"):
         from ray.train.torch import prepare_data_loader as prepare
-    except ImportError as error:
-        raise ImportError("Ray Train needs Ray: pip install -c constraints.txt -e '.[ray]'") from error
     if "add_dist_sampler" in options:
         raise TypeError("add_dist_sampler is always False here: Ray's sampler would undo the pruning")
     if type(loader).__module__.partition(".")[0] == "ray":

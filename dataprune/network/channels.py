@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from ..errors import needs
 from ..modules import inference
 from . import costs
 from . import layers as _layers
@@ -61,12 +62,8 @@ def remove(model: nn.Module, keep: Mapping[str, Bool[Tensor, " c"]], example_inp
 @contextmanager
 def _graph(model: nn.Module, example_inputs: Any) -> Iterator[Any]:
     """Build the model's dependency graph; on exit the model must run, with outputs of the same shape."""
-    try:
+    with needs("removing channels needs torch-pruning", "network"):
         import torch_pruning
-    except ImportError as error:
-        raise ImportError(
-            "removing channels needs torch-pruning: pip install -c constraints.txt -e '.[network]'"
-        ) from error
     for name, module in model.named_modules():
         if "weight_orig" in module._parameters:
             raise ValueError(f"layer {name!r} has a mask: call network.finalize(model) before removing channels")

@@ -132,7 +132,9 @@ def training_flops(
 
 def forward_flops(model: nn.Module, example_inputs: Any) -> tuple[int, dict[str, int]]:
     """Count the FLOPs of a forward pass, and those of each convolution and linear layer in it."""
-    layers = {layer: name for name, layer in model.named_modules() if isinstance(layer, _layers.PRUNABLE)}
+    layers: dict[nn.Module, str] = {
+        layer: name for name, layer in model.named_modules() if isinstance(layer, _layers.PRUNABLE)
+    }
     of_layers: Counter[str] = Counter()
     counter = FlopCounterMode(display=False)
 

@@ -18,7 +18,7 @@ from jaxtyping import Int, Shaped, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ...errors import DataError
+from ...errors import DataError, needs
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -241,10 +241,8 @@ def decode(content: bytes, name: str, shape: Sequence[int], resize: bool) -> np.
 
 
 def _open(content: bytes, name: str) -> Image.Image:
-    try:
+    with needs("decoding images needs Pillow", "cli", DataError):
         from PIL import Image
-    except ImportError as error:
-        raise DataError("decoding images needs Pillow: pip install -c constraints.txt -e '.[cli]'") from error
     try:
         return Image.open(io.BytesIO(content))
     except (OSError, SyntaxError, struct.error, Image.DecompressionBombError) as error:

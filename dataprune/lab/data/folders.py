@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from ...errors import DataError
+from ...errors import DataError, needs
 from .datasets import SPLITS, Encoded, Images, Packed, Splits
 
 _log = logging.getLogger(__name__)
@@ -236,11 +236,9 @@ def features_of(schema: Any) -> dict[str, Any]:
 
 
 def _pyarrow() -> tuple[Any, Any]:
-    try:
+    with needs("reading parquet files needs pyarrow", "cli", DataError):
         import pyarrow
         import pyarrow.parquet
-    except ImportError as error:
-        raise DataError("reading parquet files needs pyarrow: pip install -c constraints.txt -e '.[cli]'") from error
     return pyarrow, pyarrow.parquet
 
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ...errors import DataError, UsageError, suggest
+from ...errors import DataError, UsageError, needs, suggest
 from ...hashing import bits
 from .datasets import Encoded, Images, Splits, Streamed, Texts, shape_of
 from .folders import read_folder, read_hub
@@ -138,10 +138,8 @@ def _with_names(name: str, splits: Splits) -> Splits:
 
 
 def _digits(test_size: int) -> Splits:
-    try:
+    with needs("digits come with scikit-learn", "cli", DataError):
         from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise DataError("digits come with scikit-learn: pip install -c constraints.txt -e '.[cli]'") from error
     pixels, labels = load_digits(return_X_y=True)
     images = torch.from_numpy(pixels).view(-1, 1, 8, 8).mul(255 / 16).round().to(torch.uint8)
     samples = Images(images, torch.from_numpy(labels).long())

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ...errors import UsageError
+from ...errors import UsageError, needs
 
 _SEVERAL_MACHINES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # on any system: whether other machines may join
 
@@ -22,10 +22,8 @@ def connected(address: str | None) -> Iterator[Any]:
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     if address == "local":
         os.environ.setdefault(_SEVERAL_MACHINES, "0")  # Ray reads it when it is imported
-    try:
+    with needs("--engine ray needs Ray", "ray", UsageError):
         import ray
-    except ImportError:
-        raise UsageError("--engine ray needs Ray: pip install -c constraints.txt -e '.[ray]'") from None
     if ray.is_initialized():
         yield ray
         return

@@ -12,7 +12,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from ...errors import UsageError, suggest
+from ...errors import UsageError, needs, suggest
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "lars")
 SCHEDULES = ("cosine", "one-cycle", "step", "linear", "exponential", "constant")
@@ -326,10 +326,8 @@ def read_yaml(path: Path) -> dict[Any, Any]:
     Raises:
         UsageError: if it cannot be read, or is no such file.
     """
-    try:
+    with needs("reading a YAML file needs PyYAML", "cli", UsageError):
         import yaml
-    except ImportError:
-        raise UsageError("reading a YAML file needs PyYAML: pip install -c constraints.txt -e '.[cli]'") from None
     try:
         text = path.read_text(encoding="utf-8")
         aliases = any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text))
