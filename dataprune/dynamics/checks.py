@@ -119,13 +119,15 @@ def check_state(
             raise CheckpointError(f"this state has {name} {state.get(name)!r}, this recorder {value!r}")
     size, classes = expected["size"], state.get("classes")
     index, values, rows, saved = (state.get(key) for key in ("pending_index", "pending_values", "rows", "state"))
-    pending = len(index) if isinstance(index, Tensor) and index.ndim == 1 else -1  # records of an unfinished epoch
+    pending = -1  # records of an unfinished epoch
+    if isinstance(index, Tensor) and (index.dtype, index.ndim) == (torch.int64, 1) and in_range(index, size):
+        pending = len(index)
     valid = {
         "epoch": is_whole(state.get("epoch"), 0),
         "classes": classes is None or is_whole(classes, 2),
         "rank": is_whole(state.get("rank"), 0),
         "world_size": is_whole(state.get("world_size"), 1),
-        "pending_index": pending >= 0 and index.dtype == torch.int64 and in_range(index, size),
+        "pending_index": pending >= 0,
         "pending_values": isinstance(values, Tensor)
         and (values.dtype, values.ndim, len(values)) == (torch.float32, 2, pending),
         "rows": rows is None
