@@ -153,6 +153,17 @@ def check_selection(selection: Selection, size: int, count: int, *, exact: bool)
         )
 
 
+def check_schema(state: Any, owner: str, schema: int, part: str) -> None:
+    """Raise CheckpointError unless this is a state of a pruner or recorder, which has a `part`, of this schema."""
+    if not isinstance(state, dict) or "schema" not in state or part not in state:
+        raise CheckpointError(f"this is not the state of a {owner}: pass what `state_dict()` returned")
+    if state["schema"] != schema:
+        raise CheckpointError(
+            f"this state has schema {state['schema']}, this version reads schema {schema}: resume with the version "
+            "that wrote it, or start again"
+        )
+
+
 def check_state(state: dict[str, Any], size: int, epochs: int, values: tuple[int, ...] = ()) -> None:
     """Raise CheckpointError unless a pruner's state is whole: every entry of its type, shape and range."""
     index = state.get("pending_index")

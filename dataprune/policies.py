@@ -2,7 +2,7 @@
 
 A selection depends on the book, the count and the key alone. Ties are broken by the key's hash of the position, not by
 the position itself, so that a sample is selected or not whatever rank or shard it is on. Your own policy is a function,
-or inherits from `Policy` and declares what differs from its defaults.
+or inherits from `Policy` and declares what differs from its defaults. All raise ValueError for arguments out of range.
 """
 
 from __future__ import annotations
@@ -153,8 +153,6 @@ class epsilon_greedy(Policy):
     Args:
         epsilon: share of random places, in [0, 1].
         balance: as for `top_k`; it governs the greedy places only.
-    Raises:
-        ValueError: if epsilon is outside [0, 1].
     Source: Raju et al. 2021, arXiv:2111.12621, section 4.2. Differs: nothing.
     """
 
@@ -177,10 +175,8 @@ class upper_confidence(Policy):
     """Select the highest score + c * variance; unseen samples come first.
 
     Args:
-        c: weight of the variance.
+        c: weight of the variance, a finite number.
         balance: as for `top_k`.
-    Raises:
-        ValueError: if c is not a finite number.
     Source: "UCB" in Raju et al. 2021, arXiv:2111.12621, section 4.3 (a variance, not its root). Differs: nothing.
     """
 
@@ -209,8 +205,6 @@ class soft_prune(Policy):
         prune_probability: r in [0, 1); None solves it in every epoch such that `count` samples are kept, with r at
             most `limit`: then a small count is out of reach and more is kept.
         limit: highest r that is solved for, and so 1 / (1 - limit) the largest weight.
-    Raises:
-        ValueError: if r is outside [0, 1).
     Source: InfoBatch, Qin et al. 2024, arXiv:2303.04947, Eq. 4 and section 3.2. Differs: the paper flips a coin for
         each sample; here the number of survivors is fixed and their choice random, with the same probability for each.
     """

@@ -424,13 +424,7 @@ class Pruner:
             CheckpointError: if the state is of another dataset, schema or rank, of a pruner with other arguments (each
                 is named, with both values), or not a pruner's.
         """
-        if not isinstance(state, dict) or "schema" not in state or "score" not in state:
-            raise CheckpointError("this is not the state of a pruner: pass what `state_dict()` returned")
-        if state["schema"] != SCHEMA:
-            raise CheckpointError(
-                f"this state has schema {state['schema']}, this version reads schema {SCHEMA}: resume with the version "
-                "that wrote it, or start again"
-            )
+        checks.check_schema(state, "pruner", SCHEMA, "score")
         if state.get("size") != self.size:
             raise CheckpointError(f"this state is of {state.get('size')} samples, this pruner of {self.size}")
         check_plan(state.get("plan"), self._plan)

@@ -1,4 +1,7 @@
-"""How much of the data an epoch keeps: callables from a 0-based epoch to a fraction in (0, 1]."""
+"""How much of the data an epoch keeps: callables from a 0-based epoch to a fraction in (0, 1].
+
+All raise ValueError for arguments out of range.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,6 @@ class constant:
 
     Args:
         keep: fraction in (0, 1].
-    Raises:
-        ValueError: if keep is outside (0, 1].
     """
 
     keep: float
@@ -37,8 +38,6 @@ class window:
         keep: fraction kept inside the window, in (0, 1].
         start: first pruned epoch.
         stop: first epoch after the pruned ones.
-    Raises:
-        ValueError: if keep is outside (0, 1] or start is negative.
     Example:
         >>> [window(0.5, 1, 3)(epoch) for epoch in range(4)]
         [1.0, 0.5, 0.5, 1.0]
@@ -65,8 +64,6 @@ class linear:
         first: fraction kept in epoch 0, in (0, 1].
         last: fraction kept in the last epoch, in (0, 1].
         epochs: number of epochs, at least 1.
-    Raises:
-        ValueError: if a fraction is outside (0, 1] or epochs is below 1.
     Example:
         >>> [linear(1.0, 0.5, 3)(epoch) for epoch in range(3)]
         [1.0, 0.75, 0.5]

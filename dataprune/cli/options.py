@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import UsageError, suggest
+from ..errors import UsageError, check_known
 
 
 def out_path(text: str) -> Path:
@@ -73,8 +73,7 @@ def choose_engine(name: str, address: str | None, jobs: int | None) -> Any:
 
 def uses_ray(engine: str) -> bool:
     """Whether an engine is Ray; raises UsageError for an unknown engine, or where Ray is not installed."""
-    if engine not in ("local", "ray"):
-        raise UsageError(suggest(engine, ["local", "ray"], what="engine"))
+    check_known(engine, ("local", "ray"), what="engine")
     if engine == "ray" and importlib.util.find_spec("ray") is None:
         raise UsageError("--engine ray needs Ray: pip install -c constraints.txt -e '.[ray]'")
     return engine == "ray"

@@ -45,8 +45,6 @@ def glister(
         step: the step η, as a learning rate.
         every: samples taken between two updates.
         balance: "class" keeps the same share of every class; "none", as in the paper, keeps the highest gains.
-    Raises:
-        ValueError: if `val_errors` are no errors.
     Source: GLISTER, Killamsetty et al. 2021, arXiv:2012.10630: greedy selection with the gain's Taylor approximation on
         the last layer. Differs: the number of updates is given by `every`, the samples between two.
     """

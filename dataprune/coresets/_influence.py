@@ -47,7 +47,7 @@ def influence(
 
     Args:
         damping: above 0; the weight decay that the layer was trained with is a natural choice.
-        epsilon: leave out samples as long as ‖Σ I_i‖ ≤ epsilon, but keep at least the fraction `keep`.
+        epsilon: leave out samples as long as ‖Σ I_i‖ ≤ epsilon, at least 0, but keep at least the fraction `keep`.
         every: samples left out before all samples are scored again. With 1 every step takes the best of all, at up to
             N·C·D multiplications (50,000 samples of ten classes with 512 features: minutes). With more it takes the
             best of those that were best at the last scoring (N / 32, at least 256 and four times `every`), for larger
@@ -55,8 +55,6 @@ def influence(
         solver: method for H⁻¹ g, "kronecker" or "conjugate".
     Returns:
         Ascending positions with weight one; more of them than `keep` asks for if epsilon stops earlier.
-    Raises:
-        ValueError: if errors and labels do not make a softmax, damping is not above 0, or epsilon is negative.
     Source: DP, Yang et al. 2023, arXiv:2205.09329: influence of leaving a set out, and its two problems, the largest
         set within ε and the best set of a given size. Differs: last layer only; the set is built greedily; damping is
         this library's, as the Hessian of softmax is singular.

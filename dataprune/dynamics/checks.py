@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import WHOLE, check_floating, in_range, is_whole
+from ..checks import WHOLE, check_floating, check_schema, in_range, is_whole
 from ..errors import CheckpointError, PlanError
 
 
@@ -107,13 +107,7 @@ def check_state(
     state: Any, schema: int, expected: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]
 ) -> None:
     """Raise CheckpointError unless a state is whole, with the `expected` entries and `tensors` like the statistics'."""
-    if not isinstance(state, dict) or "schema" not in state or "statistics" not in state:
-        raise CheckpointError("this is not the state of a recorder: pass what `state_dict()` returned")
-    if state["schema"] != schema:
-        raise CheckpointError(
-            f"this state has schema {state['schema']}, this version reads schema {schema}: resume with the version "
-            "that wrote it, or start again"
-        )
+    check_schema(state, "recorder", schema, "statistics")
     for name, value in expected.items():
         if state.get(name) != value:
             raise CheckpointError(f"this state has {name} {state.get(name)!r}, this recorder {value!r}")
