@@ -44,8 +44,7 @@ def label_quality(scores: Table, statistic: str) -> Float64[np.ndarray, " n"]:
     A column that is none of the library's statistics is read as `aum` is, highest being the most suspicious.
 
     Args:
-        scores: a table of scores.
-        statistic: its column.
+        statistic: a column of the scores.
     Returns:
         (N,) float64 in the dataset's order, falling in the score. NaN where the score is.
     Raises:
@@ -92,7 +91,7 @@ def label_issues(
     """Positions of the samples whose labels are the most suspicious, the worst first.
 
     Args:
-        scores, statistic: as for `label_quality`.
+        statistic: as for `label_quality`.
         count: how many; all that have a score by default.
         seed: equal scores, of which `forgetting` has many, come in a random order, which this decides.
     Raises:
@@ -172,7 +171,6 @@ def with_scores(dataset: Any, scores: Table) -> Any:
 
     Args:
         dataset: a `datasets.Dataset`, which is not changed.
-        scores: a table of scores.
     Raises:
         TypeError: if it is no `datasets.Dataset`, but a DatasetDict or a stream.
         ValueError: if lengths differ, or the dataset has a column of a score's name already.

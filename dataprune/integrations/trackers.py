@@ -26,27 +26,20 @@ NAMES = ("tensorboard", "wandb", "trackio", "mlflow")
 _WRITTEN = "tracked.json"  # in a run's folder: how many epochs each tracker has
 
 
-class Tracker(contextlib.AbstractContextManager["Tracker"]):
-    """Where values go: `log` is called with numbers by name and the step, `close` once.
+class Tracker(contextlib.ExitStack):
+    """Where values go: `log` is called with numbers by name and the step, `close` once, at exit or by `close()`.
 
     Anything with a method `log(values, step)` serves as well.
     """
 
     def __init__(self, log: Callable[[dict[str, float], int], Any], close: Callable[[], Any] = lambda: None):
+        super().__init__()
         self._log = log
-        self._stack = contextlib.ExitStack()
-        self._stack.callback(close)
+        self.callback(close)
 
     def log(self, values: Mapping[str, float | None], step: int) -> None:
         """Log numbers by name; those that are None are left out."""
         self._log({name: float(value) for name, value in values.items() if value is not None}, step)
-
-    def close(self) -> None:
-        """Write what waits. A second call does nothing."""
-        self._stack.close()
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
 
 def tensorboard(folder: str | Path) -> Tracker:
