@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
-from ..checks import check_floating
+from ..checks import WHOLE, check_floating
 from ..errors import needs
 
 _CHUNK = 1 << 24  # similarities computed at a time
@@ -129,7 +129,7 @@ def _checked(
                 f"{name}_features must be a row of D features per sample, with the same D for training and test; got "
                 f"{tuple(train_features.shape)} and {tuple(test_features.shape)}"
             )
-        if not isinstance(labels, Tensor) or labels.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8):
+        if not isinstance(labels, Tensor) or labels.dtype not in WHOLE:
             kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
             raise TypeError(f"{name}_labels must be a tensor of class ids, got {kind}")
         if labels.shape != features.shape[:1] or int(labels.min()) < 0:

@@ -68,17 +68,23 @@ def split(
     """
     if division == "none" or labels is None:
         return [(torch.arange(size), count)]
-    classes, sizes = torch.unique(labels, return_counts=True)
+    classes, counts = torch.unique(labels, return_counts=True)
+    sizes = counts.tolist()
     if division == "equal":
-        capacities = [capacity(members) for members in sizes.tolist()]
-        places = policies.quotas(torch.tensor(capacities), count, key)
+        places = policies.quotas(torch.tensor([capacity(members) for members in sizes]), count, key)
     else:
-        exact = sizes * count
+        exact = counts * count
         rounded = exact // size
         rounded[policies.highest(exact % size, count - int(rounded.sum()), key)] += 1
         places = rounded.tolist()
-    _check_no_class_empty(classes, sizes.tolist(), places, count)
-    return list(zip(torch.argsort(labels, stable=True).split(sizes.tolist()), places))
+    empty = [f"{label} ({size} samples)" for label, size, place in zip(classes.tolist(), sizes, places) if not place]
+    if empty:
+        more = f" and {len(empty) - _LISTED} more" if len(empty) > _LISTED else ""
+        raise ValueError(
+            f"keep leaves {count} samples for {len(classes)} classes, and none for class "
+            f"{', '.join(empty[:_LISTED])}{more}: keep more, or leave these classes out"
+        )
+    return list(zip(torch.argsort(labels, stable=True).split(sizes), places))
 
 
 def pool(chosen: Selection | Tensor | Array | None, size: int, count: int) -> tuple[Tensor, Tensor]:
@@ -202,16 +208,6 @@ def _floating(name: str, value: Tensor | Array) -> Tensor:
     if not result.is_floating_point():
         raise ValueError(f"{name} must be floating point, got {result.dtype}: pass {name}.float()")
     return result
-
-
-def _check_no_class_empty(classes: Tensor, sizes: Sequence[int], places: Sequence[int], count: int) -> None:
-    empty = [f"{label} ({size} samples)" for label, size, place in zip(classes.tolist(), sizes, places) if not place]
-    if empty:
-        more = f" and {len(empty) - _LISTED} more" if len(empty) > _LISTED else ""
-        raise ValueError(
-            f"keep leaves {count} samples for {len(classes)} classes, and none for class "
-            f"{', '.join(empty[:_LISTED])}{more}: keep more, or leave these classes out"
-        )
 
 
 def _in_units(size: float) -> str:

@@ -256,7 +256,7 @@ def _last() -> Accumulator:
     def add(state: State, at: Tensor, value: Tensor) -> None:
         state["value"][at] = value
 
-    return Accumulator(lambda size: {"value": torch.full((size,), torch.nan)}, add, lambda state: state["value"])
+    return Accumulator(lambda size: {"value": _floats(size, torch.nan)}, add, lambda state: state["value"])
 
 
 def _mean(sign: float = 1.0) -> Accumulator:
@@ -297,7 +297,11 @@ def _windows(
     """
 
     def allocate(size: int) -> State:
-        return {"window": torch.zeros(size, length), "filled": torch.zeros(size, dtype=torch.int32), **_no_mean(size)}
+        return {
+            "window": _floats(size * length).view(size, length),
+            "filled": torch.zeros(size, dtype=torch.int32),
+            **_no_mean(size),
+        }
 
     def add(state: State, at: Tensor, value: Tensor) -> None:
         known = ~value.isnan()  # the difference at the first presentation is NaN
@@ -321,7 +325,7 @@ def _differences(accumulator: Accumulator) -> Accumulator:
     """Pass on each value minus the one before; NaN at the first presentation."""
 
     def allocate(size: int) -> State:
-        return accumulator.allocate(size) | {"before": torch.full((size,), torch.nan)}
+        return accumulator.allocate(size) | {"before": _floats(size, torch.nan)}
 
     def add(state: State, at: Tensor, value: Tensor) -> None:
         accumulator.add(state, at, value - state["before"][at])
@@ -331,7 +335,11 @@ def _differences(accumulator: Accumulator) -> Accumulator:
 
 
 def _no_mean(size: int) -> State:
-    return {"mean": torch.zeros(size), "count": torch.zeros(size, dtype=torch.int32)}
+    return {"mean": _floats(size), "count": torch.zeros(size, dtype=torch.int32)}
+
+
+def _floats(size: int, initial: float = 0.0) -> Tensor:
+    return torch.full((size,), initial, dtype=torch.float32)
 
 
 def _add_to_mean(state: State, at: Tensor, value: Tensor) -> None:

@@ -120,11 +120,17 @@ def values(pruner: Pruner, *, samples: int | None = None, **more: float | None) 
 def following(names: str, out: Path, config: dict[str, Any] | None = None) -> Iterator[Callable[[], None]]:
     """Follow the history of a run's folder: every tracker logs every epoch once, also where the run was interrupted.
 
-    `names` are comma-separated, of NAMES. Yields a function that logs the epochs that a tracker does not have yet.
+    `names` are comma-separated, of NAMES; UsageError for one that is unknown or cannot be imported. Yields a function
+    that logs the epochs that a tracker does not have yet.
     """
     requested = [name.strip() for name in names.split(",") if name.strip()]
     for name in requested:
-        _require(name)
+        check_known(name, NAMES, what="tracker")
+        try:
+            with _off_stdout():
+                _package(name)
+        except ImportError as error:
+            raise UsageError(str(error)) from error
     trackers: dict[str, Tracker] = {}
     stack = contextlib.ExitStack()
     history, path = out / "history.jsonl", out / _WRITTEN
@@ -152,16 +158,6 @@ def following(names: str, out: Path, config: dict[str, Any] | None = None) -> It
     finally:
         with _off_stdout():
             stack.close()
-
-
-def _require(name: str) -> None:
-    """Raise UsageError for an unknown tracker, or one whose package cannot be imported."""
-    check_known(name, NAMES, what="tracker")
-    try:
-        with _off_stdout():
-            _package(name)
-    except ImportError as error:
-        raise UsageError(str(error)) from error
 
 
 def _off_stdout() -> contextlib.AbstractContextManager[Any]:
