@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import torch
 from jaxtyping import Float, Integer
@@ -63,14 +61,16 @@ def stratified(
     def dropped(size: int) -> int:
         return int(round(cutoff * size, 9))
 
+    def capacity(size: int) -> int:
+        return size - dropped(size)
+
     def rule(values: Tensor, count: int, key: Key) -> Tensor:
         return _stratify(values, count, bins, dropped(len(values)), key)
 
     # masks and strata, where there is a cutoff a partition; float64 chunks, and the samples that `_draw` is unsure of
     size, each = len(scores), scores.element_size() + (12 if cutoff else 5)
     memory = size * each + 48 * min(size, _ROWS) + 24 * min(size, int(20 * bins + 12 * (bins * size) ** 0.5))
-    run = partial(choose, capacity=lambda size: size - dropped(size), memory=memory)
-    return run("stratified", scores, rule, keep, labels, balance, seed, max_memory)
+    return choose("stratified", scores, rule, keep, labels, balance, seed, max_memory, capacity=capacity, memory=memory)
 
 
 def _stratify(values: Tensor, count: int, bins: int, dropped: int, key: Key) -> Tensor:

@@ -53,17 +53,7 @@ def bottom(
 
     Source: the easy samples of Sorscher et al. 2022, arXiv:2206.14486, section 3. Differs: as for `top`.
     """
-    scores = check_scores(scores)
-    return choose(
-        "bottom",
-        scores,
-        lambda values, *rest: policies.highest(-values, *rest),
-        keep,
-        labels,
-        balance,
-        seed,
-        max_memory,
-    )
+    return choose("bottom", -check_scores(scores), policies.highest, keep, labels, balance, seed, max_memory)
 
 
 def random(
