@@ -48,27 +48,10 @@ def deepfool(
     Source: DeepFool, Moosavi-Dezfooli et al. 2016, arXiv:1511.04599, Algorithm 2; as a coreset, Ducoffe and Precioso
         2018, arXiv:1802.09841. Differs: the `nearest` classes only, as the original code does.
     """
-    count = budget.count_of(len(inputs) if isinstance(inputs, Tensor) and inputs.ndim else 0, keep)
-    square, crossed = distances(model, inputs, iterations, nearest, batch_size, overshoot, max_memory)
-    order = torch.randperm(len(square), generator=torch.Generator().manual_seed(seed))
-    order = order[square[order].argsort(stable=True)]
-    order = order[(~crossed)[order].int().argsort(stable=True)]
-    return Selection.of(order[:count].sort().values)
-
-
-def distances(
-    model: nn.Module,
-    inputs: Float[Tensor, "n ..."],
-    iterations: int = 50,
-    nearest: int = 10,
-    batch_size: int = 128,
-    overshoot: float = 0.02,
-    max_memory: int = budget.MAX_MEMORY,
-) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
-    """Measure the perturbation of every sample: its squared length, and whether it crosses a boundary."""
     check_floating("inputs", inputs, " that can be perturbed")
-    if inputs.ndim < 2 or inputs.numel() == 0:
+    if inputs.ndim < 2 or 0 in inputs.shape[1:]:
         raise ValueError(f"inputs must be (N, ...), a sample per row, got {tuple(inputs.shape)}")
+    count = budget.count_of(len(inputs), keep)
     for name, value in (("iterations", iterations), ("nearest", nearest), ("batch_size", batch_size)):
         check_whole(name, value)
     if not 0 <= overshoot < math.inf:
@@ -78,9 +61,20 @@ def distances(
     row = inputs[0].numel() * inputs.element_size()
     need = (nearest + 6) * min(batch_size, len(inputs)) * row
     budget.chunk_rows(f"deepfool with batch_size={batch_size}", len(inputs), max_memory, fixed=need)
+    square, crossed = distances(model, inputs, iterations, nearest, batch_size, 1 + overshoot)
+    order = torch.randperm(len(square), generator=torch.Generator().manual_seed(seed))
+    order = order[square[order].argsort(stable=True)]
+    order = order[(~crossed)[order].int().argsort(stable=True)]
+    return Selection.of(order[:count].sort().values)
+
+
+def distances(
+    model: nn.Module, inputs: Tensor, iterations: int, nearest: int, batch_size: int, reach: float
+) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
+    """Measure the perturbation of every sample: its squared length, and whether it crosses a boundary."""
     with evaluation(model), torch.inference_mode(False), torch.enable_grad():
         batches = (batch.detach().to(device_of(model)).clone() for batch in inputs.split(batch_size))
-        parts = [_perturb(model, batch, iterations, nearest, 1 + overshoot) for batch in batches]
+        parts = [_perturb(model, batch, iterations, nearest, reach) for batch in batches]
     square, crossed = zip(*parts)
     return torch.cat(square).cpu(), torch.cat(crossed).cpu()
 

@@ -32,10 +32,15 @@ def inputs(size: int, width: int = 6, seed: int = 1) -> Tensor:
     return torch.randn(size, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def distances(model: nn.Module, x: Tensor, **options: int) -> tuple[Tensor, Tensor]:
+    settings = {"iterations": 50, "nearest": 10, "batch_size": 128} | options
+    return _deepfool.distances(model, x, **settings, reach=1.02)
+
+
 @pytest.mark.parametrize("batch_size", [7, 128])
 def test_a_linear_classifier_has_a_closed_form(batch_size: int) -> None:
     layer, x = linear(), inputs(50)
-    square, crossed = _deepfool.distances(layer, x, batch_size=batch_size)
+    square, crossed = distances(layer, x, batch_size=batch_size)
     assert bool(crossed.all())
     torch.testing.assert_close(square, closed_form(layer, x))
     selection = coresets.deepfool(layer, x, keep=0.2, batch_size=batch_size)
@@ -48,9 +53,9 @@ def test_only_the_nearest_classes_are_considered() -> None:
     with torch.no_grad():  # class 1 has the higher logit, class 2 the closer boundary
         layer.weight.copy_(torch.tensor([[1.0, 0.0], [0.9, 0.0], [-9.0, 0.0]]))
     x = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
-    assert float(_deepfool.distances(layer, x, nearest=1)[0]) == pytest.approx(1.0)
+    assert float(distances(layer, x, nearest=1)[0]) == pytest.approx(1.0)
     layer.weight.data[1] = torch.tensor([0.9, 0.1])
-    both = float(_deepfool.distances(layer, x, nearest=2)[0])
+    both = float(distances(layer, x, nearest=2)[0])
     assert both == pytest.approx(min(0.1**2 / 0.02, 1.0))
 
 
@@ -60,11 +65,11 @@ def test_a_curved_boundary_is_reached_in_steps() -> None:
             return torch.stack([x.square().sum(1), torch.ones(len(x))], dim=1)
 
     x = torch.tensor([[3.0, 4.0], [1.2, 0.0], [0.3, 0.0]])
-    square, crossed = _deepfool.distances(Circle(), x)
+    square, crossed = distances(Circle(), x)
     assert bool(crossed.all())
     # from outside Newton's steps end near the circle; from inside the first step already ends beyond it
     torch.testing.assert_close(square.sqrt(), torch.tensor([4.0, 0.2, 0.91 / 0.6]), atol=0.05, rtol=0.02)
-    _, early = _deepfool.distances(Circle(), x, iterations=1)
+    _, early = distances(Circle(), x, iterations=1)
     assert not bool(early.all())
     assert coresets.deepfool(Circle(), x, keep=0.34, iterations=1).index.tolist() == [2]  # the one that crossed
 
@@ -94,21 +99,21 @@ def test_outputs_and_shapes_as_models_have_them() -> None:
             return {"loss": torch.zeros(()), "logits": self.inner(x.flatten(1))}
 
     model, x = Output(), inputs(10, width=8).view(10, 2, 2, 2)
-    torch.testing.assert_close(_deepfool.distances(model, x)[0], closed_form(model.inner, x.flatten(1)))
+    torch.testing.assert_close(distances(model, x)[0], closed_form(model.inner, x.flatten(1)))
 
 
 def test_degenerate_models_and_inputs() -> None:
     flat = linear()
     with torch.no_grad():
         flat.weight.zero_()
-    square, crossed = _deepfool.distances(flat, inputs(8))
+    square, crossed = distances(flat, inputs(8))
     assert not bool(crossed.any()) and square.tolist() == [0.0] * 8
     assert len(coresets.deepfool(flat, inputs(8), keep=0.5).index) == 4
     picks = {tuple(coresets.deepfool(flat, inputs(8), keep=0.5, seed=seed).index.tolist()) for seed in range(5)}
     assert len(picks) > 1
     with torch.no_grad():  # every sample lies on the boundary
         flat.bias.zero_()
-    assert bool(_deepfool.distances(flat, inputs(8))[1].all())
+    assert bool(distances(flat, inputs(8))[1].all())
     assert coresets.deepfool(linear(), inputs(1), keep=0.01).index.tolist() == [0]
     assert len(coresets.deepfool(linear(), inputs(1).repeat(9, 1), keep=0.3).index.unique()) == 3
 
