@@ -63,8 +63,13 @@ def full(size: int, **run: Unpack[Run]) -> Pruner:
 def static_random(size: int, **run: Unpack[Run]) -> Pruner:
     """One random subset, drawn once.
 
+    Args:
+        keep: fraction kept in a pruned epoch, in (0, 1]; or, from 2 on, how many samples.
     Source: "Random" (static) in Table 1 of Xiao et al., arXiv:2408.16031. Differs: nothing.
     """
+    keep = run.get("keep")
+    if keep is not None:
+        run["keep"] = schedules.fraction_of(keep, size)
     return _pruner(size, criteria.loss, policies.uniform(), every=None, **run)
 
 

@@ -113,4 +113,20 @@ def check_whole(name: str, value: object, least: int = 1) -> None:
 def check_fraction(name: str, value: float) -> None:
     """Raise ValueError unless `value` is a number in (0, 1]."""
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value <= 1:
-        raise ValueError(f"{name} is the fraction kept, in (0, 1], got {value!r}")
+        samples = isinstance(value, Integral) and value > 1
+        hint = f"; for {value} samples write {name}={value}/len(dataset)" if samples else ""
+        raise ValueError(f"{name} is the fraction kept, in (0, 1], got {value!r}{hint}")
+
+
+def fraction_of(keep: float, size: int) -> float:
+    """The fraction that a static method keeps, where `keep` is one, or a whole number of samples above 1.
+
+    Raises:
+        ValueError: if it is neither, or above `size`.
+    """
+    if isinstance(keep, Integral) and keep > 1:
+        if keep > size:
+            raise ValueError(f"keep asks for {keep} samples, there are {size}")
+        return keep / size
+    check_fraction("keep", keep)
+    return keep

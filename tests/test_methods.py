@@ -494,6 +494,21 @@ def test_rs2_shuffles_its_first_pass_and_draws_new_permutations() -> None:
     assert len({halves[0], halves[2], halves[4], halves[6]}) == 4
 
 
+def test_static_random_takes_a_number_of_samples() -> None:
+    for count in (2, 7, SIZE - 1, SIZE):
+        assert dataprune.static_random(SIZE, keep=count, epochs=EPOCHS).epoch_sizes() == [count] * EPOCHS
+    same = [dataprune.static_random(SIZE, keep=keep, epochs=2).select(0).index.tolist() for keep in (10, 10 / SIZE)]
+    assert same[0] == same[1]
+    with pytest.raises(ValueError, match=f"asks for {SIZE + 1} samples, there are {SIZE}"):
+        dataprune.static_random(SIZE, keep=SIZE + 1, epochs=2)
+
+
+@pytest.mark.parametrize("name", sorted(set(dataprune.METHODS) - {"static_random"}))
+def test_dynamic_methods_say_how_to_keep_a_number_of_samples(name: str) -> None:
+    with pytest.raises(ValueError, match=r"keep is the fraction .*; for 500 samples write keep=500/len\(dataset\)"):
+        dataprune.METHODS[name](1000, keep=500, epochs=4)
+
+
 def test_static_random_draws_one_subset_once() -> None:
     pruner = dataprune.static_random(SIZE, keep=KEEP, epochs=EPOCHS)
     selected = [tuple(train(pruner, epoch).tolist()) for epoch in range(EPOCHS)]

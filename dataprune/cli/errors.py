@@ -31,7 +31,11 @@ class Group(TyperGroup):
             return super().main(*args, standalone_mode=False, **more)
         try:
             code = super().main(*args, standalone_mode=False, **more)
+            if sys.stdout is not None:
+                sys.stdout.flush()
         except Exception as error:
+            if _of_stdout(error):  # from --help or --version
+                sys.exit(1)
             if not hasattr(error, "format_message"):  # not a usage error
                 raise
             where = getattr(getattr(error, "ctx", None), "command_path", None)
@@ -89,20 +93,35 @@ def _reported(debug: bool) -> Iterator[None]:
                 sys.stdout.flush()
         except typer.Exit:
             raise
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter fails to flush it
-            _print_error("stdout was closed before all was printed; results are written, and the same call prints them")
-            raise typer.Exit(1) from None
         except KeyboardInterrupt:
             if first_rank():
                 print("interrupted: run the same command again to continue from the last checkpoint", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
         except Exception as error:
+            if _of_stdout(error):
+                raise typer.Exit(1) from None
             if debug:
                 raise
             usage = isinstance(error, UsageError)
             _print_error(describe(error), all_ranks=not usage)
             raise typer.Exit(2 if usage else 1) from None
+
+
+def _of_stdout(error: Exception) -> bool:
+    """Whether stdout cannot be written, as on a full disk; then print so, and drop what is left in its buffer."""
+    if not isinstance(error, BrokenPipeError):
+        # an error of a file names it: in `filename`, or in our own text
+        if not isinstance(error, OSError) or error.filename or error.strerror != os.strerror(error.errno or 0):
+            return False
+        try:
+            print(flush=True)
+            return False
+        except OSError:
+            pass
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter fails to flush it
+    what = "was closed" if isinstance(error, BrokenPipeError) else f"failed ({error.strerror})"
+    _print_error(f"stdout {what} before all was printed; results are written, and the same call prints them")
+    return True
 
 
 def describe(error: BaseException) -> str:

@@ -27,7 +27,7 @@ def select(
         ),
     ],
     method: Annotated[str, typer.Option(help="Static method; `dataprune methods` lists them.")],
-    keep: Annotated[float, typer.Option(help="Fraction kept, in (0, 1].")],
+    keep: Annotated[float, typer.Option(help="Fraction kept, in (0, 1]; or, from 2 on, how many samples.")],
     statistic: Annotated[str | None, typer.Option(help="Score that top, bottom or stratified reads.")] = None,
     weights: Annotated[
         str | None,
@@ -60,6 +60,7 @@ def select(
     if out is not None:
         _check_suffix(out)
     options = _options(method, option or [], statistic=statistic, weights=weights, balance=balance)
+    keep = int(keep) if keep > 1 and keep.is_integer() else keep
     selection, metadata = coreset.select(method, scores, keep=keep, seed=seed, options=options, model=model)
     if out is None:
         parts = [method, f"keep{keep:g}", f"seed{seed}"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch import Tensor
 from .. import checks, policies
 from ..errors import check_known
 from ..hashing import Key
-from ..schedules import check_fraction
+from ..schedules import fraction_of
 from ..selection import Selection
 
 Balance = Literal["none", "class"]
@@ -36,12 +35,7 @@ def count_of(size: int, keep: float) -> int:
     """Count the samples kept, max(1, floor(keep * size + 0.5)), or `keep` itself where it is a whole number above 1."""
     if size < 1:
         raise ValueError("there are no samples to choose from: the first tensor is empty")
-    if isinstance(keep, Integral) and keep > 1:
-        if keep > size:
-            raise ValueError(f"keep asks for {keep} samples, there are {size}")
-        return int(keep)
-    check_fraction("keep", keep)
-    return max(1, math.floor(keep * size + 0.5))
+    return max(1, math.floor(fraction_of(keep, size) * size + 0.5))
 
 
 def split(

@@ -34,6 +34,17 @@ def test_score_then_select_then_train(tmp_path: Path) -> None:
     fails(1, "made for another dataset", "train", *QUICK[:6], "--label-noise", "0.01", "--selection", file)
 
 
+def test_keep_may_be_a_number_of_samples() -> None:
+    dynamics.save_scores("t.csv", {"aum": torch.rand(50)})
+    for keep in ("7", "50"):
+        chosen = call("select", "--scores", "t.csv", "--method", "aum", "--keep", keep, "--json")
+        assert json.loads(chosen.stdout)["samples"] == int(keep), chosen.output
+    fails(1, "keep asks for 51 samples, there are 50", "select", "--scores", "t.csv", "--method", "aum", "--keep", "51")
+    fails(1, "got 1.5", "select", "--scores", "t.csv", "--method", "aum", "--keep", "1.5")
+    trained = call("train", *QUICK[:6], "--method", "static_random", "--warmup", "0", "--keep", "64", "--json")
+    assert json.loads(trained.stdout)["samples"] == 4 * 64, trained.output
+
+
 def test_options_of_other_methods_are_refused(tmp_path: Path) -> None:
     dynamics.save_scores("t.csv", {"aum": torch.rand(50)})
     given = ["select", "--scores", "t.csv", "--method", "ccs", "--keep", "0.2"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,18 @@ def test_a_closed_stdout_loses_nothing(command: list[str]) -> None:
     ]
     again = run(*given)
     assert again.returncode == 0 and "accuracy" in again.stdout and "epoch" not in again.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("command", ["methods", "methods --json", "--help", "select --help", "--version", ""])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_behind_stdout_is_one_line(command: str, unbuffered: str) -> None:
+    call = [sys.executable, "-m", "dataprune", *command.split()]
+    with open("/dev/full", "w") as full:
+        environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+        done = subprocess.run(call, stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
+    line = "error: stdout failed (No space left on device) before all was printed; results are written, and the same"
+    assert done.returncode == 1 and done.stderr == f"{line} call prints them\n"
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock, SoftFileLock, Timeout
 from safetensors.torch import save
 from torch import Tensor
 
@@ -190,23 +190,31 @@ def claimed(out: Path) -> Iterator[None]:
 def locked(out: Path, name: str, waiting: str = "") -> Iterator[None]:
     """Lock a file in a folder, which is made, on the first rank for all, until the block or the process ends.
 
-    A process that must wait warns with the text `waiting`. Where the file system has no locks, there is none.
+    A process that must wait warns with the text `waiting`. Where the file system has no locks, a warning says what
+    holds.
     """
     if distributed.rank() != 0:
         yield
         return
     folder(out)
     lock = FileLock(out / name)
+    blocked, without = False, "locks: nothing keeps a second process out, so give no command twice at a time"
     try:
         lock.acquire(timeout=0 if waiting else -1)
     except Timeout:
-        warnings.warn(waiting, stacklevel=5)
-        lock.acquire()
+        blocked = True
     except NotImplementedError:
         pass
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
             raise files.unwritable(out, error) from error
+    if isinstance(lock, SoftFileLock):  # what filelock makes of it where there is no flock
+        without = f"flock: the file {name} is the lock; where no process runs there, delete it"
+    if not (blocked or lock.is_locked) or isinstance(lock, SoftFileLock):
+        warnings.warn(f"{out} is on a file system without {without}", stacklevel=5)
+    if blocked:
+        warnings.warn(waiting, stacklevel=5)
+        lock.acquire()
     try:
         yield
     finally:

@@ -123,8 +123,9 @@ class Settings:
     )
     keep: float | None = _pruning(
         None,
-        "Fraction of the data kept in a pruned epoch, in (0, 1]; 0.3 by default, 0.05 on digits, which are easy.",
-        _fraction,
+        "Fraction of the data kept in a pruned epoch, in (0, 1]; 0.3 by default, 0.05 on digits, which are easy; for "
+        "static_random also, from 2 on, how many samples.",
+        _rule(lambda value: 0 < value <= 1 or (value > 1 and value % 1 == 0), "is a fraction in (0, 1]"),
     )
     budget: float | None = _pruning(None, "In place of --keep: fraction of a full run's samples.", _fraction)
     warmup: int = _pruning(1, "Full epochs at the start of a pruned run.", _at_least(0))
@@ -214,6 +215,11 @@ class Settings:
             f"the data of {self.task} is its own: leave --data out, its folder is --data-folder",
         )
         require(self.selection is not None or self.method != "fixed", "--method fixed needs --selection FILE")
+        require(
+            self.keep is None or self.keep <= 1 or self.method == "static_random",
+            f"--keep is a fraction in (0, 1] with {self.method}, got {self.keep}: give the share of the "
+            "samples (static_random and `dataprune select` take their number)",
+        )
         require(self.keep is None or self.budget is None, "give --keep or --budget, not both")
         require(
             self.recalibrate_bn == 0 or self.recalibrate_bn >= self.batch_size,
@@ -249,6 +255,8 @@ class Settings:
             arguments["budget"] = self.budget
         elif self.method != "full":
             arguments["keep"] = KEEP.get(self.data, 0.3) if self.keep is None else self.keep
+            if arguments["keep"] > 1:
+                arguments["keep"] = int(arguments["keep"])
         options = self.options()
         arguments |= options.get("", {}) | options.get(self.method, {})
         if "prune_probability" in arguments:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import math
 import os
@@ -188,7 +189,20 @@ def test_a_run_on_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytes
         raise OSError(errno.ENOLCK, "no locks available")
 
     monkeypatch.setattr(run_folder.FileLock, "acquire", refuse)
-    assert training.run(tiny.settings(), tmp_path, data=tiny.data()).steps > 0
+    with pytest.warns(UserWarning, match="without locks: nothing keeps a second process out"):
+        assert training.run(tiny.settings(), tmp_path, data=tiny.data()).steps > 0
+
+
+@pytest.mark.filterwarnings("ignore:flock not supported")
+def test_a_lock_without_flock_says_what_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*rest: Any) -> None:
+        raise OSError(errno.ENOSYS, "not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    expected = r"without flock: the file \.lock is the lock.*delete it"
+    with pytest.warns(UserWarning, match=expected), run_folder.claimed(tmp_path):
+        assert (tmp_path / ".lock").exists()
+    assert not (tmp_path / ".lock").exists()
 
 
 def test_the_learning_rate_follows_the_steps_really_taken(tmp_path: Path) -> None:
