@@ -295,7 +295,7 @@ class Rows:
         settings, epochs = replace(self.comparison.settings, seed=seed), self.comparison.finetune_epochs
         folder = self.places.run("untrained", settings)
         file = folder / "untrained.json"
-        if file.exists():
+        if distributed.agreed(file.exists()):
             values: Mapping[str, float] = files.read_json(file)
         else:
             values = untrained(settings, self.data, choose_device(settings.device))

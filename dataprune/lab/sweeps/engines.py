@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ... import files
+from ... import distributed, files
 from ...errors import CheckpointError, DataError, UsageError
 from ..data.named import Data
 from ..training import run_folder, tasks
@@ -61,7 +61,7 @@ class Job:
 
 def perform(job: Job, data: Data, report: Report | None = None) -> RunRecord:
     """Run a job in this process, or read its record where it is finished; errors as for `finished` and `run`."""
-    there = job.weights is None or job.weights.exists()
+    there = job.weights is None or distributed.agreed(job.weights.exists())
     if (record := finished(job)) is not None:  # after the look for weights: who finishes a job may delete them
         return record
     if not there:

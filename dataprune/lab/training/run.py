@@ -80,7 +80,6 @@ def run(
         training = _Run(settings, out, device, data, model)
         try:
             with run_folder.claimed(out):
-                distributed.barrier()
                 if (record := run_folder.finished(out, settings)) is not None:  # by a process that this one waited for
                     return record
                 training.resume()

@@ -24,6 +24,7 @@ from ...errors import CheckpointError, UsageError
 from .settings import Settings
 
 SCHEMA = 2  # of a run's checkpoint
+_PATIENCE = 60.0  # seconds between two signs of life while a lock is waited for
 SWEEP = "sweep.json"  # identity of a sweep, in its folder
 RECORDED = {  # fields of a record that tables show
     "method", "seed", "accuracy", "val_accuracy", "samples", "steps", "seconds", "select_seconds", "reached_keep",
@@ -137,7 +138,8 @@ def folder(out: Path) -> None:
 def finished(out: Path, settings: Settings) -> RunRecord | None:
     """Read the record of a finished run, None if it is not finished; UsageError for the folder of something else.
 
-    What a kill between the record and the end has left in the folder is removed.
+    What a kill between the record and the end has left in the folder is removed. Collective, for sweeps that share a
+    folder: all ranks go the same way.
     """
     check_folder(out)
     if (out / SWEEP).exists():
@@ -148,7 +150,8 @@ def finished(out: Path, settings: Settings) -> RunRecord | None:
             raise UsageError(
                 f"{out} holds a run with other settings ({', '.join(different)}): choose another --out, or delete it"
             )
-    record = _read_record(out)
+    # as the first rank finds it: another process may finish the run while the ranks look
+    record = _read_record(out) if distributed.agreed((out / "metrics.json").exists()) else None
     if record is not None:
         for name in ("checkpoint.pt", ".lock"):
             with contextlib.suppress(OSError):  # such as a folder that may only be read
@@ -190,10 +193,12 @@ def claimed(out: Path) -> Iterator[None]:
 def locked(out: Path, name: str, waiting: str = "") -> Iterator[None]:
     """Lock a file in a folder, which is made, on the first rank for all, until the block or the process ends.
 
-    A process that must wait warns with the text `waiting`. Where the file system has no locks, a warning says what
-    holds.
+    A process that must wait warns with the text `waiting`, and all of its ranks wait; without the text only the first
+    does. Where the file system has no locks, a warning says what holds.
     """
     if distributed.rank() != 0:
+        while waiting and not distributed.agreed(False):
+            pass
         yield
         return
     folder(out)
@@ -214,7 +219,12 @@ def locked(out: Path, name: str, waiting: str = "") -> Iterator[None]:
         warnings.warn(f"{out} is on a file system without {without}", stacklevel=5)
     if blocked:
         warnings.warn(waiting, stacklevel=5)
-        lock.acquire()
+        while not lock.is_locked:
+            distributed.agreed(False)  # the other ranks would not wait for ever
+            with contextlib.suppress(Timeout):
+                lock.acquire(timeout=_PATIENCE)
+    if waiting:
+        distributed.agreed(True)
     try:
         yield
     finally:

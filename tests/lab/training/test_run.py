@@ -10,6 +10,8 @@ import os
 import random
 import shutil
 import threading
+import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 
 from dataprune import files, learning_rate
@@ -503,6 +506,39 @@ def test_one_rank_resumes_a_run_of_two(pool: Any, tmp_path: Path, monkeypatch: p
     assert history[-1]["lr"] < 0.05 * settings.lr
     rates = [line["lr"] for line in history]
     assert rates == sorted(rates, reverse=True)
+
+
+def waiting(rank: int, world_size: int, out: str) -> float:
+    """When this rank was let in."""
+    run_folder._PATIENCE = 0.1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with run_folder.claimed(Path(out)):
+            return time.time()
+
+
+@pytest.mark.ddp
+def test_all_ranks_wait_for_another_process(pool: Any, tmp_path: Path) -> None:
+    lock, released = FileLock(tmp_path / ".lock", thread_local=False), []
+    lock.acquire()
+    timer = threading.Timer(1.5, lambda: (released.append(time.time()), lock.release()))
+    timer.start()
+    entered = pool.run(waiting, str(tmp_path), world_size=2)
+    timer.join()
+    assert min(entered) >= released[0]
+
+
+def looked(rank: int, world_size: int, folders: list[str]) -> bool:
+    return run_folder.finished(Path(folders[rank]), tiny.settings(model="mlp")) is not None
+
+
+@pytest.mark.ddp
+def test_ranks_go_the_way_of_the_first(pool: Any, tmp_path: Path) -> None:
+    """Another process may finish the run between their looks."""
+    training.run(tiny.settings(model="mlp"), tmp_path / "done", data=tiny.data())
+    folders = [str(tmp_path / "done"), str(tmp_path / "later")]
+    assert pool.run(looked, folders[::-1], world_size=2) == [False, False]
+    assert pool.run(looked, folders[:1] * 2, world_size=2) == [True, True]
 
 
 @pytest.mark.parametrize(("threads", "used"), [(0, 1), (2, 2)])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .... import coresets, distributed, files, network
 from ....coresets.budget import count_of
-from ....errors import CheckpointError, UsageError, suggest
+from ....errors import UsageError, suggest
 from ....methods import METHODS
 from ...data.named import Data
 from ...models import build
@@ -22,7 +22,7 @@ from ...training.build import build_pruner, check
 from ...training.device import stream
 from ...training.settings import Settings, require
 from ..engines import Job, Steps
-from ..sweep import Key, Places, digest, on_coreset
+from ..sweep import Key, Places, digest, locked, on_coreset
 from . import stages
 
 SCORED = ("low", "high")  # coresets of the lowest and the highest forgetting scores
@@ -256,7 +256,8 @@ class Rows:
         settings, out = self.grid.scoring(seed), self.out / "scoring" / f"seed{seed}"
         (record,) = yield [Job("scoring", seed, settings, out, test=False, watch="forgetting")]
         if seed not in self.forgotten:
-            self.forgotten[seed] = stages.forgotten(settings, out, self.data)
+            with locked(self.out):  # the first of several calls writes the table
+                self.forgotten[seed] = stages.forgotten(settings, out, self.data)
         counts, last = (self.forgotten[seed][name] for name in ("forgetting", "forgetting_last"))
         flops = stages.flops(self.model, self.data, record.samples, scored=settings.epochs * len(counts))
         return {
@@ -289,7 +290,7 @@ class Rows:
         """Returns the row of a cell; it is written into the cell's folder, where the model is then deleted."""
         grid, out = self.grid, self.out / "cells" / cell.name
         file, weights = out / "cell.json", out / "model.safetensors"
-        if file.exists():
+        if distributed.agreed(file.exists()):
             return files.read_json(file)
         scoring = (yield from self.scoring(cell.seed))["flops"] if grid.scored(cell) else 0.0
         trained = yield from self.training(cell)
@@ -305,39 +306,37 @@ class Rows:
             watch="accuracy",
         )
         (record,) = yield [tuning]
-        try:
+        with locked(self.out):
+            if distributed.agreed(file.exists()):
+                return files.read_json(file)  # another call has written it, and deleted the model
             model = stages.load(weights, settings, self.data)
-        except CheckpointError:
-            if not file.exists():
-                raise
-            return files.read_json(file)  # another process has written it, and deleted the model
-        network.finalize(model)
-        zeros, curve = network.sparsity(model), stages.read_curve(out, settings.epochs)
-        dense, sparse = (stages.flops(model, self.data, record.samples, sparse=sparse) for sparse in (False, True))
-        row = {
-            **asdict(cell),
-            "accuracy": record.accuracy,  # on the test set, after fine-tuning
-            "trained_accuracy": trained["accuracy"],  # before pruning
-            "pruned_accuracy": curve["before"],  # after pruning, before fine-tuning
-            "sparsity": zeros.overall,  # share of zeros in the prunable weights
-            "layers": dict(zeros.layers),  # the same by layer
-            "samples": {"training": trained["samples"], "fine_tuning": record.samples},
-            "flops": {
-                "scoring": scoring,
-                "training": trained["flops"],
-                "fine_tuning": sparse,  # as if zeros were free; "total_dense" counts them
-                "total": scoring + trained["flops"] + sparse,
-                "total_dense": scoring + trained["flops"] + dense,
-            },
-            "curve": [curve["before"], *curve["accuracy"]],  # on the test set, after pruning and after every epoch
-        }
-        distributed.barrier()  # every rank has read the model
-        if distributed.rank() == 0:
-            if grid.save_models:
-                tasks.of(settings, self.data).save(model, out)
-            files.write_json(file, row)
-            if not grid.save_models:
-                weights.unlink(missing_ok=True)
+            network.finalize(model)
+            zeros, curve = network.sparsity(model), stages.read_curve(out, settings.epochs)
+            dense, sparse = (stages.flops(model, self.data, record.samples, sparse=sparse) for sparse in (False, True))
+            row = {
+                **asdict(cell),
+                "accuracy": record.accuracy,  # on the test set, after fine-tuning
+                "trained_accuracy": trained["accuracy"],  # before pruning
+                "pruned_accuracy": curve["before"],  # after pruning, before fine-tuning
+                "sparsity": zeros.overall,  # share of zeros in the prunable weights
+                "layers": dict(zeros.layers),  # the same by layer
+                "samples": {"training": trained["samples"], "fine_tuning": record.samples},
+                "flops": {
+                    "scoring": scoring,
+                    "training": trained["flops"],
+                    "fine_tuning": sparse,  # as if zeros were free; "total_dense" counts them
+                    "total": scoring + trained["flops"] + sparse,
+                    "total_dense": scoring + trained["flops"] + dense,
+                },
+                "curve": [curve["before"], *curve["accuracy"]],  # on the test set, after pruning and after every epoch
+            }
+            distributed.barrier()  # every rank has read the model
+            if distributed.rank() == 0:
+                if grid.save_models:
+                    tasks.of(settings, self.data).save(model, out)
+                files.write_json(file, row)
+                if not grid.save_models:
+                    weights.unlink(missing_ok=True)
         return row
 
     def _coreset(self, cell: Cell) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,7 +89,8 @@ def watch(
     """Begin to measure a model in the folder of its run; the function returned is called after every epoch.
 
     Both measurements write their files before the run's own checkpoint: a run that resumes from an earlier epoch trains
-    the same way again, and epochs that are recorded already are skipped.
+    the same way again, and epochs that are recorded already are skipped. They touch their files only while the run's
+    folder is claimed: another process may train in it first.
     """
     if watched is None:
         return lambda epoch: None
@@ -102,7 +104,7 @@ def watch(
                 return task.validate(model, data.test, device)
 
         return _watch_accuracy(accuracy, out / "curve.json")
-    recorder = _recorder(out, data)
+    opened = cache(partial(_recorder, out, data))
 
     def record(epoch: int) -> None:
         """Count what was forgotten since the epoch before, in `recorder.pt`.
@@ -113,6 +115,7 @@ def watch(
         Source: Gupta et al., "Drop it like it's hot: network pruning with data selection", Sections 3.2 and 4.1.
             Differs: nothing in the count. Only whole batches are trained; all samples are scored.
         """
+        recorder = opened()
         if epoch < recorder.epoch:
             return
         if distributed.rank() == 0:  # the other ranks record nothing, and receive the union
@@ -134,13 +137,11 @@ def _watch_accuracy(accuracy: Callable[[], float], path: Path) -> Callable[[int]
 
     def record(epoch: int) -> None:
         if distributed.rank() == 0:
-            curve = files.read_json(path)
+            curve = files.read_json(path) if path.exists() else {"before": before, "accuracy": []}
             if epoch == len(curve["accuracy"]):
                 files.write_json(path, {**curve, "accuracy": [*curve["accuracy"], accuracy()]})
 
-    if distributed.rank() == 0 and not path.exists():
-        run_folder.folder(path.parent)
-        files.write_json(path, {"before": accuracy(), "accuracy": []})
+    before = accuracy() if distributed.rank() == 0 and not path.exists() else None
     return record
 
 

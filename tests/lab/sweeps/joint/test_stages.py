@@ -54,6 +54,22 @@ def test_scores_count_what_is_forgotten_between_the_ends_of_epochs(tmp_path: Pat
     assert metrics.accuracy is None  # the test set was not read
 
 
+@pytest.mark.parametrize("watched", ["forgetting", "accuracy"])
+def test_a_process_that_waited_goes_on_where_the_other_was_killed(watched: Any, tmp_path: Path) -> None:
+    """Both had begun to watch before either trained; the second trains the rest."""
+    data, settings = tiny.data(), grid(epochs=4).scoring(0)
+    settings = replace(settings, epochs=4)
+    models = [tasks.of(settings, data).model() for _ in range(2)]
+    first, second = (stages.watch(watched, model, settings, tmp_path, data) for model in models)
+    for epoch in range(4):
+        (first if epoch < 2 else second)(epoch)
+    if watched == "accuracy":
+        curve = stages.read_curve(tmp_path, 4)
+        assert len({curve["before"], *curve["accuracy"]}) == 1  # nothing was trained
+    else:
+        assert set(stages.forgotten(settings, tmp_path, data)["forgetting"].tolist()) == {0.0}
+
+
 def test_one_folder_is_of_one_pruning(tmp_path: Path) -> None:
     data, settings = tiny.data(), tiny.settings(model="mlp", method="full", keep=None)
     perform(Job("base", 0, settings, tmp_path / "trained", save_model=True), data)
