@@ -175,11 +175,9 @@ def _choose(source: str, readers: dict[str, Reader]) -> Splits:
     if "train" not in readers:
         raise DataError(f"no training split in {source}: name its files train-*.parquet")
     train, classes = readers["train"]()
-    ids = train.labels.unique()
-    sparse = not classes and int(ids[0]) >= 0 and int(ids[-1]) >= len(train.labels)
-    if sparse:  # the classes are the ids that occur
+    if (ids := occurring(train.labels, classes)) is not None:
         train, classes = _renumbered(f"{source}: train", train, ids), list(map(str, ids.tolist()))
-    classes = classes or [str(number) for number in range(int(ids[-1]) + 1)]
+    classes = classes or [str(number) for number in range(int(train.labels.max()) + 1)]
     check_labels(f"{source}: train", train.labels, len(classes))
     for split in ("test", "validation"):
         if split in readers:
@@ -187,10 +185,16 @@ def _choose(source: str, readers: dict[str, Reader]) -> Splits:
             if bool((test.labels == -1).all()):  # benchmarks publish a test set without its labels so
                 _log.info("%s: the labels of %s are withheld", source, split)
                 continue
-            test = _renumbered(f"{source}: {split}", test, ids) if sparse else test
+            test = _renumbered(f"{source}: {split}", test, ids) if ids is not None else test
             check_labels(f"{source}: {split}", test.labels, len(classes))
             return Splits(train, test, classes)
     return Splits(train, None, classes)
+
+
+def occurring(labels: Int[Tensor, " n"], names: Sequence[str] | None) -> Int[Tensor, " c"] | None:
+    """The ids that occur, where these are the classes: they have no names, and ids are larger than the data."""
+    ids = labels.unique()
+    return ids if not names and int(ids[0]) >= 0 and int(ids[-1]) >= len(labels) else None
 
 
 def _renumbered(source: str, part: Encoded, ids: Int[Tensor, " c"]) -> Encoded:
@@ -228,6 +232,11 @@ def columns_of(path: Path) -> tuple[str, str]:
         return _columns(parquet.read_schema(path), str(path))
     except (arrow.ArrowException, OSError, json.JSONDecodeError) as error:
         raise DataError(f"cannot read {path}: {first_line(error)}; fetch it again") from error
+
+
+def class_names(path: Path) -> list[str]:
+    """The names of the classes in a parquet file; empty where it has none."""
+    return features_of(_pyarrow()[1].read_schema(path)).get(columns_of(path)[1], {}).get("names") or []
 
 
 def features_of(schema: Any) -> dict[str, Any]:

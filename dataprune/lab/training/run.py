@@ -314,7 +314,9 @@ class _Run:
             train_samples=self.pruner.size,
             test_samples=len(data.test),
             note=data.note,
-            input=None if self.settings.glue else InputFormat(data.shape, data.mean, data.std, len(data.classes)),
+            input=None
+            if self.settings.glue
+            else InputFormat(data.shape, data.mean, data.std, len(data.classes), tuple(data.classes)),
             parameters=sum(p.numel() for p in self.model.parameters()),
             world_size=distributed.world_size(),
             machine=Environment.current(self.device),

@@ -64,12 +64,13 @@ class Environment:
 
 @dataclass(frozen=True)
 class InputFormat:
-    """Input shape (C, H, W), normalisation and class count, so the weights can be used without the dataset."""
+    """Input shape (C, H, W), normalisation and classes, so the weights can be used without the dataset."""
 
     shape: Sequence[int]
     mean: Sequence[float]
     std: Sequence[float]
     classes: int
+    names: tuple[str, ...] | None = None  # of the classes, as the outputs are ordered; their ids where they have none
 
 
 @dataclass(frozen=True)

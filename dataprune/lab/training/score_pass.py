@@ -21,7 +21,7 @@ from ...errors import DataError, UsageError, suggest
 from ...modules import device_of, evaluation, logits_of
 from ...selection import fingerprint
 from ..data.datasets import Streamed
-from ..data.folders import check_labels, columns_of, encode, parquet_files, split_files
+from ..data.folders import class_names, columns_of, encode, occurring, parquet_files, split_files
 from . import ray_cluster, run_folder
 from .evaluate import last_layer_inputs
 from .settings import require
@@ -93,7 +93,10 @@ def score(
     missing = int((labels < 0).sum())
     if missing:
         raise RuntimeError(f"{missing} of {size} samples came back without scores")
-    dataset = _Rows(pieces, trained, torch.from_numpy(labels))
+    ids = torch.from_numpy(labels)
+    if (known := occurring(ids, class_names(Path(pieces[-1].path)))) is not None:
+        ids = torch.searchsorted(known, ids)  # as training numbers them
+    dataset = _Rows(pieces, trained, ids)
     notes = {
         "settings": {**trained.settings.as_dict(), "data": folder},
         "fingerprint": fingerprint(dataset),
@@ -132,7 +135,7 @@ def find(folder: Path) -> list[Piece]:
 
 
 def read(piece: Piece, trained: Trained) -> Iterator[Columns]:
-    """Read a row group: columns index, label and image (B, C, H, W) of a batch at a time."""
+    """Read a row group: columns index, label, column (its place in the outputs) and image of a batch at a time."""
     import pyarrow as arrow
     import pyarrow.parquet as parquet
 
@@ -141,11 +144,12 @@ def read(piece: Piece, trained: Trained) -> Iterator[Columns]:
     with parquet.ParquetFile(piece.path) as file:
         for rows in file.iter_batches(_BATCH, row_groups=[piece.group], columns=columns):
             source = f"{piece.path} (rows from {first - piece.first} of row group {piece.group})"
-            encoded, _ = encode(arrow.Table.from_batches([rows]), source)
-            check_labels(source, encoded.labels, trained.input.classes, "the model knows")
+            encoded, names = encode(arrow.Table.from_batches([rows]), source)
+            column = trained.columns(encoded.labels, names, source).numpy()
             index = np.arange(len(encoded.labels))
             images = Streamed(encoded.items, torch.from_numpy(index), encoded.labels, shape, resize=resize).decoded()
-            yield {"index": first + index, "label": images.labels.numpy(), "image": images.images.numpy()}
+            labels = {"label": images.labels.numpy(), "column": column}
+            yield {"index": first + index, **labels, "image": images.images.numpy()}
             first += len(index)
 
 
@@ -165,7 +169,7 @@ class Scorer:
         return {"index": batch["index"], "label": batch["label"], "worker": np.full(size, os.getpid()), **scores}
 
     def _scores(self, batch: Columns, rows: slice) -> Columns:
-        pixels, labels = (torch.tensor(batch[name][rows], device=self.device) for name in ("image", "label"))
+        pixels, labels = (torch.tensor(batch[name][rows], device=self.device) for name in ("image", "column"))
         with evaluation(self.model), torch.inference_mode():
             outputs = logits_of(self.model(self.prepare(pixels))).float()
             recorded = Batch(outputs, labels, self.features.pop() if self.features else None)
@@ -249,5 +253,5 @@ class _Rows:
         for batch in read(piece, self.trained):
             at = position - int(batch["index"][0])
             if at < len(batch["index"]):
-                return torch.from_numpy(batch["image"][at]), int(batch["label"][at])
+                return torch.from_numpy(batch["image"][at]), int(self.labels[position])
         raise IndexError(position)

@@ -21,7 +21,7 @@ HERE = ["-m", "dataprune"]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "dataprune"]
 JOINT = [
     *("joint", "--model", "mlp", "--train-size", "320", "--test-size", "60", "--epochs", "2", "--score-epochs", "2"),
-    *("--ratios", "0.5", "--finetune-epochs", "1", "--amounts", "0,0.5", "--device", "cpu", "--seeds", "1", "--json"),
+    *("--ratios", "0.5", "--finetune-epochs", "1", "--amounts", "0.5", "--device", "cpu", "--seeds", "1", "--json"),
     *("--batch-size", "16"),
 ]
 ADVISE = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,7 @@ from dataprune.lab.training import score_pass
 from dataprune.lab.training.build import load_data
 from dataprune.lab.training.score_pass import score
 from dataprune.lab.training.settings import Settings
+from dataprune.selection import fingerprint
 
 ROOT = Path(dataprune.__file__).parents[1]
 SIZES = (70, 50, 33)  # rows of the files; row groups of 24
@@ -155,6 +157,90 @@ def test_select_and_train_take_its_table(shards: Path, trained: Path, tmp_path: 
     assert set(selection.index.tolist()) == set(scores.topk(61).indices.tolist())
 
 
+def relabelled(shards: Path, out: Path, ids: list[int], names: list[str] | None) -> Path:
+    """The same images, their class i called ids[i], or by names in the order of the new ids."""
+    out.mkdir()
+    for path in sorted(shards.glob("*.parquet")):
+        table = parquet.read_table(path)
+        labels = arrow.array(np.array(ids)[table["label"].to_numpy()])
+        table = table.set_column(table.column_names.index("label"), "label", labels)
+        if names is not None:
+            features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": names}}
+            about = json.dumps({"info": {"features": features}}).encode()
+            table = table.replace_schema_metadata({b"huggingface": about})
+        parquet.write_table(table, out / path.name, row_group_size=24)
+    return out
+
+
+NAMED = (["cat", "dog", "T-shirt/top"], [0, 1, 2])
+SPARSE = (None, [200, 5000, 70_000])
+
+
+@pytest.fixture(scope="module", params=[NAMED, SPARSE], ids=["names", "ids"])
+def known(request: Any, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Data whose classes have names, or ids larger than the data, and a run on it."""
+    folder, (names, ids) = tmp_path_factory.mktemp("known"), request.param
+    data = relabelled(shards, folder / "data", ids, names)
+    settings = Settings(
+        data=str(data), method="full", epochs=3, batch_size=16, lr=0.02, model="small_cnn", device="cpu"
+    )
+    training.run(settings, folder / "run")
+    return names, data, folder / "run"
+
+
+def scored(data: Path, run: Path, out: Path) -> Any:
+    return load_scores(score(str(data), NAMES.split(","), run, out, device="cpu")["scores"])
+
+
+def test_scores_belong_to_the_classes_that_the_model_knows(known: Any, shards: Path, tmp_path: Path) -> None:
+    """By name in another order, or among more; by id where there are no names."""
+    names, data, run = known
+    first = scored(data, run, tmp_path / "first")
+    dataset = load_data(Settings(data=str(data))).train
+    assert first.notes["fingerprint"] == fingerprint(dataset)
+    assert first.labels is not None and torch.equal(first.labels, dataset.labels)
+    others = [relabelled(shards, tmp_path / "more", [1, 3, 0], ["t-Shirt / top", "cat", "bird", "dog"])]
+    if names is None:
+        others = [relabelled(shards, tmp_path / "same", SPARSE[1], None)]
+    for other in others:
+        again = scored(other, run, tmp_path / f"by-{other.name}")
+        for name in NAMES.split(","):
+            np.testing.assert_allclose(again.scores[name].numpy(), first.scores[name].numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_class_that_the_model_does_not_know_is_named(known: Any, shards: Path, tmp_path: Path) -> None:
+    names, _, run = known
+    if names is None:
+        other, message = (
+            relabelled(shards, tmp_path / "other", [200, 5000, 60_000], None),
+            "'60000', .* 200, 5000, 70000",
+        )
+    else:
+        other = relabelled(shards, tmp_path / "other", [0, 1, 2], ["cat", "dog", "Pullover"])
+        message = "has the class 'Pullover', and the model knows cat, dog, T-shirt/top"
+    with pytest.raises(DataError, match=message):
+        scored(other, run, tmp_path / "out")
+
+
+def test_runs_without_names_are_read_by_id(known: Any, shards: Path, tmp_path: Path) -> None:
+    """As they were written before; so are data without names."""
+    names, data, run = known
+    plain = relabelled(shards, tmp_path / "plain", [0, 1, 2], None)
+    if names is None:
+        with pytest.raises(DataError, match="has the class '0'"):
+            scored(plain, run, tmp_path / "out")
+        return
+    first = scored(data, run, tmp_path / "first")
+    old = tmp_path / "old"
+    shutil.copytree(run, old)
+    record = json.loads((old / "metrics.json").read_text())
+    del record["input"]["names"]
+    (old / "metrics.json").write_text(json.dumps(record))
+    for folder, model in ((plain, run), (data, old), (plain, old)):
+        again = scored(folder, model, tmp_path / f"by-{folder.name}-{model.name}")
+        assert torch.equal(again.scores["el2n"], first.scores["el2n"])
+
+
 @pytest.mark.slow
 @pytest.mark.ddp
 def test_ray_gives_the_same(shards: Path, trained: Path, tmp_path: Path) -> None:
@@ -176,7 +262,7 @@ def test_ray_gives_the_same(shards: Path, trained: Path, tmp_path: Path) -> None
     code, out, lines = run("--out", "out")
     assert code == 0 and not lines, lines
     record = json.loads(out)
-    assert record["samples"] == sum(SIZES) and record["workers"] == 2
+    assert record["samples"] == sum(SIZES) and record["workers"] in (1, 2)  # one may be done before the other starts
     check(tmp_path / "out/scores.parquet", shards, trained)
     local = call(*given, "--out", tmp_path / "local")
     assert local.exit_code == 0, local.stderr
