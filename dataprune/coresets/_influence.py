@@ -63,11 +63,21 @@ def influence(
     if epsilon is not None and not epsilon >= 0:
         raise ValueError(f"epsilon is the largest norm of the summed influences, at least 0, got {epsilon}")
     check_whole("every", every)
-    least = budget.count_of(len(labels), keep)
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)
-    samples = influences(errors[order], features[order], labels[order], damping, solver, max_memory, bias)
-    out = _cancel(samples, len(labels) - least, epsilon, every)
-    kept = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
+    if not 0 < damping < float("inf"):
+        raise ValueError(f"damping must be above 0, or the Hessian of softmax has no inverse, got {damping}")
+    check_known(solver, ("kronecker", "conjugate"), what="solver")
+    (size, classes), item, bias = errors.shape, errors.element_size(), has_bias(bias)
+    least, width = budget.count_of(size, keep), features.shape[1] + bias
+    chunk = item * min(CHUNK, size) * (classes + width)
+    need = item * (3 * size * (classes + width) + 4 * classes * width) + 8 * 4 * (classes**2 + width**2) + 2 * chunk
+    need += item * _AHEAD * (2 * size + classes * (3 * width + min(CHUNK, size)))
+    if solver == "conjugate":
+        need += item * (2 * size * classes * width + min(_BLOCK, size) * classes * (6 * width + 4 * size))
+    budget.chunk_rows(f"influence with solver={solver!r}", size, max_memory, fixed=need)
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(seed)).to(labels.device)
+    samples = influences(errors[order], features[order], labels[order], damping, solver, bias)
+    out = _cancel(samples, size - least, epsilon, every)
+    kept = torch.ones(size, dtype=torch.bool, device=labels.device)
     kept[order[out]] = False
     return Selection.of(kept.nonzero().squeeze(1).cpu())
 
@@ -109,28 +119,12 @@ class Influences(NamedTuple):
 
 
 def influences(
-    errors: Float[Tensor, "n c"],
-    features: Float[Tensor, "n d"],
-    labels: Integer[Tensor, " n"],
-    damping: float,
-    solver: str = "kronecker",
-    max_memory: int = budget.MAX_MEMORY,
-    bias: bool | nn.Module = True,
+    errors: Tensor, features: Tensor, labels: Tensor, damping: float, solver: str = "kronecker", bias: bool = True
 ) -> Influences:
     """Compute the influence of every sample on the last layer; without a bias it has D columns in place of D + 1."""
-    ones = int(has_bias(bias))
-    if not 0 < damping < float("inf"):
-        raise ValueError(f"damping must be above 0, or the Hessian of softmax has no inverse, got {damping}")
-    check_known(solver, ("kronecker", "conjugate"), what="solver")
-    (size, classes), width, item = errors.shape, features.shape[1] + ones, errors.element_size()
-    chunk = item * min(CHUNK, size) * (classes + width)
-    need = item * (3 * size * (classes + width) + 4 * classes * width) + 8 * 4 * (classes**2 + width**2) + 2 * chunk
-    need += item * _AHEAD * (2 * size + classes * (3 * width + min(CHUNK, size)))
-    if solver == "conjugate":
-        need += item * (2 * size * classes * width + min(_BLOCK, size) * classes * (6 * width + 4 * size))
-    budget.chunk_rows(f"influence with solver={solver!r}", size, max_memory, fixed=need)
+    size = len(errors)
     p = probabilities(errors, labels, "errors")
-    right = torch.cat([features, features.new_ones(size, ones)], dim=1)
+    right = torch.cat([features, features.new_ones(size, int(bias))], dim=1)
     # the basis in float64: its eigenvalues span many orders of magnitude
     moment = _gram(right) / size
     curvature = torch.diag(p.double().mean(0)) - _gram(p) / size
