@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from ..lab.training.settings import Settings
-from .options import OF_TASKS, AsJson, Jobs, Out, choose_engine, split_names
+from .options import OF_TASKS, AsJson, Jobs, Out, choose_engine, option, split_names
 from .output import console, default_out, print_json, print_lines
 from .runs import run_sweep
 from .settings_options import takes_settings
@@ -21,17 +19,15 @@ def advise(
     settings: Settings,
     candidates: Annotated[
         str,
-        typer.Option(
-            help="Comma-separated methods to try beside rs2; infobatch is left out where it cannot reach the budget."
-        ),
+        option("Comma-separated methods to try beside rs2; infobatch is left out where it cannot reach the budget."),
     ] = "infobatch,loss,emp,memory",
-    seeds: Annotated[int, typer.Option(help="Pilots per method, at least 2; they use the seeds from --seed on.")] = 3,
-    pilot_size: Annotated[int, typer.Option(help="Largest training set of a pilot, in samples.")] = 4000,
+    seeds: Annotated[int, option("Pilots per method, at least 2; they use the seeds from --seed on.")] = 3,
+    pilot_size: Annotated[int, option("Largest training set of a pilot, in samples.")] = 4000,
     pilot_epochs: Annotated[
-        int | None, typer.Option(help="Epochs of a pilot; by default those planned, but at most 20 or 2 / budget.")
+        int | None, option("Epochs of a pilot; by default those planned, but at most 20 or 2 / budget.")
     ] = None,
     same_steps: Annotated[
-        bool, typer.Option(help="Shrink the batches of pilots, so that they take as many steps as the planned run.")
+        bool, option("Shrink the batches of pilots, so that they take as many steps as the planned run.")
     ] = True,
     jobs: Jobs = None,
     out: Out = None,

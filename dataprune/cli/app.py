@@ -13,6 +13,7 @@ from .compare import compare
 from .errors import Group, reports_errors
 from .joint import joint
 from .methods import list_methods
+from .options import option
 from .pack import pack
 from .pretrain import pretrain
 from .report import report
@@ -43,7 +44,7 @@ def _show_version(value: bool) -> None:
 def _options(
     ctx: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+        bool, option("Show the version and exit.", "--version", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
     if ctx.invoked_subcommand is None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..lab.training.settings import Settings
-from .options import Address, AsJson, Engine, Jobs, Out, Seeds, choose_engine, split_names, split_numbers
+from .options import Address, AsJson, Engine, Jobs, Out, Seeds, choose_engine, option, split_names, split_numbers
 from .output import console, default_out, note, print_json, print_lines, require_drawing
 from .runs import run_sweep
 from .settings_options import takes_settings
@@ -30,23 +30,20 @@ def compare(
     ctx: typer.Context,
     settings: Settings,
     methods: Annotated[
-        str,
-        typer.Option(help="Comma-separated methods; `short` trains on all data for as many steps as the pruned runs."),
+        str, option("Comma-separated methods; `short` trains on all data for as many steps as the pruned runs.")
     ] = METHODS,
     seeds: Seeds = 3,
     tune_lr: Annotated[
         str | None,
-        typer.Option(
-            help="Comma-separated learning rates; each method uses the one with the best validation accuracy."
-        ),
+        option("Comma-separated learning rates; each method uses the one with the best validation accuracy."),
     ] = None,
     score_epochs: Annotated[
-        int | None, typer.Option(min=1, help="Epochs of the scoring run of static methods; --epochs by default.")
+        int | None, option("Epochs of the scoring run of static methods; --epochs by default.", min=1)
     ] = None,
     finetune_epochs: Annotated[
         int,
-        typer.Option(
-            help="With --task contrastive: also fine-tune each encoder, and one from scratch, on all labels for this "
+        option(
+            "With --task contrastive: also fine-tune each encoder, and one from scratch, on all labels for this "
             "many epochs."
         ),
     ] = 0,

@@ -15,11 +15,12 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import UsageError
+from .options import option
 from .output import first_rank
 
 INTERRUPTED = 130  # exit code of a process that Ctrl-C ended: 128 + SIGINT
 
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Debug = Annotated[bool, option("Show the traceback of an error.", "--debug")]
 
 
 class Group(TyperGroup):

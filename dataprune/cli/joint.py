@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Annotated
 
 from ..errors import UsageError
 from ..files import read_json
 from ..lab.training.settings import Settings
-from .options import OF_TASKS, Address, AsJson, Engine, Jobs, Out, choose_engine, split_names, split_numbers
+from .options import OF_TASKS, Address, AsJson, Engine, Jobs, Out, choose_engine, option, split_names, split_numbers
 from .output import console, default_out, first_rank, print_json, require_drawing
 from .runs import run_sweep
 from .settings_options import takes_settings
@@ -22,40 +19,31 @@ from .settings_options import takes_settings
 )
 def joint(
     settings: Settings,
-    ratios: Annotated[
-        str, typer.Option(help="Comma-separated fractions of the data to train on.")
-    ] = "0.1,0.2,0.3,0.4,0.5",
-    amounts: Annotated[str, typer.Option(help="Comma-separated shares of the weights to prune.")] = "0,0.2,0.4,0.6,0.8",
-    seeds: Annotated[
-        int, typer.Option(min=1, help="Repetitions of all stages; they use the seeds from --seed on.")
-    ] = 3,
-    score_epochs: Annotated[int, typer.Option(help="Epochs of the run that counts forgetting.")] = 10,
-    epochs: Annotated[int, typer.Option(help="Epochs of training on a coreset, and of the base model.")] = 10,
-    finetune_epochs: Annotated[int, typer.Option(help="Epochs of fine-tuning after weights are pruned.")] = 10,
+    ratios: Annotated[str, option("Comma-separated fractions of the data to train on.")] = "0.1,0.2,0.3,0.4,0.5",
+    amounts: Annotated[str, option("Comma-separated shares of the weights to prune.")] = "0,0.2,0.4,0.6,0.8",
+    seeds: Annotated[int, option("Repetitions of all stages; they use the seeds from --seed on.", min=1)] = 3,
+    score_epochs: Annotated[int, option("Epochs of the run that counts forgetting.")] = 10,
+    epochs: Annotated[int, option("Epochs of training on a coreset, and of the base model.")] = 10,
+    finetune_epochs: Annotated[int, option("Epochs of fine-tuning after weights are pruned.")] = 10,
     finetune_on: Annotated[
-        str, typer.Option(help="Data of fine-tuning: all, or coreset: the data that the model was trained on.")
+        str, option("Data of fine-tuning: all, or coreset: the data that the model was trained on.")
     ] = "all",
-    finetune_lr: Annotated[
-        float | None, typer.Option(help="Peak learning rate of fine-tuning; --lr by default.")
-    ] = None,
-    scope: Annotated[
-        str, typer.Option(help="Rank weights within each layer (layer), or all together (global).")
-    ] = "layer",
+    finetune_lr: Annotated[float | None, option("Peak learning rate of fine-tuning; --lr by default.")] = None,
+    scope: Annotated[str, option("Rank weights within each layer (layer), or all together (global).")] = "layer",
     data_method: Annotated[
         str | None,
-        typer.Option(
-            help="Comma-separated dynamic methods (memory, rs2 ...) to use instead of coresets; each ratio is their "
-            "--keep."
+        option(
+            "Comma-separated dynamic methods (memory, rs2 ...) to use instead of coresets; each ratio is their --keep."
         ),
     ] = None,
     reinitialize: Annotated[
-        bool, typer.Option("--reinitialize", help="Keep only the masks: fine-tune from new random weights.")
+        bool, option("Keep only the masks: fine-tune from new random weights.", "--reinitialize")
     ] = False,
     save_models: Annotated[
-        bool, typer.Option("--save-models", help="Save the final weights of every model that this call trains.")
+        bool, option("Save the final weights of every model that this call trains.", "--save-models")
     ] = False,
     table: Annotated[
-        bool, typer.Option("--table", help="Train nothing: show the finished grid in --out and draw its figures.")
+        bool, option("Train nothing: show the finished grid in --out and draw its figures.", "--table")
     ] = False,
     engine: Engine = "local",
     address: Address = None,
@@ -93,8 +81,11 @@ def joint(
         save_models=save_models,
     )
     out = out or default_out("joint", settings.data, grid.key)
+    file = out / "joint.json"
     if table:
-        result = _read(out / "joint.json") if first_rank() else None
+        if not file.exists():
+            raise UsageError(f"{file} does not exist: run the command without --table first")
+        result = read_json(file) if first_rank() else None
     else:
         data, epochs = load_data(settings), grid.epochs()
         result = run_sweep(carry_out, grid, out, data=data, epochs=epochs, engine=sweep_engine, quiet=json_)
@@ -107,10 +98,4 @@ def joint(
         return
     console().print(shown)
     figures = ", ".join(str(path) for path in drawn if path.suffix == ".svg")
-    print(f"results: {out / 'joint.json'}, figures: {figures}")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise UsageError(f"{path} does not exist: run the command without --table first")
-    return read_json(path)
+    print(f"results: {file}, figures: {figures}")

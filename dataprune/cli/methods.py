@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
 
 from .options import AsJson
 from .output import console, print_json
@@ -15,38 +14,21 @@ def list_methods(json_: AsJson = False) -> None:
     Dynamic methods select anew in every epoch (`train`, `compare`); static methods select once, from a scoring run
     (`select`, `compare`).
     """
+    from .. import coresets, methods
     from ..lab.report import tables
 
-    rows = [*_dynamic_methods(), *_static_methods()]
-    if json_:
-        print_json(rows)
-    else:
-        console().print(tables.methods(rows))
-
-
-def _dynamic_methods() -> list[dict[str, Any]]:
-    """A row per recipe: the first paragraph of its documentation, and its source."""
-    from ..methods import METHODS, reads
-
     rows = []
-    for name, recipe in METHODS.items():
+    for name, recipe in methods.METHODS.items():
         text, source = (inspect.getdoc(recipe) or "").split("Source:", 1)
-        keeps = text.split("\n\n", 1)[0]
         shared = ("keep", "budget", "seed", "balance")
         defaults = {key: value for key, value in (recipe.__kwdefaults__ or {}).items() if key not in shared}
-        rows.append(_row(name, "dynamic", " ".join(keeps.split()), reads(name), " ".join(source.split()), defaults))
-    return rows
-
-
-def _static_methods() -> list[dict[str, Any]]:
-    from ..coresets import METHODS
-
-    rows = []
-    for name, method in METHODS.items():
+        rows.append((name, "dynamic", text.split("\n\n", 1)[0], methods.reads(name), source, defaults))
+    for name, method in coresets.METHODS.items():
         defaults = {} if method.statistic in (None, name) else {"statistic": method.statistic}
-        rows.append(_row(name, "static", method.keeps, method.needs, method.source, defaults))
-    return rows
-
-
-def _row(method: str, kind: str, keeps: str, read: str, source: str, defaults: dict[str, Any]) -> dict[str, Any]:
-    return {"method": method, "kind": kind, "keeps": keeps, "reads": read, "source": source, "defaults": defaults}
+        rows.append((name, "static", method.keeps, method.needs, method.source, defaults))
+    keys = ("method", "kind", "keeps", "reads", "source", "defaults")
+    lines = [{key: " ".join(v.split()) if isinstance(v, str) else v for key, v in zip(keys, row)} for row in rows]
+    if json_:
+        print_json(lines)
+    else:
+        console().print(tables.methods(lines))

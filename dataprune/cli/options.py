@@ -22,20 +22,24 @@ def out_path(text: str) -> Path:
     return Path(text)
 
 
-out_option = partial(typer.Option, parser=out_path, metavar="<path>")
+def option(help: str, *names: str, **more: Any) -> Any:
+    """An option with its help text, its names where they differ from the parameter's, and more for `typer.Option`."""
+    return typer.Option(*names, help=help, **more)
 
-Out = Annotated[Path | None, out_option(help="Folder of the results; the same call continues there.")]
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+out_option = partial(option, parser=out_path, metavar="<path>")
+machine_option = partial(option, rich_help_panel="Machine")
 
-Seeds = Annotated[int, typer.Option(min=1, help="Runs per method; they use the seeds from --seed on.")]
+Out = Annotated[Path | None, out_option("Folder of the results; the same call continues there.")]
 
-machine_option = partial(typer.Option, rich_help_panel="Machine")
+AsJson = Annotated[bool, option("Print the result as JSON on stdout.", "--json")]
+
+Seeds = Annotated[int, option("Runs per method; they use the seeds from --seed on.", min=1)]
 
 Engine = Annotated[
     str,
     machine_option(
-        help="local: one run after another, or --jobs at a time; ray: spread the runs over a Ray cluster (needs the "
+        "local: one run after another, or --jobs at a time; ray: spread the runs over a Ray cluster (needs the "
         "extra ray)."
     ),
 ]
@@ -43,15 +47,13 @@ Engine = Annotated[
 Address = Annotated[
     str | None,
     machine_option(
-        help="Address of the Ray cluster (with --engine ray); by default RAY_ADDRESS, else a new one on this machine."
+        "Address of the Ray cluster (with --engine ray); by default RAY_ADDRESS, else a new one on this machine."
     ),
 ]
 
 Jobs = Annotated[
     int | None,
-    machine_option(
-        min=1, help="Runs at a time, each in its own process; 1 by default, with --engine ray as many as fit."
-    ),
+    machine_option("Runs at a time, each in its own process; 1 by default, with --engine ray as many as fit.", min=1),
 ]
 
 OF_CONTRASTIVE = ("views", "temperature", "dim", "score_on", "gather")  # settings of contrastive learning alone

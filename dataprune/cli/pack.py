@@ -12,12 +12,10 @@ from .options import out_option
 
 def pack(
     folders: Annotated[
-        list[Path],
-        typer.Argument(metavar="FOLDER...", help="Folders of compare, train, joint, advise, reproduce ..."),
+        list[Path], typer.Argument(metavar="FOLDER...", help="Folders of compare, train, joint, advise, reproduce ...")
     ],
     out: Annotated[
-        Path | None,
-        out_option(help="JSON file to write; by default FOLDER.json, or the common start of several names."),
+        Path | None, out_option("JSON file to write; by default FOLDER.json, or the common start of several names.")
     ] = None,
 ) -> None:
     """Pack results and runs into one JSON file, with their tables as Markdown beside it.

@@ -17,13 +17,9 @@ _SECONDS = 30.0  # between two lines of a run among several, off a terminal
 
 
 class TrainingProgress:
-    """Reports the steps and epochs of one or more runs.
+    """Reports the steps and epochs of one or `several` runs, which get fewer lines each.
 
-    Args:
-        epochs: epochs of all runs together; 0 where that is not known.
-        several: whether these are the runs of a sweep, which get fewer lines than a single run.
-        bar: the bar, None off a terminal.
-        quiet: whether no lines are printed.
+    There are so many `epochs` of all runs together, 0 where that is not known; the bar is None off a terminal.
     """
 
     def __init__(self, epochs: int, several: bool, bar: Progress | None, quiet: bool) -> None:

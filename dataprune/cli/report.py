@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import AsJson, out_option
+from .options import AsJson, option, out_option
 from .output import print_json, require_drawing
 
 
@@ -15,18 +15,15 @@ def report(
     folders: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUNS...",
-            help="Folders of compare, train or joint, folders above them, files of `dataprune pack`.",
+            metavar="RUNS...", help="Folders of compare, train or joint, folders above them, files of `dataprune pack`."
         ),
     ],
     out: Annotated[
-        Path | None, out_option(help="Folder to write to; by default the given folder, or report/ for several.")
+        Path | None, out_option("Folder to write to; by default the given folder, or report/ for several.")
     ] = None,
     watts: Annotated[
         float | None,
-        typer.Option(
-            help="Power of the processor in watts, to estimate energy; by default 65 for a CPU, 400 for a GPU."
-        ),
+        option("Power of the processor in watts, to estimate energy; by default 65 for a CPU, 400 for a GPU."),
     ] = None,
     json_: AsJson = False,
 ) -> None:

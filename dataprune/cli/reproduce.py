@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import out_option
+from .options import option, out_option
 from .output import first_rank
 from .progress import training_progress
 
@@ -17,20 +17,15 @@ def reproduce(
         str | None, typer.Argument(help="Table or figure to reproduce, or your own YAML file; by default list them.")
     ] = None,
     scale: Annotated[
-        str,
-        typer.Option(help="smoke: runs in seconds; cpu: shows the effect on two cores; paper: the paper's setting."),
+        str, option("smoke: runs in seconds; cpu: shows the effect on two cores; paper: the paper's setting.")
     ] = "cpu",
-    model: Annotated[
-        str | None, typer.Option(help="Pretrained encoder of language tasks: a folder or hub name.")
-    ] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds; that of the file by default.")] = None,
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Runs at a time; by default one per CPU core, or one on a GPU.")
-    ] = None,
+    model: Annotated[str | None, option("Pretrained encoder of language tasks: a folder or hub name.")] = None,
+    seeds: Annotated[int | None, option("Number of seeds; that of the file by default.", min=1)] = None,
+    jobs: Annotated[int | None, option("Runs at a time; by default one per CPU core, or one on a GPU.", min=1)] = None,
     cache: Annotated[
-        Path, typer.Option(help="Folder of the runs, which all tables and figures with the same settings share.")
+        Path, option("Folder of the runs, which all tables and figures with the same settings share.")
     ] = Path("runs/reproduce/cache"),
-    out: Annotated[Path | None, out_option(help="Folder of the results; runs/reproduce/NAME-SCALE by default.")] = None,
+    out: Annotated[Path | None, out_option("Folder of the results; runs/reproduce/NAME-SCALE by default.")] = None,
 ) -> None:
     """Reproduce a table or figure of a paper, with its published numbers beside.
 

@@ -16,10 +16,7 @@ if TYPE_CHECKING:
 
 
 def train_run(settings: Settings, out: Path, json_: bool, data: Any = None) -> None:
-    """Train one model in the folder `out`, or continue an interrupted run, and print its record.
-
-    `data` is that of the settings, where it is loaded already.
-    """
+    """Train one model in the folder `out`, or continue an interrupted run, and print its record."""
     from ..integrations.trackers import following
     from ..lab.training.run import run
 
@@ -62,10 +59,7 @@ def _accuracy(record: RunRecord) -> str:
 def run_sweep(
     carry_out: Callable[..., Any], sweep: Any, out: Path, *, data: Any, epochs: int, quiet: bool, **options: Any
 ) -> Any:
-    """The result of a sweep of so many epochs, from the function that carries it out; None on all ranks but the first.
-
-    The `options` go to that function.
-    """
+    """The result of a sweep, from the function that carries it out; None on all ranks but the first."""
     if first_rank():
         note(data.note)
     with training_progress(epochs, several=True, quiet=quiet) as progress:

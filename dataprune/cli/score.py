@@ -6,11 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from ..errors import UsageError
 from ..lab.training.settings import Settings, flag
-from .options import OF_TASKS, Address, AsJson, Out, machine_option, uses_ray
+from .options import OF_TASKS, Address, AsJson, Out, machine_option, option, uses_ray
 from .output import default_out, folder_name, note, print_json
 from .runs import train_run
 from .settings_options import takes_settings
@@ -22,19 +20,16 @@ from .settings_options import takes_settings
 def score(
     settings: Settings,
     init: Annotated[
-        Path | None,
-        typer.Option(help="Skip training: score in one pass with the model of this folder of `dataprune train`."),
+        Path | None, option("Skip training: score in one pass with the model of this folder of `dataprune train`.")
     ] = None,
     engine: Annotated[
-        str,
-        machine_option(help="With --init: local, or ray: spread the pass over a Ray cluster (needs the extra ray)."),
+        str, machine_option("With --init: local, or ray: spread the pass over a Ray cluster (needs the extra ray).")
     ] = "local",
     address: Address = None,
     jobs: Annotated[
         int | None,
         machine_option(
-            min=1,
-            help="With --engine ray: copies of the model; by default one per GPU, or one per core without GPUs.",
+            "With --engine ray: copies of the model; by default one per GPU, or one per core without GPUs.", min=1
         ),
     ] = None,
     out: Out = None,

@@ -6,11 +6,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from ..errors import UsageError
 from ..lab.training.settings import Settings
-from .options import AsJson, out_option
+from .options import AsJson, option, out_option
 from .output import file_name, print_json
 
 if TYPE_CHECKING:
@@ -21,31 +19,26 @@ _SUFFIXES = (".safetensors", ".csv", ".json", ".parquet", ".txt")
 
 def select(
     scores: Annotated[
-        Path,
-        typer.Option(
-            help="Folder of `dataprune score`, or a table of scores (.parquet, .csv), or features (.safetensors)."
-        ),
+        Path, option("Folder of `dataprune score`, or a table of scores (.parquet, .csv), or features (.safetensors).")
     ],
-    method: Annotated[str, typer.Option(help="Static method; `dataprune methods` lists them.")],
-    keep: Annotated[float, typer.Option(help="Fraction kept, in (0, 1]; or, from 2 on, how many samples.")],
-    statistic: Annotated[str | None, typer.Option(help="Score that top, bottom or stratified reads.")] = None,
+    method: Annotated[str, option("Static method; `dataprune methods` lists them.")],
+    keep: Annotated[float, option("Fraction kept, in (0, 1]; or, from 2 on, how many samples.")],
+    statistic: Annotated[str | None, option("Score that top, bottom or stratified reads.")] = None,
     weights: Annotated[
-        str | None,
-        typer.Option(help="none, raw, or mean-one (scaled to mean 1); mean-one where the method has weights."),
+        str | None, option("none, raw, or mean-one (scaled to mean 1); mean-one where the method has weights.")
     ] = None,
-    balance: Annotated[str | None, typer.Option(help="none, or class: keep equal numbers per class.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
+    balance: Annotated[str | None, option("none, or class: keep equal numbers per class.")] = None,
+    seed: Annotated[int, option("Random seed.", min=0)] = 0,
     model: Annotated[
-        str | None,
-        typer.Option(help="The scoring run's model, where that is a module:function: a folder alone imports no code."),
+        str | None, option("The scoring run's model, where that is a module:function: a folder alone imports no code.")
     ] = None,
     option: Annotated[
-        list[str] | None, typer.Option(help="Parameter of the method, as name=value (cutoff=0.3); repeatable.")
+        list[str] | None, option("Parameter of the method, as name=value (cutoff=0.3); repeatable.")
     ] = None,
     out: Annotated[
         Path | None,
         out_option(
-            help="File to write: .safetensors (which `train --selection` reads), or index and weight as .csv, .json or "
+            "File to write: .safetensors (which `train --selection` reads), or index and weight as .csv, .json or "
             ".parquet, or index as .txt. By default a .safetensors file beside the scores."
         ),
     ] = None,

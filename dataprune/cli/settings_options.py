@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from ..errors import UsageError, suggest
 from ..lab.training.settings import Settings, defaults_of, read_yaml
 from .errors import declared, keyword
+from .options import option
 
 _NOT_IN_FILES = ("config", "debug", "help", "json_")  # parameters that a YAML file cannot set
 _LISTS = ("methods", "statistics", "tune-lr", "ratios", "amounts", "data-method", "candidates", "track")  # with commas
@@ -57,13 +58,13 @@ def _option(field: dataclasses.Field, kind: Any, default: Any) -> inspect.Parame
     """The parameter of a command for a field of Settings."""
     if field.name == "option":
         kind, default = list[str], []
-    option = typer.Option(
-        help=escape(field.metadata["help"]),
+    info = option(
+        escape(field.metadata["help"]),
         rich_help_panel=field.metadata["panel"],
         callback={"option": _merge_options, "task": _choose_task}.get(field.name),
         is_eager=field.name == "task",
     )
-    return keyword(field.name, Annotated[kind, option], default)
+    return keyword(field.name, Annotated[kind, info], default)
 
 
 def _choose_task(ctx: typer.Context, task: str) -> str:
@@ -100,8 +101,8 @@ def _read_config(ctx: typer.Context, path: Path | None) -> Path | None:
 
 _Config = Annotated[
     Path | None,
-    typer.Option(
-        help="Read options by name from this YAML file; the command line overrides them.",
+    option(
+        "Read options by name from this YAML file; the command line overrides them.",
         is_eager=True,
         callback=_read_config,
     ),

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from ..errors import UsageError
 from ..lab.training.settings import Settings
-from .options import OF_CONTRASTIVE, AsJson, Out
+from .options import OF_CONTRASTIVE, AsJson, Out, option
 from .output import default_out
 from .runs import train_run
 from .settings_options import takes_settings
@@ -19,16 +17,16 @@ def train(
     settings: Settings,
     strategy: Annotated[
         str,
-        typer.Option(
-            help="With --selection: E trains for --epochs, P for --epochs / keep (as many samples as full data).",
+        option(
+            "With --selection: E trains for --epochs, P for --epochs / keep (as many samples as full data).",
             rich_help_panel="Pruning",
         ),
     ] = "E",
     small_batches: Annotated[
         bool,
-        typer.Option(
+        option(
+            "With --selection: halve the batch size at 20 % kept or less, quarter it at 10 % or less (TDDS).",
             "--small-batches",
-            help="With --selection: halve the batch size at 20 % kept or less, quarter it at 10 % or less (TDDS).",
             rich_help_panel="Pruning",
         ),
     ] = False,
