@@ -39,11 +39,7 @@ def augment(
         flip: mirror left and right with probability one half.
     """
     batch, _, height, width = images.shape
-    if len(index) != batch:
-        raise ValueError(f"{batch} images but {len(index)} indices: pass those of the same batch")
-    if mode not in ("constant", "reflect"):
-        raise ValueError(f'mode must be "constant" or "reflect", got {mode!r}')
-    if shift < 0 or (mode == "reflect" and shift >= min(height, width)):
+    if mode == "reflect" and shift >= min(height, width):
         raise ValueError(f"cannot shift {height}x{width} images by {shift} pixels: use fewer")
     if not shift and not flip:
         return images
@@ -69,21 +65,14 @@ def augment(
 
 
 def normalize(
-    images: UInt8[Tensor, "b c h w"], mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32
+    images: UInt8[Tensor, "b c h w"], mean: Sequence[float], std: Sequence[float]
 ) -> Float[Tensor, "b c h w"]:
-    """Normalise pixels in float32, per channel: (pixel / 255 - mean) / std.
-
-    Raises:
-        ValueError: if there is not one mean and one std per channel.
-    """
-    channels = images.shape[1]
-    if len(mean) != channels or len(std) != channels:
-        raise ValueError(f"{channels} channels but {len(mean)} means and {len(std)} deviations")
+    """Normalise pixels in float32, per channel: (pixel / 255 - mean) / std."""
     values = images.to(torch.float32)
     # as Python's numbers, which travel with an operation: a tensor of them would be copied to the device in every step
     for channel, (middle, spread) in enumerate(zip(mean, std, strict=True)):
         values[:, channel].mul_(1 / (255 * spread)).add_(-middle / spread)
-    return values.to(dtype)
+    return values
 
 
 def _reflect(position: Int[Tensor, "b n"], size: int) -> Int[Tensor, "b n"]:

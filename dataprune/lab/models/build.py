@@ -7,6 +7,7 @@ A plain name is the form for small images such as CIFAR's: the first stage of `r
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from torch import nn
 from ...errors import UsageError, suggest
 from .external import mobilenet_v2, shufflenet_v2, swin_t, vgg16
 from .layers import AveragePool, Stages, conv
-from .resnet import BasicBlock, Bottleneck, cifar_resnet, resnet
+from .resnet import BasicBlock, Bottleneck, PaddedBlock, resnet
 
 Shape = Sequence[int]  # channels, height, width
 
@@ -76,14 +77,10 @@ def lenet(shape: Shape, classes: int) -> nn.Module:
     )
 
 
-def mlp(shape: Shape, classes: int, hidden: int = 256) -> nn.Module:
+def mlp(shape: Shape, classes: int) -> nn.Module:
     """One hidden layer."""
-    channels, height, width = shape
-    return Stages(
-        flat=nn.Flatten(),
-        hidden=nn.Sequential(nn.Linear(channels * height * width, hidden), nn.ReLU()),
-        fc=nn.Linear(hidden, classes),
-    )
+    hidden = nn.Sequential(nn.Linear(math.prod(shape), 256), nn.ReLU())
+    return Stages(flat=nn.Flatten(), hidden=hidden, fc=nn.Linear(256, classes))
 
 
 def small_cnn(shape: Shape, classes: int) -> nn.Module:
@@ -126,7 +123,7 @@ MODELS: dict[str, Callable[[Shape, int], nn.Module]] = {
     "lenet": lenet,
     "mlp": mlp,
     "small_cnn": small_cnn,
-    **{f"resnet{depth}": partial(cifar_resnet, depth=depth) for depth in (20, 32, 44, 56)},
+    **{f"resnet{6 * n + 2}": partial(resnet, block=PaddedBlock, depths=(n, n, n), width=16) for n in (3, 5, 7, 9)},
     **_FORMS,
     **{f"{name}_imagenet": partial(make, imagenet=True) for name, make in _FORMS.items()},
 }

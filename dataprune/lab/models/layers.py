@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -10,9 +12,7 @@ class Stages(nn.Sequential):
     """A sequence whose stages have names, in the order in which they are called."""
 
     def __init__(self, **stages: nn.Module):
-        super().__init__()
-        for name, stage in stages.items():
-            self.add_module(name, stage)
+        super().__init__(OrderedDict(stages))
 
 
 class AveragePool(nn.Module):

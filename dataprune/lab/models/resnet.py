@@ -1,8 +1,8 @@
-"""ResNets: those of ImageNet with either stem, and the small ones that were made for CIFAR."""
+"""ResNets: those of ImageNet with either stem, and the blocks of the small ones that were made for CIFAR."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,52 +15,30 @@ from .layers import AveragePool, Stages, conv
 def resnet(
     shape: Sequence[int],
     classes: int,
-    block: Callable[[int, int, int], nn.Module],
+    block: type[BasicBlock | Bottleneck],
     depths: Sequence[int],
+    width: int = 64,
     imagenet: bool = False,
 ) -> nn.Module:
-    """ResNet of four stages with `depths` blocks each, 64 channels wide in the first.
+    """ResNet of stages with `depths` blocks each; the first is `width` channels wide, each next one twice as wide.
 
     The published stem (`imagenet`) is 7x7 of stride 2 and max-pooling; that for small images is 3x3 of stride 1.
 
     Source: He et al. 2016, arXiv:1512.03385, table 1. Differs: the small stem, as in the CIFAR experiments of the
         pruning papers; a bottleneck's stride sits in its 3x3 convolution; weights begin as torch draws them.
     """
-    expansion: int = getattr(block, "expansion")  # noqa: B009  a callable need not have one
     size, stride = (7, 2) if imagenet else (3, 1)
-    stem: list[nn.Module] = [*conv(shape[0], 64, size, stride), nn.ReLU(inplace=True)]
+    stem: list[nn.Module] = [*conv(shape[0], width, size, stride), nn.ReLU(inplace=True)]
     if imagenet:
         stem.append(nn.MaxPool2d(3, stride=2, padding=1))
     stages: dict[str, nn.Module] = {"stem": nn.Sequential(*stem)}
-    channels = 64
-    for stage, depth in enumerate(depths):
-        stages[f"layer{stage + 1}"] = _stage(block, channels, 64 << stage, depth, 2 if stage else 1)
-        channels = (64 << stage) * expansion
+    channels, stride = width, 1
+    for stage, depth in enumerate(depths, start=1):
+        out = width * block.expansion
+        blocks = [block(channels, width, stride), *(block(out, width, 1) for _ in range(depth - 1))]
+        stages[f"layer{stage}"] = nn.Sequential(*blocks)
+        channels, width, stride = out, 2 * width, 2
     return Stages(**stages, pool=AveragePool(), fc=nn.Linear(channels, classes))
-
-
-def cifar_resnet(shape: Sequence[int], classes: int, depth: int) -> nn.Module:
-    """ResNet of 6n + 2 layers in stages of 16, 32 and 64 channels; its shortcuts have no parameters (option A).
-
-    Source: He et al. 2016, arXiv:1512.03385, section 4.2. Differs: weights begin as torch draws them.
-    """
-    blocks, rest = divmod(depth - 2, 6)
-    if rest or blocks < 1:
-        raise ValueError(f"depth must be 6n + 2, such as 20, 32, 44 or 56, got {depth}")
-    stages: dict[str, nn.Module] = {"stem": nn.Sequential(*conv(shape[0], 16, 3, 1), nn.ReLU(inplace=True))}
-    channels = 16
-    for stage in range(3):
-        stages[f"layer{stage + 1}"] = _stage(PaddedBlock, channels, 16 << stage, blocks, 2 if stage else 1)
-        channels = 16 << stage
-    return Stages(**stages, pool=AveragePool(), fc=nn.Linear(channels, classes))
-
-
-def _stage(
-    block: Callable[[int, int, int], nn.Module], channels: int, width: int, depth: int, stride: int
-) -> nn.Sequential:
-    """Blocks of one width, the first of which changes the shape."""
-    out = width * getattr(block, "expansion")  # noqa: B009  a callable need not have one
-    return nn.Sequential(block(channels, width, stride), *(block(out, width, 1) for _ in range(depth - 1)))
 
 
 class _Residual(nn.Module):
@@ -87,7 +65,10 @@ class BasicBlock(_Residual):
 
 
 class PaddedBlock(BasicBlock):
-    """A `BasicBlock` without parameters in its shortcut."""
+    """A `BasicBlock` without parameters in its shortcut, of ResNets with 6n + 2 layers in three stages of n blocks.
+
+    Source: He et al. 2016, arXiv:1512.03385, section 4.2, option A. Differs: weights begin as torch draws them.
+    """
 
     def __init__(self, channels: int, width: int, stride: int):
         super().__init__(channels, width, stride, _Padded(width - channels, stride))

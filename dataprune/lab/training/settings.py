@@ -66,12 +66,8 @@ _fraction = _rule(lambda value: 0 < value <= 1, "is a fraction in (0, 1]")
 
 
 def _setting(panel: str, default: Any, help: str, rule: Rule | None = None) -> Any:
-    """A field with its panel on the command line (empty: no option), its help text and the rule for its values.
-
-    The options of the panel "Machine" change how a run is carried out, not what it computes.
-    """
-    runtime = panel in ("Machine", "")
-    return field(default=default, metadata={"help": help, "panel": panel, "rule": rule, "runtime": runtime})
+    """A field with its panel on the command line (empty: no option), its help text and the rule for its values."""
+    return field(default=default, metadata={"help": help, "panel": panel, "rule": rule})
 
 
 _data = partial(_setting, "Data")
@@ -279,14 +275,10 @@ class Settings:
         values = {name: value for name, value in stored.items() if name in names}
         return cls(**{**values, "option": tuple(values.get("option", ()))})
 
-    @classmethod
-    def runtime(cls) -> frozenset[str]:
-        """Names of the options that change how a run is carried out, not what it computes."""
-        return frozenset(entry.name for entry in fields(cls) if entry.metadata["runtime"])
-
     def computed(self) -> dict[str, Any]:
-        """The settings that decide the result: without runtime options, a coreset file by its content."""
-        without = self.runtime() | {"selection"} | (_SCHEDULE if self.method == "full" else set())
+        """The settings that decide the result: not how a run is carried out, and a coreset file by its content."""
+        without = {entry.name for entry in fields(self) if entry.metadata["panel"] in ("Machine", "")}
+        without |= {"selection"} | (_SCHEDULE if self.method == "full" else set())
         return {"selected": None, **{name: value for name, value in self.as_dict().items() if name not in without}}
 
     def differs(self, stored: dict[str, Any]) -> list[str]:

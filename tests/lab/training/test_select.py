@@ -59,7 +59,7 @@ def test_scores_are_those_of_a_plain_loop(scored: Path) -> None:
     probabilities = np.zeros((4, 360, 4))
     for epoch in range(4):
         for index in pruner.batches(epoch, 24, drop_last=False):
-            logits = model(normalize(data.train.images[index], data.mean, data.std, torch.float32))  # type: ignore[union-attr]
+            logits = model(normalize(data.train.images[index], data.mean, data.std))  # type: ignore[union-attr]
             probabilities[epoch, index] = logits.detach().double().softmax(1).numpy()
             for group in optimizer.param_groups:
                 group["lr"] = 0.05 * rate((step + 0.5) / steps)

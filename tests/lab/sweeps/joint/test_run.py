@@ -70,7 +70,7 @@ def test_a_cell_is_its_steps_by_hand(tmp_path: Path) -> None:
             for name, mask in masks.items():
                 weights[name].data *= mask
             optimizer.param_groups[0]["lr"] = 0.1 * rate((step + 0.5) / steps)
-            inputs = normalize(data.train.images[at], data.mean, data.std, torch.float32)
+            inputs = normalize(data.train.images[at], data.mean, data.std)
             optimizer.zero_grad()
             losses = F.cross_entropy(model(inputs), data.train.labels[at], reduction="none")
             pruner.loss(at, losses).backward()
@@ -87,7 +87,7 @@ def test_a_cell_is_its_steps_by_hand(tmp_path: Path) -> None:
     row = next(row for row in result["cells"] if row["arm"] == "high")
     for name, mask in masks.items():
         weights[name].data *= mask
-    logits = model(normalize(data.test.images, data.mean, data.std, torch.float32))
+    logits = model(normalize(data.test.images, data.mean, data.std))
     assert row["accuracy"] == pytest.approx(float((logits.argmax(1) == data.test.labels).float().mean()))
 
 

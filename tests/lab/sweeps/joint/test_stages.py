@@ -33,7 +33,7 @@ def test_scores_count_what_is_forgotten_between_the_ends_of_epochs(tmp_path: Pat
         model.eval()
         with torch.no_grad():
             found = [  # one at a time: each prediction is that of its own image, whatever the order
-                int(model(normalize(image[None], data.mean, data.std, torch.float32)).argmax()) == int(label)
+                int(model(normalize(image[None], data.mean, data.std)).argmax()) == int(label)
                 for image, label in zip(data.train.images, data.train.labels)
             ]
         right.append(found)
