@@ -9,6 +9,7 @@ import struct
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -121,22 +122,18 @@ class Splits(NamedTuple):
     classes: list[str]
 
 
+@dataclass(eq=False)
 class Streamed(Dataset):
     """Images at some positions of `items`, decoded on access to `shape` (C, H, W), in the workers of a loader.
 
     An image of another size is resized by its shorter side and cropped at the centre, or without `resize` refused.
     """
 
-    def __init__(
-        self,
-        items: Packed,
-        positions: Int[Tensor, " n"],
-        labels: Int[Tensor, " n"],
-        shape: Sequence[int],
-        *,
-        resize: bool = True,
-    ):
-        self.items, self.positions, self.labels, self.shape, self.resize = items, positions, labels, shape, resize
+    items: Packed
+    positions: Int[Tensor, " n"]
+    labels: Int[Tensor, " n"]
+    shape: Sequence[int]
+    resize: bool
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -147,7 +144,7 @@ class Streamed(Dataset):
 
     def subset(self, index: Int[Tensor, " k"]) -> Streamed:
         """The samples at these positions, in this order."""
-        return Streamed(self.items, self.positions[index], self.labels[index], self.shape, resize=self.resize)
+        return replace(self, positions=self.positions[index], labels=self.labels[index])
 
     def decoded(self) -> Images:
         """Decode all samples into memory, with threads where images are large."""
@@ -170,12 +167,9 @@ Samples = Images | Streamed | Texts
 
 
 def shape_of(items: Packed, size: int | None) -> tuple[int, int, int]:
-    """Choose the shape (C, H, W) that images are decoded to.
+    """Choose the shape (C, H, W) that images are decoded to: a square of side `size`, or the first image's size.
 
-    One channel if all of a spread of images are grey, else three; a square of side `size`, or the first image's size.
-
-    Raises:
-        DataError: if one cannot be read, or if all that have 16 bits a value use fewer than 13 of them.
+    There is one channel if all of a spread of images are grey, else three.
     """
     spread = range(0, len(items), max(1, len(items) // 64))
     headers = {items.name(position): _open(items[position], items.name(position)) for position in spread}
@@ -217,11 +211,7 @@ def _with_bytes(image: Image.Image, name: str) -> Image.Image:
 
 
 def decode(content: bytes, name: str, shape: Sequence[int], resize: bool) -> np.ndarray:
-    """Decode an image to uint8 (C, H, W), grey or RGB, a read-only view.
-
-    Raises:
-        DataError: if it cannot be decoded, or has another size and `resize` is false.
-    """
+    """Decode an image to uint8 (C, H, W), grey or RGB, a read-only view."""
     channels, height, width = shape
     image = _open(content, name)
     try:

@@ -92,7 +92,7 @@ def load(
     def take(split: Encoded | Images, index: Int[Tensor, " k"]) -> Images | Streamed:
         if isinstance(split, Images):
             return _resize(split.subset(index), shape)
-        streamed = Streamed(split.items, index, split.labels[index], shape, resize=image_size is not None)
+        streamed = Streamed(split.items, index, split.labels[index], shape, image_size is not None)
         return streamed.decoded() if total <= max_bytes else streamed
 
     training = take(train, train_index)

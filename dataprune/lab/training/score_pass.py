@@ -147,7 +147,7 @@ def read(piece: Piece, trained: Trained) -> Iterator[Columns]:
             encoded, names = encode(arrow.Table.from_batches([rows]), source)
             column = trained.columns(encoded.labels, names, source).numpy()
             index = np.arange(len(encoded.labels))
-            images = Streamed(encoded.items, torch.from_numpy(index), encoded.labels, shape, resize=resize).decoded()
+            images = Streamed(encoded.items, torch.from_numpy(index), encoded.labels, shape, resize).decoded()
             labels = {"label": images.labels.numpy(), "column": column}
             yield {"index": first + index, **labels, "image": images.images.numpy()}
             first += len(index)

@@ -321,11 +321,7 @@ def _content(path: str) -> str:
 
 
 def read_yaml(path: Path) -> dict[Any, Any]:
-    """Read a YAML file of lines `key: value`, without aliases, a few of which can stand for gigabytes.
-
-    Raises:
-        UsageError: if it cannot be read, or is no such file.
-    """
+    """Read a YAML file of lines `key: value`, without aliases, a few of which can stand for gigabytes."""
     with needs("reading a YAML file needs PyYAML", "cli", UsageError):
         import yaml
     try:

@@ -89,10 +89,6 @@ def load(run: Path, device: str | None, model: str | None = None) -> Trained:
 
     A folder may come from elsewhere: a "module:function" in it, which would be imported, is not believed unless the
     caller names the same as `model`.
-
-    Raises:
-        UsageError: if there is none, it is no classifier, or its model is not `model`.
-        CheckpointError: if its files are damaged.
     """
     settings, record = run_folder.read(run)
     weights = run / "model.safetensors"

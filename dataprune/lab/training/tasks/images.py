@@ -47,11 +47,7 @@ class Classification(Task):
 
 
 def headless(model: nn.Module, data: Data) -> tuple[nn.Module, int]:
-    """Replace a classifier's last linear layer by the identity; return the model and the layer's input width.
-
-    Raises:
-        UsageError: if no linear layer makes its logits.
-    """
+    """Replace a classifier's last linear layer by the identity; return the model and the layer's input width."""
     name, layer = _last(model, data)
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, nn.Identity())
@@ -59,12 +55,7 @@ def headless(model: nn.Module, data: Data) -> tuple[nn.Module, int]:
 
 
 def initialize(model: nn.Module, path: Path, data: Data) -> None:
-    """Load all weights but the last layer's, whose classes may differ, from a run's folder or its model.safetensors.
-
-    Raises:
-        UsageError: if there is no such file.
-        DataError: if the weights are not this model's.
-    """
+    """Load all weights but the last layer's, whose classes may differ, from a run's folder or its model.safetensors."""
     file = path / "model.safetensors" if path.is_dir() else path
     try:
         weights = load_file(file)
