@@ -135,7 +135,9 @@ def _draw_arms(result: Result, panel: str, axes: Axes, points_of: Callable[..., 
         x = [number] if single else [keeps.index(keep) + 0.03 * (number - (len(arms) - 1) / 2) for keep in at]
         marker = {"marker": plots.MARKERS[number % 12], "markersize": 4, "capsize": 2, "linewidth": 1}
         yerr = spread if any(spread) else None
-        axes.errorbar(x, values, yerr=yerr, color=_colour(number), label=None if single else arm, **marker)
+        axes.errorbar(
+            x, values, yerr=yerr, color=_COLOURS[number % len(_COLOURS)], label=None if single else arm, **marker
+        )
     if single:
         axes.set_xticks(range(len(arms)), arms, rotation=40, ha="right", rotation_mode="anchor")
     else:
@@ -171,17 +173,13 @@ def _draw_series(result: Result, panel: str, axes: Axes, column: str) -> None:
         name = line["arm"] if len(result["keep"]) == 1 else f"{line['arm']}, keep {line['keep']:g}"
         values = [100 * value for value in line[column]] if column == "accuracy" else line[column]
         style = ("-", "--", ":", "-.")[result["keep"].index(line["keep"]) % 4]
-        color = _colour(result["arms"].index(line["arm"]))
+        color = _COLOURS[result["arms"].index(line["arm"]) % len(_COLOURS)]
         x = line[along] if along else range(len(values))
         axes.plot(x, values, linestyle=style, color=color, linewidth=1.2, label=name)
     if not along:
         axes.locator_params(axis="x", integer=True)
     axes.set_xlabel(xlabel, fontsize=8)
     axes.set_ylabel(columns[column], fontsize=8)
-
-
-def _colour(number: int) -> str:
-    return _COLOURS[number % len(_COLOURS)]
 
 
 def _scale(result: Result) -> str:

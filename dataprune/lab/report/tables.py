@@ -104,11 +104,10 @@ def pilots(result: Mapping[str, Any]) -> str:
 
 def methods(rows: Sequence[Mapping[str, Any]]) -> Table:
     """What `dataprune methods` lists."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(title="Pruning methods", show_lines=True)
-    for heading in ("method", "kind", "keeps", "reads", "defaults", "source"):
-        table.add_column(heading, no_wrap=heading == "method")
+    head = (Column("method", no_wrap=True), "kind", "keeps", "reads", "defaults", "source")
+    table = Table(*head, title="Pruning methods", show_lines=True)
     for row in rows:
         defaults = ", ".join(f"{key}={value}" for key, value in row["defaults"].items())
         table.add_row(row["method"], row["kind"], row["keeps"], row["reads"], defaults, row["source"])
@@ -128,11 +127,10 @@ def plain(table: Table) -> str:
 
 def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str] | None], note: str | None = None) -> Table:
     """A table of numbers behind a column of names; None in place of a row is a line across."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(title=title, caption=note)
-    for place, heading in enumerate(head):
-        table.add_column(heading, justify="right" if place else "left", no_wrap=True)
+    columns = [Column(text, justify="right" if place else "left", no_wrap=True) for place, text in enumerate(head)]
+    table = Table(*columns, title=title, caption=note)
     for row in rows:
         if row is None:
             table.add_section()

@@ -43,11 +43,8 @@ class Pilot:
     same_steps: bool = True  # as many steps as the planned run, by batches down to `SMALLEST`; else fewer steps
 
     def __post_init__(self) -> None:
-        settings = self.settings
-        require(
-            settings.task == "classification",
-            f"advise works for image classification, not for {settings.task}: use compare",
-        )
+        settings, task = self.settings, self.settings.task
+        require(task == "classification", f"advise works for image classification, not for {task}: use compare")
         require(
             settings.budget is not None and settings.keep is None,
             "advise needs the fraction of a full run's samples: give --budget, and no --keep",

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 from ... import coresets, distributed, files
 from ...coresets.budget import count_of
 from ...dynamics import STATISTICS
-from ...errors import suggest
+from ...errors import UsageError, suggest
 from ...methods import METHODS
 from ...selection import Selection
 from ..data.named import Data
@@ -71,57 +71,42 @@ class Comparison:
     finetune_epochs: int = 0  # of contrastive learning: every encoder is then fine-tuned on all labels
 
     def __post_init__(self) -> None:
-        settings, tuned = self.settings, self.finetune_epochs
+        settings, scored, tuned = self.settings, self.score_epochs, self.finetune_epochs
         check(settings)
         require(bool(self.methods and self.seeds), "a comparison needs at least one method and one seed")
-        require(
-            self.score_epochs is None or self.score_epochs >= 1,
-            f"--score-epochs must be at least 1, got {self.score_epochs}",
-        )
+        require(scored is None or scored >= 1, f"--score-epochs must be at least 1, got {scored}")
         require(tuned >= 0, f"--finetune-epochs must not be negative, got {tuned}")
-        require(
-            not tuned or settings.task == "contrastive", "--finetune-epochs is for --task contrastive: leave it out"
-        )
+        contrastive, validated = settings.task == "contrastive", settings.val_fraction > 0
+        require(not tuned or contrastive, "--finetune-epochs is for --task contrastive: leave it out")
         known = [*METHODS, SHORT, *coresets.METHODS]
         for number, method in enumerate(self.methods):
             require(method in known, suggest(method, known, what="method"))
             require(method not in self.methods[:number], f"method {method} is named twice")
         for text in settings.option:
             owner, name = _owner_and_name(text)
-            require(
-                name != "prune_probability",
-                f"all methods of a comparison have the same schedule: --option {text} would change it for one",
-            )
+            schedule = "all methods of a comparison have the same schedule"
+            require(name != "prune_probability", f"{schedule}: --option {text} would change it for one")
             require(bool(owner), f"--option {text} must say which method it is for: METHOD.{text}")
         for method in self.methods:
             if method in METHODS:
                 check(replace(settings, method=method))
         if self.static:
             self._check_static()
-        require(
-            not self.learning_rates or settings.val_fraction > 0,
-            "learning rates are compared on a validation split: add --val-fraction 0.1",
-        )
+        advice = "learning rates are compared on a validation split: add --val-fraction 0.1"
+        require(validated or not self.learning_rates, advice)
         for rate in self.learning_rates:
             require(0 < rate < float("inf"), f"--tune-lr takes positive learning rates, got {rate}")
 
     def _check_static(self) -> None:
-        first, settings = self.static[0], self.settings
-        require(
-            settings.task == "classification",
-            f"{first} is a static method, which needs images with labels: leave it out",
-        )
-        check(self.scoring(settings.seed))
+        images, validated = self.settings.task == "classification", self.settings.val_fraction > 0
+        require(images, f"{self.static[0]} is a static method, which needs images with labels: leave it out")
+        check(self.scoring(self.settings.seed))
         for method in self.static:
             coreset = coresets.METHODS[method]
-            require(
-                coreset.needs != "validation" or settings.val_fraction > 0,
-                f"{method} needs a validation split: add --val-fraction 0.1",
-            )
-            require(
-                coreset.needs != "scores" or self._statistic(method) is not None,
-                f"{method} reads a score: choose one with --option {method}.statistic=NAME",
-            )
+            if coreset.needs == "validation":
+                require(validated, f"{method} needs a validation split: add --val-fraction 0.1")
+            if coreset.needs == "scores" and self._statistic(method) is None:
+                raise UsageError(f"{method} reads a score: choose one with --option {method}.statistic=NAME")
             for option in self.selector_options(method):
                 require(option in coreset.options(), suggest(option, coreset.options(), what=f"option of {method}"))
 

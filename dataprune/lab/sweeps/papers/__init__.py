@@ -11,7 +11,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,6 @@ from . import experiment, run
 from .experiment import available
 
 __all__ = ["about", "available", "reproduce"]
-
-_OF_GRID = (
-    "ratios", "amounts", "data_methods", "score_epochs", "finetune_epochs", "finetune_on", "finetune_lr", "scope",
-)  # fmt: skip
 
 
 def about(name: str) -> tuple[str, str]:
@@ -95,7 +91,8 @@ def _prune_jointly(
     from ...report import joint, tables
 
     own = experiment.at_scale(title, content, scale)
-    arguments = {name: own[name] for name in _OF_GRID if name in own}
+    names = {field.name for field in fields(Grid)} - {"settings", "seeds"}
+    arguments = {name: value for name, value in own.items() if name in names}
     settings = experiment.settings_of(own["settings"])
     grid = Grid(settings, seeds=range(seeds or own.get("seeds", 1)), **arguments)
     result = carry_out(grid, out, report=report, engine=_engine(settings, jobs))

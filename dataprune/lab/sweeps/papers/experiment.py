@@ -88,18 +88,14 @@ class Experiment:
         require(self.show != "difference" or "short" in self.arms, "the difference is to `short`: add it to the arms")
         require(self.seeds >= 1, f"seeds must be at least 1, got {self.seeds}")
         require(len(set(self.keep)) == len(self.keep), f"keep names a share twice: {list(self.keep)}")
+        advice = "all arms share it; write `keep: [...]` and `seeds:` beside the arms"
         for part, own in [("settings", self.settings), *self.panels.items(), *self.arms.items()]:
-            for name in own:
-                require(
-                    name not in ("keep", "seed", "seeds"),
-                    f"{part!r} sets {name}: all arms share it; write `keep: [...]` and `seeds:` beside the arms",
-                )
+            for name in ("keep", "seed", "seeds"):
+                require(name not in own, f"{part!r} sets {name}: {advice}")
+        advice = "all arms of a panel share their data; set it in the panel"
         for arm, own in self.arms.items():
             for name in own:
-                require(
-                    name.replace("-", "_") not in _OF_DATA,
-                    f"{arm!r} sets {name}: all arms of a panel share their data; set it in the panel",
-                )
+                require(name.replace("-", "_") not in _OF_DATA, f"{arm!r} sets {name}: {advice}")
         for key in self.runs():
             if key.seed == 0:
                 try:
