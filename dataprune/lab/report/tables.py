@@ -91,14 +91,13 @@ def pilots(result: Mapping[str, Any]) -> str:
     """What `advice.json` says of the pilots, in two sentences."""
     plan, pilot, cost = result["plan"], result["pilot"], result["cost"]
     untried = result["annealed"] is None and result["advice"]["method"] != "short"
+    note = "\nFull epochs at the end were not tried: there are too few epochs." if untried else ""
     return (
         f"Means of {len(pilot['seeds'])} seeds ± standard errors, in points, and the probability of being better, on "
         f"{pilot['held_out']:,} samples held out of the training set.\nThe pilots: {pilot['samples']:,} of "
         f"{pilot['of']:,} samples, {pilot['epochs']} of {plan['epochs']} epochs, {pilot['steps']:,} of "
         f"{result['advice']['steps']:,} steps each; {cost['samples']:,} samples trained in "
-        f"{cost['seconds']:.1f} s, {cost['relative']:.2g} times those of the planned run."
-        + "\nFull epochs at the end were not tried: there are too few epochs."
-        * untried
+        f"{cost['seconds']:.1f} s, {cost['relative']:.2g} times those of the planned run.{note}"
     )
 
 

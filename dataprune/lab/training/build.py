@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from importlib.util import find_spec
-from typing import Any
 
 from jaxtyping import Int
 from torch import Tensor
@@ -105,7 +104,8 @@ def build_statistics(settings: Settings) -> dict[str, Statistic]:
         require(name in STATISTICS, suggest(name, STATISTICS, what="statistic"))
         require(name not in statistics, f"statistic {name} is named twice")
         options = settings.options().get(name, {})
-        _check_options(options, STATISTICS[name], f"option of the statistic {name}")
+        known = inspect.signature(STATISTICS[name]).parameters
+        _check_options(options, known, f"option of the statistic {name}")
         try:
             statistics[name] = STATISTICS[name](**options)
         except (ValueError, TypeError) as error:
@@ -152,15 +152,15 @@ def build_pruner(
     return pruner
 
 
-def _check_options(options: Iterable[str], function: Callable[..., Any], what: str) -> None:
-    known = [name for name in inspect.signature(function).parameters if name not in ("size", "epochs", "seed")]
+def _check_options(options: Iterable[str], known: Iterable[str], what: str) -> None:
     for name in options:
         require(name in known, suggest(name, known, what=what))
 
 
 def _dynamic(settings: Settings, size: int, labels: Int[Tensor, " n"] | None) -> Pruner:
     recipe, arguments = METHODS[settings.method], settings.recipe_arguments()
-    _check_options(arguments, recipe, f"option of {settings.method}")
+    known = [name for name in inspect.signature(recipe).parameters if name not in ("size", "epochs", "seed")]
+    _check_options(arguments, known, f"option of {settings.method}")
     balance = arguments.get("balance", False)
     require(
         isinstance(balance, bool) and not (balance and labels is None),

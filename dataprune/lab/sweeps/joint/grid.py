@@ -186,11 +186,9 @@ class Grid:
             rows["training", Cell(row["arm"], row["ratio"], 0.0, row["seed"]).trained] = row
         for row in content["cells"]:
             rows["cells", Cell(row["arm"], row["ratio"], row["amount"], row["seed"])] = row
-        planned = {
-            key
-            for cell in self.cells()
-            for key in (("scoring", cell.seed), ("training", cell.trained), ("cells", cell))
-        }
+        planned = set[Key]()
+        for cell in self.cells():
+            planned |= {("scoring", cell.seed), ("training", cell.trained), ("cells", cell)}
         return {key: row for key, row in rows.items() if key in planned}
 
     def summary(self, data: Data, rows: Mapping[Key, dict[str, Any]]) -> dict[str, Any]:
@@ -213,14 +211,11 @@ class Grid:
         return {name: value for name, value in self.settings.computed().items() if name not in of_runs}
 
     def _shared(self) -> dict[str, Any]:
+        names = ("score_epochs", "finetune_epochs", "finetune_on", "scope", "reinitialize")
         return {
             "data_side": "methods" if self.data_methods else "coresets",  # both have an arm `random`
-            "score_epochs": self.score_epochs,
-            "finetune_epochs": self.finetune_epochs,
-            "finetune_on": self.finetune_on,
+            **{name: getattr(self, name) for name in names},
             "finetune_lr": self.finetune_lr or self.settings.lr,
-            "scope": self.scope,
-            "reinitialize": self.reinitialize,
         }
 
     def _check_data(self, data: Data) -> None:

@@ -84,11 +84,8 @@ class Panel:
     def summary(self, data: Data, rows: Mapping[sweep.Key, dict[str, Any]]) -> dict[str, Any]:
         """Content of result.json: claim, plan, `rows`, one for each run, and their `summary`."""
         experiment = self.experiment
-        lines = [
-            {"panel": key.panel, "keep": key.keep, "arm": key.arm, **rows[key]}
-            for key in experiment.runs()
-            if key in rows
-        ]
+        made = [key for key in experiment.runs() if key in rows]
+        lines = [{"panel": key.panel, "keep": key.keep, "arm": key.arm, **rows[key]} for key in made]
         return {
             **{name: getattr(experiment, name) for name in ("name", "scale", "source", "claim", "note", "show")},
             **{name: list(getattr(experiment, name)) for name in ("panels", "keep", "arms")},
