@@ -161,7 +161,8 @@ def read_hub(name: str) -> Splits:
 
 def load_from_hub(*name: str) -> dict[str, Any]:
     """Load the splits of a dataset, or of a configuration of it, with `datasets`."""
-    import datasets
+    with needs("the hub is read with datasets", "hf", DataError):
+        import datasets
 
     load: Any = datasets.load_dataset
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable
 from functools import cache
@@ -152,8 +151,6 @@ def _splits(name: str, folder: str | None) -> dict[str, Any]:
         by_split = groupby(paths, key=lambda path: path.stem.split("-")[0])
         return {split: read_table(list(shards)) for split, shards in by_split}
     remedy = "give its folder with --data-folder, or set DATAPRUNE_DATA to the folder that holds glue/"
-    if importlib.util.find_spec("datasets") is None:
-        raise DataError(f"no glue/{name} here: {remedy}, or pip install -c constraints.txt -e '.[hf]' to fetch it")
     try:
         return {split: part.data.table for split, part in load_from_hub(_HUB, name).items()}
     except DataError as error:

@@ -116,8 +116,6 @@ def _find(name: str, folder: str | os.PathLike[str] | None, test_size: int | Non
                 return name, _with_names(name, read_folder(place))
         elsewhere = f"no {name} here: give its folder, or set DATAPRUNE_DATA to the folder that holds {name}/"
         elsewhere += ", or install the Debian package dataset-fashion-mnist" if debian else ""
-        if importlib.util.find_spec("datasets") is None:
-            raise DataError(f"{elsewhere}, or pip install -c constraints.txt -e '.[hf]' to fetch it")
         try:
             return name, _with_names(name, read_hub(hub))
         except DataError as error:

@@ -69,8 +69,6 @@ def select(
 
 def write(path: Path, selection: Selection, metadata: dict[str, Any]) -> None:
     """Save what `select` returned."""
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder: --out names a file")
     notes = dict(metadata)
     dataset, labels = notes.pop("fingerprint", None), notes.pop("labels", None)
     path.parent.mkdir(parents=True, exist_ok=True)
