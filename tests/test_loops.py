@@ -174,7 +174,7 @@ def test_batches_that_are_skipped_do_not_stop_the_epochs() -> None:
                 record(p, index)
 
 
-def test_too_many_records_are_said() -> None:
+def test_too_many_records_are_warned_of() -> None:
     p = pruner("loss")
     loader = pruned(p)
     repeated = itertools.cycle(loader)  # keeps the batches of the first epoch
@@ -227,7 +227,7 @@ def zipped_with_a_shorter_one(loader: Any) -> Iterator[torch.Tensor]:
 
 
 @pytest.mark.parametrize("loop", [begins_again, stops_after_two, zipped_with_a_shorter_one])
-def test_an_epoch_that_is_left_early_and_begins_again_is_told_once(loop: Callable[..., Any]) -> None:
+def test_an_epoch_that_is_left_early_and_begins_again_is_warned_of_once(loop: Callable[..., Any]) -> None:
     p = pruner("loss")
     with pytest.warns(UserWarning, match="begins again after .* the loop left the epoch early") as warned:
         for index in itertools.islice(loop(pruned(p)), 6):
@@ -247,7 +247,7 @@ def test_epochs_that_are_left_early_and_numbered_go_on() -> None:
     assert len(seen) > 2 * BATCH
 
 
-def test_a_loop_that_never_records_is_told() -> None:
+def test_a_loop_that_never_records_is_warned_of() -> None:
     p = pruner("emp")
     loader = pruned(p)
     with warnings.catch_warnings():

@@ -25,8 +25,8 @@ def test_a_file_holds_options_and_the_command_line_overrides_it(tmp_path: Path) 
         option=["beta=3"],
     )  # fmt: skip
     assert call("train", "--config", file, "--keep", "0.3", "--no-flip", "--out", tmp_path / "out").exit_code == 0
-    found = files.read_json(tmp_path / "out/config.json")
-    kept = {name: found[name] for name in ("model", "epochs", "train_size", "keep", "weight_decay", "flip", "option")}
+    stored = files.read_json(tmp_path / "out/config.json")
+    kept = {name: stored[name] for name in ("model", "epochs", "train_size", "keep", "weight_decay", "flip", "option")}
     assert kept == {
         "model": "mlp", "epochs": 4, "train_size": 320, "keep": 0.3, "weight_decay": 0.0, "flip": False,
         "option": ["beta=3"],

@@ -15,8 +15,8 @@ from dataprune import Selection, dynamics
 def test_score_then_select_then_train(tmp_path: Path) -> None:
     scored = call("score", *QUICK[:6], "--lr", "0.05", "--statistics", "forgetting,el2n,aum", "--out", "s")
     assert scored.exit_code == 0 and "scores: s/scores." in scored.stdout, scored.output
-    chosen = call("select", "--scores", "s", "--method", "ccs", "--keep", "0.3", "--option", "cutoff=0.1")
-    assert chosen.exit_code == 0 and "ccs: 96 of 320 samples" in chosen.stdout and "kept per class" in chosen.stdout
+    result = call("select", "--scores", "s", "--method", "ccs", "--keep", "0.3", "--option", "cutoff=0.1")
+    assert result.exit_code == 0 and "ccs: 96 of 320 samples" in result.stdout and "kept per class" in result.stdout
     file = Path("s/ccs-keep0.3-seed0-cutoff0.1.safetensors")
     again = call("select", "--scores", "s", "--method", "k_center", "--keep", "0.3", "--json")
     assert json.loads(again.stdout)["samples"] == 96

@@ -27,12 +27,12 @@ def slow_knn(train: Tensor, y: Tensor, test: Tensor, wanted: Tensor, k: int, tem
     right = 0
     for row, label in zip(test.tolist(), wanted.tolist(), strict=True):
         near = []
-        for other, theirs in zip(train.tolist(), y.tolist(), strict=True):
+        for other, vote in zip(train.tolist(), y.tolist(), strict=True):
             dot = sum(a * b for a, b in zip(row, other, strict=True))
-            near.append((dot / (math.hypot(*row) * math.hypot(*other)), theirs))
+            near.append((dot / (math.hypot(*row) * math.hypot(*other)), vote))
         votes = dict.fromkeys(range(int(y.max()) + 1), 0.0)
-        for cosine, theirs in sorted(near, reverse=True)[:k]:
-            votes[theirs] += math.exp(cosine / temperature)
+        for cosine, vote in sorted(near, reverse=True)[:k]:
+            votes[vote] += math.exp(cosine / temperature)
         right += max(votes, key=votes.__getitem__) == label
     return right / len(test)
 
@@ -73,11 +73,11 @@ def test_other_precisions(dtype: torch.dtype) -> None:
 
 def test_autocast_changes_nothing() -> None:
     train, test = clusters(200, noise=0.5), clusters(100, noise=0.5, seed=1)
-    wanted = [function(*train, *test) for function in (knn_accuracy, linear_probe)]
+    expected = [function(*train, *test) for function in (knn_accuracy, linear_probe)]
     with torch.autocast("cpu", torch.bfloat16):
-        found = [function(*train, *test) for function in (knn_accuracy, linear_probe)]
+        under_autocast = [function(*train, *test) for function in (knn_accuracy, linear_probe)]
         rounded = linear_probe(train[0].bfloat16(), train[1], test[0].bfloat16(), test[1])
-    assert found == wanted and rounded > 0.9
+    assert under_autocast == expected and rounded > 0.9
 
 
 def newton(features: np.ndarray, labels: np.ndarray, penalty: float) -> tuple[np.ndarray, np.ndarray]:

@@ -167,7 +167,7 @@ def test_autocast_changes_nothing() -> None:
             gradients.append(torch.autograd.grad(loss, (z_i, z_j)))
         values.append(loss)
     assert torch.equal(values[0], values[1])
-    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+    assert all(torch.equal(first, other) for first, other in zip(*gradients, strict=True))
 
 
 @pytest.mark.parametrize("temperature", [1e-3, 0.01, 1e3])
@@ -326,8 +326,8 @@ def test_ranks_gather_half_precision_too(pool: Pool) -> None:
 
 @pytest.mark.ddp
 def test_without_gathering_each_rank_is_alone(pool: Pool) -> None:
-    for found, wanted in pool.run(without_gathering, world_size=2):
-        torch.testing.assert_close(found, wanted)
+    for gradient, expected in pool.run(without_gathering, world_size=2):
+        torch.testing.assert_close(gradient, expected)
 
 
 def test_gathering_alone_is_not_gathering() -> None:

@@ -28,8 +28,8 @@ def signals(epoch: int, index: Tensor, dim: int = 4) -> tuple[Tensor, tuple[Tens
 def slow_score(losses: Tensor, pair: tuple[Tensor, Tensor], beta: float) -> list[float]:
     """Eq. 13, sample by sample."""
     scores = []
-    for loss, one, other in zip(losses.tolist(), pair[0].tolist(), pair[1].tolist(), strict=True):
-        scores.append(loss - beta * math.sqrt(sum((a - b) ** 2 for a, b in zip(one, other, strict=True))))
+    for loss, view, other in zip(losses.tolist(), pair[0].tolist(), pair[1].tolist(), strict=True):
+        scores.append(loss - beta * math.sqrt(sum((a - b) ** 2 for a, b in zip(view, other, strict=True))))
     return scores
 
 

@@ -118,7 +118,7 @@ def test_images_of_one_channel_cannot_become_greyer(monkeypatch: pytest.MonkeyPa
     images, index = batch(channels=1), torch.arange(12)
     plain = Views(grey=0.0)(images, index, seed=0, epoch=0)
     for views in (Views(), Views(grey=1.0)):
-        assert all(torch.equal(one, other) for one, other in zip(views(images, index, seed=0, epoch=0), plain))
+        assert all(torch.equal(view, other) for view, other in zip(views(images, index, seed=0, epoch=0), plain))
 
 
 # -- random numbers --------------------------------------------------------------------------------------------------
@@ -129,10 +129,10 @@ def test_a_sample_has_the_same_views_in_any_batch() -> None:
     whole = Views()(images, index, seed=1, epoch=2)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(1))
     for rows in (*order.split(5), torch.tensor([3])):
-        for one, other in zip(Views()(images[rows], index[rows], seed=1, epoch=2), whole, strict=True):
-            torch.testing.assert_close(one, other[rows], rtol=0, atol=1e-6)
+        for view, other in zip(Views()(images[rows], index[rows], seed=1, epoch=2), whole, strict=True):
+            torch.testing.assert_close(view, other[rows], rtol=0, atol=1e-6)
     again = Views()(images, index.int(), seed=1, epoch=2)
-    assert all(torch.equal(one, other) for one, other in zip(again, whole, strict=True))
+    assert all(torch.equal(view, other) for view, other in zip(again, whole, strict=True))
 
 
 def test_views_differ_in_everything_they_depend_on() -> None:
@@ -156,7 +156,7 @@ def test_global_random_state_is_neither_read_nor_written() -> None:
     assert random.getstate() == before[2]
     torch.manual_seed(1)
     second = Views()(batch(), torch.arange(12), seed=0, epoch=0)
-    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+    assert all(torch.equal(view, other) for view, other in zip(first, second, strict=True))
 
 
 def test_the_images_given_stay_as_they_are() -> None:
@@ -217,12 +217,12 @@ def test_simclrs_set_is_repeatable_and_within_range() -> None:
     pytest.importorskip("kornia")
     images, index = batch(64), torch.arange(64)
     state = torch.get_rng_state()
-    one, other = (Views.simclr()(images, index, seed=0, epoch=0) for _ in range(2))
+    pair, other = (Views.simclr()(images, index, seed=0, epoch=0) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(first, second) for first, second in zip(one, other, strict=True))
-    assert all(view.min() >= 0 and view.max() <= 1 for view in one)
+    assert all(torch.equal(first, second) for first, second in zip(pair, other, strict=True))
+    assert all(view.min() >= 0 and view.max() <= 1 for view in pair)
     part = Views.simclr()(images[10:20], index[10:20], seed=0, epoch=0)[1]
-    torch.testing.assert_close(part, one[1][10:20], rtol=0, atol=1e-5)
+    torch.testing.assert_close(part, pair[1][10:20], rtol=0, atol=1e-5)
 
 
 def test_missing_kornia_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

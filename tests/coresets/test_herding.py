@@ -43,7 +43,7 @@ def test_herding_keeps_the_mean_better_than_chance() -> None:
     labels = torch.zeros(500).int()
     selections = [coresets.herding(rows, keep=0.1, labels=labels)]
     selections += [coresets.random(500, keep=0.1, seed=seed) for seed in range(100)]
-    herded, *chance = (float((rows[one.index].mean(dim=0) - rows.mean(dim=0)).norm()) for one in selections)
+    herded, *chance = (float((rows[selection.index].mean(dim=0) - rows.mean(dim=0)).norm()) for selection in selections)
     assert herded < sum(chance) / len(chance) / 10
 
 

@@ -67,13 +67,13 @@ def test_covering_per_class_is_covering_each_class(name: str) -> None:
     assert labels[index].tolist() == sorted(labels[index].tolist())
     for c in range(3):
         members = np.flatnonzero(labels == c)
-        mine = [members.tolist().index(i) for i in index if labels[i] == c]
-        assert len(mine) == 9
+        picks = [members.tolist().index(i) for i in index if labels[i] == c]
+        assert len(picks) == 9
         space = rows[members].astype(np.float64)
         if name == "k_center":
-            follows_the_farthest(mine, space, euclid, 1e-4)
+            follows_the_farthest(picks, space, euclid, 1e-4)
         else:
-            follows_the_farthest(mine, probabilities(space), divergence, 1e-4)
+            follows_the_farthest(picks, probabilities(space), divergence, 1e-4)
 
 
 def test_k_center_leaves_the_switch_for_coarse_products_alone() -> None:

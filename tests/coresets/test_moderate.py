@@ -28,9 +28,9 @@ def test_moderate_equals_its_definition(center: str, balance: str, size: int) ->
     )
     distance = np.zeros(size)
     for c in (0, 2, 4):
-        mine = rows[labels == c].astype(np.float64)
-        middle = np.mean(mine, axis=0) if center == "mean" else np.median(mine, axis=0)
-        distance[labels == c] = np.linalg.norm(mine - middle, axis=1)
+        members = rows[labels == c].astype(np.float64)
+        middle = np.mean(members, axis=0) if center == "mean" else np.median(members, axis=0)
+        distance[labels == c] = np.linalg.norm(members - middle, axis=1)
     groups = [np.arange(size)] if balance == "none" else [np.flatnonzero(labels == c) for c in (0, 2, 4)]
     for group in groups:
         places = len(set(index) & set(group.tolist()))

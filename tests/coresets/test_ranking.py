@@ -93,8 +93,8 @@ def test_selectors_of_one_seed_draw_independently_between_equals() -> None:
     equal = torch.zeros(2000)
     drawn = [set(select(equal, keep=0.3, seed=0).index.tolist()) for select in (coresets.top, coresets.bottom)]
     drawn.append(set(coresets.random(2000, keep=0.3, seed=0).index.tolist()))
-    for one, other in itertools.combinations(drawn, 2):
-        assert abs(len(one & other) - 0.3 * 600) < 5 * math.sqrt(600 * 0.3 * 0.7 * 0.7)  # hypergeometric
+    for first, other in itertools.combinations(drawn, 2):
+        assert abs(len(first & other) - 0.3 * 600) < 5 * math.sqrt(600 * 0.3 * 0.7 * 0.7)  # hypergeometric
 
 
 @pytest.mark.parametrize("name", SELECTORS)
@@ -125,9 +125,9 @@ def test_classes_get_equal_places_as_far_as_they_have_samples(
     if name in ("top", "bottom"):
         sign = 1 if name == "top" else -1
         for c in range(4):
-            mine = (sign * scores[labels == c]).sort(descending=True).values[: int(got[c])]
-            chosen = torch.tensor([i for i in index if rows[i][0] == c], dtype=torch.int64)
-            assert torch.equal((sign * scores[chosen]).sort(descending=True).values, mine)
+            highest = (sign * scores[labels == c]).sort(descending=True).values[: int(got[c])]
+            selected = torch.tensor([i for i in index if rows[i][0] == c], dtype=torch.int64)
+            assert torch.equal((sign * scores[selected]).sort(descending=True).values, highest)
 
 
 SCORES, IDS = [3, 1, 0, 2, 5, 4], [0, 1, 0, 1, 0, 1]

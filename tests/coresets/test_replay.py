@@ -14,23 +14,23 @@ SIZE = 40
 INDEX = torch.tensor([7, 3, 30, 21, 12, 39, 0, 5])
 
 
-def chosen(weight: torch.Tensor | None = None) -> Selection:
+def selection_of(weight: torch.Tensor | None = None) -> Selection:
     return Selection.of(INDEX) if weight is None else Selection(INDEX, weight)
 
 
 def test_weights_are_scores_with_mean_one_or_raw() -> None:
     scores = torch.rand(SIZE, generator=torch.Generator().manual_seed(0))
     kept = scores.numpy()[INDEX.numpy()]
-    result = coresets.weighted(chosen(), scores)
+    result = coresets.weighted(selection_of(), scores)
     np.testing.assert_allclose(result.weight.numpy(), kept / kept.mean(), rtol=1e-6)
     assert result.weight.mean().item() == pytest.approx(1) and torch.equal(result.index, INDEX)
-    np.testing.assert_array_equal(coresets.weighted(chosen(), scores, raw=True).weight.numpy(), kept)
-    np.testing.assert_allclose(coresets.mean_one(chosen(torch.full((8,), 5.0))).weight.numpy(), 1)
+    np.testing.assert_array_equal(coresets.weighted(selection_of(), scores, raw=True).weight.numpy(), kept)
+    np.testing.assert_allclose(coresets.mean_one(selection_of(torch.full((8,), 5.0))).weight.numpy(), 1)
 
 
 def test_the_loss_is_equation_13() -> None:
     scores = torch.rand(SIZE, generator=torch.Generator().manual_seed(1))
-    pruner = methods.fixed(SIZE, selection=coresets.weighted(chosen(), scores, raw=True), epochs=3)
+    pruner = methods.fixed(SIZE, selection=coresets.weighted(selection_of(), scores, raw=True), epochs=3)
     for epoch in range(3):
         for batch in pruner.batches(epoch, 4):
             losses = torch.rand(4)
@@ -49,11 +49,11 @@ def test_a_heavy_weight_is_warned_of() -> None:
 def test_scores_that_cannot_weight() -> None:
     for wrong in (torch.full((SIZE,), -1.0), torch.full((SIZE,), torch.nan), torch.full((SIZE,), torch.inf)):
         with pytest.raises(ValueError, match="finite and not negative"):
-            coresets.weighted(chosen(), wrong)
+            coresets.weighted(selection_of(), wrong)
     with pytest.raises(ValueError, match="all weights are 0"):
-        coresets.weighted(chosen(), torch.zeros(SIZE))
+        coresets.weighted(selection_of(), torch.zeros(SIZE))
     with pytest.raises(ValueError, match="one number for each sample"):
-        coresets.weighted(chosen(), torch.ones(20))
+        coresets.weighted(selection_of(), torch.ones(20))
 
 
 def test_the_batch_size_follows_tdds() -> None:
@@ -64,7 +64,7 @@ def test_the_batch_size_follows_tdds() -> None:
 
 
 def test_a_fixed_selection_is_trained_in_every_epoch_in_another_order() -> None:
-    pruner = methods.fixed(SIZE, selection=chosen(), epochs=4, seed=1)
+    pruner = methods.fixed(SIZE, selection=selection_of(), epochs=4, seed=1)
     orders = [torch.cat(list(pruner.batches(epoch, 3, drop_last=False))) for epoch in range(4)]
     assert all(torch.equal(order.sort().values, INDEX.sort().values) for order in orders)
     assert len({tuple(order.tolist()) for order in orders}) > 1
@@ -76,11 +76,11 @@ def test_a_fixed_selection_is_trained_in_every_epoch_in_another_order() -> None:
 
 
 def test_strategies() -> None:
-    assert methods.fixed(SIZE, selection=chosen(), epochs=10).epochs == 10
-    longer = methods.fixed(SIZE, selection=chosen(), epochs=10, strategy="P")
+    assert methods.fixed(SIZE, selection=selection_of(), epochs=10).epochs == 10
+    longer = methods.fixed(SIZE, selection=selection_of(), epochs=10, strategy="P")
     assert longer.epochs == 50 and sum(longer.epoch_sizes()) == 10 * SIZE
     with pytest.raises(ValueError, match="strategy"):
-        methods.fixed(SIZE, selection=chosen(), epochs=10, strategy="Q")  # type: ignore[arg-type]
+        methods.fixed(SIZE, selection=selection_of(), epochs=10, strategy="Q")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("keep", [0.2, 1.0])
@@ -91,9 +91,9 @@ def test_weights_count_also_where_all_is_kept_and_after_a_resume(keep: float) ->
     pruner.select(0)
     resumed = methods.fixed(SIZE, selection=selection, epochs=3)
     resumed.load_state_dict(pruner.state_dict())
-    for one in (pruner, resumed):
-        assert torch.equal(one.select(0).weight, selection.weight)
-        assert one.loss(index, torch.ones(len(index))).item() == pytest.approx(1)
+    for tested in (pruner, resumed):
+        assert torch.equal(tested.select(0).weight, selection.weight)
+        assert tested.loss(index, torch.ones(len(index))).item() == pytest.approx(1)
     other = methods.fixed(SIZE, selection=Selection(index, torch.ones(len(index))), epochs=3)
     with pytest.raises(CheckpointError, match="other arguments"):
         other.load_state_dict(pruner.state_dict())
@@ -119,7 +119,7 @@ def test_what_the_file_says(tmp_path: Path) -> None:
     labels = torch.arange(SIZE) % 3
     data = torch.utils.data.TensorDataset(torch.rand(SIZE, 2), labels)
     path = tmp_path / "core.safetensors"
-    chosen().save(path, {"method": "mine"}, dataset=data, labels=labels)
+    selection_of().save(path, {"method": "mine"}, dataset=data, labels=labels)
     notes = Selection.metadata(path)
     assert notes["method"] == "mine" and notes["size"] == SIZE and set(notes["versions"]) == {"dataprune", "torch"}
     kept = [int((labels[INDEX] == name).sum()) for name in range(3)]

@@ -62,13 +62,13 @@ def test_stratified_equals_its_definition(bins: int, keep: float, cutoff: float,
     scores = {"normal": scores, "skewed": np.exp(3 * scores), "negative": scores - 100}[shape]
     index = check(coresets.stratified(torch.tensor(scores), keep=keep, bins=bins, cutoff=cutoff, seed=3), 200, keep)
     members, places = ccs_places(scores, len(index), bins, cutoff)
-    got = [len(set(index) & set(one)) for one in members]
+    got = [len(set(index) & set(stratum)) for stratum in members]
     assert sum(got) == len(index)  # nothing of what the cutoff drops
     by_size: dict[int, list[int]] = {}
-    for one, taken in zip(members, got):
-        by_size.setdefault(len(one), []).append(taken)
+    for stratum, taken in zip(members, got):
+        by_size.setdefault(len(stratum), []).append(taken)
     expected: dict[int, list[int]] = {}
-    for size, taken in zip(sorted(len(one) for one in members), places):
+    for size, taken in zip(sorted(len(stratum) for stratum in members), places):
         expected.setdefault(size, []).append(taken)
     # which of two bins of the same size gets an odd place is a matter of chance
     assert {size: sorted(taken) for size, taken in by_size.items()} == {s: sorted(t) for s, t in expected.items()}
@@ -84,9 +84,9 @@ def test_stratified_of_many_scores_draws_every_member_of_a_bin_alike() -> None:
         assert np.histogram(index, [0, 1000, 3000, 6000])[0].tolist() == [800, 800, 800]
     for start, stop in ((0, 1000), (1000, 3000), (3000, 6000)):
         p = 800 / (stop - start)
-        mine = hits[start:stop]
-        assert abs(mine[: len(mine) // 2].mean() / trials - p) < 5 * math.sqrt(p * (1 - p) / trials / (stop - start))
-        assert 0.8 < mine.var() / (trials * p * (1 - p)) < 1.25  # as independent draws
+        hit = hits[start:stop]
+        assert abs(hit[: len(hit) // 2].mean() / trials - p) < 5 * math.sqrt(p * (1 - p) / trials / (stop - start))
+        assert 0.8 < hit.var() / (trials * p * (1 - p)) < 1.25  # as independent draws
 
 
 def test_stratified_per_class_is_stratified_of_each_class() -> None:
@@ -97,8 +97,8 @@ def test_stratified_per_class_is_stratified_of_each_class() -> None:
     ).index.numpy()
     for start in (0, 60):
         members, places = ccs_places(scores[start : start + 60], 18, 5, 0.1)
-        mine = set((index[(index >= start) & (index < start + 60)] - start).tolist())
-        assert sorted(len(mine & set(one)) for one in members) == sorted(places)
+        drawn = set((index[(index >= start) & (index < start + 60)] - start).tolist())
+        assert sorted(len(drawn & set(stratum)) for stratum in members) == sorted(places)
 
 
 def test_whole_scores_on_the_edge_of_a_bin_belong_to_the_upper_one() -> None:

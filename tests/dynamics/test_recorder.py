@@ -146,7 +146,7 @@ def test_scores_of_several_models_average() -> None:
     joined = dynamics.average(each)
     for name in each[0]:
         for n in range(12):
-            known = [float(one[name][n]) for one in each if not one[name][n].isnan()]
+            known = [float(scores[name][n]) for scores in each if not scores[name][n].isnan()]
             wanted = sum(known) / len(known) if known else math.nan
             torch.testing.assert_close(joined[name][n].item(), wanted, equal_nan=True, rtol=1e-5, atol=1e-6)
 
@@ -210,7 +210,7 @@ def test_bad_batches_are_refused_and_leave_nothing(arguments: tuple, error: type
     assert torch.equal(before["rows"].nan_to_num(9), after["rows"].nan_to_num(9))
     for name, fields in before["state"].items():
         assert all(
-            torch.equal(one.nan_to_num(9), after["state"][name][key].nan_to_num(9)) for key, one in fields.items()
+            torch.equal(tensor.nan_to_num(9), after["state"][name][key].nan_to_num(9)) for key, tensor in fields.items()
         )
 
 
@@ -434,7 +434,7 @@ def test_update_does_not_wait_for_the_device() -> None:
 @pytest.mark.gpu
 def test_a_gpu_run_equals_a_cpu_run() -> None:
     run = a_run(drop=0.2)
-    cuda = Run(run.z.cuda(), run.y.cuda(), run.h.cuda(), [[one.cuda() for one in batches] for batches in run.batches])
+    cuda = Run(run.z.cuda(), run.y.cuda(), run.h.cuda(), [[x.cuda() for x in batches] for batches in run.batches])
     first = feed(everything(run.size), cuda, range(7))
     second = everything(run.size)
     second.load_state_dict(from_file(first.state_dict()))

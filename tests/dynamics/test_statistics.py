@@ -108,7 +108,7 @@ def test_grand_is_the_gradient_of_the_last_layer(bias: bool, length: float) -> N
     for n, score in enumerate(recorder.scores()["grand"]):
         layer.zero_grad()
         torch.nn.functional.cross_entropy(layer(h[n : n + 1]), y[n : n + 1]).backward()
-        gradients = torch.cat([one.grad.flatten() for one in layer.parameters() if one.grad is not None])
+        gradients = torch.cat([p.grad.flatten() for p in layer.parameters() if p.grad is not None])
         torch.testing.assert_close(score, gradients.norm())
 
 
@@ -222,13 +222,13 @@ def test_tdds_keeps_a_row_and_a_window(dtype: torch.dtype, width: int) -> None:
 
 
 def test_the_bytes_that_the_statistics_say() -> None:
-    said = {
+    sizes = {
         dynamics.forgetting(): 10, dynamics.el2n(): 8, dynamics.el2n(reduce="last"): 4, dynamics.grand(): 8,
         dynamics.aum(): 8, dynamics.entropy(): 4, dynamics.least_confidence(): 4, dynamics.margin(): 4,
         dynamics.loss(): 4, dynamics.dyn_unc(): 52, dynamics.dual(): 52, dynamics.tdds(): 48,
         dynamics.tdds(difference="ce"): 52, dynamics.tdds(difference="el2n"): 52,
     }  # fmt: skip
-    for statistic, size in [(one, size) for one, size in said.items()]:
+    for statistic, size in sizes.items():
         assert Recorder(100, {"one": statistic}).nbytes == 100 * size, statistic.name
 
 

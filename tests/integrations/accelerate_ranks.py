@@ -114,7 +114,7 @@ def resume(folder: Path) -> Any:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     out, rank = Path(sys.argv[1]), Accelerator(cpu=True).process_index
-    found = {name: globals()[name](out / name) for name in ("prepared", "twice", "plan", "resume")}
-    (out / f"rank{rank}.json").write_text(json.dumps(found))
+    results = {name: globals()[name](out / name) for name in ("prepared", "twice", "plan", "resume")}
+    (out / f"rank{rank}.json").write_text(json.dumps(results))
     time.sleep(1)  # gloo drops the last collective in a thread, which must not outlive the interpreter
     Accelerator(cpu=True).end_training()

@@ -69,7 +69,7 @@ def infobatch(folder: Path) -> Any:
 
 def full(folder: Path) -> Any:
     """Losses of the stock Trainer beside ours; with two ranks the two sum the same samples in another order."""
-    found = {}
+    results = {}
     for average in (True, False):
         for build, labels in ((bert, "class"), (llama, "language")):
             options = {
@@ -78,24 +78,24 @@ def full(folder: Path) -> Any:
             }  # fmt: skip
             stock = train(Stock, pruner=None, model=build(), data=Items(labels=labels), **options)
             ours = train(pruner=dataprune.full(SIZE, epochs=2), model=build(), data=Items(labels=labels), **options)
-            found[f"{labels} {average}"] = (ours.column("loss"), stock.column("loss"))
-    return found
+            results[f"{labels} {average}"] = (ours.column("loss"), stock.column("loss"))
+    return results
 
 
 def resume(folder: Path) -> Any:
     options = {"folder": folder, "save_strategy": "steps", "save_steps": 1, "seed": 3}
     whole = train(pruner=emp(), model=bert(dropout=0.1), **options)
-    found = {}
+    results = {}
     for at in (2, 3, 4, 6):
         checkpoint = str(folder / f"checkpoint-{at}")
         again = train(pruner=emp(), model=bert(dropout=0.1), resume=checkpoint, **options)
-        state, theirs = again.pruner.state_dict(), whole.pruner.state_dict()
-        found[str(at)] = {
+        state, expected = again.pruner.state_dict(), whole.pruner.state_dict()
+        results[str(at)] = {
             "seen": [ids for _, ids in again.seen] == [ids for _, ids in whole.seen[at:]],
             "weights": all(map(torch.equal, again.model.parameters(), whole.model.parameters())),
-            "scores": torch.equal(state["score"], theirs["score"]) and torch.equal(state["owner"], theirs["owner"]),
+            "scores": torch.equal(state["score"], expected["score"]) and torch.equal(state["owner"], expected["owner"]),
         }
-    return found
+    return results
 
 
 if __name__ == "__main__":

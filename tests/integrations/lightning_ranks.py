@@ -31,21 +31,21 @@ def run(pruner: Pruner, **options: Any) -> Tiny:
 
 def selected(pruner: Pruner) -> dict[int, list[int]]:
     """What is selected, by epoch, while the pruner is used."""
-    chosen, select = {}, pruner.select
+    selections, select = {}, pruner.select
 
     def noting(epoch: int) -> dataprune.Selection:
-        found = select(epoch)
-        chosen[epoch] = found.index.tolist()
-        return found
+        selection = select(epoch)
+        selections[epoch] = selection.index.tolist()
+        return selection
 
     pruner.select = noting  # type: ignore[method-assign]
-    return chosen
+    return selections
 
 
-def found(module: Tiny, chosen: dict[int, list[int]]) -> dict[str, Any]:
+def outcome(module: Tiny, selections: dict[int, list[int]]) -> dict[str, Any]:
     return {
         "epochs": module.epochs(),
-        "selected": [chosen[epoch] for epoch in range(4)],
+        "selected": [selections[epoch] for epoch in range(4)],
         "steps": module.trainer.global_step,
         "rate": module.rate(),
         "samples": float(module.trainer.callback_metrics["samples_trained"]),
@@ -73,20 +73,20 @@ def refused(folder: Path) -> Any:
 def plan(folder: Path) -> Any:
     """48, 15, 15, 48 samples; 15 are one too few for two ranks."""
     pruner = annealed()
-    chosen = selected(pruner)
-    return found(run(pruner), chosen)
+    selections = selected(pruner)
+    return outcome(run(pruner), selections)
 
 
 def grows(folder: Path) -> Any:
     pruner = growing()
-    chosen = selected(pruner)
-    return found(run(pruner, accumulate_grad_batches=2), chosen)
+    selections = selected(pruner)
+    return outcome(run(pruner, accumulate_grad_batches=2), selections)
 
 
 def decides(folder: Path) -> Any:
     pruner = infobatch()
-    chosen = selected(pruner)
-    return found(run(pruner), chosen)
+    selections = selected(pruner)
+    return outcome(run(pruner), selections)
 
 
 def resume(folder: Path) -> Any:
@@ -96,11 +96,11 @@ def resume(folder: Path) -> Any:
     for at in range(1, whole.trainer.global_step):
         pruner = annealed()
         again = run(pruner, resume=folder / f"{at}.ckpt")
-        state, theirs = pruner.state_dict(), whole_pruner.state_dict()
+        state, expected = pruner.state_dict(), whole_pruner.state_dict()
         results[str(at)] = {
             "seen": again.seen == whole.seen[at:],
             "weights": all(map(torch.equal, again.state_dict().values(), whole.state_dict().values())),
-            "scores": torch.equal(state["score"], theirs["score"]) and torch.equal(state["owner"], theirs["owner"]),
+            "scores": torch.equal(state["score"], expected["score"]) and torch.equal(state["owner"], expected["owner"]),
         }
     return results
 

@@ -158,7 +158,7 @@ class quiet(warnings.catch_warnings):
     """Without what Lightning says of every small run on a CPU; all else is an error still."""
 
     def __enter__(self) -> Any:
-        found = super().__enter__()
+        entered = super().__enter__()
         for message in (
             "The '.*_dataloader' does not have many workers",
             "`isinstance.treespec, LeafSpec.` is deprecated",
@@ -169,4 +169,4 @@ class quiet(warnings.catch_warnings):
             "Checkpoint directory .* exists and is not empty",
         ):
             warnings.filterwarnings("ignore", message)
-        return found
+        return entered

@@ -47,20 +47,20 @@ def train(mode: str, out: Path) -> None:
     progress = dataprune.learning_rate.Progress(pruner, BATCH, world_size=context.get_world_size(), drop_last=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     parts = {"model": model, "optimizer": optimizer, "pruner": pruner, "progress": progress}
-    found: dict[str, Any] = {"epochs": [], "selected": [], "error": None, "resumed": None}
+    record: dict[str, Any] = {"epochs": [], "selected": [], "error": None, "resumed": None}
     step = 0
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
             saved = torch.load(Path(folder, "state.pt"))
-        step, found["resumed"] = saved.pop("step"), saved["pruner"]["epoch"]
+        step, record["resumed"] = saved.pop("step"), saved["pruner"]["epoch"]
         for name, state in saved.items():
             parts[name].load_state_dict(state)
     try:
         for epoch in range(pruner.epoch, EPOCHS):
             if mode == "naive and selected":
                 pruner.select(epoch)
-            found["epochs"].append([])
+            record["epochs"].append([])
             for index, (inputs, targets) in loader:
                 if not mode.startswith("naive"):  # it has no epoch to count in, and would say so
                     optimizer.param_groups[0]["lr"] = 0.1 * (1 - progress.step())
@@ -71,7 +71,7 @@ def train(mode: str, out: Path) -> None:
                 loss.backward()
                 optimizer.step()
                 step += 1
-                found["epochs"][-1] += index.tolist()
+                record["epochs"][-1] += index.tolist()
                 if mode == "fails" and checkpoint is None and step == 33:  # the third batch of the second epoch
                     pruner.sync()
                     states = {name: part.state_dict() for name, part in parts.items()}
@@ -80,16 +80,16 @@ def train(mode: str, out: Path) -> None:
                         ray.train.report({}, checkpoint=ray.train.Checkpoint.from_directory(folder))
                     raise ConnectionError("lost")
             if not mode.startswith("naive"):
-                found["selected"].append(pruner.select(epoch).index.tolist())
+                record["selected"].append(pruner.select(epoch).index.tolist())
     except dataprune.PlanError as error:
-        found["error"] = str(error)
-    found |= {
+        record["error"] = str(error)
+    record |= {
         "steps": step,
         "lr": optimizer.param_groups[0]["lr"],
         "done": 0 if mode.startswith("naive") else progress.done,
     }
-    found["weight"] = [value.flatten().tolist() for value in model.state_dict().values()]
-    (out / f"{mode}-{context.get_world_rank()}.json").write_text(json.dumps(found))
+    record["weight"] = [value.flatten().tolist() for value in model.state_dict().values()]
+    (out / f"{mode}-{context.get_world_rank()}.json").write_text(json.dumps(record))
 
 
 def main() -> None:

@@ -58,13 +58,13 @@ def test_a_prepared_schedule_is_over_half_way(ranks: list[dict[str, Any]]) -> No
 def test_the_plan_is_trained(ranks: list[dict[str, Any]]) -> None:
     first, second = (rank["plan"] for rank in ranks)
     assert first["selected"] == second["selected"]
-    for selected, mine, theirs in zip(first["selected"], first["epochs"], second["epochs"], strict=True):
-        assert set(mine) | set(theirs) == set(selected)
-        assert len(mine) == len(theirs) and len(set(mine)) == len(mine)
-        assert len(set(mine) & set(theirs)) <= 1  # 15 samples: one is trained by both
+    for selected, rank0, rank1 in zip(first["selected"], first["epochs"], second["epochs"], strict=True):
+        assert set(rank0) | set(rank1) == set(selected)
+        assert len(rank0) == len(rank1) and len(set(rank0)) == len(rank0)
+        assert len(set(rank0) & set(rank1)) <= 1  # 15 samples: one is trained by both
     assert [len(epoch) for epoch in first["epochs"]] == [24, 8, 8, 24]
-    for found in (first, second):
-        assert found["steps"] == 3 + 1 + 1 + 3 and found["rates"][-1] == 0.0 and found["scored"] == 48
+    for record in (first, second):
+        assert record["steps"] == 3 + 1 + 1 + 3 and record["rates"][-1] == 0.0 and record["scored"] == 48
     assert first["weights"] == second["weights"]
 
 
@@ -91,5 +91,5 @@ def test_example_resumes(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_example_with_two_processes(tmp_path: Path) -> None:
     example = ROOT / "examples" / "accelerate_loop.py"
-    found = start(*TORCHRUN, example, "--epochs", "7", cwd=tmp_path)
-    assert "56 of 56 planned steps, 39% of a full run's samples" in found.splitlines()[-1]
+    output = start(*TORCHRUN, example, "--epochs", "7", cwd=tmp_path)
+    assert "56 of 56 planned steps, 39% of a full run's samples" in output.splitlines()[-1]

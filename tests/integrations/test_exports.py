@@ -49,9 +49,9 @@ def quality(statistic: str, score: float) -> float:
 @given(st.lists(st.floats(0, LONGEST, width=32), min_size=1), st.sampled_from(TRUSTED), st.sampled_from([1, -1]))
 def test_label_quality_is_its_definition(values: list[float], statistic: str, sign: int) -> None:
     values = [sign * value for value in values] if statistic == "aum" else values
-    found = exports.label_quality({statistic: torch.tensor(values)}, statistic)
-    assert found.dtype == np.float64 and ((found >= 0) & (found <= 1)).all()
-    np.testing.assert_allclose(found, [quality(statistic, value) for value in values], atol=1e-7)
+    qualities = exports.label_quality({statistic: torch.tensor(values)}, statistic)
+    assert qualities.dtype == np.float64 and ((qualities >= 0) & (qualities <= 1)).all()
+    np.testing.assert_allclose(qualities, [quality(statistic, value) for value in values], atol=1e-7)
     other = exports.label_quality({"mine": torch.tensor(values)}, "mine")  # no statistic of the library
     np.testing.assert_allclose(other, [quality("aum", value) for value in values], atol=1e-7)
 
@@ -59,8 +59,8 @@ def test_label_quality_is_its_definition(values: list[float], statistic: str, si
 @pytest.mark.parametrize("statistic", TRUSTED)
 def test_quality_falls_in_the_score_and_keeps_gaps(statistic: str) -> None:
     highest = LONGEST if statistic == "el2n" else math.inf
-    found = exports.label_quality({statistic: torch.tensor([0.0, 0.5, 1.2, math.nan, highest])}, statistic)
-    assert math.isnan(found[3]) and (np.diff(found[[0, 1, 2, 4]]) < 0).all() and found[4] == 0
+    qualities = exports.label_quality({statistic: torch.tensor([0.0, 0.5, 1.2, math.nan, highest])}, statistic)
+    assert math.isnan(qualities[3]) and (np.diff(qualities[[0, 1, 2, 4]]) < 0).all() and qualities[4] == 0
 
 
 def test_issues_come_worst_first_and_equal_scores_in_random_order() -> None:
@@ -96,11 +96,11 @@ def test_the_loss_reads_as_cleanlabs_self_confidence() -> None:
     recorder = dynamics.Recorder(200, {"loss": dynamics.loss()})
     recorder.update(torch.arange(200), outputs, labels)
     recorder.end_epoch()
-    mine = exports.label_quality(recorder.scores(), "loss")
+    ours = exports.label_quality(recorder.scores(), "loss")
     probabilities = outputs.double().softmax(1).numpy()
-    theirs = rank.get_label_quality_scores(labels.numpy(), probabilities, method="self_confidence")
-    np.testing.assert_allclose(mine, theirs, rtol=1e-5)
-    worst = rank.find_top_issues(theirs, top=20)
+    expected = rank.get_label_quality_scores(labels.numpy(), probabilities, method="self_confidence")
+    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+    worst = rank.find_top_issues(expected, top=20)
     np.testing.assert_array_equal(exports.label_issues(recorder.scores(), "loss", count=20), worst)
 
 
@@ -152,16 +152,16 @@ def test_what_fiftyone_could_not_show_is_refused(tmp_path: Path) -> None:
     def write(scores: dict[str, Tensor], paths: list[str], **options: Any) -> None:
         exports.fiftyone(tmp_path / "no", scores, paths, **options)
 
-    one = {"loss": torch.zeros(2)}
+    two_samples = {"loss": torch.zeros(2)}
     for paths, labels in ((["a"], None), (["a", "b"], []), (["a", "b"], ["x"])):
         with pytest.raises(ValueError, match="must be as many as the samples, got lengths"):
-            write(one, paths, labels=labels)
+            write(two_samples, paths, labels=labels)
     for name in ("tags", "_score", "el2n (mean)", "a.b", "media_reference"):
         with pytest.raises(ValueError, match="cannot be a field of FiftyOne"):
             write({name: torch.zeros(1)}, ["a"])
     for labels in (torch.tensor([0, 2]), torch.tensor([-1, 0]), ["cat", "dog"]):
         with pytest.raises(ValueError, match="classes names 2 classes, and"):
-            write(one, ["a", "b"], labels=labels, classes=["cat", "dog"])
+            write(two_samples, ["a", "b"], labels=labels, classes=["cat", "dog"])
     assert not (tmp_path / "no").exists()
 
 
@@ -195,12 +195,12 @@ def texts() -> Any:
 @pytest.mark.filterwarnings("ignore:Specifying null_placement:FutureWarning")  # how datasets sorts
 def test_scores_become_columns() -> None:
     dataset, scores = texts(), {"loss": torch.tensor([3.0, 1, 2, math.nan, 0, 5]), "rank": torch.arange(6)}
-    found = exports.with_scores(dataset, scores)
-    assert found.column_names == ["text", "label", "loss", "rank"] and dataset.column_names == ["text", "label"]
-    assert [found.features[name].dtype for name in ("loss", "rank")] == ["float32", "int64"]
-    np.testing.assert_array_equal(found["loss"][:], scores["loss"].numpy())
-    assert found.sort("rank", reverse=True)["text"][:] == list("fedcba")
-    assert found.filter(lambda row: row["loss"] > 1.5)["text"][:] == ["a", "c", "f"]
+    extended = exports.with_scores(dataset, scores)
+    assert extended.column_names == ["text", "label", "loss", "rank"] and dataset.column_names == ["text", "label"]
+    assert [extended.features[name].dtype for name in ("loss", "rank")] == ["float32", "int64"]
+    np.testing.assert_array_equal(extended["loss"][:], scores["loss"].numpy())
+    assert extended.sort("rank", reverse=True)["text"][:] == list("fedcba")
+    assert extended.filter(lambda row: row["loss"] > 1.5)["text"][:] == ["a", "c", "f"]
 
     mixed = dataset.select([5, 3, 1, 0, 2, 4])  # positions are those of the dataset at hand, not of its first form
     again = exports.with_scores(mixed, Scores({"rank": torch.arange(6)}, None, {}))
@@ -246,7 +246,10 @@ def experiment() -> Iterator[ModuleType]:
 @given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=2, max_size=12))
 def test_auroc_and_precision_are_those_of_plain_loops(experiment: ModuleType, samples: list[tuple[int, bool]]) -> None:
     samples = [*samples, (2, True), (3, False)]  # both kinds
-    score, wrong = np.array([one for one, _ in samples], dtype=float), np.array([one for _, one in samples])
+    score, wrong = (
+        np.array([value for value, _ in samples], dtype=float),
+        np.array([is_wrong for _, is_wrong in samples]),
+    )
     pairs = [(a > b) + (a == b) / 2 for a in score[wrong] for b in score[~wrong]]
     assert experiment.auroc(score, wrong) == pytest.approx(np.mean(pairs))
     random, count, hits = np.random.default_rng(0), int(wrong.sum()), []
@@ -294,24 +297,24 @@ def test_every_prediction_is_of_a_run_that_has_not_seen_the_sample(
     monkeypatch.setattr(experiment, "logits", logits)
     digits = experiment.plant(settings).data
     data = digits._replace(train=Images(images, torch.zeros(53, dtype=torch.int64)), classes=["a", "b", "c"])
-    found = experiment.predicted(settings, data, tmp_path)
+    probabilities = experiment.predicted(settings, data, tmp_path)
     expected = [[math.exp(0.01 * place * step) for step in range(3)] for place in range(53)]
-    np.testing.assert_allclose(found, [np.array(row) / sum(row) for row in expected], rtol=1e-5)
+    np.testing.assert_allclose(probabilities, [np.array(row) / sum(row) for row in expected], rtol=1e-5)
     assert len(seen) == 5
 
 
 @pytest.mark.slow
 def test_the_experiment_at_a_scale_of_seconds(experiment: ModuleType, tmp_path: Path) -> None:
-    found = experiment.main("smoke", tmp_path)
+    summary = experiment.main("smoke", tmp_path)
     record = json.loads((tmp_path / "label_errors.json").read_text())
-    assert record["summary"] == found and list(found) == ["digits, 5 epochs", "digits, 8 epochs"]
+    assert record["summary"] == summary and list(summary) == ["digits, 5 epochs", "digits, 8 epochs"]
     assert len(record["points"]) == 4 and all(line["samples"] == 200 for line in record["points"])
-    for data, table in found.items():
-        mine = [line for line in record["points"] if line["data"] == data]
+    for data, table in summary.items():
+        points = [line for line in record["points"] if line["data"] == data]
         assert set(table) >= {*experiment.STATISTICS, "held-out loss"}
         for name, numbers in table.items():
             for key in ("auroc", "precision"):
-                values = [line[key][name] for line in mine]
+                values = [line[key][name] for line in points]
                 deviation = abs(values[0] - values[1]) / math.sqrt(2)
                 assert numbers[key] == pytest.approx([sum(values) / 2, deviation], abs=1e-4)
         assert table["aum"]["auroc"][0] > 0.9

@@ -277,9 +277,9 @@ def test_overridden_methods_exist_and_are_called_as_before() -> None:
 
 def test_the_numbers_of_a_run_have_the_order_of_the_stock_trainer() -> None:
     stock = Stock(bert(), arguments(gradient_accumulation_steps=2), train_dataset=Items())
-    theirs = stock.set_initial_training_values(stock.args, stock.get_train_dataloader())
+    expected = stock.set_initial_training_values(stock.args, stock.get_train_dataloader())
     ours = build(gradient_accumulation_steps=2, prune=dataprune.full(SIZE, epochs=4))
-    assert ours.set_initial_training_values(ours.args, ours.get_train_dataloader()) == theirs
+    assert ours.set_initial_training_values(ours.args, ours.get_train_dataloader()) == expected
 
 
 def test_attributes_read_exist() -> None:
@@ -294,13 +294,13 @@ def test_the_loader_has_every_option_of_the_stock_loader() -> None:
         "dataloader_num_workers": 2, "dataloader_prefetch_factor": 3, "dataloader_persistent_workers": True,
         "dataloader_pin_memory": False,
     }  # fmt: skip
-    ours, theirs = build(**options), Stock(bert(), arguments(**options), train_dataset=Items())
-    mine, stock = ours.get_train_dataloader(), theirs.get_train_dataloader()
+    ours, reference = build(**options), Stock(bert(), arguments(**options), train_dataset=Items())
+    loader, stock = ours.get_train_dataloader(), reference.get_train_dataloader()
     for name in loading.TAKEN_OVER:
         if name != "worker_init_fn":
-            assert getattr(mine, name) == getattr(stock, name), name
-    assert mine.worker_init_fn.func is stock.worker_init_fn.func
-    batch = next(iter(mine))
+            assert getattr(loader, name) == getattr(stock, name), name
+    assert loader.worker_init_fn.func is stock.worker_init_fn.func
+    batch = next(iter(loader))
     assert set(batch) == set(default_data_collator([{"input_ids": [1], "label": 0}])) | {INDEX}
 
 

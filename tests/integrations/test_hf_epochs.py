@@ -85,11 +85,11 @@ def test_every_planned_sample_is_trained_and_the_schedule_ends_at_zero(
 
 
 def test_the_first_epoch_is_all_the_data_and_later_ones_are_the_selections() -> None:
-    pruner, chosen = shrinking(), []
+    pruner, selections = shrinking(), []
     select = pruner.select
-    pruner.select = lambda epoch: chosen.append((epoch, select(epoch))) or select(epoch)  # type: ignore[method-assign]
+    pruner.select = lambda epoch: selections.append((epoch, select(epoch))) or select(epoch)  # type: ignore[method-assign]
     ours = train(pruner=pruner)
-    selected = dict(chosen)
+    selected = dict(selections)
     for epoch, trained in enumerate(ours.epochs()):
         assert sorted(trained) == selected[epoch].index.tolist()
     assert sorted(ours.epochs()[0]) == list(range(SIZE))
@@ -123,10 +123,10 @@ def test_full_gives_the_stock_trainers_losses_to_the_last_bit(accumulate: int) -
     stock = train(Stock, pruner=None, model=bert(dropout=0.1), **options)
     ours = train(pruner=dataprune.full(45, epochs=4), model=bert(dropout=0.1), **options)
     added = {"kept", "samples_trained", "samples_saved", "seconds_saved"}
-    for mine, theirs in zip(ours.state.log_history[:-1], stock.state.log_history[:-1], strict=True):
-        assert {name: value for name, value in mine.items() if name not in added} == theirs
-    for mine, theirs in zip(ours.model.parameters(), stock.model.parameters(), strict=True):
-        assert torch.equal(mine, theirs)
+    for line, expected in zip(ours.state.log_history[:-1], stock.state.log_history[:-1], strict=True):
+        assert {name: value for name, value in line.items() if name not in added} == expected
+    for weight, expected in zip(ours.model.parameters(), stock.model.parameters(), strict=True):
+        assert torch.equal(weight, expected)
     assert [ids for _, ids in ours.seen] == [ids for _, ids in stock.seen]
 
 

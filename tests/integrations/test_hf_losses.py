@@ -185,8 +185,8 @@ def test_full_is_the_stock_trainer_for_tokens_too(build: Any, labels: str, smoot
     stock = train(Stock, pruner=None, model=build(), **options)
     ours = train(pruner=dataprune.full(44, epochs=2), model=build(), **options)
     assert ours.column("loss") == stock.column("loss") and ours.column("grad_norm") == stock.column("grad_norm")
-    for mine, theirs in zip(ours.model.parameters(), stock.model.parameters(), strict=True):
-        assert torch.equal(mine, theirs)
+    for weight, expected in zip(ours.model.parameters(), stock.model.parameters(), strict=True):
+        assert torch.equal(weight, expected)
 
 
 class weighs(dataprune.policies.Policy):
@@ -233,9 +233,9 @@ def test_weights_multiply_each_samples_share(build: Any, labels: str, shift: boo
         loss = sum((weight * each)[part].sum() / valid[part].sum() for part in torch.arange(len(ids)).split(8))
     loss.backward()
     assert ours.column("loss") == pytest.approx([loss.item()], rel=1e-5)
-    for mine, theirs in zip(ours.model.parameters(), before.parameters(), strict=True):
-        if theirs.grad is not None:
-            torch.testing.assert_close(mine, theirs - theirs.grad, rtol=1e-4, atol=1e-5)
+    for trained, initial in zip(ours.model.parameters(), before.parameters(), strict=True):
+        if initial.grad is not None:
+            torch.testing.assert_close(trained, initial - initial.grad, rtol=1e-4, atol=1e-5)
 
 
 def test_weights_need_the_loss_of_the_model() -> None:
@@ -274,9 +274,9 @@ def test_per_sample_loss(accumulate: int) -> None:
     losses = focal(before(input_ids=data.ids[ids]), data.labels[ids])
     assert ours.pruner.book.score[ids].tolist() == pytest.approx(losses.tolist(), rel=1e-5)
     ((0.5 + (torch.tensor(ids) % 2).float()) * losses).mean().backward()
-    for mine, theirs in zip(ours.model.parameters(), before.parameters(), strict=True):
-        if theirs.grad is not None:
-            torch.testing.assert_close(mine, theirs - theirs.grad, rtol=1e-4, atol=1e-5)
+    for trained, initial in zip(ours.model.parameters(), before.parameters(), strict=True):
+        if initial.grad is not None:
+            torch.testing.assert_close(trained, initial - initial.grad, rtol=1e-4, atol=1e-5)
     with torch.no_grad():
         expected = focal(ours.model.eval()(input_ids=data.ids), data.labels).mean().item()
     assert ours.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)

@@ -45,8 +45,8 @@ def test_lora(build: Any, labels: str, task: str, targets: list[str], tmp_path: 
         model=peft.get_peft_model(build(), config), pruner=emp(), resume=str(tmp_path / "checkpoint-7"), **options
     )
     assert [ids for _, ids in resumed.seen] == [ids for _, ids in ours.seen[7:]]
-    for mine, theirs in zip(resumed.model.parameters(), ours.model.parameters(), strict=True):
-        assert torch.equal(mine, theirs)
+    for weight, expected in zip(resumed.model.parameters(), ours.model.parameters(), strict=True):
+        assert torch.equal(weight, expected)
     # adapters begin at nothing: the first scores are those of the model without them
     still = {"learning_rate": 0.0, "max_steps": 6, "data": data}
     lora = train(model=peft.get_peft_model(build(), config), pruner=emp(), **still)

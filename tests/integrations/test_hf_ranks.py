@@ -54,14 +54,14 @@ def test_accelerate_shards_rank_local_selections_again(ranks: list[dict[str, Any
 def check_plan(ranks: list[dict[str, Any]]) -> None:
     first, second = (rank["plan"] for rank in ranks)
     assert first["selected"] == second["selected"]
-    for selected, mine, theirs in zip(first["selected"], first["epochs"], second["epochs"], strict=True):
-        assert set(mine) | set(theirs) == set(selected)
-        assert len(mine) == len(theirs) and len(set(mine)) == len(mine)
-        assert len(set(mine) & set(theirs)) <= 1  # 15 samples: one is trained by both
+    for selected, rank0, rank1 in zip(first["selected"], first["epochs"], second["epochs"], strict=True):
+        assert set(rank0) | set(rank1) == set(selected)
+        assert len(rank0) == len(rank1) and len(set(rank0)) == len(rank0)
+        assert len(set(rank0) & set(rank1)) <= 1  # 15 samples: one is trained by both
     assert [len(epoch) for epoch in first["epochs"]] == [24, 8, 8, 24]
-    for found in (first, second):
-        assert found["steps"] == 3 + 1 + 1 + 3 and found["rate"] == 0.0 and found["scored"] == 48
-        assert found["samples"][-1] == 128
+    for record in (first, second):
+        assert record["steps"] == 3 + 1 + 1 + 3 and record["rate"] == 0.0 and record["scored"] == 48
+        assert record["samples"][-1] == 128
 
 
 def test_the_plan_is_trained(ranks: list[dict[str, Any]]) -> None:

@@ -37,12 +37,12 @@ def plain(history: list[dict]) -> list[dict]:
 
 def same(whole: Any, resumed: Any) -> None:
     """Both runs ended alike, to the last bit."""
-    for mine, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
-        assert torch.equal(mine, theirs)
+    for weight, expected in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(weight, expected)
     assert plain(resumed.state.log_history) == plain(whole.state.log_history)
     for name, value in whole.pruner.state_dict().items():
-        mine = resumed.pruner.state_dict()[name]
-        assert torch.equal(mine, value) if isinstance(value, torch.Tensor) else mine == value, name
+        restored = resumed.pruner.state_dict()[name]
+        assert torch.equal(restored, value) if isinstance(value, torch.Tensor) else restored == value, name
 
 
 @pytest.mark.filterwarnings("ignore:.*none was recorded")

@@ -45,8 +45,8 @@ def sizes(module: Any) -> list[int]:
     return [len(epoch) for epoch in module.epochs()]
 
 
-def same_weights(one: Any, other: Any) -> bool:
-    return all(map(torch.equal, one.state_dict().values(), other.state_dict().values()))
+def same_weights(model: Any, other: Any) -> bool:
+    return all(map(torch.equal, model.state_dict().values(), other.state_dict().values()))
 
 
 # -- the traps ---------------------------------------------------------------------------------------------------------
@@ -303,10 +303,10 @@ def test_resuming_after_any_step_is_the_uninterrupted_run(tmp_path: Path, plan: 
         assert resumed.trainer.current_epoch == whole.trainer.current_epoch == 4
         assert same_weights(resumed, whole) and resumed.rate() == whole.rate()
         for name, value in pruner.state_dict().items():
-            mine = again.state_dict()[name]
+            restored = again.state_dict()[name]
             if name == "exhausted" and path == checkpoints[-1]:
                 continue  # no epoch ends any more
-            assert torch.equal(mine, value) if isinstance(value, torch.Tensor) else mine == value, name
+            assert torch.equal(restored, value) if isinstance(value, torch.Tensor) else restored == value, name
         for name in ("kept", "samples_trained", "samples_saved"):
             if path != checkpoints[-1]:
                 assert resumed.trainer.callback_metrics[name] == whole.trainer.callback_metrics[name]

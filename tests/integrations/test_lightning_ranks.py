@@ -35,8 +35,8 @@ def launch(out: Path, name: str) -> list[Any]:
 
 
 def test_lightnings_own_sampler_breaks_pruning(tmp_path: Path) -> None:
-    found = launch(tmp_path, "naive")
-    assert any("Error" in rank for rank in found if isinstance(rank, str)), found
+    outcomes = launch(tmp_path, "naive")
+    assert any("Error" in rank for rank in outcomes if isinstance(rank, str)), outcomes
 
 
 def test_lightnings_own_sampler_is_refused(tmp_path: Path) -> None:
@@ -51,10 +51,10 @@ def test_lightnings_own_sampler_is_refused(tmp_path: Path) -> None:
 def test_the_plan_is_trained(tmp_path: Path, name: str, shares: list[int] | None, steps: int | None) -> None:
     first, second = launch(tmp_path, name)
     assert first["selected"] == second["selected"]
-    for selected, mine, theirs in zip(first["selected"], first["epochs"], second["epochs"], strict=True):
-        assert set(mine) | set(theirs) == set(selected)
-        assert len(mine) == len(theirs) == -(-len(selected) // 2) and len(set(mine)) == len(mine)
-        assert len(set(mine) & set(theirs)) <= 1  # an odd number: one is trained by both
+    for selected, rank0, rank1 in zip(first["selected"], first["epochs"], second["epochs"], strict=True):
+        assert set(rank0) | set(rank1) == set(selected)
+        assert len(rank0) == len(rank1) == -(-len(selected) // 2) and len(set(rank0)) == len(rank0)
+        assert len(set(rank0) & set(rank1)) <= 1  # an odd number: one is trained by both
     assert first["steps"] == second["steps"] and first["samples"] == 2 * sum(map(len, first["epochs"]))
     if shares is not None:
         assert [len(epoch) for epoch in first["epochs"]] == shares

@@ -37,7 +37,7 @@ def run(*arguments: str | Path, cwd: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+def records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
     """What each worker found, by mode."""
     out = tmp_path_factory.mktemp("ray")
     run(Path(__file__).with_name("ray_loop.py"), out, *MODES, cwd=out)
@@ -47,37 +47,37 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, 
 @needs_ray
 @pytest.mark.slow
 @pytest.mark.ddp
-def test_workers_share_what_is_selected(found: dict[str, list[dict[str, Any]]]) -> None:
-    one, other = found["ours"]
-    assert one["selected"] == other["selected"] and one["weight"] == other["weight"]
-    assert [len(index) for index in one["selected"]] == [480, 120, 120, 120]
-    for selected, mine, theirs in zip(one["selected"], one["epochs"], other["epochs"], strict=True):
-        assert not set(mine) & set(theirs) and len(set(mine)) == len(mine) == len(theirs) == len(selected) // 16 * 8
-        assert set(mine) | set(theirs) <= set(selected)  # all of it but the last, smaller batches
-    assert one["selected"][1] != one["selected"][2]
-    for rank in (one, other):
+def test_workers_share_what_is_selected(records: dict[str, list[dict[str, Any]]]) -> None:
+    first, second = records["ours"]
+    assert first["selected"] == second["selected"] and first["weight"] == second["weight"]
+    assert [len(index) for index in first["selected"]] == [480, 120, 120, 120]
+    for selected, rank0, rank1 in zip(first["selected"], first["epochs"], second["epochs"], strict=True):
+        assert not set(rank0) & set(rank1) and len(set(rank0)) == len(rank0) == len(rank1) == len(selected) // 16 * 8
+        assert set(rank0) | set(rank1) <= set(selected)  # all of it but the last, smaller batches
+    assert first["selected"][1] != first["selected"][2]
+    for rank in (first, second):
         assert rank["steps"] == 30 + 3 * 7 and rank["done"] == 1 and rank["lr"] == 0
 
 
 @needs_ray
 @pytest.mark.slow
 @pytest.mark.ddp
-def test_lengths_that_become_known_one_by_one(found: dict[str, list[dict[str, Any]]]) -> None:
-    one, other = found["infobatch"]
-    assert one["selected"] == other["selected"] and one["steps"] == other["steps"] < 120
-    assert one["done"] == other["done"] == 1 and one["lr"] == pytest.approx(0, abs=1e-12)
-    for selected, mine, theirs in zip(one["selected"], one["epochs"], other["epochs"], strict=True):
-        assert len(set(mine) & set(theirs)) <= len(selected) % 2  # an odd number: one is trained by both
-        assert set(mine) | set(theirs) <= set(selected)
+def test_lengths_that_become_known_one_by_one(records: dict[str, list[dict[str, Any]]]) -> None:
+    first, second = records["infobatch"]
+    assert first["selected"] == second["selected"] and first["steps"] == second["steps"] < 120
+    assert first["done"] == second["done"] == 1 and first["lr"] == pytest.approx(0, abs=1e-12)
+    for selected, rank0, rank1 in zip(first["selected"], first["epochs"], second["epochs"], strict=True):
+        assert len(set(rank0) & set(rank1)) <= len(selected) % 2  # an odd number: one is trained by both
+        assert set(rank0) | set(rank1) <= set(selected)
 
 
 @needs_ray
 @pytest.mark.slow
 @pytest.mark.ddp
 @pytest.mark.parametrize("mode", ["naive", "naive and selected"])
-def test_rays_own_sampler_is_refused(mode: str, found: dict[str, list[dict[str, Any]]]) -> None:
+def test_rays_own_sampler_is_refused(mode: str, records: dict[str, list[dict[str, Any]]]) -> None:
     """Left alone it trains everything in every epoch; the first one is full anyway, so it is right by chance."""
-    for rank in found[mode]:
+    for rank in records[mode]:
         assert "add_dist_sampler=False" in rank["error"]
         assert [len(index) for index in rank["epochs"]] == [240, 8 if mode == "naive" else 240]
 
@@ -85,8 +85,8 @@ def test_rays_own_sampler_is_refused(mode: str, found: dict[str, list[dict[str, 
 @needs_ray
 @pytest.mark.slow
 @pytest.mark.ddp
-def test_a_failed_worker_resumes_in_the_middle_of_an_epoch(found: dict[str, list[dict[str, Any]]]) -> None:
-    for whole, resumed in zip(found["ours"], found["fails"], strict=True):
+def test_a_failed_worker_resumes_in_the_middle_of_an_epoch(records: dict[str, list[dict[str, Any]]]) -> None:
+    for whole, resumed in zip(records["ours"], records["fails"], strict=True):
         assert resumed["resumed"] == 1 and [len(index) for index in resumed["epochs"]] == [32, 56, 56]
         assert resumed["epochs"][0] == whole["epochs"][1][24:] and resumed["epochs"][1:] == whole["epochs"][2:]
         assert resumed["weight"] == whole["weight"] and resumed["lr"] == whole["lr"]

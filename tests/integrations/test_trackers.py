@@ -76,8 +76,8 @@ def test_trackio(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     with contextlib.closing(sqlite3.connect(tmp_path / "mine.db")) as stored:
-        ((step, found),) = stored.execute("select step, metrics from metrics")
-    assert step == 3 and json.loads(found) == {"loss": 0.5}
+        ((step, metrics),) = stored.execute("select step, metrics from metrics")
+    assert step == 3 and json.loads(metrics) == {"loss": 0.5}
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own
@@ -126,9 +126,9 @@ def test_values() -> None:
     for epoch in range(2):
         for index in pruner.batches(epoch, 10):
             pruner.update(index, torch.rand(len(index)))
-    found = trackers.values(pruner, samples=60, loss=0.5, nothing=None)
+    values = trackers.values(pruner, samples=60, loss=0.5, nothing=None)
     stats = pruner.stats()
-    assert found == {
+    assert values == {
         "kept": 0.3,
         "overlap": stats["overlap"],
         "never_seen": float(stats["never_seen"]),
@@ -217,7 +217,7 @@ def test_train_with_tensorboard(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     history = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
-    found = scalars(tmp_path / "run" / "tensorboard")
-    assert [step for step, _ in found["loss"]] == [line["steps"] for line in history] and len(history) == 4
-    assert found["reached_keep"] == [(line["steps"], pytest.approx(line["reached_keep"])) for line in history]
+    curves = scalars(tmp_path / "run" / "tensorboard")
+    assert [step for step, _ in curves["loss"]] == [line["steps"] for line in history] and len(history) == 4
+    assert curves["reached_keep"] == [(line["steps"], pytest.approx(line["reached_keep"])) for line in history]
     assert json.loads(done.stdout)["samples"] == sum(line["samples"] for line in history)

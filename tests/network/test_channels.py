@@ -130,14 +130,14 @@ def test_global_removes_the_amount_of_all_channels_by_relative_norm() -> None:
     for number, layer in enumerate(layers):
         each = layer.weight.detach().double().abs().sum((1, 2, 3))
         norms += [(float(norm), number, channel) for channel, norm in enumerate(each / each.mean())]
-    gone = sorted(norms)[: math.floor(0.3 * len(norms) + 0.5)]
+    smallest = sorted(norms)[: math.floor(0.3 * len(norms) + 0.5)]
     masks = network.prune(model, 0.3, scope="global", granularity="channel", example_inputs=x)
-    found = {
+    removed = {
         (number, channel)
         for number in range(4)
         for channel in (~masks.keep[f"conv{number + 1}.0.weight"]).nonzero().squeeze(1).tolist()
     }
-    assert found == {(number, channel) for _, number, channel in gone}
+    assert removed == {(number, channel) for _, number, channel in smallest}
 
 
 @needs_torch_pruning
@@ -254,7 +254,7 @@ def test_a_layer_that_would_be_emptied_is_named_and_nothing_changed(scope: str) 
 
 
 @needs_torch_pruning
-def test_a_model_that_counts_its_channels_in_code_is_told_of() -> None:
+def test_a_model_that_counts_its_channels_in_code_is_reported() -> None:
     class Counts(nn.Module):
         def __init__(self):
             super().__init__()

@@ -18,17 +18,17 @@ def by_hand(batch: int = 1) -> dict[str, int]:
 
 def test_flops_and_parameters_are_those_counted_by_hand() -> None:
     model = small()
-    found = network.cost(model, torch.zeros(3, 1, 8, 8), repeats=2)
-    assert found.flops == sum(by_hand(3).values())
-    assert found.parameters == 6 * 9 + 6 + 12 + 24 * 12 + 12 + 12 * 4 + 4
-    assert found.latency > 0
+    cost = network.cost(model, torch.zeros(3, 1, 8, 8), repeats=2)
+    assert cost.flops == sum(by_hand(3).values())
+    assert cost.parameters == 6 * 9 + 6 + 12 + 24 * 12 + 12 + 12 * 4 + 4
+    assert cost.latency > 0
 
 
 def test_resnet18_has_its_published_multiply_adds() -> None:
     model = build.build("resnet18", (3, 32, 32), 10, 0)
-    found = network.cost(model, torch.zeros(1, 3, 32, 32), repeats=1)
-    assert found.parameters == 11_173_962
-    assert found.flops == 2 * 555_422_720  # 0.56 G multiply-adds
+    cost = network.cost(model, torch.zeros(1, 3, 32, 32), repeats=1)
+    assert cost.parameters == 11_173_962
+    assert cost.flops == 2 * 555_422_720  # 0.56 G multiply-adds
 
 
 def test_masks_do_not_change_the_dense_cost() -> None:
@@ -41,15 +41,15 @@ def test_masks_do_not_change_the_dense_cost() -> None:
 
 def test_training_flops_add_up_data_and_network() -> None:
     model, x = small(), torch.zeros(5, 1, 8, 8)
-    one = sum(by_hand().values())
-    assert network.training_flops(model, x, samples=100) == 3 * one * 100
-    assert network.training_flops(model, x, samples=100, scored=40) == (3 * 100 + 40) * one
+    forward = sum(by_hand().values())
+    assert network.training_flops(model, x, samples=100) == 3 * forward * 100
+    assert network.training_flops(model, x, samples=100, scored=40) == (3 * 100 + 40) * forward
     assert network.training_flops(model, x, samples=0) == 0
-    assert network.training_flops(model, x, samples=100, sparse=True) == 3 * one * 100  # nothing is zero yet
+    assert network.training_flops(model, x, samples=100, sparse=True) == 3 * forward * 100  # nothing is zero yet
     network.prune(model, 0.5, exclude="fc")
     zeros = network.sparsity(model).layers
     left = sum(flops * (1 - zeros[name]) for name, flops in by_hand().items())
-    assert network.training_flops(model, x, samples=100) == 3 * one * 100
+    assert network.training_flops(model, x, samples=100) == 3 * forward * 100
     assert network.training_flops(model, x, samples=100, sparse=True) == pytest.approx(3 * left * 100)
     network.finalize(model)
     assert network.training_flops(model, x, samples=100, sparse=True) == pytest.approx(3 * left * 100)

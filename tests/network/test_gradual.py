@@ -39,18 +39,18 @@ def test_sparsity_follows_the_schedule_while_training(scope: str) -> None:
     optimizer = OPTIMIZERS["sgd"](model.parameters())
     schedule = network.cubic(0.8, 20, start=3, every=4)
     gradual = network.Gradual(model, schedule, scope=scope)
-    gone = {name: array == 0 for name, array in weights(model).items()}
+    zeros = {name: array == 0 for name, array in weights(model).items()}
     seen = []
 
     def after() -> None:
-        nonlocal gone
+        nonlocal zeros
         gradual.step()
-        found = network.sparsity(model)
-        allowed = 1 if scope == "global" else len(found.sizes)
-        assert abs(sum(found.zeros.values()) - schedule(gradual.steps) * sum(found.sizes.values())) <= allowed
+        measured = network.sparsity(model)
+        allowed = 1 if scope == "global" else len(measured.sizes)
+        assert abs(sum(measured.zeros.values()) - schedule(gradual.steps) * sum(measured.sizes.values())) <= allowed
         now = {name: array == 0 for name, array in weights(model).items()}
-        assert all((now[name] | ~gone[name]).all() for name in now)  # what was zero still is
-        gone = now
+        assert all((now[name] | ~zeros[name]).all() for name in now)  # what was zero still is
+        zeros = now
         seen.append(gradual.amount)
 
     train(model, optimizer, 30, after)

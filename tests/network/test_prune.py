@@ -58,14 +58,14 @@ def test_masks_are_those_of_the_slow_reference(scope: str, amount: float) -> Non
 def test_sparsity_is_the_amount_to_one_weight(name: str, scope: str) -> None:
     model = build.build(name, (1, 16, 16), 10, 0)
     network.prune(model, 0.8, scope=scope)
-    found = network.sparsity(model)
-    assert abs(sum(found.zeros.values()) - 0.8 * sum(found.sizes.values())) <= (
-        1 if scope == "global" else len(found.zeros)
+    measured = network.sparsity(model)
+    assert abs(sum(measured.zeros.values()) - 0.8 * sum(measured.sizes.values())) <= (
+        1 if scope == "global" else len(measured.zeros)
     )
     if scope == "layer":
-        assert all(abs(found.zeros[layer] - 0.8 * size) <= 1 for layer, size in found.sizes.items())
-    assert sum(found.sizes.values()) == sum(array.size for array in weights(model).values())
-    assert "fc" in found.layers  # the layer that gives the classes is pruned as well
+        assert all(abs(measured.zeros[layer] - 0.8 * size) <= 1 for layer, size in measured.sizes.items())
+    assert sum(measured.sizes.values()) == sum(array.size for array in weights(model).values())
+    assert "fc" in measured.layers  # the layer that gives the classes is pruned as well
 
 
 @given(
@@ -111,7 +111,7 @@ def test_a_layer_keeps_one_weight() -> None:
     assert sum(network.sparsity(model).zeros.values()) == 11  # ranked together, one layer may lose all
 
 
-def test_a_layer_that_loses_all_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_layer_that_loses_all_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     nn.init.constant_(model[0].weight, 1e-3)
     nn.init.constant_(model[1].weight, 1.0)
@@ -159,11 +159,11 @@ def test_parameters_are_the_same_objects_in_the_same_order() -> None:
     before, names = list(model.parameters()), list(model.state_dict())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     network.prune(model, 0.5)
-    assert all(one is other for one, other in zip(before, model.parameters(), strict=True))
+    assert all(parameter is other for parameter, other in zip(before, model.parameters(), strict=True))
     network.prune(model, 0.7)
     network.finalize(model)
-    assert all(one is other for one, other in zip(before, model.parameters(), strict=True))
-    assert all(one is other for one, other in zip(before, optimizer.param_groups[0]["params"], strict=True))
+    assert all(parameter is other for parameter, other in zip(before, model.parameters(), strict=True))
+    assert all(parameter is other for parameter, other in zip(before, optimizer.param_groups[0]["params"], strict=True))
     assert list(model.state_dict()) == names
 
 
@@ -174,11 +174,11 @@ def test_training_equals_that_of_weights_multiplied_by_hand() -> None:
     for name, layer in layers.items():
         layer.weight.data *= keep[name]
         layer.weight.register_hook(lambda gradient, name=name: gradient * keep[name])
-    one, other = (
+    ours, reference = (
         torch.optim.SGD(each.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3) for each in (model, by_hand)
     )
-    train(model, one, 10)
-    train(by_hand, other, 10)
+    train(model, ours, 10)
+    train(by_hand, reference, 10)
     for name, weight in weights(model).items():
         np.testing.assert_array_equal(weight, by_hand.state_dict()[name].numpy())
 
@@ -238,17 +238,17 @@ def test_masks_do_not_change_with_the_model() -> None:
 def test_pruning_again_goes_further_and_gives_nothing_back(scope: str) -> None:
     model = small()
     optimizer = OPTIMIZERS["sgd"](model.parameters())
-    gone: dict[str, np.ndarray] = {}
+    zeros: dict[str, np.ndarray] = {}
     for amount in (0.2, 0.5, 0.8):
         network.prune(model, amount, scope=scope)
-        found = network.sparsity(model)
-        assert abs(sum(found.zeros.values()) - amount * sum(found.sizes.values())) <= len(found.sizes)
-        assert all((weights(model)[name][zero] == 0).all() for name, zero in gone.items())
-        gone = {name: array == 0 for name, array in weights(model).items()}
+        measured = network.sparsity(model)
+        assert abs(sum(measured.zeros.values()) - amount * sum(measured.sizes.values())) <= len(measured.sizes)
+        assert all((weights(model)[name][zero] == 0).all() for name, zero in zeros.items())
+        zeros = {name: array == 0 for name, array in weights(model).items()}
         assert all(len(layer._forward_pre_hooks) <= 1 for layer in model.modules())
         train(model, optimizer, 3)
     network.prune(model, 0.4, scope=scope)  # reached long ago
-    assert all(((array == 0) == gone[name]).all() for name, array in weights(model).items())
+    assert all(((array == 0) == zeros[name]).all() for name, array in weights(model).items())
 
 
 @pytest.mark.parametrize("scope", ["layer", "global"])

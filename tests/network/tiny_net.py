@@ -56,10 +56,10 @@ def train(
 
 def weights(model: nn.Module) -> dict[str, np.ndarray]:
     """Effective weights of the prunable layers, computed from the state and not by the library."""
-    found = {}
+    arrays = {}
     for name, layer in model.named_modules():
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
             state = layer.state_dict()
             value = state["weight_orig"] * state["weight_mask"] if "weight_orig" in state else state["weight"]
-            found[f"{name}.weight"] = value.numpy().copy()
-    return found
+            arrays[f"{name}.weight"] = value.numpy().copy()
+    return arrays

@@ -62,8 +62,8 @@ def test_uniform_is_uniform_and_uncorrelated(vary):
     elif vary == "draw":
         values = uniform(3, 5, torch.tensor([7]), torch.arange(len(numbers)))
     else:
-        one = torch.tensor([7])
-        values = torch.cat([uniform(**{"seed": 3, "epoch": 5, vary: at}, index=one) for at in numbers[:4000]])
+        position = torch.tensor([7])
+        values = torch.cat([uniform(**{"seed": 3, "epoch": 5, vary: at}, index=position) for at in numbers[:4000]])
     assert values.min() >= 0 and values.max() < 1
     counts = torch.histc(values, 20, 0, 1)
     expected = len(values) / 20

@@ -78,9 +78,9 @@ def test_hidden_files_and_folders_are_no_images(tmp_path: Path) -> None:
     for path in ("cat/.ipynb_checkpoints/0-checkpoint.png", "dog/.Trash/a/9.png", ".cache/1.png", "cat/._0.png"):
         (other / path).parent.mkdir(parents=True, exist_ok=True)
         (other / path).write_bytes(png(7))
-    one, two = load(str(plain)), load(str(other))
-    assert one.classes == two.classes and one.train.labels.tolist() == two.train.labels.tolist()
-    assert (len(two.train), len(two.test)) == (8, 2)
+    first, second = load(str(plain)), load(str(other))
+    assert first.classes == second.classes and first.train.labels.tolist() == second.train.labels.tolist()
+    assert (len(second.train), len(second.test)) == (8, 2)
 
 
 @pytest.mark.parametrize("content", [None, "notes.txt", ".ipynb_checkpoints/0.png"])

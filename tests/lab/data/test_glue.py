@@ -55,23 +55,16 @@ def test_every_text_is_tokenized_as_by_itself(settings: Settings) -> None:
     data = load_data(settings)
     table = pq.read_table(Path(os.environ["DATAPRUNE_DATA"]) / "glue/rte/validation-00000-of-00001.parquet")
     rows, make = table.to_pylist(), glue.tokenizer(settings.model)
-    order = [row["label"] for row in rows]
+    assert len(rows) == 277
+    encoded = [make(row["sentence1"], row["sentence2"], truncation=True, max_length=24) for row in rows]
     assert len(data.test) == 32 and len(data.train) == 64 and data.classes == ["entailment", "not_entailment"]
-    found = 0
     for position in range(len(data.test)):
         tokens, label = data.test.take(position)  # type: ignore[union-attr]
         length = int(tokens[1].sum())
         assert length <= 24 and tokens[:, length:].eq(0).all()
-        wanted = [
-            row for row in rows
-            if make(row["sentence1"], row["sentence2"], truncation=True, max_length=24)["input_ids"]
-            == tokens[0, :length].tolist()
-        ]  # fmt: skip
-        assert wanted and int(label) in [row["label"] for row in wanted]
-        kinds = make(wanted[0]["sentence1"], wanted[0]["sentence2"], truncation=True, max_length=24)["token_type_ids"]
-        assert tokens[2, :length].tolist() == kinds
-        found += 1
-    assert found == 32 and len(order) == 277
+        alike = [n for n, row in enumerate(encoded) if row["input_ids"] == tokens[0, :length].tolist()]
+        assert alike and int(label) in [rows[n]["label"] for n in alike]
+        assert tokens[2, :length].tolist() == encoded[alike[0]]["token_type_ids"]
 
 
 def test_batches_are_as_long_as_their_longest_text(settings: Settings) -> None:
@@ -154,7 +147,7 @@ def test_metrics_are_their_formulas() -> None:
     wanted = {"accuracy": (tp + tn) / 200, "f1": 2 * tp / (2 * tp + fp + fn)}
     assert glue.metrics("mrpc", logits, labels) == pytest.approx(wanted)
     values, scores = torch.randn(50, generator=generator), torch.randn(50, generator=generator)
-    ranks = [one.argsort().argsort().double() for one in (values, scores)]
+    ranks = [numbers.argsort().argsort().double() for numbers in (values, scores)]
     wanted = {
         "pearson": float(torch.corrcoef(torch.stack([values, scores]).double())[0, 1]),
         "spearman": float(torch.corrcoef(torch.stack(ranks))[0, 1]),
@@ -168,11 +161,11 @@ def test_metrics_are_their_formulas() -> None:
 
 @pytest.mark.parametrize("name", ["rte", "stsb"])
 def test_a_run_is_the_plain_loop(name: str, settings: Settings, tmp_path: Path) -> None:
-    chosen = replace(settings, task=f"glue/{name}", data=f"glue/{name}", method="emp")
-    record = training.run(chosen, tmp_path)
-    data, labels = load_data(chosen), 1 if name == "stsb" else 2
-    torch.manual_seed(chosen.seed)
-    model = AutoModelForSequenceClassification.from_pretrained(chosen.model, num_labels=labels)
+    changed = replace(settings, task=f"glue/{name}", data=f"glue/{name}", method="emp")
+    record = training.run(changed, tmp_path)
+    data, labels = load_data(changed), 1 if name == "stsb" else 2
+    torch.manual_seed(changed.seed)
+    model = AutoModelForSequenceClassification.from_pretrained(changed.model, num_labels=labels)
     model.train()
     pruner = dataprune.emp(64, keep=0.5, epochs=4)
     optimizer = torch.optim.Adam(model.parameters())
@@ -181,7 +174,7 @@ def test_a_run_is_the_plain_loop(name: str, settings: Settings, tmp_path: Path) 
         for index in pruner.batches(epoch, 8):
             tokens, wanted = data.train.take(index)  # type: ignore[union-attr]
             ids, mask, kind = tokens[:, :, : int(tokens[:, 1].sum(1).max())].long().unbind(1)
-            torch.manual_seed(stream(chosen.seed, "model", step, 0))
+            torch.manual_seed(stream(changed.seed, "model", step, 0))
             logits = model(input_ids=ids, attention_mask=mask, token_type_ids=kind).logits
             if name == "stsb":
                 losses = (logits[:, 0] - wanted) ** 2
@@ -207,18 +200,18 @@ def test_a_run_is_the_plain_loop(name: str, settings: Settings, tmp_path: Path) 
 
 
 def test_transformers_loads_what_a_run_leaves(settings: Settings, tmp_path: Path) -> None:
-    chosen = replace(settings, method="rs2")
-    record = training.run(chosen, tmp_path)
+    changed = replace(settings, method="rs2")
+    record = training.run(changed, tmp_path)
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
-    data = load_data(replace(chosen, model=str(tmp_path / "model")))
-    assert tasks.of(chosen, data).validate(model, data.test, torch.device("cpu")) == record.accuracy
-    again = replace(chosen, model=str(tmp_path / "model"), method="full", task="glue/stsb", data="glue/stsb")
+    data = load_data(replace(changed, model=str(tmp_path / "model")))
+    assert tasks.of(changed, data).validate(model, data.test, torch.device("cpu")) == record.accuracy
+    again = replace(changed, model=str(tmp_path / "model"), method="full", task="glue/stsb", data="glue/stsb")
     assert training.run(again, tmp_path / "more").steps == 32
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(settings: Settings, tmp_path: Path) -> None:
-    chosen = replace(settings, method="emp", checkpoint_every=3, val_fraction=0.2)
-    training.run(chosen, tmp_path / "whole")
+    changed = replace(settings, method="emp", checkpoint_every=3, val_fraction=0.2)
+    training.run(changed, tmp_path / "whole")
 
     class Stop(Exception):
         pass
@@ -228,11 +221,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one(settings: Settings, tmp_path:
             raise Stop
 
     with pytest.raises(Stop):
-        training.run(chosen, tmp_path / "cut", on_epoch=stop)
-    training.run(chosen, tmp_path / "cut")
+        training.run(changed, tmp_path / "cut", on_epoch=stop)
+    training.run(changed, tmp_path / "cut")
     for name in ("model/model.safetensors", "selection_counts.safetensors"):
-        one, other = load_file(tmp_path / "whole" / name), load_file(tmp_path / "cut" / name)
-        assert all(torch.equal(one[key], other[key]) for key in one)
+        weights, other = load_file(tmp_path / "whole" / name), load_file(tmp_path / "cut" / name)
+        assert all(torch.equal(weights[key], other[key]) for key in weights)
 
 
 def test_compare(settings: Settings, tmp_path: Path) -> None:
@@ -279,7 +272,7 @@ def test_an_unknown_model(settings: Settings, tmp_path: Path) -> None:
 
 
 def call(*arguments: Any) -> Any:
-    return CliRunner().invoke(app, [str(one) for one in arguments])
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_on_the_command_line(encoder: str, data_folder: Path, tmp_path: Path) -> None:
@@ -287,9 +280,9 @@ def test_on_the_command_line(encoder: str, data_folder: Path, tmp_path: Path) ->
     result = call("train", "--task", "glue/cola", *small, "--epochs", 4, "--out", tmp_path / "run", "--json")
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["metric"] == "matthews"
-    found = files.read_json(tmp_path / "run/config.json")
+    config = files.read_json(tmp_path / "run/config.json")
     recipe = {name: value for name, value in LANGUAGE.items() if name != "epochs"}
-    assert {name: found[name] for name in recipe} == recipe and found["data"] == "glue/cola"
+    assert {name: config[name] for name in recipe} == recipe and config["data"] == "glue/cola"
     assert "Writing" not in result.stderr  # bars of transformers'
     result = call("compare", "--task", "glue/stsb", *small, "--epochs", 4, "--seeds", 1, "--out", tmp_path / "all")
     assert result.exit_code == 0, result.stderr

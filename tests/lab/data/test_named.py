@@ -74,10 +74,10 @@ def test_digits_are_scikit_learns_with_a_fixed_test_set():
     assert data.classes == [str(number) for number in range(10)] and data.train.labels.dtype == torch.int64
     pixels, labels = load_digits(return_X_y=True)
     expected = sorted((int(y), *np.round(x * 255 / 16).astype(int)) for x, y in zip(pixels, labels, strict=True))
-    found = [
+    rows = [
         (int(y), *x.flatten().tolist()) for part in (data.train, data.test) for x, y in zip(part.images, part.labels)
     ]
-    assert sorted(found) == expected
+    assert sorted(rows) == expected
     images = data.train.images.double() / 255
     assert data.mean[0] == pytest.approx(float(images.mean()))
     assert data.std[0] == pytest.approx(float(images.std(unbiased=False)))
@@ -134,9 +134,9 @@ def test_every_load_sees_the_same_subset_and_leaves_global_state_alone():
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert np.array_equal(np.random.get_state()[1], numpy_state)
     for split in ("train", "val"):
-        one, two, three = (getattr(data, split) for data in (first, again, other))
-        assert torch.equal(one.images, two.images) and torch.equal(one.labels, two.labels)
-        assert not torch.equal(one.images, three.images)
+        part, repeated, reseeded = (getattr(data, split) for data in (first, again, other))
+        assert torch.equal(part.images, repeated.images) and torch.equal(part.labels, repeated.labels)
+        assert not torch.equal(part.images, reseeded.images)
 
 
 def test_noise_replaces_its_share_of_the_training_labels_alone():
@@ -218,13 +218,13 @@ def test_only_the_chosen_samples_are_decoded(tmp_path):
     images = list(pictures(20))
     write_parquet(tmp_path / "train.parquet", images, [0, 1] * 10)
     write_parquet(tmp_path / "test.parquet", images, [0, 1] * 10)
-    chosen = load(str(tmp_path), train_size=12).train.images
-    kept = {tuple(image.flatten().tolist()) for image in chosen}
+    subset = load(str(tmp_path), train_size=12).train.images
+    kept = {tuple(image.flatten().tolist()) for image in subset}
     broken = [
         png(cell) if tuple(cell.transpose(2, 0, 1).flatten().tolist()) in kept else png(cell)[:60] for cell in images
     ]
     write_parquet(tmp_path / "train.parquet", broken, [0, 1] * 10)
-    assert torch.equal(load(str(tmp_path), train_size=12).train.images, chosen)
+    assert torch.equal(load(str(tmp_path), train_size=12).train.images, subset)
     with pytest.raises(DataError, match=r"cannot decode image \d+ of"):
         load(str(tmp_path))
 
@@ -298,10 +298,12 @@ def test_streamed_is_what_would_be_in_memory(tmp_path):
     assert isinstance(memory.train, Images) and isinstance(stream.train, Streamed) and isinstance(stream.test, Streamed)
     assert (memory.mean, memory.shape) == (stream.mean, stream.shape)
     order = torch.tensor([5, 0, 3])
-    for one, two in ((memory.train, stream.train), (memory.train.subset(order), stream.train.subset(order))):
-        two = pickle.loads(pickle.dumps(two))
-        assert len(one) == len(two) and torch.equal(one.labels, two.labels)
-        assert all(torch.equal(one[at][0], two[at][0]) and one[at][1] == two[at][1] for at in range(len(one)))
+    for held, streamed in ((memory.train, stream.train), (memory.train.subset(order), stream.train.subset(order))):
+        streamed = pickle.loads(pickle.dumps(streamed))
+        assert len(held) == len(streamed) and torch.equal(held.labels, streamed.labels)
+        assert all(
+            torch.equal(held[at][0], streamed[at][0]) and held[at][1] == streamed[at][1] for at in range(len(held))
+        )
 
 
 def test_streamed_through_a_spawned_worker(tmp_path):
@@ -338,8 +340,8 @@ def test_a_jpeg_is_decoded_small_but_alike(tmp_path):
     smooth = np.add.outer(np.arange(128), np.arange(128)).astype(np.uint8)[..., None].repeat(3, 2)
     write_images(tmp_path, [smooth] * 5, [0] * 5, "JPEG")
     expected = np.asarray(Image.fromarray(smooth).resize((16, 16), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
-    found = load(str(tmp_path), image_size=16).train.images[0].numpy()
-    assert abs(found.astype(int) - expected).max() <= 6
+    image = load(str(tmp_path), image_size=16).train.images[0].numpy()
+    assert abs(image.astype(int) - expected).max() <= 6
 
 
 def test_broken_images_are_named(tmp_path):

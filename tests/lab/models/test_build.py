@@ -75,8 +75,8 @@ def test_stages_keep_the_sizes_of_the_cifar_form():
 
 def test_stages_keep_the_sizes_of_the_imagenet_form():
     names = ("stem", "layer1", "layer2", "layer3", "layer4")
-    found = sizes(build("resnet18_imagenet", (3, 64, 64), 10, 0), names, (3, 64, 64))
-    assert found == [(64, 16, 16), (64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2)]
+    shapes = sizes(build("resnet18_imagenet", (3, 64, 64), 10, 0), names, (3, 64, 64))
+    assert shapes == [(64, 16, 16), (64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2)]
 
 
 def test_cifar_resnets_keep_the_sizes_of_the_paper():

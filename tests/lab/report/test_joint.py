@@ -42,8 +42,8 @@ def test_a_single_seed_has_no_p() -> None:
 
 def test_lines_wait_for_all_their_seeds() -> None:
     result = made_up()
-    gone = ("low", 0.5, 0.8, 1)
-    result["cells"] = [row for row in result["cells"] if (row["arm"], row["ratio"], row["amount"], row["seed"]) != gone]
+    key = ("low", 0.5, 0.8, 1)
+    result["cells"] = [row for row in result["cells"] if (row["arm"], row["ratio"], row["amount"], row["seed"]) != key]
     assert len(summarize(result)) == 7 and missing(result) == ["low ratio 0.5 amount 0.8 seed 1"]
     result["cells"] = [row for row in result["cells"] if (row["arm"], row["seed"]) != ("base", 2)]
     assert summarize(result) == []

@@ -85,7 +85,7 @@ def student(t: float, freedom: int) -> float:
 )
 def test_the_rule_is_its_slow_form(counted: list[list[int]], held: int) -> None:
     names = ["short", "rs2", "loss", "emp", "memory"][: len(counted)]
-    given_ = {name: dict(zip(SEEDS, (one / 1000 for one in row))) for name, row in zip(names, counted)}
+    given_ = {name: dict(zip(SEEDS, (count / 1000 for count in row))) for name, row in zip(names, counted)}
     table = np.array(counted) / 1000
     variances = [np.var(row - table[0], ddof=1) for row in table[1:]]
     middle = np.median(variances) / (1 - 2 / (9 * 2)) ** 3
@@ -94,26 +94,26 @@ def test_the_rule_is_its_slow_form(counted: list[list[int]], held: int) -> None:
     means = {}
     for verdict, row in zip(verdicts, table[1:], strict=True):
         probabilities = []
-        for reference, found, other in (("short", verdict.short, table[0]), ("rs2", verdict.rs2, table[1])):
+        for reference, comparison, other in (("short", verdict.short, table[0]), ("rs2", verdict.rs2, table[1])):
             if reference == verdict.method:
-                assert found is None
+                assert comparison is None
                 continue
-            assert found is not None
+            assert comparison is not None
             difference = row - other
             error = math.sqrt((4 * common + 2 * np.var(difference, ddof=1)) / 6 / 3)
             expected = student(difference.mean() / error, 6)
-            assert found.mean == pytest.approx(difference.mean(), abs=1e-12)
-            assert found.error == pytest.approx(error)
-            assert found.probability == pytest.approx(expected, abs=1e-5)
-            probabilities.append(found.probability)
+            assert comparison.mean == pytest.approx(difference.mean(), abs=1e-12)
+            assert comparison.error == pytest.approx(error)
+            assert comparison.probability == pytest.approx(expected, abs=1e-5)
+            probabilities.append(comparison.probability)
         assert verdict.sure == all(probability >= 0.95 for probability in probabilities)
         means[verdict.method] = (row - table[0]).mean()
-    chosen, best = advice_rule.advised(verdicts), max(means.values())
-    assert abs(best) < 1e-9 or (chosen == "short" if best < 0 else means[chosen] == pytest.approx(best))
+    advised, best = advice_rule.advised(verdicts), max(means.values())
+    assert abs(best) < 1e-9 or (advised == "short" if best < 0 else means[advised] == pytest.approx(best))
 
 
 @pytest.mark.parametrize(
-    ("differences", "chosen", "sure"),
+    ("differences", "best", "sure"),
     [
         ({"emp": (2.0, 1.6, 1.9), "memory": (1.5, 1.2, 1.4)}, "emp", True),
         ({"emp": (0.1, -0.2, 0.0), "memory": (0.1, 0.3, -0.3)}, "memory", False),
@@ -126,14 +126,14 @@ def test_the_rule_is_its_slow_form(counted: list[list[int]], held: int) -> None:
         ({"rs2": (0.8, 0.4, 0.3), "emp": (1.0, 0.9, 0.8)}, "emp", False),  # above `short`, not surely above `rs2`
     ],
 )
-def test_advice_on_hand_made_records(differences: dict[str, tuple[float, ...]], chosen: str, sure: bool) -> None:
+def test_advice_on_hand_made_records(differences: dict[str, tuple[float, ...]], best: str, sure: bool) -> None:
     verdicts = advice_rule.judge(accuracies(**differences), 5000)
-    assert advice_rule.advised(verdicts) == chosen
-    assert any(verdict.sure for verdict in verdicts if verdict.method == chosen) == sure
-    sentence = advice._sentence(chosen, 0.0, verdicts, 3, 100, 4.0)
+    assert advice_rule.advised(verdicts) == best
+    assert any(verdict.sure for verdict in verdicts if verdict.method == best) == sure
+    sentence = advice._sentence(best, 0.0, verdicts, 3, 100, 4.0)
     assert sentence.endswith("The pilots trained 4.0 times the samples of the planned run.")
-    assert (f"Prune with {chosen}" in sentence) == (chosen != "short")
-    assert ("may be as good" in sentence) == (chosen != "short" and not sure)
+    assert (f"Prune with {best}" in sentence) == (best != "short")
+    assert ("may be as good" in sentence) == (best != "short" and not sure)
     assert ("these pilots are sure from" in sentence) == (not sure)
 
 
@@ -150,7 +150,7 @@ def test_nothing_to_tell_apart_is_even_odds() -> None:
     assert [verdict.short.probability for verdict in advice_rule.judge(equal, 100)] == [0.5, 0.5]
 
 
-def test_what_pilots_would_have_told_is_where_they_become_sure() -> None:
+def test_enough_pilots_are_those_until_the_verdict_is_sure() -> None:
     verdicts = advice_rule.judge(accuracies(emp=(0.4, 0.1, 0.3)), 2000)
     least = advice_rule.resolution(verdicts, 3)
     middle = np.median([verdict.short.error for verdict in verdicts])
@@ -183,16 +183,16 @@ def test_the_test_set_is_never_read(tmp_path: Path) -> None:
 
 
 def test_the_lines_are_those_of_the_runs(tmp_path: Path) -> None:
-    chosen = pilot(seeds=(0, 1, 2))
-    result = advise(chosen, tmp_path, data=tiny.data())
-    found = {
+    planned = pilot(seeds=(0, 1, 2))
+    result = advise(planned, tmp_path, data=tiny.data())
+    rows = {
         method: {
             seed: files.read_json(tmp_path / f"pilot-seed{seed}/runs/{method}-seed{seed}/metrics.json")["accuracy"]
             for seed in SEEDS
         }
         for method in result["pilot"]["methods"]
     }
-    verdicts = advice_rule.judge(found, 200)
+    verdicts = advice_rule.judge(rows, 200)
     assert result["lines"] == [asdict(verdict) for verdict in verdicts]
     assert result["advice"]["method"] == advice_rule.advised(verdicts)
 
@@ -205,8 +205,8 @@ def test_each_seed_trains_and_is_judged_by_samples_of_its_own() -> None:
     for part in parts:
         train, held = set(part.train.labels.tolist()), set(part.test.labels.tolist())
         assert len(train) == len(held) == 200 and not train & held and part.val is None
-        for one in (part.train, part.test):
-            assert torch.equal(one.images, data.train.images[one.labels])
+        for split in (part.train, part.test):
+            assert torch.equal(split.images, data.train.images[split.labels])
     assert set(parts[0].train.labels.tolist()) != set(parts[1].train.labels.tolist())
     again = pilot().data(data, 0)
     assert torch.equal(again.train.labels, parts[0].train.labels)
@@ -222,8 +222,8 @@ def test_sizes(total: int, expected: tuple[int, int]) -> None:
 def test_epochs_leave_half_the_budget_to_pruning() -> None:
     assert [pilot(epochs=None, budget=share).pilot_epochs() for share in (0.4, 0.05)] == [5, 5]
     planned = replace(pilot().settings, epochs=200)
-    found = [Pilot(replace(planned, budget=share)).pilot_epochs() for share in (0.4, 0.1, 0.05, 0.02)]
-    assert found == [20, 20, 40, 100]
+    epochs = [Pilot(replace(planned, budget=share)).pilot_epochs() for share in (0.4, 0.1, 0.05, 0.02)]
+    assert epochs == [20, 20, 40, 100]
 
 
 def test_pilots_of_as_many_steps_as_planned(tmp_path: Path) -> None:
@@ -310,9 +310,9 @@ def test_a_folder_is_of_one_plan(tmp_path: Path) -> None:
 def test_more_seeds_go_on_in_the_same_folder(tmp_path: Path) -> None:
     advise(pilot(candidates=("memory",)), tmp_path, data=tiny.data())
     times = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("metrics.json")}
-    found = advise(pilot(candidates=("memory",), seeds=(0, 1, 2)), tmp_path, data=tiny.data())
+    result = advise(pilot(candidates=("memory",), seeds=(0, 1, 2)), tmp_path, data=tiny.data())
     assert {file: file.stat().st_mtime_ns for file in times} == times
-    assert found["pilot"]["seeds"] == [0, 1, 2] and (tmp_path / "pilot-seed2" / "compare.json").exists()
+    assert result["pilot"]["seeds"] == [0, 1, 2] and (tmp_path / "pilot-seed2" / "compare.json").exists()
 
 
 # -- what cannot be meant ---------------------------------------------------------------------------------------------
@@ -362,8 +362,8 @@ def test_the_command_is_the_planned_run(monkeypatch: pytest.MonkeyPatch) -> None
 
     from dataprune.cli import app, train
 
-    meant: list[Settings] = []
-    monkeypatch.setattr(train, "train_run", lambda settings, *rest: meant.append(settings))
+    trained: list[Settings] = []
+    monkeypatch.setattr(train, "train_run", lambda settings, *rest: trained.append(settings))
     plan = pilot(nesterov=False, option=("memory.balance=true",), lr=0.02)
     for method in ("short", "rs2", "memory"):
         planned = plan.planned(method, 400)
@@ -371,7 +371,7 @@ def test_the_command_is_the_planned_run(monkeypatch: pytest.MonkeyPatch) -> None
         assert words[:2] == ["dataprune", "train"]
         result = CliRunner().invoke(app, words[1:])
         assert result.exit_code == 0, result.output
-        assert meant.pop() == replace(planned, arm="")
+        assert trained.pop() == replace(planned, arm="")
         labels = torch.zeros(400, dtype=torch.int64)
         steps = build_pruner(planned, 400, labels).planned_steps(16, drop_last=True)
         assert planned.steps is not None and planned.steps <= steps

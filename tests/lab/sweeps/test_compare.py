@@ -60,16 +60,16 @@ def test_a_method_trains_the_same_samples_alone_and_in_a_comparison(tmp_path: Pa
     for schedule in ({}, {"warmup": 2, "anneal": 0.2}):
         settings = tiny.settings(model="mlp", epochs=6, **schedule)
         place = tmp_path / f"{len(schedule)}"
-        chosen = comparison(methods=methods, settings=settings)
-        rows = {row["method"]: row for row in carry_out(chosen, place, data=tiny.data())["runs"]}
+        sweep = comparison(methods=methods, settings=settings)
+        rows = {row["method"]: row for row in carry_out(sweep, place, data=tiny.data())["runs"]}
         for method in methods:
             alone = training.run(replace(settings, method=method), place / method, data=tiny.data())
             for name in ("samples", "steps", "accuracy"):
                 assert getattr(alone, name) == rows[method][name], (method, name)
             config = files.read_json(place / "runs" / f"{method}-seed0" / "config.json")
             assert (config["arm"], config["warmup"], config["anneal"]) == (method, settings.warmup, settings.anneal)
-    assert "6 epochs: 2 full at the start (--warmup), 3 with 0.3 of the data" in chosen.schedule(400)
-    assert "1 full at the end (--anneal)" in chosen.schedule(400)
+    assert "6 epochs: 2 full at the start (--warmup), 3 with 0.3 of the data" in sweep.schedule(400)
+    assert "1 full at the end (--anneal)" in sweep.schedule(400)
 
 
 def test_the_documented_form(tmp_path: Path) -> None:
@@ -102,8 +102,8 @@ def test_the_documented_form(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_comparison_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = comparison(methods=("full", "infobatch", "emp"), seeds=(0, 1))
-    whole = carry_out(chosen, tmp_path / "whole", data=tiny.data())
+    sweep = comparison(methods=("full", "infobatch", "emp"), seeds=(0, 1))
+    whole = carry_out(sweep, tmp_path / "whole", data=tiny.data())
     out, step, taken = tmp_path / "parts", training._Run._train_step, [0]
 
     def failing(self: Any, *batch: torch.Tensor) -> None:
@@ -114,16 +114,16 @@ def test_an_interrupted_comparison_goes_on(tmp_path: Path, monkeypatch: pytest.M
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(training._Run, "_train_step", failing)
-        carry_out(chosen, out, data=tiny.data())
+        carry_out(sweep, out, data=tiny.data())
     finished = {path: path.read_bytes() for path in out.glob("runs/*/metrics.json")}
     times = {path: path.stat().st_mtime_ns for path in finished}
     assert len(finished) == 3 == len(files.read_json(out / "compare.json")["runs"])
-    result = carry_out(chosen, out, data=tiny.data())
+    result = carry_out(sweep, out, data=tiny.data())
     assert timeless(result) == timeless(whole)
     for path, content in finished.items():
         assert path.read_bytes() == content and path.stat().st_mtime_ns == times[path]
     monkeypatch.setattr(training, "_Run", None)  # nothing is left to train
-    assert carry_out(chosen, out, data=tiny.data()) == result
+    assert carry_out(sweep, out, data=tiny.data()) == result
 
 
 def test_the_test_set_is_read_once_per_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,8 +148,8 @@ def test_learning_rates_are_chosen_without_the_test_set(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(images, "batches", watched)
     settings = tiny.settings(model="mlp", val_fraction=0.2)
-    chosen = comparison(settings=settings, methods=("short", "emp"), seeds=(0, 1), learning_rates=(1e-6, 0.05))
-    result = carry_out(chosen, tmp_path, data=data)
+    sweep = comparison(settings=settings, methods=("short", "emp"), seeds=(0, 1), learning_rates=(1e-6, 0.05))
+    result = carry_out(sweep, tmp_path, data=data)
     tuning = [path for path in (tmp_path / "tuning").iterdir()]
     assert {path.name for path in tuning} == {"short-lr1e-06", "short-lr0.05", "emp-lr1e-06", "emp-lr0.05"}
     assert all(files.read_json(path / "metrics.json")["accuracy"] is None for path in tuning)
@@ -173,17 +173,17 @@ def test_label_noise_touches_training_labels_alone() -> None:
 
 
 def test_same_seeds_repeat_and_others_differ(tmp_path: Path) -> None:
-    chosen = comparison(methods=("infobatch",), seeds=(0, 1))
-    one, other = (carry_out(chosen, tmp_path / name, data=tiny.data()) for name in ("one", "other"))
-    assert timeless(one) == timeless(other)
+    sweep = comparison(methods=("infobatch",), seeds=(0, 1))
+    first, second = (carry_out(sweep, tmp_path / name, data=tiny.data()) for name in ("one", "other"))
+    assert timeless(first) == timeless(second)
     lines = [(tmp_path / "one/runs" / f"infobatch-seed{seed}/history.jsonl").read_text() for seed in (0, 1)]
     assert lines[0] == (tmp_path / "other/runs/infobatch-seed0/history.jsonl").read_text() != lines[1]
 
 
 def test_a_budget_is_solved_for_keep(tmp_path: Path) -> None:
-    chosen = comparison(settings=replace(tiny.settings(model="mlp", epochs=6), keep=None, budget=0.5))
-    assert chosen.plan(400).keep == pytest.approx(0.4)
-    assert chosen.plan(400).steps == 25 + 5 * 10
+    sweep = comparison(settings=replace(tiny.settings(model="mlp", epochs=6), keep=None, budget=0.5))
+    assert sweep.plan(400).keep == pytest.approx(0.4)
+    assert sweep.plan(400).steps == 25 + 5 * 10
 
 
 @pytest.mark.parametrize(
@@ -200,16 +200,16 @@ def test_a_budget_is_solved_for_keep(tmp_path: Path) -> None:
         ({"learning_rates": (0.1, -1.0), "val_fraction": 0.1}, "positive learning rates"),
     ],
 )
-def test_what_cannot_be_meant(changes: dict, message: str) -> None:
+def test_invalid_or_contradictory_arguments(changes: dict, message: str) -> None:
     own = {name: changes.pop(name) for name in ("option", "val_fraction", "anneal") if name in changes}
     with pytest.raises(UsageError, match=message):
         comparison(**changes, settings=tiny.settings(**own))
 
 
 def test_a_wrong_option_does_not_wait_for_its_turn(tmp_path: Path) -> None:
-    chosen = comparison(settings=tiny.settings(option=("memory.betta=3",)))
+    sweep = comparison(settings=tiny.settings(option=("memory.betta=3",)))
     with pytest.raises(UsageError, match="unknown option of memory 'betta'"):
-        carry_out(chosen, tmp_path / "run", data=tiny.data())
+        carry_out(sweep, tmp_path / "run", data=tiny.data())
     with pytest.raises(UsageError, match="fewer than one batch"):
         carry_out(comparison(settings=tiny.settings(keep=0.01)), tmp_path / "run", data=tiny.data())
     assert not (tmp_path / "run").exists()
@@ -217,15 +217,15 @@ def test_a_wrong_option_does_not_wait_for_its_turn(tmp_path: Path) -> None:
 
 def ranked(rank: int, world_size: int, out: str) -> dict[str, Any]:
     settings = tiny.settings(model="mlp", batch_size=8)
-    chosen = comparison(methods=("full", "short", "emp"), settings=settings)
-    return carry_out(chosen, Path(out), data=tiny.data())
+    sweep = comparison(methods=("full", "short", "emp"), settings=settings)
+    return carry_out(sweep, Path(out), data=tiny.data())
 
 
 @pytest.mark.ddp
 def test_two_ranks_compare(pool: Any, tmp_path: Path) -> None:
-    one, other = pool.run(ranked, str(tmp_path), world_size=2)
-    assert one == other == files.read_json(tmp_path / "compare.json")
-    assert [row["steps"] for row in one["runs"]] == [100, 25 + 3 * 7, 25 + 3 * 7]
+    first, second = pool.run(ranked, str(tmp_path), world_size=2)
+    assert first == second == files.read_json(tmp_path / "compare.json")
+    assert [row["steps"] for row in first["runs"]] == [100, 25 + 3 * 7, 25 + 3 * 7]
 
 
 def test_methods_can_be_added_to_a_folder(tmp_path: Path) -> None:

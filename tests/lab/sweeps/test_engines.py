@@ -44,30 +44,30 @@ def comparison(**changes: Any) -> Comparison:
     return Comparison(**({"settings": settings, "learning_rates": (0.01, 0.05)} | given | changes))
 
 
-def lasting(value: Any) -> Any:
+def comparable(value: Any) -> Any:
     """Without what no two calls share."""
     if isinstance(value, dict):
-        return {name: lasting(one) for name, one in value.items() if name not in CHANGING}
-    return [lasting(one) for one in value] if isinstance(value, list) else value
+        return {name: comparable(item) for name, item in value.items() if name not in CHANGING}
+    return [comparable(item) for item in value] if isinstance(value, list) else value
 
 
-def same_sweep(one: Path, other: Path) -> None:
+def same_sweep(first: Path, second: Path) -> None:
     """The same files, and in them the same but for seconds and machine."""
 
     def names(out: Path) -> list[str]:
         return sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
 
-    assert names(one) == names(other)
-    for name in names(one):
+    assert names(first) == names(second)
+    for name in names(first):
         if name.endswith("/config.json"):
-            mine, theirs = (files.read_json(out / name) for out in (one, other))
-            assert {**mine, "selection": None} == {**theirs, "selection": None}
-            where = [Path(found["selection"] or "none") for found in (mine, theirs)]
+            first_config, second_config = (files.read_json(out / name) for out in (first, second))
+            assert {**first_config, "selection": None} == {**second_config, "selection": None}
+            where = [Path(config["selection"] or "none") for config in (first_config, second_config)]
             assert where[0].parts[-2:] == where[1].parts[-2:] and where[0].is_absolute() == where[1].is_absolute()
         elif name.endswith(".json"):
-            assert lasting(files.read_json(one / name)) == lasting(files.read_json(other / name)), name
+            assert comparable(files.read_json(first / name)) == comparable(files.read_json(second / name)), name
         elif name.endswith(("history.jsonl", "counts.safetensors", "model.safetensors")):
-            assert (one / name).read_bytes() == (other / name).read_bytes(), name
+            assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
 
 def pids(out: Path) -> set[int]:
@@ -82,12 +82,12 @@ def test_two_processes_leave_what_one_leaves(tmp_path: Path) -> None:
     def report(method: str, seed: int, line: dict[str, Any]) -> None:
         lines.append((method, seed, line["epoch"]))
 
-    one = carry_out(comparison(), tmp_path / "one", data=tiny.data(val=80), report=report)
+    alone = carry_out(comparison(), tmp_path / "one", data=tiny.data(val=80), report=report)
     expected, lines = sorted(lines), []
-    two = carry_out(comparison(), tmp_path / "two", data=tiny.data(val=80), report=report, engine=processes(2))
-    assert lasting(one) == lasting(two) == lasting(files.read_json(tmp_path / "two" / "compare.json"))
-    assert [(row["method"], row["seed"]) for row in two["runs"]] == [
-        (row["method"], row["seed"]) for row in one["runs"]
+    parallel = carry_out(comparison(), tmp_path / "two", data=tiny.data(val=80), report=report, engine=processes(2))
+    assert comparable(alone) == comparable(parallel) == comparable(files.read_json(tmp_path / "two" / "compare.json"))
+    assert [(row["method"], row["seed"]) for row in parallel["runs"]] == [
+        (row["method"], row["seed"]) for row in alone["runs"]
     ]
     same_sweep(tmp_path / "one", tmp_path / "two")
     assert sorted(lines) == expected
@@ -111,11 +111,11 @@ class Held:
 
 
 def steps(out: Path, *stages: tuple[str, ...]) -> engines.Steps:
-    found = []
+    methods = []
     for names in stages:
         records = yield [Job(name, 3, tiny.settings(), out / name) for name in names]
-        found.append(tuple(record.method for record in records))
-    return found
+        methods.append(tuple(record.method for record in records))
+    return methods
 
 
 def test_what_steps_share_runs_once_and_a_failure_waits_for_the_others(tmp_path: Path) -> None:
@@ -126,11 +126,11 @@ def test_what_steps_share_runs_once_and_a_failure_waits_for_the_others(tmp_path:
         steps(tmp_path),
         steps(tmp_path, ("scoring",), ("c",), ("a",)),
     ]
-    start, found = Held(), {}
+    start, results = Held(), {}
     with pytest.raises(RuntimeError, match=r"bad one, seed 3: ZeroDivisionError\('division'\)"):
         for position, result in side_by_side(every, start, 1, None):
-            found[position] = result
-    assert found == {1: [("scoring",), ("a", "b")], 3: [], 4: [("scoring",), ("c",), ("a",)]}
+            results[position] = result
+    assert results == {1: [("scoring",), ("a", "b")], 3: [], 4: [("scoring",), ("c",), ("a",)]}
     assert sorted(start.futures) == ["a", "b", "bad one", "c", "scoring"]
 
 
@@ -138,10 +138,10 @@ def test_a_damaged_record_stops_no_other(tmp_path: Path) -> None:
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "metrics.json").write_text('{"method": "em')
     every = [steps(tmp_path, ("damaged",), ("never",)), steps(tmp_path, ("scoring",), ("a",))]
-    found = []
+    results = []
     with pytest.raises(CheckpointError, match=r"damaged, seed 3: .*metrics\.json is damaged"):
-        found.extend(result for _, result in side_by_side(every, Held(), 2, None))
-    assert found == [[("scoring",), ("a",)]]
+        results.extend(result for _, result in side_by_side(every, Held(), 2, None))
+    assert results == [[("scoring",), ("a",)]]
 
 
 def test_no_more_run_at_once_than_may(tmp_path: Path) -> None:
@@ -150,11 +150,11 @@ def test_no_more_run_at_once_than_may(tmp_path: Path) -> None:
 
     def start(job: Job) -> Future[RunRecord]:
         waiting.append(Future())
-        most.append(sum(not one.done() for one in waiting))
+        most.append(sum(not future.done() for future in waiting))
         if len(waiting) % 3 == 0:  # three run, then all of them end
-            for one in waiting:
-                if not one.done():
-                    one.set_result(RECORD)
+            for future in waiting:
+                if not future.done():
+                    future.set_result(RECORD)
         return waiting[-1]
 
     every = [steps(tmp_path, (str(number),)) for number in range(9)]
@@ -253,15 +253,15 @@ def test_the_same_command_twice_and_another_beside(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads the processes of a session from /proc")
 def test_the_processes_of_a_killed_sweep_end(tmp_path: Path) -> None:
     def alive() -> set[int]:
-        found = set()
+        pids_alive = set()
         for stat in Path("/proc").glob("[0-9]*/stat"):
             try:
                 state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
             except OSError:  # ended meanwhile
                 continue
             if int(session) == running.pid and state != "Z":
-                found.add(int(stat.parent.name))
-        return found
+                pids_alive.add(int(stat.parent.name))
+        return pids_alive
 
     given = ("--epochs", 2000, "--methods", "short,rs2", "--jobs", 2, "--out", tmp_path / "out")
     running = call(*given, start_new_session=True)
@@ -289,16 +289,16 @@ def test_a_ray_sweep_equals_the_local_one(tmp_path: Path) -> None:
         out, err = done.communicate(timeout=240)
         assert done.returncode == 0, err
         results.append(json.loads(out))
-    assert lasting(results[0]) == lasting(results[1])
+    assert comparable(results[0]) == comparable(results[1])
     same_sweep(tmp_path / "one", tmp_path / "two")
     assert len(pids(tmp_path / "one")) == 1 and len(pids(tmp_path / "two")) >= 2
 
 
 def test_a_worker_that_does_not_see_the_folder_sends_its_files(tmp_path: Path) -> None:
-    data, chosen = tiny.data(), comparison(methods=("rs2", "el2n"), seeds=(0,), learning_rates=())
-    carry_out(chosen, tmp_path / "sweep", data=data)
+    data, sweep = tiny.data(), comparison(methods=("rs2", "el2n"), seeds=(0,), learning_rates=())
+    carry_out(sweep, tmp_path / "sweep", data=data)
     folder, coreset = (tmp_path / "sweep" / name for name in ("runs/el2n-seed0", "coresets/el2n-seed0.safetensors"))
-    settings = chosen.run_settings("el2n", 0, 400, coreset)
+    settings = sweep.run_settings("el2n", 0, 400, coreset)
     given = {"coreset": coreset.read_bytes()}
     coreset.unlink()  # it is not where the worker is
     job = Job("el2n", 0, settings, tmp_path / "there")
@@ -306,11 +306,11 @@ def test_a_worker_that_does_not_see_the_folder_sends_its_files(tmp_path: Path) -
     assert not job.out.exists()
     assert set(done.files) == {path.name for path in folder.iterdir()}
     assert done.files["history.jsonl"] == (folder / "history.jsonl").read_bytes()
-    assert lasting(done.record.as_dict()) == lasting(files.read_json(folder / "metrics.json"))
+    assert comparable(done.record.as_dict()) == comparable(files.read_json(folder / "metrics.json"))
     (tmp_path / "mark").touch()
     seen = train(job, data, given, str(tmp_path / "mark"))
     assert seen.files == {} and (job.out / "metrics.json").exists()
-    assert lasting(seen.record.as_dict()) == lasting(done.record.as_dict())
+    assert comparable(seen.record.as_dict()) == comparable(done.record.as_dict())
 
 
 def test_a_worker_is_sent_the_weights_that_it_goes_on_from(tmp_path: Path) -> None:
@@ -322,7 +322,7 @@ def test_a_worker_is_sent_the_weights_that_it_goes_on_from(tmp_path: Path) -> No
     shutil.rmtree(job.out)
     given = {"weights": weights.read_bytes()}
     weights.unlink()
-    assert lasting(train(job, data, given, str(tmp_path / "no such mark")).record.as_dict()) == lasting(
+    assert comparable(train(job, data, given, str(tmp_path / "no such mark")).record.as_dict()) == comparable(
         wanted.as_dict()
     )
     with pytest.raises(UsageError, match="did not save its weights"):
@@ -332,14 +332,14 @@ def test_a_worker_is_sent_the_weights_that_it_goes_on_from(tmp_path: Path) -> No
 @pytest.mark.slow
 def test_pre_training_and_fine_tuning_side_by_side(tmp_path: Path) -> None:
     settings = tiny.settings(task="contrastive", method="rs2", optimizer="adam", lr=1e-3, dim=8, shift=0, flip=False)
-    chosen = Comparison(settings, methods=("short", "rs2"), seeds=(0, 1), finetune_epochs=1)
-    one = carry_out(chosen, tmp_path / "one", data=tiny.data())
-    two = carry_out(chosen, tmp_path / "two", data=tiny.data(), engine=processes(2))
-    assert one["untrained"] == two["untrained"] and len(one["untrained"]) == 2
-    assert [row["finetuned_accuracy"] for row in one["runs"]] == [row["finetuned_accuracy"] for row in two["runs"]]
+    sweep = Comparison(settings, methods=("short", "rs2"), seeds=(0, 1), finetune_epochs=1)
+    first = carry_out(sweep, tmp_path / "one", data=tiny.data())
+    second = carry_out(sweep, tmp_path / "two", data=tiny.data(), engine=processes(2))
+    assert first["untrained"] == second["untrained"] and len(first["untrained"]) == 2
+    assert [row["finetuned_accuracy"] for row in first["runs"]] == [row["finetuned_accuracy"] for row in second["runs"]]
 
 
-def test_what_cannot_be_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engines_that_cannot_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
     with pytest.raises(UsageError, match=r"no Ray cluster at 127\.0\.0\.1:1: .*refused"):
         carry_out(comparison(), tmp_path, data=tiny.data(val=80), engine=on_ray("127.0.0.1:1"))

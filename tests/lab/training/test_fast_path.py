@@ -53,28 +53,28 @@ class Operations(TorchDispatchMode):
             raise Waits(f"{name} reads what is on the device")
         if far and name in ("index", "index_put", "index_put_", "_index_put_impl_") and _masked(args[1]):
             raise Waits(f"{name} by a mask counts what is on the device")
-        found = function(*args, **kwargs)
-        tensors = [*given, *(leaf for leaf in tree_leaves(found) if isinstance(leaf, Tensor))]
+        result = function(*args, **kwargs)
+        tensors = [*given, *(leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor))]
         if any(tensor.device == FAR for tensor in tensors) and any(_copied(tensor) for tensor in tensors):
             sent = name in ("copy_", "_to_copy") and given[-1].is_cpu
             blocks = not (kwargs.get("non_blocking") or (name == "copy_" and args[2:] == (True,)))
             if blocks or not (sent and self.sends):
                 raise Waits(f"{name} moves {[tuple(tensor.shape) for tensor in tensors]} between the devices")
-        return found
+        return result
 
 
 class Calls(TorchFunctionMode):
     """Raises where a tensor on the device is made of Python's numbers, a copy that operations do not show."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = function(*args, **(kwargs or {}))
-        if function in MAKES and found.device == FAR:
+        result = function(*args, **(kwargs or {}))
+        if function in MAKES and result.device == FAR:
             raise Waits(f"{function.__name__} copies its numbers to the device")
-        return found
+        return result
 
 
 def _masked(indices: Any) -> bool:
-    return any(isinstance(one, Tensor) and one.dtype in (torch.bool, torch.uint8) for one in indices)
+    return any(isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in indices)
 
 
 def _copied(tensor: Tensor) -> bool:

@@ -360,8 +360,8 @@ def test_a_balanced_option_balances(tmp_path: Path) -> None:
     data = tiny.data()
     settings = tiny.settings(method="loss", steps=26, option=("balance=true",), model="mlp")
     training.run(settings, tmp_path, data=data)
-    chosen = load_file(tmp_path / "selection_counts.safetensors")["selected"] > 1
-    classes = torch.bincount(data.train.labels[chosen], minlength=4)
+    selected = load_file(tmp_path / "selection_counts.safetensors")["selected"] > 1
+    classes = torch.bincount(data.train.labels[selected], minlength=4)
     assert int(classes.sum()) == 120 and int(classes.max() - classes.min()) <= 1
 
 
@@ -370,8 +370,8 @@ def test_a_diverged_run_says_what_to_do(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="lower the learning rate"):
             training.run(tiny.settings(method=method, lr=1e30, lr_warmup=0.0), tmp_path / method, data=tiny.data())
     with pytest.raises(ValueError, match="weights are NaN or infinite"):
-        one = tiny.settings(lr=1e38, lr_warmup=0.0, steps=1, optimizer="sgd", weight_decay=100.0)
-        training.run(one, tmp_path / "one", data=tiny.data())
+        diverging = tiny.settings(lr=1e38, lr_warmup=0.0, steps=1, optimizer="sgd", weight_decay=100.0)
+        training.run(diverging, tmp_path / "one", data=tiny.data())
 
 
 def stopped(out: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Settings:
@@ -491,17 +491,17 @@ def test_two_ranks_share_the_samples(pool: Any, tmp_path: Path) -> None:
     alone = training.run(tiny.settings(batch_size=16), tmp_path / "one", data=tiny.data())
     for name in ("samples", "steps", "reached_keep"):
         assert getattr(records[0], name) == getattr(alone, name), name
-    one, two = tiny.history(tmp_path / "one"), tiny.history(tmp_path / "two")
-    assert one[0]["loss"] == pytest.approx(two[0]["loss"], rel=0.2)
+    single, ranks = tiny.history(tmp_path / "one"), tiny.history(tmp_path / "two")
+    assert single[0]["loss"] == pytest.approx(ranks[0]["loss"], rel=0.2)
 
 
 @pytest.mark.ddp
 def test_one_rank_resumes_a_run_of_two(pool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = stopped(tmp_path, monkeypatch, epochs=6)
-    one = tiny.history(tmp_path)
+    before = tiny.history(tmp_path)
     records = pool.run(ranked, str(tmp_path), {"epochs": 6, "checkpoint_every": 5}, world_size=2)
     history = tiny.history(tmp_path)
-    assert history[: len(one)] == one and [line["epoch"] for line in history] == list(range(6))
+    assert history[: len(before)] == before and [line["epoch"] for line in history] == list(range(6))
     assert records[0].samples == sum(line["samples"] for line in history) <= 400 * 2 + 120 * 4
     assert history[-1]["lr"] < 0.05 * settings.lr
     rates = [line["lr"] for line in history]

@@ -55,7 +55,7 @@ def write(path: Path, size: int, generator: np.random.Generator, **options: Any)
         png((generator.integers(0, 120, (10, 10, 3)) + 60 * (np.arange(3) == label)).astype(np.uint8))
         for label in labels
     ]
-    table = arrow.table({"image": [{"bytes": one, "path": None} for one in images], "label": labels})
+    table = arrow.table({"image": [{"bytes": data, "path": None} for data in images], "label": labels})
     parquet.write_table(table, path, **({"row_group_size": 24} | options))
 
 
@@ -95,7 +95,7 @@ def reference(shards: Path, run: Path) -> tuple[dict[str, np.ndarray], torch.Ten
     last = [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1]
     last.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
     pixels = whole.train.images.double() / 255  # type: ignore[union-attr]
-    mean, std = (torch.tensor(one).view(1, -1, 1, 1) for one in (half.mean, half.std))
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (half.mean, half.std))
     with torch.no_grad():
         p = model((pixels - mean) / std).softmax(1).numpy()
     labels = whole.train.labels.numpy()
@@ -121,7 +121,7 @@ def check(path: Path, shards: Path, run: Path) -> None:
 
 
 def call(*arguments: Any) -> Any:
-    return CliRunner().invoke(app, [str(one) for one in arguments])
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_scores_equal_a_whole_evaluation_in_dataset_order(
@@ -138,7 +138,7 @@ def test_select_and_train_take_its_table(shards: Path, trained: Path, tmp_path: 
     done = call(*given)
     assert done.exit_code == 0, done.stderr
     assert done.stdout.startswith("153 samples in ") and "(el2n,entropy,least_confidence,margin,loss)" in done.stdout
-    chosen = call(
+    result = call(
         "select",
         "--scores",
         tmp_path / "out/scores.parquet",
@@ -149,7 +149,7 @@ def test_select_and_train_take_its_table(shards: Path, trained: Path, tmp_path: 
         "--out",
         tmp_path / "c.safetensors",
     )
-    assert chosen.exit_code == 0, chosen.stderr
+    assert result.exit_code == 0, result.stderr
     # its fingerprint is that of the data as training loads it
     selection = Selection.load(tmp_path / "c.safetensors", load_data(Settings(data=str(shards))).train)
     assert len(selection.index) == 61
@@ -266,10 +266,10 @@ def test_ray_gives_the_same(shards: Path, trained: Path, tmp_path: Path) -> None
     check(tmp_path / "out/scores.parquet", shards, trained)
     local = call(*given, "--out", tmp_path / "local")
     assert local.exit_code == 0, local.stderr
-    one, other = (load_scores(tmp_path / name / "scores.parquet") for name in ("out", "local"))
-    assert one.notes == other.notes
+    first, second = (load_scores(tmp_path / name / "scores.parquet") for name in ("out", "local"))
+    assert first.notes == second.notes
     for name in NAMES.split(","):
-        np.testing.assert_allclose(one.scores[name].numpy(), other.scores[name].numpy(), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(first.scores[name].numpy(), second.scores[name].numpy(), rtol=1e-4, atol=1e-6)
     broken = tmp_path / "broken"
     broken.mkdir()
     table = arrow.table({"image": [b"no image"] * 4, "label": [0, 1, 2, 0]})

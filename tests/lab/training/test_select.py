@@ -130,8 +130,8 @@ def test_tables_and_features_of_a_user(tmp_path: Path) -> None:
     assert torch.equal(selection.index, coresets.top(features[:, 0], keep=0.2).index) and notes["size"] == 50
     file = tmp_path / "f.safetensors"
     save_file({"features": features, "labels": labels}, file)
-    chosen, _ = select.select("herding", file, keep=0.2)
-    assert torch.equal(chosen.index, coresets.herding(features, keep=0.2, labels=labels).index)
+    herded, _ = select.select("herding", file, keep=0.2)
+    assert torch.equal(herded.index, coresets.herding(features, keep=0.2, labels=labels).index)
     with pytest.raises(UsageError, match="craig needs `logits`"):
         select.select("craig", file, keep=0.2)
     with pytest.raises(UsageError, match="el2n needs scores"):

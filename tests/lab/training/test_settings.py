@@ -56,13 +56,13 @@ def test_the_key_ignores_how_a_run_is_carried_out_and_nothing_else() -> None:
 
 
 def test_the_key_depends_on_the_content_of_a_coreset(tmp_path: Path) -> None:
-    one, other, third = (tmp_path / f"{name}.safetensors" for name in "abc")
-    for path, last, method in ((one, 2, "a"), (other, 2, "b"), (third, 3, "a")):
+    first, other, third = (tmp_path / f"{name}.safetensors" for name in "abc")
+    for path, last, method in ((first, 2, "a"), (other, 2, "b"), (third, 3, "a")):
         Selection.of(torch.tensor([0, last])).save(path, {"method": method})
-    keys = [Settings(selection=str(path)).key() for path in (one, other, third)]
+    keys = [Settings(selection=str(path)).key() for path in (first, other, third)]
     assert keys[0] == keys[1] != keys[2]
-    stored = Settings(selection=str(one)).as_dict()
-    assert Settings.of(stored) == Settings(selection=str(one)) and Settings(selection=str(one)).method == "fixed"
+    stored = Settings(selection=str(first)).as_dict()
+    assert Settings.of(stored) == Settings(selection=str(first)) and Settings(selection=str(first)).method == "fixed"
     assert Settings(selection=str(other)).differs(stored) == []
     assert Settings(selection=str(third)).differs(stored) == ["selection"]
 
@@ -156,6 +156,6 @@ def test_the_default_method_follows_the_task() -> None:
 )
 def test_a_pruner_that_cannot_be_built(wrong: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        chosen = Settings(**({"keep": 0.5} | wrong))
-        build.check(chosen)
-        build.build_pruner(chosen, 400)
+        settings = Settings(**({"keep": 0.5} | wrong))
+        build.check(settings)
+        build.build_pruner(settings, 400)

@@ -36,14 +36,14 @@ def settings(**changes: Any) -> Settings:
 
 
 def test_a_run_is_the_plain_loop(tmp_path: Path) -> None:
-    chosen, data = settings(), tiny.data()
-    metrics = training.run(chosen, tmp_path, data=data)
-    model = tasks.of(chosen, data).model()
+    trained, data = settings(), tiny.data()
+    metrics = training.run(trained, tmp_path, data=data)
+    model = tasks.of(trained, data).model()
     assert isinstance(model, SimCLR) and model.features == 64 and not any("fc" in name for name in model.state_dict())
     pruner = dataprune.emp_contrastive(400, keep=0.3, epochs=4)
     views = Views(mean=data.mean, std=data.std)
     optimizer = torch.optim.Adam(model.parameters(), weight_decay=5e-4)
-    rate, step, steps = build_rate(chosen), 0, pruner.planned_steps(16, drop_last=True)
+    rate, step, steps = build_rate(trained), 0, pruner.planned_steps(16, drop_last=True)
     images = data.train.images  # type: ignore[union-attr]
     for epoch in range(4):
         for index in pruner.batches(epoch, 16):
@@ -80,14 +80,14 @@ def test_other_methods(method: str, tmp_path: Path) -> None:
 def test_what_is_scored_changes_what_is_kept(tmp_path: Path) -> None:
     for on in ("features", "projections"):
         training.run(settings(score_on=on), tmp_path / on, data=tiny.data())
-    one, other = (load_file(tmp_path / on / "selection_counts.safetensors") for on in ("features", "projections"))
-    assert not torch.equal(one["selected"], other["selected"])
+    first, second = (load_file(tmp_path / on / "selection_counts.safetensors") for on in ("features", "projections"))
+    assert not torch.equal(first["selected"], second["selected"])
 
 
 @pytest.mark.parametrize("changes", [{}, {"workers": 2}, {"bf16": True}])
 def test_an_interrupted_run_resumes(changes: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen, data = settings(checkpoint_every=3, epochs=5, **changes), tiny.data(val=40)
-    tiny.check_resume(chosen, data, tmp_path, 35, monkeypatch)
+    changed, data = settings(checkpoint_every=3, epochs=5, **changes), tiny.data(val=40)
+    tiny.check_resume(changed, data, tmp_path, 35, monkeypatch)
 
 
 def ranked(rank: int, world_size: int, out: str, changes: dict[str, Any]) -> dict[str, Any]:
@@ -155,8 +155,8 @@ def test_invalid_settings_are_refused(changes: dict, message: str, tmp_path: Pat
 
 
 def test_bfloat16_does_not_spoil_the_linear_classifier(tmp_path: Path) -> None:
-    found = [training.run(settings(bf16=on), tmp_path / str(on), data=tiny.data()).accuracy for on in (False, True)]
-    assert found[0] > 0.5 and abs(found[0] - found[1]) < 0.15  # of chance 0.25
+    levels = [training.run(settings(bf16=on), tmp_path / str(on), data=tiny.data()).accuracy for on in (False, True)]
+    assert levels[0] > 0.5 and abs(levels[0] - levels[1]) < 0.15  # of chance 0.25
 
 
 def test_colours_need_kornia_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

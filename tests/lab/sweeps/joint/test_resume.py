@@ -85,11 +85,11 @@ def test_an_interrupted_grid_goes_on(
 
 
 def test_an_interruption_loses_at_most_the_running_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen, step = grid(), training._Run._train_step
+    sweep, step = grid(), training._Run._train_step
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop = Interrupted(step, 400)
         patch.setattr(training._Run, "_train_step", lambda self, *args: stop(self, *args))
-        carry_out(chosen, tmp_path, data=tiny.data())
+        carry_out(sweep, tmp_path, data=tiny.data())
     result = files.read_json(tmp_path / "joint.json")
     done = len(list(tmp_path.glob("cells/*/cell.json")))
     assert len(result["cells"]) == done > 2
@@ -98,7 +98,7 @@ def test_an_interruption_loses_at_most_the_running_cell(tmp_path: Path, monkeypa
     with pytest.raises(UsageError, match=rf"^{14 - done} of 14 cells are missing \(.* \.\.\.\): run the command again"):
         check_whole(result)
     made: list[str] = []
-    carry_out(chosen, tmp_path, data=tiny.data(), report=lambda arm, seed, line: made.append(arm))
+    carry_out(sweep, tmp_path, data=tiny.data(), report=lambda arm, seed, line: made.append(arm))
     cells = {name for name in made if "amount" in name}
     assert len(cells) == 14 - done
 

@@ -34,12 +34,12 @@ def kept_models(out: Path, cell: Cell) -> dict[str, torch.Tensor]:
 
 def test_a_cell_is_its_steps_by_hand(tmp_path: Path) -> None:
     data, cell = tiny.data(), Cell("high", 0.2, 0.6, 3)
-    chosen = grid(ratios=(0.2,), amounts=(0.6,), seeds=(3,), shift=0, flip=False, lr=0.1, save_models=True)
-    result = carry_out(chosen, tmp_path / "joint", data=data)
+    sweep = grid(ratios=(0.2,), amounts=(0.6,), seeds=(3,), shift=0, flip=False, lr=0.1, save_models=True)
+    result = carry_out(sweep, tmp_path / "joint", data=data)
 
     # scoring and the coreset: the 80 samples of highest count, whichever of the equals
-    engines.perform(engines.Job("scoring", 3, chosen.scoring(3), tmp_path / "scored", watch="forgetting"), data)
-    scores = stages.forgotten(chosen.scoring(3), tmp_path / "scored", data)["forgetting"]
+    engines.perform(engines.Job("scoring", 3, sweep.scoring(3), tmp_path / "scored", watch="forgetting"), data)
+    scores = stages.forgotten(sweep.scoring(3), tmp_path / "scored", data)["forgetting"]
     coreset = tmp_path / "joint/coresets/high-keep0.2-seed3.safetensors"
     index = Selection.load(coreset, data.train).index
     assert len(index) == 80
@@ -47,7 +47,7 @@ def test_a_cell_is_its_steps_by_hand(tmp_path: Path) -> None:
     assert scores[index].min() >= scores[rest].max()
 
     # training on the coreset
-    settings = on_coreset(chosen.settings, coreset, seed=3, epochs=2)
+    settings = on_coreset(sweep.settings, coreset, seed=3, epochs=2)
     training.run(settings, tmp_path / "trained", data=data)
     trained = load_file(tmp_path / "trained/model.safetensors")
 
@@ -57,7 +57,7 @@ def test_a_cell_is_its_steps_by_hand(tmp_path: Path) -> None:
         size = trained[name].numel()
         order = trained[name].abs().flatten().argsort()
         masks[name] = torch.ones(size).index_fill(0, order[: math.floor(0.6 * size + 0.5)], 0).view_as(trained[name])
-    tuning = chosen.tuning(cell, coreset)
+    tuning = sweep.tuning(cell, coreset)
     assert (tuning.method, tuning.epochs, tuning.lr) == ("full", 2, 0.1) and tuning.seed != 3
     model = build.build("mlp", data.shape, 4, 7)
     model.load_state_dict(trained)
@@ -80,10 +80,10 @@ def test_a_cell_is_its_steps_by_hand(tmp_path: Path) -> None:
                 gradient *= mask
             optimizer.step()
             step += 1
-    found = kept_models(tmp_path / "joint", cell)
-    assert found.keys() == trained.keys()
+    kept = kept_models(tmp_path / "joint", cell)
+    assert kept.keys() == trained.keys()
     for name, weight in weights.items():
-        torch.testing.assert_close(found[name], weight.data * masks.get(name, 1), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(kept[name], weight.data * masks.get(name, 1), rtol=1e-5, atol=1e-6)
     row = next(row for row in result["cells"] if row["arm"] == "high")
     for name, mask in masks.items():
         weights[name].data *= mask
@@ -93,9 +93,9 @@ def test_a_cell_is_its_steps_by_hand(tmp_path: Path) -> None:
 
 def test_masks_are_those_of_the_trained_model_and_hold(tmp_path: Path) -> None:
     """Another thing that the published code gets wrong: it takes them off before it fine-tunes."""
-    chosen = grid(ratios=(0.2,), amounts=(0.0, 0.35, 0.9), model="small_cnn", weight_decay=0.01, save_models=True)
-    result = carry_out(chosen, tmp_path, data=tiny.data())
-    for cell, row in zip(chosen.cells(), result["cells"], strict=True):
+    sweep = grid(ratios=(0.2,), amounts=(0.0, 0.35, 0.9), model="small_cnn", weight_decay=0.01, save_models=True)
+    result = carry_out(sweep, tmp_path, data=tiny.data())
+    for cell, row in zip(sweep.cells(), result["cells"], strict=True):
         assert Cell(row["arm"], row["ratio"], row["amount"], row["seed"]) == cell
         trained = load_file(tmp_path / "training" / cell.trained / "model.safetensors")
         final = kept_models(tmp_path, cell)
@@ -133,14 +133,14 @@ def test_all_arms_of_a_seed_begin_alike_and_share_their_stages(tmp_path: Path, m
         return plain(settings, out, **more)
 
     monkeypatch.setattr(engines, "run", watched)
-    chosen = grid(ratios=(0.2,), seeds=(0, 1))
-    carry_out(chosen, tmp_path, data=tiny.data())
+    sweep = grid(ratios=(0.2,), seeds=(0, 1))
+    carry_out(sweep, tmp_path, data=tiny.data())
     trained = {name: start for name, start in begun.items() if not name.startswith("cells")}
     assert len(trained) == 2 * (1 + 1 + 3) and len(begun) - len(trained) == 2 * 4 * 2
     for seed in (0, 1):
         first = {tuple(start.flatten().tolist()) for name, start in trained.items() if name.endswith(f"seed{seed}")}
         assert len(first) == 1
-    for cell in chosen.cells():  # a pruned model begins with the trained one's weights
+    for cell in sweep.cells():  # a pruned model begins with the trained one's weights
         weights = load_file(tmp_path / "training" / cell.trained / "model.safetensors")
         assert torch.equal(begun[f"cells/{cell.name}"], weights["hidden.0.weight"])
 
@@ -158,11 +158,11 @@ def test_reinitialized_models_keep_the_masks_alone(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(stages, "watch", watched)
     cell = Cell("base", None, 0.6, 0)
-    chosen = grid(reinitialize=True, ratios=(0.5,), amounts=(0.6,), save_models=True)
-    carry_out(chosen, tmp_path, data=tiny.data())
+    sweep = grid(reinitialize=True, ratios=(0.5,), amounts=(0.6,), save_models=True)
+    carry_out(sweep, tmp_path, data=tiny.data())
     trained = load_file(tmp_path / "training/base-seed0/model.safetensors")
     begun = dict(started[1].named_parameters())  # the first is that of training
-    fresh = build.build("mlp", (1, 8, 8), 4, chosen.tuning(cell, tmp_path).seed)
+    fresh = build.build("mlp", (1, 8, 8), 4, sweep.tuning(cell, tmp_path).seed)
     first = build.build("mlp", (1, 8, 8), 4, 0)
     for name in ("hidden.0.weight", "fc.weight"):
         size = trained[name].numel()
@@ -174,8 +174,8 @@ def test_reinitialized_models_keep_the_masks_alone(tmp_path: Path, monkeypatch: 
 
 def test_dynamic_methods_take_the_place_of_coresets(tmp_path: Path) -> None:
     options = ("emp.beta=2",)
-    chosen = grid(data_methods=("emp", "rs2"), ratios=(0.3,), finetune_on="coreset", option=options, epochs=4)
-    result = carry_out(chosen, tmp_path, data=tiny.data())
+    sweep = grid(data_methods=("emp", "rs2"), ratios=(0.3,), finetune_on="coreset", option=options, epochs=4)
+    result = carry_out(sweep, tmp_path, data=tiny.data())
     assert result["grid"]["arms"] == ["emp", "rs2"] and result["scoring"] == []
     assert not (tmp_path / "scoring").exists() and not (tmp_path / "coresets").exists()
     for row in result["cells"]:
@@ -255,9 +255,9 @@ def ranked(rank: int, world_size: int, out: str) -> dict[str, Any]:
 
 @pytest.mark.ddp
 def test_two_ranks_prune_alike(pool: Any, tmp_path: Path) -> None:
-    one, other = pool.run(ranked, str(tmp_path), world_size=2)
-    assert one == other == files.read_json(tmp_path / "joint.json")
-    assert len(one["cells"]) == 4 and sum(one["scoring"][0]["forgotten"]) == 400
-    for row in one["cells"]:
+    first, second = pool.run(ranked, str(tmp_path), world_size=2)
+    assert first == second == files.read_json(tmp_path / "joint.json")
+    assert len(first["cells"]) == 4 and sum(first["scoring"][0]["forgotten"]) == 400
+    for row in first["cells"]:
         assert row["sparsity"] == pytest.approx(row["amount"], abs=1e-3)
         assert row["accuracy"] == row["curve"][-1]

@@ -32,11 +32,11 @@ def test_scores_count_what_is_forgotten_between_the_ends_of_epochs(tmp_path: Pat
     def look(model: nn.Module, line: Any) -> None:
         model.eval()
         with torch.no_grad():
-            found = [  # one at a time: each prediction is that of its own image, whatever the order
+            correct = [  # one at a time: each prediction is that of its own image, whatever the order
                 int(model(normalize(image[None], data.mean, data.std)).argmax()) == int(label)
                 for image, label in zip(data.train.images, data.train.labels)
             ]
-        right.append(found)
+        right.append(correct)
         model.train()
 
     training.run(settings, tmp_path / "plain", data=data, on_epoch=look)

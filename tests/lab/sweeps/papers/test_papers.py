@@ -48,9 +48,9 @@ pytestmark = [
 ]
 
 
-def of(**said: Any) -> experiment.Experiment:
+def of(**changes: Any) -> experiment.Experiment:
     shared = {"source": "", "claim": "", "panels": {"digits": {"data": "digits"}}, "keep": [0.5], "arms": ["rs2"]}
-    return experiment.of("own", {**shared, "settings": SETTINGS, "scales": {"smoke": {}}, **said}, "smoke")
+    return experiment.of("own", {**shared, "settings": SETTINGS, "scales": {"smoke": {}}, **changes}, "smoke")
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_headers_say_what_is_claimed(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", GRIDS)
-def test_every_scale_is_meant(name: str) -> None:
+def test_every_scale_can_be_read(name: str) -> None:
     scales = experiment.content(name)[1]["scales"]
     assert "smoke" in scales and "paper" in scales and set(scales) <= set(experiment.SCALES)
     for scale in scales:
@@ -197,7 +197,7 @@ def test_coresets_of_another_model(tmp_path: Path) -> None:
     planned = of(arms=["aum"], score_model="lenet")
     run.reproduce(planned, tmp_path / "a", tmp_path / "cache")
     stored = [files.read_json(file) for file in (tmp_path / "cache" / "runs").glob("*/config.json")]
-    assert {(one["method"], one["model"]) for one in stored} == {("full", "lenet"), ("fixed", "mlp")}
+    assert {(settings["method"], settings["model"]) for settings in stored} == {("full", "lenet"), ("fixed", "mlp")}
 
 
 @pytest.mark.parametrize(
@@ -229,9 +229,9 @@ def test_coresets_of_another_model(tmp_path: Path) -> None:
         ({"arms": ["full", "rs2"], "show": "difference"}, "the difference is to `short`"),
     ],
 )
-def test_what_cannot_be_meant(said: dict[str, Any], message: str) -> None:
+def test_invalid_files_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        of(**said)
+        of(**changes)
 
 
 def test_numbers_that_yaml_takes_for_text() -> None:
@@ -318,7 +318,7 @@ def test_losses_are_those_of_the_history(tmp_path: Path) -> None:
     planned = of(arms=["loss"], show="loss", seeds=2)
     result = run.reproduce(planned, tmp_path / "a", tmp_path / "cache")
     histories = [files.read_json_lines(file) for file in (tmp_path / "cache" / "runs").glob("*/history.jsonl")]
-    wanted = np.mean([[line["loss"] for line in one] for one in histories], axis=0)
+    wanted = np.mean([[line["loss"] for line in history] for history in histories], axis=0)
     assert result["kept"]["digits"][0]["loss"] == pytest.approx(wanted, abs=1e-5)
 
 
