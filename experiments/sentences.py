@@ -12,6 +12,7 @@ lists the sentences that their pages lack.
 
 from __future__ import annotations
 
+import json
 import statistics
 import sys
 from collections.abc import Callable, Iterator
@@ -95,7 +96,6 @@ def from_infobatch() -> Sentences:
         f"{infobatch(f'{FASHION}, 20 % noise')} above it"
     )
     yield f"on an underfitting CIFAR-100 {infobatch(CIFAR).lstrip('−')} below"
-    yield f"against {percent(reproduced('which_budgets', CIFAR, 0.5, 'infobatch')[:1])}"
 
 
 def how_to_advise() -> Sentences:
@@ -169,6 +169,24 @@ def methods() -> Sentences:
         for anneal in (0, 0.125)
     )
     yield f"`emp` trains {plain_share:.2f} % of a full run's samples, and {annealed:.1f} % with `anneal=0.125`"
+    measured = json.loads((ROOT / "benchmarks/results/fast_path_cpu.json").read_text(encoding="utf-8"))["models"]
+    rows = {model["model"]: [row for row in model["rows"] if "no pruner" not in row["method"]] for model in measured}
+    percents = {
+        name: [
+            span((100 * row["efficiency"] for row in rows[name]), 0),
+            span((100 * bound for row in rows[name] for bound in row["efficiency_interval"]), 0),
+        ]
+        for name in rows
+    }
+    resnet, small = (percents[name] for name in ("resnet18", "small_cnn"))
+    yield f"ResNet-18 {resnet[0]} % (intervals {resnet[1]}), a small CNN"
+    yield f"{small[0]} % ({small[1]})"
+    random = [
+        100 * row["efficiency"] for model in measured for row in model["rows"] if row["method"].startswith("random")
+    ]
+    yield f"random samples without a pruner are at {random[0]:.0f} and {random[1]:.0f} %"
+    calls = [100 * statistics.fmean(row["calls_share"] for row in rows[name]) for name in rows]
+    yield f"The calls into the pruner take {calls[0]:.1f} and {calls[1]:.0f} % of an epoch"
 
 
 def card_emp() -> Sentences:

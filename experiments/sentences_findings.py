@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from measured import (
+    ROOT,
     Rows,
     accuracy,
     compared,
@@ -27,6 +28,8 @@ from measured import (
     sizes,
     span,
 )
+
+from dataprune.lab.report import pack
 
 Sentences = Iterator[str]
 FASHION, CIFAR = "Fashion-MNIST", "CIFAR-100"
@@ -94,8 +97,8 @@ def budgets() -> Sentences:
     )
     noisy = differences(rows("infobatch", 0.5, noise), rows("short", 0.5, noise), 1)
     yield f"{noisy} above it with noise, and {-above('infobatch', 0.5, CIFAR):.1f} points below on CIFAR-100"
-    yield f"what costs {span(above('infobatch', keep, panel) for keep in keeps for panel in hard)} points on CIFAR-100"
-    yield f"in place of {percent(rows('infobatch', 0.5, CIFAR)[:1])}"
+    behind = span(above("infobatch", keep, panel) for keep in keeps for panel in hard)
+    yield f"There it is {behind} points below `short` on CIFAR-100"
 
 
 def budget_gains() -> str:
@@ -173,6 +176,8 @@ def glue() -> Sentences:
         f"(one seed, `experiments/results/glue_rte.json`): {percent(compared('glue_rte', 'glue_rte_keep30', 'full'))} "
         "on its"
     )
+    [rte] = pack.read(ROOT / "experiments/results/glue_rte.json")
+    yield f"({100 * rte.runs[0].history[-1]['train_accuracy']:.0f} % of the training set)"
 
 
 def index() -> Sentences:

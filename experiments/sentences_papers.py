@@ -54,7 +54,7 @@ def emp_table1() -> Sentences:
     )
     paper = {name: values[2] for name, values in published("emp_table1", CIFAR).items()}
     yield (
-        f"`emp` {paper['emp']:.2f} ± 0.42, `infobatch` {paper['infobatch']}, `epsilon_greedy` "
+        f"`emp` {paper['emp']:.2f}, `infobatch` {paper['infobatch']}, `epsilon_greedy` "
         f"{paper['epsilon_greedy']}, "
         f"`ucb` {paper['ucb']}, `random` {paper['random']}, `static_random` {paper['static_random']}, `full` "
         f"{paper['full']}"
