@@ -85,8 +85,8 @@ def test_ranks_share_the_batches_of_one_order() -> None:
     assert len(ranks[0]) == len(ranks[1]) == 16 and len({*ranks[0], *ranks[1]}) == 32
     lengths = [LENGTHS[rank] for rank in ranks]
     for step in range(4):  # what the ranks train at once is of similar length, in descending order
-        mine, other = (rank[step * BATCH : (step + 1) * BATCH] for rank in lengths)
-        assert (mine[1:] >= other[1:]).all()
+        first, second = (rank[step * BATCH : (step + 1) * BATCH] for rank in lengths)
+        assert (first[1:] >= second[1:]).all()
     assert max(int(rank.max()) for rank in lengths) == int(lengths[0][0])
 
 

@@ -101,5 +101,5 @@ def test_a_second_pass_is_weighted_and_not_recorded(method: str, per_sample: boo
     ours = train(Run, pruner=pruner(), per_sample_loss=each if per_sample else None, **options)
     assert ours.state.global_step == ours.state.max_steps and ours.column("samples_trained")[-1] == trained
     torch.testing.assert_close(ours.pruner.book.score, expected.book.score, rtol=1e-4, atol=1e-5)
-    for one, other in zip(ours.model.parameters(), model.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+    for weight, reference in zip(ours.model.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(weight, reference, rtol=1e-3, atol=1e-5)

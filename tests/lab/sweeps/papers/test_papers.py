@@ -201,7 +201,7 @@ def test_coresets_of_another_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "message"),
+    ("changes", "message"),
     [
         ({"arms": {"rs2": {"data": "mnist"}}}, "all arms of a panel share their data"),
         ({"arms": ["rs3"]}, "did you mean 'rs2'"),
