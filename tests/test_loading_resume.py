@@ -44,7 +44,8 @@ def test_resuming_after_any_batch(workers: int, drop_last: bool) -> None:
     # 10 (or 11) batches in the full epoch, then 5 (or 6) in each of three
     per_epoch = [10, 5, 5, 5] if drop_last else [11, 6, 6, 6]
     assert len(whole) == sum(per_epoch)
-    instants = range(len(whole) + 1) if not workers else [1, 9, 10, 11, 12, 15, 16, len(whole)]
+    # with workers, which are slow to start, where prefetching could matter: the end of an epoch and inside the next
+    instants = range(len(whole) + 1) if not workers else [per_epoch[0], per_epoch[0] + 2]
     for instant in instants:
         p, batches = build()
         assert train(p, batches, stop=instant) == whole[:instant]
@@ -143,7 +144,7 @@ def test_stateful_loader_goes_on_in_mid_epoch(workers: int) -> None:
         return p, rebuilt
 
     whole = train(*build())
-    for instant in (1, 5, 10, 13, 18):
+    for instant in (5, 13) if workers else (1, 5, 10, 13, 18):
         p, batches = build()
         assert train(p, batches, stop=instant) == whole[:instant]
         saved = reloaded(p.state_dict()), batches.state_dict()

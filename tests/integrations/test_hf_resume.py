@@ -120,12 +120,16 @@ WRITES = {
 }
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return train(pruner=emp(), folder=tmp_path_factory.mktemp("uninterrupted"), save_strategy="epoch")
+
+
 @pytest.mark.parametrize("where", WRITES)
 @pytest.mark.parametrize("begun", [False, True])
 def test_a_kill_while_a_checkpoint_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, begun: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, begun: bool, uninterrupted: Any
 ) -> None:
-    whole = train(pruner=emp(), folder=tmp_path / "whole", save_strategy="epoch")
     options = {"folder": tmp_path / "killed", "save_strategy": "epoch"}
     owner, name = WRITES[where]
     write, calls = getattr(owner, name), []
@@ -147,7 +151,7 @@ def test_a_kill_while_a_checkpoint_is_written(
     with pytest.warns(UserWarning, match="checkpoint-8 was not written to its end: training resumes from checkpoint-6"):
         resumed = train(pruner=emp(), resume=True, **options)
     assert len(resumed.seen) == 10
-    same(whole, resumed)
+    same(uninterrupted, resumed)
 
 
 def test_no_checkpoint_is_whole(tmp_path: Path) -> None:

@@ -339,7 +339,11 @@ def test_data_that_is_not_there_is_named(copied: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize(
     ("name", "mark"),
-    [("digits", ""), pytest.param("contrastive_fashion", "-8", marks=pytest.mark.slow), ("static_mnist", "-4")],
+    [
+        ("digits", ""),
+        pytest.param("contrastive_fashion", "-8", marks=pytest.mark.slow),
+        pytest.param("static_mnist", "-4", marks=pytest.mark.slow),
+    ],
 )
 def test_committed_results(name: str, mark: str, tmp_path: Path) -> None:
     pytest.importorskip("sklearn")

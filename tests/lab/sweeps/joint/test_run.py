@@ -93,7 +93,10 @@ def test_a_cell_is_its_steps_by_hand(tmp_path: Path) -> None:
 
 def test_masks_are_those_of_the_trained_model_and_hold(tmp_path: Path) -> None:
     """Another thing that the published code gets wrong: it takes them off before it fine-tunes."""
-    sweep = grid(ratios=(0.2,), amounts=(0.0, 0.35, 0.9), model="small_cnn", weight_decay=0.01, save_models=True)
+    short = {"epochs": 1, "score_epochs": 2, "finetune_epochs": 1}
+    sweep = grid(
+        ratios=(0.2,), amounts=(0.0, 0.35, 0.9), model="small_cnn", weight_decay=0.01, save_models=True, **short
+    )
     result = carry_out(sweep, tmp_path, data=tiny.data())
     for cell, row in zip(sweep.cells(), result["cells"], strict=True):
         assert Cell(row["arm"], row["ratio"], row["amount"], row["seed"]) == cell
@@ -198,8 +201,15 @@ def test_fine_tuning_on_the_coreset_trains_its_samples_alone(tmp_path: Path) -> 
     assert files.read_json(tmp_path / "cells/low-keep0.2-seed0-amount0/config.json")["lr"] == 0.01
 
 
-def test_flops_of_a_cell_are_those_of_all_its_stages(tmp_path: Path) -> None:
-    result = carry_out(grid(), tmp_path, data=tiny.data())
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A grid that was carried out, and its result; tests leave the folder as it is."""
+    out = tmp_path_factory.mktemp("finished")
+    return out, carry_out(grid(), out, data=tiny.data())
+
+
+def test_flops_of_a_cell_are_those_of_all_its_stages(finished: tuple[Path, dict[str, Any]]) -> None:
+    _, result = finished
     hidden, last = 2 * 64 * 256, 2 * 256 * 4
     for row in result["cells"]:
         flops, kept = row["flops"], {None: 400, 0.2: 80, 0.5: 192}[row["ratio"]]
@@ -215,21 +225,21 @@ def test_flops_of_a_cell_are_those_of_all_its_stages(tmp_path: Path) -> None:
         assert flops["total_dense"] == pytest.approx(whole + 3 * (hidden + last) * 2 * 400)
 
 
-def test_the_documented_form(tmp_path: Path) -> None:
-    result = carry_out(grid(), tmp_path, data=tiny.data())
-    assert result == files.read_json(tmp_path / "joint.json")
+def test_the_documented_form(finished: tuple[Path, dict[str, Any]]) -> None:
+    out, result = finished
+    assert result == files.read_json(out / "joint.json")
     assert (result["model"], result["train_samples"], result["test_samples"]) == ("mlp", 400, 50)
     assert result["grid"] == {
         "arms": ["low", "high", "random"], "ratios": [0.2, 0.5], "amounts": [0.0, 0.6], "seeds": [0],
     }  # fmt: skip
-    counts = load_scores(next((tmp_path / "scoring/seed0").glob("scores.*"))).scores["forgetting"]
+    counts = load_scores(next((out / "scoring/seed0").glob("scores.*"))).scores["forgetting"]
     (scoring,) = result["scoring"]
     assert scoring["forgotten"] == np.bincount(counts.int().numpy()).tolist() and sum(scoring["forgotten"]) == 400
     for row in result["cells"]:
         assert len(row["curve"]) == 3 and row["curve"][0] == row["pruned_accuracy"]
         assert row["curve"][-1] == row["accuracy"]
         assert row["amount"] or row["pruned_accuracy"] == row["trained_accuracy"]
-        folder = tmp_path / "cells" / Cell(row["arm"], row["ratio"], row["amount"], row["seed"]).name
+        folder = out / "cells" / Cell(row["arm"], row["ratio"], row["amount"], row["seed"]).name
         assert files.read_json(folder / "cell.json") == row
         assert files.read_json(folder / "metrics.json")["accuracy"] == row["accuracy"]
         noted = files.read_json(folder / "pruning.json")
