@@ -56,7 +56,7 @@ Jobs = Annotated[
     machine_option("Runs at a time, each in its own process; 1 by default, with --engine ray as many as fit.", min=1),
 ]
 
-OF_CONTRASTIVE = ("views", "temperature", "dim", "score_on", "gather")  # settings of contrastive learning alone
+OF_CONTRASTIVE = ("views", "temperature", "dim", "projection", "score_on", "gather")  # of contrastive learning alone
 OF_TASKS = ("task", "max_length", *OF_CONTRASTIVE)
 
 

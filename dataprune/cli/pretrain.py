@@ -8,7 +8,9 @@ from .output import default_out
 from .runs import train_run
 from .settings_options import takes_settings
 
-_FOR_CLASSES = ("selection", "label_noise", "label_smoothing", "shift", "shift_mode", "flip", "recalibrate_bn")
+_FOR_CLASSES = (
+    "selection", "label_noise", "label_smoothing", "shift", "shift_mode", "resized_crop", "flip", "recalibrate_bn",
+)  # fmt: skip
 
 
 @takes_settings(without=("task", "max_length", "statistics", "init", *_FOR_CLASSES), defaults=CONTRASTIVE)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..errors import check_known
 from ..schedules import check_whole
 
 Pair = tuple[Tensor, Tensor]
@@ -21,7 +24,7 @@ def _width(encoder: nn.Module) -> int | None:
 
 
 class SimCLR(nn.Module):
-    """Encoder f and projection g = linear(relu(linear(f))); only f is used after training.
+    """Encoder f and projection g = linear(relu(linear(f))), or linear(f); only f is used after training.
 
     Both views pass through the encoder as one batch of 2B, so that batch norm uses the statistics of both together and
     updates its running averages once a step, and DistributedDataParallel sees one forward pass.
@@ -32,20 +35,30 @@ class SimCLR(nn.Module):
         hidden: units of the projection's hidden layer; D by default.
         features: D; by default the encoder's attribute `num_features`, as in timm, or else the outputs of its last
             layer with weights. The first batch checks it.
+        projection: "mlp", which has the hidden layer, or "linear", without it.
     Raises:
-        ValueError: if D is unknown, or a size is below 1.
+        ValueError: if D is unknown, a size is below 1, or the projection neither.
     Example:
         >>> model = SimCLR(nn.Flatten(), dim=8, features=16)
         >>> (f_i, f_j), (z_i, z_j) = model(torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 4))
         >>> f_i.shape, z_j.shape
         (torch.Size([2, 16]), torch.Size([2, 8]))
 
-    Source: Chen et al. 2020, arXiv:2002.05709, section 2.1. Differs: no batch norm within the projection, as in the
-        paper's formula; the paper's code has some.
+    Source: Chen et al. 2020, arXiv:2002.05709, section 2.1; "linear": Xiao et al., arXiv:2408.16031, appendix C.2.
+        Differs: no batch norm within the projection, as in SimCLR's formula; its code has some.
     """
 
-    def __init__(self, encoder: nn.Module, dim: int = 128, hidden: int | None = None, *, features: int | None = None):
+    def __init__(
+        self,
+        encoder: nn.Module,
+        dim: int = 128,
+        hidden: int | None = None,
+        *,
+        features: int | None = None,
+        projection: Literal["mlp", "linear"] = "mlp",
+    ):
         super().__init__()
+        check_known(projection, ("mlp", "linear"), what="projection")
         features = _width(encoder) if features is None else features
         if not isinstance(features, int):
             raise ValueError(
@@ -57,7 +70,8 @@ class SimCLR(nn.Module):
             check_whole(name, value)
         self.features = features
         self.encoder = encoder
-        self.projection = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim))
+        inner = (nn.Linear(features, hidden), nn.ReLU(inplace=True)) if projection == "mlp" else ()
+        self.projection = nn.Sequential(*inner, nn.Linear(hidden if inner else features, dim))
 
     def forward(self, x_i: Float[Tensor, "b *shape"], x_j: Float[Tensor, "b *shape"]) -> tuple[Pair, Pair]:
         """Compute ((f_i, f_j), (z_i, z_j)), features (B, D) and projections (B, dim) of two views of the same samples.

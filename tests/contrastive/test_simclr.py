@@ -41,6 +41,16 @@ def test_gives_features_and_projections_of_both_views() -> None:
         assert f.shape == (5, 6) and z.shape == (5, 3)
 
 
+def test_a_linear_projection_has_no_hidden_layer() -> None:
+    model = SimCLR(Encoder(), dim=3, projection="linear").eval()
+    (f_i, _), (z_i, _) = model(*pair())
+    (head,) = model.projection
+    assert sum(weight.numel() for weight in model.projection.parameters()) == 6 * 3 + 3
+    torch.testing.assert_close(z_i, f_i @ head.weight.T + head.bias)
+    with pytest.raises(ValueError, match=r"linaer.*linear"):
+        SimCLR(Encoder(), projection="linaer")  # type: ignore[arg-type]
+
+
 def test_both_views_are_one_batch_for_batch_norm() -> None:
     encoder = Encoder()
     model = SimCLR(encoder)

@@ -20,8 +20,9 @@ from ..data.named import Data
 from ..models import build as models
 from .settings import Settings, flag, require
 
-_NOT_FOR_CONTRASTIVE = ("label_noise", "label_smoothing", "shift", "flip", "recalibrate_bn", "statistics", "init")
-_NOT_FOR_LANGUAGE = ("shift", "flip", "image_size", "recalibrate_bn", "statistics", "channels_last")
+_AUGMENTATION = ("shift", "resized_crop", "flip")
+_NOT_FOR_CONTRASTIVE = ("label_noise", "label_smoothing", *_AUGMENTATION, "recalibrate_bn", "statistics", "init")
+_NOT_FOR_LANGUAGE = (*_AUGMENTATION, "image_size", "recalibrate_bn", "statistics", "channels_last")
 
 
 def check(settings: Settings) -> None:
@@ -176,5 +177,7 @@ def _dynamic(settings: Settings, size: int, labels: Int[Tensor, " n"] | None) ->
 
 def build_rate(settings: Settings) -> learning_rate.Shape:
     """Build the schedule's factor on the learning rate, its rise included."""
-    shape = getattr(learning_rate, settings.schedule.replace("-", "_"))()
-    return shape if settings.schedule == "one-cycle" else learning_rate.warmed_up(shape, settings.lr_warmup)
+    shape, rise = getattr(learning_rate, settings.schedule.replace("-", "_"))(), settings.lr_warmup
+    if settings.schedule == "step" and rise:  # it drops after each third of the run, the rise included
+        return lambda done: min(done / rise, 1.0) * shape(done)
+    return shape if settings.schedule == "one-cycle" else learning_rate.warmed_up(shape, rise)

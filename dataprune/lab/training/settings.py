@@ -101,6 +101,9 @@ class Settings:
     shift_mode: str = _data(
         "constant", "Border of shifted images: constant or reflect.", _one_of("constant", "reflect")
     )
+    resized_crop: bool = _data(
+        False, "Augmentation: random crops of 8 to 100 % of the area, aspect 3/4 to 4/3, resized to the image's size."
+    )
     flip: bool = _data(False, "Augmentation: random horizontal flips.")
 
     method: str = _pruning(
@@ -153,7 +156,12 @@ class Settings:
     nesterov: bool = _training(True, "Nesterov momentum, for sgd.")
     weight_decay: float = _training(5e-4, "Weight decay.", _at_least(0))
     label_smoothing: float = _training(0.0, "Label smoothing of the training loss.", _share)
-    schedule: str = _training("cosine", f"Learning rate over real steps: {', '.join(SCHEDULES)}.", _one_of(*SCHEDULES))
+    schedule: str = _training(
+        "cosine",
+        f"Learning rate over real steps: {', '.join(SCHEDULES)}; step: a tenth after each third of the run; "
+        "exponential: to 1 % at its end.",
+        _one_of(*SCHEDULES),
+    )
     lr_warmup: float = _training(
         0.05, "Share of the steps in which the learning rate rises (not for one-cycle).", _share
     )
@@ -172,6 +180,11 @@ class Settings:
     )
     temperature: float = _contrastive(0.5, "Temperature of NT-Xent.", _positive)
     dim: int = _contrastive(128, "Outputs of the projection that NT-Xent compares.", _at_least(1))
+    projection: str = _contrastive(
+        "mlp",
+        "Head behind the features: mlp, SimCLR's, with a hidden layer; or linear, the EMP paper's.",
+        _one_of("mlp", "linear"),
+    )
     score_on: str = _contrastive(
         "features",
         "Outputs whose distance between views emp_contrastive reads: features, or projections.",
@@ -217,6 +230,7 @@ class Settings:
             "samples (static_random and `dataprune select` take their number)",
         )
         require(self.keep is None or self.budget is None, "give --keep or --budget, not both")
+        require(not (self.shift and self.resized_crop), "--shift and --resized-crop are two kinds of crop: give one")
         require(
             self.recalibrate_bn == 0 or self.recalibrate_bn >= self.batch_size,
             f"--recalibrate-bn averages whole batches: give at least --batch-size ({self.batch_size}) samples, or 0",

@@ -1,10 +1,15 @@
+import math
+
 import pytest
+import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataprune.hashing import bits, uniform
 from dataprune.lab.data.augment import augment, normalize
+from dataprune.lab.data.named import Data
+from dataprune.lab.training.tasks.images import Classification
 
 MASK = (1 << 64) - 1
 
@@ -128,6 +133,43 @@ def test_a_reflected_shift_is_smaller_than_the_image():
     images, index = torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.arange(2)
     with pytest.raises(ValueError, match="cannot shift 4x4 images"):
         augment(images, index, seed=0, epoch=0, shift=4, mode="reflect")
+
+
+def slow_resized_crop(image, index, *, seed, epoch, flip):
+    """A box of 8 to 100 % of the area and aspect 3/4 to 4/3, resized pixel by pixel between its four neighbours."""
+    channels, height, width = image.shape
+    draws = [uniform(seed, epoch, torch.tensor([index]), draw).item() for draw in range(23)]
+    h, w = min(height, round(width * 4 / 3)), min(width, round(height * 4 / 3))
+    for area, ratio in zip(draws[:10], draws[10:20]):
+        pixels, aspect = height * width * (0.08 + 0.92 * area), (3 / 4) ** (1 - 2 * ratio)
+        columns, rows = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
+        if 1 <= columns <= width and 1 <= rows <= height:
+            h, w = rows, columns
+            break
+    top, left = int(draws[20] * (height - h + 1)), int(draws[21] * (width - w + 1))
+    box = image[:, top : top + h, left : left + w].double() / 255
+    result = torch.zeros(channels, height, width, dtype=torch.float64)
+    for row in range(height):
+        for column in range(width):
+            y = min(max((row + 0.5) * h / height - 0.5, 0), h - 1)
+            x = min(max((column + 0.5) * w / width - 0.5, 0), w - 1)
+            for i, share in ((int(y), 1 - y % 1), (min(int(y) + 1, h - 1), y % 1)):
+                for j, part in ((int(x), 1 - x % 1), (min(int(x) + 1, w - 1), x % 1)):
+                    result[:, row, column] += share * part * box[:, i, j]
+    return result.flip(2) if flip and draws[22] < 0.5 else result
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 9, 6)])
+@pytest.mark.parametrize("flip", [False, True])
+def test_resized_crops_are_the_reference(shape, flip):
+    images = torch.randint(0, 256, (12, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    index = torch.arange(12) * 7
+    data = Data("crops", None, None, None, list("ab"), shape, (0.4,) * shape[0], (0.3,) * shape[0])  # type: ignore[arg-type]
+    chosen = tiny.settings(shift=0, resized_crop=True, flip=flip, seed=3)
+    (made,) = Classification(chosen, data).inputs(images, index, 5)
+    slow = [slow_resized_crop(image, int(at), seed=3, epoch=5, flip=flip) for image, at in zip(images, index)]
+    torch.testing.assert_close(made, ((torch.stack(slow) - 0.4) / 0.3).float(), rtol=0, atol=1e-4)
+    assert not torch.equal(made, Classification(chosen, data).inputs(images, index, 6)[0])
 
 
 def test_normalize_is_the_reference():

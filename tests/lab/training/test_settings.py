@@ -42,13 +42,14 @@ def test_the_key_ignores_how_a_run_is_carried_out_and_nothing_else() -> None:
     changed = {
         "data": "mnist", "data_folder": "x", "train_size": 9, "test_size": 9,
         "val_fraction": 0.1, "label_noise": 0.1, "image_size": 9,
-        "shift": 1, "shift_mode": "reflect", "flip": True, "method": "rs2", "keep": 0.4, "budget": 0.4,
+        "shift": 1, "shift_mode": "reflect", "resized_crop": True, "flip": True,
+            "method": "rs2", "keep": 0.4, "budget": 0.4,
         "option": ("beta=5",), "warmup": 2, "anneal": 0.1, "statistics": "aum", "max_length": 9,
         "model": "mlp", "epochs": 9, "steps": 9, "batch_size": 9, "optimizer": "adam", "lr": 0.2,
         "momentum": 0.1, "nesterov": False,
         "weight_decay": 0.1, "label_smoothing": 0.1, "schedule": "step", "lr_warmup": 0.1,
         "recalibrate_bn": 99, "seed": 1, "bf16": True, "task": "contrastive", "init": "x", "views": "simclr",
-        "temperature": 0.1, "dim": 9, "score_on": "projections", "gather": True,
+        "temperature": 0.1, "dim": 9, "projection": "linear", "score_on": "projections", "gather": True,
     }  # fmt: skip
     assert set(changed) | set(RUNTIME) | {"selection"} == {entry.name for entry in fields(Settings)}
     keys = {replace(base, **{name: value}).key() for name, value in changed.items()}
@@ -78,6 +79,17 @@ def test_the_lists_of_names_are_those_of_the_modules() -> None:
     assert all(build.build_rate(Settings(schedule=name))(0.5) > 0 for name in SCHEDULES)
 
 
+@pytest.mark.parametrize("rise", [0.0, 0.05])
+def test_the_rate_drops_at_thirds_of_the_run_whatever_the_rise(rise: float) -> None:
+    """ImageNet's 90 epochs at a tenth every 30 (arXiv:2408.16031, appendix C.1), which have no rise."""
+    rate = build.build_rate(Settings(schedule="step", lr_warmup=rise))
+    for epoch in range(90):
+        expected = 0.1 ** (epoch // 30) * (1.0 if rise == 0 else min(1.0, (epoch + 0.5) / 90 / rise))
+        assert rate((epoch + 0.5) / 90) == pytest.approx(expected)
+    plain = optimizers.build(Settings(nesterov=False), [torch.ones(1)])
+    assert plain.defaults["nesterov"] is False and plain.defaults["momentum"] == 0.9
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [("train_size", 0), ("val_fraction", 1.0), ("label_noise", 1.1), ("label_noise", float("nan")), ("image_size", 0)],
@@ -95,6 +107,7 @@ def test_values_out_of_range(option: str, value: float) -> None:
         ({"keep": float("nan")}, "--keep"),
         ({"budget": -0.1}, "--budget"),
         ({"keep": 0.5, "budget": 0.5}, "not both"),
+        ({"shift": 4, "resized_crop": True}, "two kinds of crop"),
         ({"val_fraction": 1.0}, "--val-fraction"),
         ({"label_noise": -0.1}, "--label-noise"),
         ({"lr_warmup": 1.0}, "--lr-warmup"),

@@ -77,6 +77,12 @@ def test_other_methods(method: str, tmp_path: Path) -> None:
     assert metrics.reached_keep == 1 if method == "full" else metrics.reached_keep >= 0.5
 
 
+def test_the_projection_is_linear_where_asked_for(tmp_path: Path) -> None:
+    training.run(settings(projection="linear"), tmp_path, data=tiny.data())
+    heads = {name: value.shape for name, value in load_file(tmp_path / "model.safetensors").items() if "proj" in name}
+    assert heads == {"projection.0.weight": (8, 64), "projection.0.bias": (8,)}
+
+
 def test_what_is_scored_changes_what_is_kept(tmp_path: Path) -> None:
     for on in ("features", "projections"):
         training.run(settings(score_on=on), tmp_path / on, data=tiny.data())

@@ -37,7 +37,7 @@ class Contrastive(Task):
         encoder, width = headless(classifier, self.data)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(settings.seed + 1)
-            return SimCLR(encoder, settings.dim, features=width)
+            return SimCLR(encoder, settings.dim, features=width, projection=cast(Any, settings.projection))
 
     def inputs(self, samples: Tensor, index: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
         pair = self.views(samples, index, seed=self.settings.seed, epoch=epoch)

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ....contrastive import Views
 from ....errors import DataError, UsageError
 from ....modules import last_layer
 from ...data.augment import augment
@@ -22,7 +23,12 @@ from . import Task
 
 
 class Classification(Task):
-    """Cross-entropy of the classes."""
+    """Cross-entropy of the classes.
+
+    Source of `resized_crop`: "scale and aspect ratio augmentation" of Szegedy et al. 2015, arXiv:1409.4842, section 6.
+        Differs: it crops the image as it was loaded, at --image-size, not the larger original; where no box fits in ten
+        attempts, its place is random, not the middle.
+    """
 
     def model(self) -> nn.Module:
         model = build(self.settings.model, self.data.shape, len(self.data.classes), self.settings.seed)
@@ -32,6 +38,10 @@ class Classification(Task):
 
     def inputs(self, samples: Tensor, index: Tensor, epoch: int) -> tuple[Tensor]:
         s = self.settings
+        if s.resized_crop:
+            views = Views(self.data.mean, self.data.std, flip=0.5 * s.flip, grey=0.0)
+            made = views.view(samples, index, seed=s.seed, epoch=epoch, number=0)
+            return (made.contiguous(memory_format=torch.channels_last) if s.channels_last else made,)
         mode = cast(Any, s.shift_mode)
         augmented = augment(samples, index, seed=s.seed, epoch=epoch, shift=s.shift, mode=mode, flip=s.flip)
         return (self.prepare(augmented),)
