@@ -17,7 +17,18 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import contrastive, coresets, criteria, dynamics, learning_rate, methods, network, policies, schedules
+    from . import (
+        contrastive,
+        coresets,
+        criteria,
+        dynamics,
+        layerwise,
+        learning_rate,
+        methods,
+        network,
+        policies,
+        schedules,
+    )
     from .content import fingerprint
     from .errors import CheckpointError, DataError, PlanError, UsageError
     from .hashing import Key
@@ -46,6 +57,7 @@ _MODULES = [
     "coresets",
     "criteria",
     "dynamics",
+    "layerwise",
     "learning_rate",
     "methods",
     "network",

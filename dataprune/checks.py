@@ -6,6 +6,7 @@ import math
 import sys
 import warnings
 import zlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -77,6 +78,15 @@ def check_scores(score: Tensor) -> None:
             "batch are. Training has diverged: lower the learning rate, or leave the batch out before recording it; a "
             "CTC loss is infinite where a target is longer than its input (zero_infinity=True)"
         )
+
+
+def fits(shape: Sequence[int], expected: Sequence[int] | None) -> bool:
+    """Whether a tensor's shape is the expected one, in which -1 stands for any number."""
+    return (
+        expected is not None
+        and len(shape) == len(expected)
+        and all(wanted in (-1, given) for given, wanted in zip(shape, expected, strict=True))
+    )
 
 
 class Logits:
@@ -173,11 +183,11 @@ def check_state(state: dict[str, Any], size: int, epochs: int, values: tuple[int
         "drawn": (torch.int32, (size,)),
         "owner": (torch.int16, (size,)),
         "pending_index": (torch.int64, pending),
-        "pending_score": (torch.float32, pending and (*pending, *values)),
+        "pending_score": (torch.float32, pending and (*pending, *values)),  # -1: any number
     }
     for name, (dtype, shape) in tensors.items():
         value = state.get(name)
-        if not isinstance(value, Tensor) or value.dtype != dtype or value.shape != shape:
+        if not isinstance(value, Tensor) or value.dtype != dtype or not fits(value.shape, shape):
             actual = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise CheckpointError(
                 f"the saved state is damaged: `{name}` is {actual}, a tensor of {size} samples is needed"

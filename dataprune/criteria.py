@@ -25,6 +25,7 @@ Distribution = Literal["softmax", "bernoulli", "gaussian"]
 IGNORED = -100  # torch's own ignore_index: a token that carries no loss
 _LOWEST = torch.finfo(torch.float32).min
 _SUM_TO_ONE = 0.02  # rounding of soft labels, in half precision as well
+_EXCLUSIVE = ("softmax", "multi-hot")  # the second may be soft labels
 _CHUNK = 1 << 22  # logits softened at a time, so that no second (B, S, V) tensor ever exists
 
 
@@ -33,7 +34,8 @@ class Declared(Protocol):
     """A criterion that declares more of itself than a plain function can; dataclasses inherit the defaults.
 
     Attributes:
-        values: shape of one sample's score: () for a number, (V,) for a row, which the policy's own book takes in.
+        values: shape of one sample's score: () for a number, (V,) for a row, which the policy's own book takes in; -1
+            where the first batch says how many.
         reads: what it looks at beside the losses.
     """
 
@@ -59,7 +61,7 @@ def carries_losses(criterion: Criterion) -> bool:
 
 def reads_logits(criterion: Criterion) -> bool:
     """Whether it is one of ours that takes the softmax of outputs (B, C): probabilities would be softened twice."""
-    return criterion is entropy or isinstance(criterion, (entropy_of, loss_plus_entropy))
+    return criterion is entropy or isinstance(criterion, (entropy_of, information, loss_plus_entropy))
 
 
 def values(criterion: Criterion) -> tuple[int, ...]:
@@ -147,6 +149,30 @@ class entropy_of(Declared):
 
     def __call__(self, losses: Tensor, outputs: Any, targets: Any) -> Tensor:
         return entropy(losses, outputs, targets, distribution=self.distribution)
+
+
+@dataclass(frozen=True)
+class information(Declared):
+    """Give the class probabilities (B, C), from which `scores.PredictionBook` has the mutual information.
+
+    The outputs are the logits (B, C) of exclusive classes, C at least 2.
+
+    Raises:
+        ValueError: when called, if the outputs are not such logits.
+    Example:
+        >>> information()(torch.zeros(1), torch.zeros(1, 2), None)
+        tensor([[0.5000, 0.5000]])
+
+    Source: this project; the mutual information is that of Houlsby et al. 2011, arXiv:1112.5745, Eq. 2 (BALD).
+    """
+
+    values = (-1,)
+
+    def __call__(self, losses: Tensor, outputs: Any, targets: Any) -> Tensor:
+        if not isinstance(outputs, Tensor) or outputs.ndim != 2 or _distribution(outputs, targets) not in _EXCLUSIVE:
+            shown = f"a tensor {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+            raise ValueError(f"`information` reads logits (B, C) of exclusive classes, got {shown}: use `memory` there")
+        return torch.softmax(outputs, -1, dtype=torch.promote_types(outputs.dtype, torch.float32))
 
 
 @dataclass(frozen=True)

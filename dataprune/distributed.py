@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any, NamedTuple
 
@@ -74,7 +75,7 @@ def exchange(header: list[int], index: Int[Tensor, " k"], score: Float[Tensor, "
     Args:
         header: integers of which every rank brings equally many.
         index: positions, int64 on the CPU; ranks may bring different numbers of them.
-        score: their scores, float32 on the CPU; one per position, or a row of equally many on all ranks.
+        score: their scores, float32 on the CPU; one per position, or a row of equally many on all ranks that bring any.
     Returns:
         One part per rank, in rank order; on the CPU.
     """
@@ -82,7 +83,8 @@ def exchange(header: list[int], index: Int[Tensor, " k"], score: Float[Tensor, "
         return [Part(header, index, score)]
     device = _device()
     try:
-        heads = _gather(torch.tensor([*header, len(index)], dtype=torch.int64, device=device))
+        sizes = [math.prod(score.shape[1:]), len(index)]
+        heads = _gather(torch.tensor([*header, *sizes], dtype=torch.int64, device=device))
     except RuntimeError as error:
         if "timed out" not in str(error).lower() and "timeout" not in str(error).lower():
             raise
@@ -91,11 +93,13 @@ def exchange(header: list[int], index: Int[Tensor, " k"], score: Float[Tensor, "
             "loader where an epoch begins, are collective. Call them on every rank, not under `if rank == 0`"
         ) from error
     lengths = [int(head[-1]) for head in heads]
-    longest = max(lengths)
+    longest, widest = max(lengths), max(int(head[-2]) for head in heads)
+    if score.shape[1:].numel() < widest:  # rows whose length this rank, without records, does not know
+        score = score.new_zeros(0, widest)
     indices = _gather(_padded(index, longest).to(device))
     scores = _gather(_padded(score, longest).to(device))
     return [
-        Part(head[:-1].tolist(), one[:length].cpu(), other[:length].cpu())
+        Part(head[:-2].tolist(), one[:length].cpu(), other[:length].cpu())
         for head, one, other, length in zip(heads, indices, scores, lengths, strict=True)
     ]
 

@@ -26,7 +26,7 @@ class Epoch:
 
     Args:
         size: samples in the dataset, N. Two bytes are kept for each.
-        values: shape of one sample's score: () for a number, (V,) for a row.
+        values: shape of one sample's score: () for a number, (V,) for a row, (-1,) for one as long as the first.
         number: 0-based; None before the first epoch is selected.
     Attributes:
         owner: (N,) int16, rank that trained each sample, negative for none.
@@ -61,7 +61,7 @@ class Epoch:
         self._resumed: np.ndarray | None = None  # (N,) bool: trained before the state was loaded
         self._unsynced: np.ndarray | None = None  # (N,) bool: of these, what only this rank knows of
         self._index = torch.empty(0, dtype=torch.int64)
-        self._score = torch.empty(0, *values)
+        self._score = torch.empty(0, *(max(0, value) for value in values))
         self._length = 0
         self._begin = 0  # pending records when the last iteration began
 
@@ -85,11 +85,14 @@ class Epoch:
         if score.is_cpu:
             checks.check_scores(score)
         begin, end = self._length, self._length + index.numel()
+        if self.values != score.shape[1:]:
+            self.values = tuple(score.shape[1:])
+            self._score = torch.empty(0, *self.values)
         if self._first is not None:
             self._check_first(index)
         if not self._warned:
             self._check_repeated(index, bounds)
-        if end > len(self._index) or self._index.device != index.device or self._score.device != score.device:
+        if end > len(self._score) or self._index.device != index.device or self._score.device != score.device:
             self._index = _room(self._index, index.device, begin, end)
             self._score = _room(self._score, score.device, begin, end)
         self._index[begin:end], self._score[begin:end] = index, score

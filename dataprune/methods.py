@@ -221,6 +221,18 @@ def memory(
     return _pruner(size, criterion, policies.top_k(balance=_classes(balance, size)), **run)
 
 
+def information(size: int, *, snapshots: int = 20, balance: Balance = None, **run: Unpack[Run]) -> Pruner:
+    """The highest mutual information of label and weights: where predictions change between epochs.
+
+    Args:
+        snapshots: of a sample's predictions that count equally; with more of them, older ones fade.
+    Source: this project's own; the score is that of Houlsby et al. 2011, arXiv:1112.5745, Eq. 2 (BALD).
+    """
+    schedules.check_whole("snapshots", snapshots)
+    policy = policies.top_information(balance=_classes(balance, size))
+    return _pruner(size, criteria.information(), policy, smoothing=1 / snapshots, **run)
+
+
 def fixed(size: int, *, selection: Selection, epochs: int, seed: int = 0, strategy: Literal["E", "P"] = "E") -> Pruner:
     """A coreset chosen beforehand, the same in every epoch; its weights multiply the losses.
 
@@ -270,6 +282,7 @@ METHODS: dict[str, Callable[..., Pruner]] = {
         emp_reverse,
         emp_contrastive,
         memory,
+        information,
     )
 }
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .hashing import Key
-from .scores import ScoreBook
+from .scores import PredictionBook, ScoreBook
 from .selection import Selection
 
 _CHUNK = 1 << 16  # positions hashed at a time, so that all intermediate values stay in the processor's cache
@@ -144,6 +144,16 @@ class bottom_k(top_k):
 
     def __call__(self, book: ScoreBook, count: int, key: Key) -> Selection:
         return Selection.of(_greedy(-book.score, count, key, self.balance))
+
+
+@dataclass(frozen=True, eq=False)
+class top_information(top_k):
+    """Select the highest mutual information, of the criterion `information`; unseen samples come first, then those seen
+    once. `balance` as for `top_k`.
+    """
+
+    def book(self, size: int) -> ScoreBook:
+        return PredictionBook(size)
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,6 +27,7 @@ from .scores import ScoreBook
 from .selection import Selection, pack, unpack
 
 SCHEMA = 2  # of state_dict; 1 drew equal samples in another order
+_OWN = "criterion."  # before the names of a criterion's own state
 _ORDER = 1 << 32  # set apart the stream of orders from that of selections
 
 
@@ -367,7 +368,7 @@ class Pruner:
         detached, values = losses.detach(), self._epoch.values
         with torch.no_grad():
             score = self.criterion(detached, outputs, targets)
-            if score.shape != index.shape + values:
+            if not checks.fits(score.shape, (*index.shape, *values)):
                 raise ValueError(f"the criterion gave scores of shape {tuple(score.shape)} for {len(index)} samples")
             if not self._carries_losses:  # so that a loss that is not finite is refused, wherever it was computed
                 score = torch.add(score, detached.reshape(-1, *(1 for _ in values)) if values else detached, alpha=0)
@@ -415,6 +416,7 @@ class Pruner:
             "weight": None if self._selection is None or self._weight is None else self._selection.weight.clone(),
             **self._epoch.state_dict(),
             **self.book.state_dict(),
+            **{_OWN + name: value for name, value in self._criterion_state().items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -429,12 +431,16 @@ class Pruner:
             raise CheckpointError(f"this state is of {state.get('size')} samples, this pruner of {self.size}")
         check_plan(state.get("plan"), self._plan)
         state = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in state.items()}
-        checks.check_state(state, self.size, self.epochs, self._epoch.values)
+        values = criteria.values(self.criterion)
+        checks.check_state(state, self.size, self.epochs, values)
         if self._data is not None:
             checks.check_data(state["data"], self._data)
-        epoch = Epoch.resumed(state, self.size, self._epoch.values)
+        epoch = Epoch.resumed(state, self.size, values)
         try:
             self.book.load_state_dict(state)
+            if hasattr(self.criterion, "load_state_dict"):
+                own = {name.removeprefix(_OWN): value for name, value in state.items() if name.startswith(_OWN)}
+                self.criterion.load_state_dict(own)  # type: ignore[attr-defined]
         except ValueError as error:
             raise CheckpointError(str(error)) from None
         self.seed = state["seed"]
@@ -485,6 +491,9 @@ class Pruner:
             self._unrecorded += 1
             if self._unrecorded == 2:  # once is a look, as at the accuracy before training
                 checks.warn_unrecorded(f"all batches of epoch {epoch} were handed out twice")
+
+    def _criterion_state(self) -> dict[str, Tensor]:
+        return self.criterion.state_dict() if hasattr(self.criterion, "state_dict") else {}  # type: ignore[attr-defined]
 
     def _count(self, epoch: int) -> int:
         keep = self.schedule(epoch)

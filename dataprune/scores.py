@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from .hashing import Key
 
 _DRAW = 3  # of a position's hash; policies use those below
+_ROWS = 1 << 14  # of probabilities that are taken in at a time
 
 
 class ScoreBook:
@@ -94,13 +96,57 @@ class ScoreBook:
         """Restore what `state_dict` gave; ValueError if a tensor is missing or of another size."""
         for name, current in self.state_dict().items():
             saved = state.get(name)
-            if saved is None or saved.shape != current.shape:
+            if saved is None or (saved.shape != current.shape and (len(saved) != self.size or current.numel())):
                 count = "no values" if saved is None else f"{len(saved)} values"
                 raise ValueError(f"the saved state has {count} for `{name}`, this pruner needs {self.size}")
-        self.score = state["score"].clone()
-        self.drawn = state["drawn"].clone()
-        if self._variance is not None:
-            self._variance = state["variance"].clone()
+        for name in self.state_dict():
+            setattr(self, "_variance" if name == "variance" else name, state[name].clone())
+
+
+class PredictionBook(ScoreBook):
+    """Scores a sample by the mutual information of its label and the weights, over the snapshots that trained it.
+
+    It is H(E p) - E H(p), in nats. A sample with one snapshot has the highest there can be, log C. Snapshots count
+    equally until there are 1 / smoothing of them; from then on older ones fade.
+
+    Attributes:
+        mean_prediction: (N, C) float32, C as in the first batch.
+        mean_entropy: (N,) float32, mean of the entropies.
+        snapshots: (N,) int32, how many there were.
+    Source: Houlsby et al. 2011, arXiv:1112.5745, Eq. 2. Differs: snapshots of one training stand for the posterior, and
+        n of them count as n / (n - 1), as in the sample variance: few would have less information than many.
+    """
+
+    def __init__(self, size: int):
+        super().__init__(size)
+        self.mean_prediction = torch.empty(size, 0)
+        self.mean_entropy = torch.zeros(size)
+        self.snapshots = torch.zeros(size, dtype=torch.int32)
+
+    def record(self, index: Int[Tensor, " k"], new: Float[Tensor, "k c"], smoothing: float = 1.0) -> None:
+        """Take in class probabilities, in order; ValueError where there were other classes before."""
+        classes = new.shape[1]
+        if not self.mean_prediction.numel():
+            self.mean_prediction = torch.zeros(self.size, classes)
+        elif self.mean_prediction.shape[1] != classes:
+            raise ValueError(f"outputs have {classes} classes, those before had {self.mean_prediction.shape[1]}")
+        for rows in rounds(index, self.size):
+            for at, p in zip(index[rows].split(_ROWS), new[rows].split(_ROWS), strict=True):
+                self.snapshots[at] += 1
+                rate = (1 / self.snapshots[at]).clamp(min=smoothing)
+                mean = torch.lerp(self.mean_prediction[at], p, rate[:, None])
+                entropy = torch.lerp(self.mean_entropy[at], _entropy(p), rate)
+                self.mean_prediction[at], self.mean_entropy[at] = mean, entropy
+                known = (_entropy(mean) - entropy) / (1 - rate)
+                self.score[at] = torch.where(rate < 1, known, torch.inf).clamp(max=math.log(classes))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        names = ("mean_prediction", "mean_entropy", "snapshots")
+        return super().state_dict() | {name: getattr(self, name).clone() for name in names}
+
+
+def _entropy(p: Float[Tensor, "k c"]) -> Float[Tensor, " k"]:
+    return torch.special.entr(p).sum(1)
 
 
 def rounds(index: Tensor, size: int) -> Iterator[Tensor | slice]:

@@ -83,6 +83,14 @@ ROWS = [
     Row("emp_reverse", warmup=1, outputs=True, defaults=(("beta", 5.0),)),
     Row("emp_contrastive", warmup=1, outputs=True, pair=True, defaults=(("beta", 5.0),)),
     Row("memory", warmup=1, outputs=True),
+    Row(
+        "information",
+        warmup=1,
+        smoothing=0.05,
+        outputs=True,
+        defaults=(("snapshots", 20),),
+        bytes=16 + 4 * (CLASSES + 2),
+    ),
 ]
 
 

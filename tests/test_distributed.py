@@ -107,9 +107,9 @@ def edge_sizes(rank: int, world_size: int) -> list:
     return results
 
 
-def uneven_updates(rank: int, world_size: int) -> tuple[list, list]:
+def uneven_updates(rank: int, world_size: int, method: str) -> tuple[list, list]:
     """Ranks that record different numbers of batches, down to none at all."""
-    pruner = dataprune.loss(SIZE, keep=0.3, epochs=4)
+    pruner = dataprune.METHODS[method](SIZE, keep=0.3, epochs=4)
     for epoch in range(3):
         for number, batch in enumerate(pruner.batches(epoch, 4)):
             if number < 2 * rank or epoch == 2:
@@ -323,9 +323,9 @@ def test_uneven_sizes_do_not_deadlock(pool: Pool, world_size: int) -> None:
             place += 1
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_ranks_may_record_different_numbers_of_batches(pool: Pool, world_size: int) -> None:
-    results = pool.run(uneven_updates, world_size=world_size)
+@pytest.mark.parametrize(("world_size", "method"), [(2, "loss"), (3, "loss"), (2, "information")])
+def test_ranks_may_record_different_numbers_of_batches(pool: Pool, world_size: int, method: str) -> None:
+    results = pool.run(uneven_updates, method, world_size=world_size)
     assert all(result == results[0] for result in results)
 
 

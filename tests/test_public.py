@@ -54,7 +54,7 @@ def test_all_public_names_resolve() -> None:
 def test_the_names_of_the_design_are_public() -> None:
     names = ["Selection", "ScoreBook", "Pruner", "PruneSampler", "Indexed", "prune_loader", "METHODS", *RECIPES]
     assert set(names) <= set(dataprune.__all__)
-    for module in ("criteria", "policies", "schedules", "learning_rate", "methods"):
+    for module in ("criteria", "layerwise", "policies", "schedules", "learning_rate", "methods"):
         assert getattr(dataprune, module).__name__ == f"dataprune.{module}"
 
 
