@@ -212,6 +212,7 @@ def check_state(state: dict[str, Any], size: int, epochs: int, values: tuple[int
         "pending_index": in_range(state["pending_index"], size),
         "selection": chosen > 0 or (packed is None and state.get("epoch") is None),
         "weight": weight is None or (isinstance(weight, Tensor) and weight.shape == (chosen,)),
+        "by_batch": isinstance(state.get("by_batch", False), bool),  # only there where it is true
     }
     for name, right in plain.items():
         if not right:

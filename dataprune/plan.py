@@ -107,7 +107,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Tensor):
         return f"{tuple(value.shape)} {value.dtype} {_digest([value])}"
     if isinstance(value, Selection):
-        return f"{len(value)} samples {_digest([value.index, value.weight])}"
+        return f"{len(value)} samples {_content(value)}"
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return repr(value)
@@ -137,9 +137,13 @@ def _selected(policy: Policy, size: int) -> str:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
             selection = copy.deepcopy(policy)(book, max(1, size // 3), Key(0, 0))
-        return _digest([selection.index, selection.weight])
+        return _content(selection)
     except Exception:
         return "unknown"
+
+
+def _content(selection: Selection) -> str:
+    return _digest([selection.index, selection.weight]) + " weighted by batch" * selection.by_batch
 
 
 def _digest(tensors: Iterable[Tensor]) -> str:

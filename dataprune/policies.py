@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Protocol, runtime_checkable
 
@@ -117,8 +117,8 @@ class replay(Policy):
     when_full = True  # all samples may be kept, and weighted
 
     def __post_init__(self) -> None:
-        copied = Selection(self.selection.index.clone(), self.selection.weight.clone())
-        object.__setattr__(self, "selection", copied)
+        index, weight = self.selection.index.clone(), self.selection.weight.clone()
+        object.__setattr__(self, "selection", replace(self.selection, index=index, weight=weight))
 
     def __call__(self, book: ScoreBook, count: int, key: Key) -> Selection:
         return self.selection

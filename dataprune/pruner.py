@@ -320,7 +320,8 @@ class Pruner:
             index: positions of the batch in the dataset.
             device: where the multipliers are needed; that of `index` by default.
         Returns:
-            Ones, unless the method re-weights; 1 also for samples outside the selection.
+            Ones, unless the method re-weights; 1 also for samples outside the selection. Of a selection `by_batch`
+            their mean, for every sample: over this rank's batch, and where gradients are accumulated the micro-batch.
         """
         self._unweighed = None
         device = index.device if device is None else torch.device(device)
@@ -328,7 +329,10 @@ class Pruner:
             return torch.ones(len(index), device=device)
         if self._weight.device != device:
             self._weight = self._weight.to(device, non_blocking=device.type == "cuda")
-        return self._weight[index.to(device, torch.int64, non_blocking=device.type == "cuda")]  # uint8 would be a mask
+        index = index.to(device, torch.int64, non_blocking=device.type == "cuda")  # uint8 would be a mask
+        weight = self._weight[index]
+        assert self._selection is not None
+        return weight.mean().repeat(len(weight)) if self._selection.by_batch else weight
 
     @property
     def weighted(self) -> bool:
@@ -414,6 +418,7 @@ class Pruner:
             "overlap": self._overlap,
             "selection": None if self._selection is None else pack(self._selection.index, self.size),
             "weight": None if self._selection is None or self._weight is None else self._selection.weight.clone(),
+            **({"by_batch": True} if self._selection is not None and self._selection.by_batch else {}),
             **self._epoch.state_dict(),
             **self.book.state_dict(),
             **{_OWN + name: value for name, value in self._criterion_state().items()},
@@ -447,8 +452,8 @@ class Pruner:
         self._selection, self._weight = None, None
         if state["selection"] is not None:
             index = unpack(state["selection"], self.size)
-            weight = state["weight"]
-            self._hold(Selection(index, torch.ones(len(index)) if weight is None else weight.clone()))
+            weight = torch.ones(len(index)) if state["weight"] is None else state["weight"].clone()
+            self._hold(Selection(index, weight, state.get("by_batch", False)))
             epoch.share = -(-len(index) // distributed.world_size())
         self._overlap = state["overlap"]
         self._saved_data = state["data"]

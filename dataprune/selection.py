@@ -28,10 +28,12 @@ class Selection:
     Attributes:
         index: (K,) int64 positions in the dataset, unique.
         weight: (K,) float32 loss multipliers; ones unless the method re-weights.
+        by_batch: whether every loss of a batch is multiplied by the mean weight of the batch, not by its own weight.
     """
 
     index: Int[Tensor, " k"]
     weight: Float[Tensor, " k"]
+    by_batch: bool = False
 
     def __len__(self) -> int:
         return len(self.index)
@@ -43,7 +45,7 @@ class Selection:
     __iter__ = None  # `index, weight = selection` is a TypeError, also where there are two samples
 
     def __repr__(self) -> str:
-        weighted = "" if bool((self.weight == 1).all()) else ", weighted"
+        weighted = "" if bool((self.weight == 1).all()) else ", weighted" + " by batch" * self.by_batch
         return f"Selection({len(self)} samples{weighted})"
 
     def numpy(self) -> np.ndarray:
@@ -91,6 +93,7 @@ class Selection:
             labels: class ids of the whole dataset; then `retention` is stored, as lists [class, kept, of].
         """
         notes = dict(metadata or {})
+        notes["by_batch"] = self.by_batch
         notes["versions"] = {"dataprune": __version__, "torch": torch.__version__}
         if dataset is not None:
             notes["fingerprint"] = dataset if isinstance(dataset, str) else fingerprint(dataset)
@@ -137,7 +140,7 @@ class Selection:
 
     @staticmethod
     def metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-        """What `save` was given as metadata, and what it added: versions, fingerprint, size, retention."""
+        """What `save` was given as metadata, and what it added: by_batch, versions, fingerprint, size, retention."""
         return _read(path)[1]
 
 
@@ -161,7 +164,7 @@ def _read(path: str | os.PathLike[str]) -> tuple[Selection, dict[str, Any]]:
     try:
         with safe_open(os.fspath(path), framework="pt") as file:
             notes = json.loads((file.metadata() or {})["dataprune"])
-            selection = Selection(file.get_tensor("index"), file.get_tensor("weight"))
+            selection = Selection(file.get_tensor("index"), file.get_tensor("weight"), notes.get("by_batch") is True)
     except FileNotFoundError:
         raise
     except (SafetensorError, KeyError, ValueError) as error:

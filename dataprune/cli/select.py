@@ -25,7 +25,11 @@ def select(
     keep: Annotated[float, option("Fraction kept, in (0, 1]; or, from 2 on, how many samples.")],
     statistic: Annotated[str | None, option("Score that top, bottom or stratified reads.")] = None,
     weights: Annotated[
-        str | None, option("none, raw, or mean-one (scaled to mean 1); mean-one where the method has weights.")
+        str | None,
+        option(
+            "none, raw, or mean-one (scaled to mean 1), the default where the method has weights. By scores a batch "
+            "takes the mean of its own, as in TDDS's code; with paper and paper-raw every sample has its own (Eq. 13)."
+        ),
     ] = None,
     balance: Annotated[str | None, option("none, or class: keep equal numbers per class.")] = None,
     seed: Annotated[int, option("Random seed.", min=0)] = 0,
@@ -73,7 +77,8 @@ def select(
         return
     print(f"{method}: {len(selection):,} of {metadata['size']:,} samples in {metadata['seconds']:.1f} s")
     if not bool((selection.weight == 1).all()):
-        print(f"weights: {float(selection.weight.min()):.3g} to {float(selection.weight.max()):.3g}")
+        by_batch = ", of which a batch takes the mean" * selection.by_batch
+        print(f"weights: {float(selection.weight.min()):.3g} to {float(selection.weight.max()):.3g}{by_batch}")
     if retention:
         shares = [(count / size, label, count, size) for label, (count, size) in retention.items()]
         low, high = (

@@ -108,7 +108,8 @@ def choose(
     Args:
         name: one of `METHODS`.
         options: the selector's own arguments; `statistic`, the score to read, for methods that read any score;
-            `weights`: "none", "mean-one" (scaled to mean 1, the default of methods with weights) or "raw".
+            `weights`: "none", "mean-one" (scaled to mean 1, the default of methods with weights) or "raw"; by scores,
+            as `weighted` has them, also "paper" or "paper-raw".
     Raises:
         UsageError: for an unknown name or option.
         ValueError: as the selector.
@@ -118,7 +119,8 @@ def choose(
     for option in arguments:
         check_known(option, method.options(), what=f"option of {name}")
     weights = arguments.pop("weights", "mean-one" if method.weights else "none")
-    check_known(weights, ("none", "mean-one", "raw"), what=f"weights of {name}")
+    papers = ("paper", "paper-raw") if method.needs == "scores" else ()
+    check_known(weights, ("none", "mean-one", "raw", *papers), what=f"weights of {name}")
     statistic = arguments.pop("statistic", method.statistic)
     if method.needs == "scores" and statistic is None:
         raise UsageError(f"{name} selects by a score: choose it with --statistic NAME")
@@ -139,7 +141,8 @@ def choose(
     if weights == "none":
         return Selection.of(selection.index)
     if method.needs == "scores":
-        return replay.weighted(selection, positional[0], raw=weights == "raw")
+        variant = "paper" if weights in papers else "official"
+        return replay.weighted(selection, positional[0], raw=weights.endswith("raw"), variant=variant)
     return selection if weights == "raw" else replay.mean_one(selection)
 
 

@@ -81,8 +81,17 @@ def test_each_is_its_selector(name: str, inputs: Inputs, parts: dict[str, Any]) 
     assert torch.equal(plain.index, result.index) and bool((plain.weight == 1).all())
     raw = coresets.choose(name, inputs, keep=KEEP, seed=3, options={"weights": "raw"})
     torch.testing.assert_close(raw.weight / raw.weight.mean(), result.weight)
-    expected = direct.weight if statistic is None else parts["scores"][statistic][direct.index]
-    assert torch.equal(raw.weight, expected)
+    if statistic is None:
+        assert torch.equal(raw.weight, direct.weight) and not result.by_batch
+        with pytest.raises(UsageError, match="unknown weights of"):
+            coresets.choose(name, inputs, keep=KEEP, seed=3, options={"weights": "paper"})
+        return
+    scores = parts["scores"][statistic]
+    assert result.by_batch and torch.equal(raw.weight, coresets.weighted(direct, scores, raw=True).weight)
+    for weights, is_raw in (("paper", False), ("paper-raw", True)):
+        each = coresets.choose(name, inputs, keep=KEEP, seed=3, options={"weights": weights})
+        assert not each.by_batch
+        assert torch.equal(each.weight, coresets.weighted(direct, scores, raw=is_raw, variant="paper").weight)
 
 
 def test_every_method_says_what_it_keeps_and_where_it_comes_from() -> None:

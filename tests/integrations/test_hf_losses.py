@@ -190,31 +190,46 @@ def test_full_is_the_stock_trainer_for_tokens_too(build: Any, labels: str, smoot
 
 
 class weighs(dataprune.policies.Policy):
-    """A policy that keeps everything, with weights 0.5, 1.5, 0.5 ..."""
+    """A policy that keeps everything, with weights 0.5, 1.5, 2.5, 0.5 ... of samples, or their means of batches."""
 
     when_full = True
 
+    def __init__(self, by_batch: bool):
+        self.by_batch = by_batch
+
     def __call__(self, book: Any, count: int, key: dataprune.Key) -> dataprune.Selection:
         index = torch.arange(book.size if hasattr(book, "size") else len(book.score))
-        return dataprune.Selection(index, 0.5 + (index % 2).float())
+        return dataprune.Selection(index, 0.5 + (index % 3).float(), self.by_batch)
 
 
-def weighted(size: int) -> dataprune.Pruner:
+def weights_of(ids: list[int], by_batch: bool) -> torch.Tensor:
+    """The weights of micro-batches of 8."""
+    weight = 0.5 + (torch.tensor(ids) % 3).float()
+    parts = [part.mean().expand_as(part) for part in weight.split(8)]
+    assert not any(bool((part == 1).all()) for part in parts)
+    return torch.cat(parts) if by_batch else weight
+
+
+def weighted(size: int, by_batch: bool = False) -> dataprune.Pruner:
     return dataprune.Pruner(
-        size, dataprune.criteria.loss, weighs(), dataprune.schedules.constant(1.0), epochs=1, seed=0
+        size, dataprune.criteria.loss, weighs(by_batch), dataprune.schedules.constant(1.0), epochs=1, seed=0
     )
 
 
+@pytest.mark.parametrize("by_batch", [False, True])
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize(
     ("build", "labels", "shift"), [(bert, "class", False), (bert_tokens, "tokens", False), (llama, "language", True)]
 )
-def test_weights_multiply_each_samples_share(build: Any, labels: str, shift: bool, accumulate: int) -> None:
+def test_weights_multiply_each_samples_share(
+    build: Any, labels: str, shift: bool, accumulate: int, by_batch: bool
+) -> None:
     model, data = build(), Items(16, labels)
     before = copy.deepcopy(model)
     ours = train(
-        model=model, data=data, pruner=weighted(16), gradient_accumulation_steps=accumulate, num_train_epochs=1,
-        optim="sgd", max_grad_norm=0.0, lr_scheduler_type="constant", learning_rate=1.0, max_steps=1,
+        model=model, data=data, pruner=weighted(16, by_batch), gradient_accumulation_steps=accumulate,
+        num_train_epochs=1, optim="sgd", max_grad_norm=0.0, lr_scheduler_type="constant", learning_rate=1.0,
+        max_steps=1,
     )  # fmt: skip
     ids = [i for _, batch in ours.seen for i in batch]
     each = torch.stack(
@@ -226,7 +241,7 @@ def test_weights_multiply_each_samples_share(build: Any, labels: str, shift: boo
         ]
     )
     valid = (data.labels[ids][:, 1:] if shift else data.labels[ids]) != -100
-    weight = 0.5 + (torch.tensor(ids) % 2).float()
+    weight = weights_of(ids, by_batch)
     if build is llama:  # divides by what all micro-batches of the step hold
         loss = (weight * each).sum() / valid.sum()
     else:  # BERT's heads take the mean of each micro-batch, which nobody divides by their number
@@ -261,19 +276,20 @@ def focal(outputs: Any, labels: Any) -> torch.Tensor:
     return -((1 - p) ** 2) * p.log()
 
 
+@pytest.mark.parametrize("by_batch", [False, True])
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_per_sample_loss(accumulate: int) -> None:
+def test_per_sample_loss(accumulate: int, by_batch: bool) -> None:
     model, data = bert(), Items(16)
     before = copy.deepcopy(model)
     ours = train(
-        model=model, data=data, pruner=weighted(16), per_sample_loss=focal, gradient_accumulation_steps=accumulate,
-        num_train_epochs=1, optim="sgd", max_grad_norm=0.0, lr_scheduler_type="constant", learning_rate=1.0,
-        max_steps=1, eval_dataset=data,
+        model=model, data=data, pruner=weighted(16, by_batch), per_sample_loss=focal,
+        gradient_accumulation_steps=accumulate, num_train_epochs=1, optim="sgd", max_grad_norm=0.0,
+        lr_scheduler_type="constant", learning_rate=1.0, max_steps=1, eval_dataset=data,
     )  # fmt: skip
     ids = [i for _, batch in ours.seen for i in batch]
     losses = focal(before(input_ids=data.ids[ids]), data.labels[ids])
     assert ours.pruner.book.score[ids].tolist() == pytest.approx(losses.tolist(), rel=1e-5)
-    ((0.5 + (torch.tensor(ids) % 2).float()) * losses).mean().backward()
+    (weights_of(ids, by_batch) * losses).mean().backward()
     for trained, initial in zip(ours.model.parameters(), before.parameters(), strict=True):
         if initial.grad is not None:
             torch.testing.assert_close(trained, initial - initial.grad, rtol=1e-4, atol=1e-5)

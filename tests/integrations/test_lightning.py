@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils.data import BatchSampler, DataLoader
 
 pytest.importorskip(
@@ -126,6 +127,28 @@ def test_full_is_the_stock_run_to_the_last_bit() -> None:
     pruner = dataprune.full(45, epochs=4)
     ours = train(pruner, data=dataprune.prune_loader(loader(**options), pruner), module=Tiny(pruner, 24, 0.1))
     assert ours.values == stock.values and same_weights(ours, stock)
+
+
+@pytest.mark.parametrize("by_batch", [False, True])
+def test_weights_are_those_of_the_plain_loop(by_batch: bool) -> None:
+    index = torch.arange(0, SIZE, 2)
+    selection = dataprune.Selection(index, (index % 7).float(), by_batch)
+    pruner = dataprune.methods.fixed(SIZE, selection=selection, epochs=4)
+    ours = train(pruner)
+    model, step, steps = Tiny(None, 0), 0, pruner.planned_steps(BATCH)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    x, y = items().tensors
+    for _, batch in ours.seen:
+        at = torch.tensor(batch)
+        weight, losses = (at % 7).float(), F.cross_entropy(model.layers(x[at]), y[at], reduction="none")
+        loss = weight.mean() * losses.mean() if by_batch else (weight * losses).mean()
+        assert ours.values[step] == pytest.approx(loss.item(), rel=1e-4)
+        optimizer.param_groups[0]["lr"] = 0.1 * (1 - step / steps)
+        step += 1
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert step == steps
 
 
 def test_infobatch_decides_its_lengths_on_the_way() -> None:

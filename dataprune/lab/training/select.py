@@ -52,7 +52,7 @@ def select(
         model: the scoring run's, needed where that is a "module:function", see `trained.load`.
     Returns:
         The coreset, and its metadata for `write`: method, keep, seed, options, seconds (of selection and of the pass
-        that extracts features), the settings of the scoring run, `fingerprint` and `labels`.
+        that extracts features), by_batch, the settings of the scoring run, `fingerprint` and `labels`.
     """
     needs = coresets.find(name).needs
     inputs, notes = _inputs(name, Path(path), data, model)
@@ -64,6 +64,7 @@ def select(
     selection = coresets.choose(name, inputs, keep=keep, seed=seed, options=options)
     seconds = time.perf_counter() - started + notes.pop("extract_seconds", 0.0)
     metadata = {"method": name, "keep": keep, "seed": seed, "options": dict(options or {}), "seconds": seconds}
+    metadata["by_batch"] = selection.by_batch
     return selection, {**metadata, **notes, "size": inputs.size, "labels": inputs.labels}
 
 

@@ -326,12 +326,14 @@ class Settings:
 
 
 def _content(path: str) -> str:
-    """A short hash of the tensors in a safetensors file, without its header."""
+    """A short hash of the tensors in a safetensors file, and of how they weight losses; not of its other notes."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
         raise UsageError(f"cannot read the coreset {path}: {error.strerror}") from error
-    return hashlib.sha256(data[8 + int.from_bytes(data[:8], "little") :]).hexdigest()[:16]
+    start = 8 + int.from_bytes(data[:8], "little")
+    by_batch = b"by batch" * (rb"\"by_batch\": true" in data[:start])  # the notes are JSON in a string of JSON
+    return hashlib.sha256(data[start:] + by_batch).hexdigest()[:16]
 
 
 def read_yaml(path: Path) -> dict[Any, Any]:

@@ -13,7 +13,7 @@ import pytest
 import tiny
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from dataprune import CheckpointError, DataError, Selection, UsageError, coresets, dynamics, files
 from dataprune.lab.data.augment import normalize
@@ -109,6 +109,35 @@ def test_a_run_on_a_coreset(scored: Path, tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(UsageError, match="cannot read the coreset"):
         training.run(run, tmp_path / "run", data=tiny.data(val=40))
+
+
+def test_a_run_on_a_coreset_weighted_by_batch_is_the_plain_loop(scored: Path, tmp_path: Path) -> None:
+    data = tiny.data(val=40)
+    selection, notes = select.select("tdds", scored, keep=0.2, data=data)
+    assert selection.by_batch and notes["by_batch"]
+    select.write(tmp_path / "c.safetensors", selection, notes)
+    run = tiny.settings(
+        model="mlp", method="", keep=None, selection=str(tmp_path / "c.safetensors"), epochs=3, shift=0, flip=False
+    )
+    record = training.run(run, tmp_path / "run", data=data)
+    model, pruner = build.build("mlp", data.shape, 4, 0), build_pruner(run, 360)
+    optimizer = torch.optim.SGD(model.parameters(), momentum=0.9, nesterov=True, weight_decay=5e-4)
+    rate, step, weight = build_rate(run), 0, torch.zeros(360)
+    weight[selection.index] = selection.weight
+    for epoch in range(3):
+        for index in pruner.batches(epoch, 16):
+            logits = model(normalize(data.train.images[index], data.mean, data.std))  # type: ignore[union-attr]
+            for group in optimizer.param_groups:
+                group["lr"] = 0.05 * rate((step + 0.5) / (3 * 4))
+            optimizer.zero_grad()
+            pruner.update(index, F.cross_entropy(logits, data.train.labels[index], reduction="none").detach())
+            (weight[index].mean() * F.cross_entropy(logits, data.train.labels[index])).backward()
+            optimizer.step()
+            step += 1
+    assert record.steps == step == 12
+    saved = load_file(tmp_path / "run" / "model.safetensors")
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(saved[name], value, rtol=1e-4, atol=1e-5, msg=name)
 
 
 def test_another_datas_coreset_is_refused(scored: Path, tmp_path: Path) -> None:

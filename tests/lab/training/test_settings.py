@@ -62,6 +62,8 @@ def test_the_key_depends_on_the_content_of_a_coreset(tmp_path: Path) -> None:
         Selection.of(torch.tensor([0, last])).save(path, {"method": method})
     keys = [Settings(selection=str(path)).key() for path in (first, other, third)]
     assert keys[0] == keys[1] != keys[2]
+    Selection(torch.tensor([0, 2]), torch.ones(2), by_batch=True).save(third, {"method": "a"})
+    assert Settings(selection=str(third)).key() != keys[0]
     stored = Settings(selection=str(first)).as_dict()
     assert Settings.of(stored) == Settings(selection=str(first)) and Settings(selection=str(first)).method == "fixed"
     assert Settings(selection=str(other)).differs(stored) == []
