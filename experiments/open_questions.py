@@ -12,8 +12,9 @@ own, and is the entropy H a good enough stand-in for the mutual information of l
 - `information`: H(E p) - E H(p) over the predictions of the epochs so far (`dataprune.information`).
 
 Here: 8,000 images of Fashion-MNIST and of CIFAR-100, a CNN of four convolutions, 16 epochs of which the first and the
-last two are full, batches of 128, shifts and flips, cosine over real steps, bf16. A seed gives all arms the same initial
-weights, images and augmentation. Test accuracy on 10,000 images, differences to `emp` and `memory` within seeds.
+last two are full, batches of 128, shifts and flips, cosine over real steps, bf16. A seed gives all arms the same
+initial weights, images and augmentation. Test accuracy on 10,000 images; differences to `emp` and `memory` are taken
+within seeds.
 """
 
 from __future__ import annotations

@@ -311,6 +311,7 @@ PAGES: dict[str, Callable[[], Sentences]] = {
     "docs/methods/epsilon_greedy.md": card_epsilon_greedy,
     "docs/methods/full.md": card_full,
     "docs/methods/infobatch.md": card_infobatch,
+    "docs/methods/information.md": theory.information,
     "docs/methods/loss.md": card_loss,
     "docs/methods/memory.md": card_memory,
     "docs/methods/random.md": card_random,
