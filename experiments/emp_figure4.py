@@ -11,7 +11,8 @@ uniform" over samples, as the model "is not sensitive to these individual sample
 Paper: CIFAR-10, ResNet-50, 50 samples, 50 experiments.
 
 Here: 1,000 images of CIFAR-100, a CNN of four convolutions, SimCLR with the paper's views, temperature and Adam, 16
-epochs in batches of 50. 50 samples, each left out of one retraining, and one training on all. All start from the same
+epochs in batches of 50 (`--scale paper`: all of CIFAR-10, ResNet-50, 100 epochs in batches of 256; days on one GPU:
+configured, not run). 50 samples, each left out of one retraining, and one training on all. All start from the same
 weights and see the same views in the same batches; a retraining only lacks its sample. A loss is the mean over 16 pairs
 of views, the same for all runs, in evaluation mode. Every retraining gives the losses of all 50 samples, so that what a
 sample's own absence does stands beside what the absence of others does. n: 51 trainings, one seed. About 11 minutes of
@@ -47,7 +48,7 @@ from dataprune.errors import DataError, UsageError
 from dataprune.lab.data.datasets import Images
 from dataprune.lab.training import optimizers
 from dataprune.lab.training.build import build_rate, load_data
-from dataprune.lab.training.device import stream
+from dataprune.lab.training.device import choose_device, stream
 from dataprune.lab.training.run_folder import Environment
 from dataprune.lab.training.settings import CONTRASTIVE, Settings
 from dataprune.lab.training.tasks.contrastive import Contrastive
@@ -55,9 +56,11 @@ from dataprune.lab.training.tasks.contrastive import Contrastive
 SCALES: dict[str, dict[str, Any]] = {
     "smoke": dict(data="digits", train_size=60, epochs=2, batch_size=20),
     "cpu": dict(data="cifar100", train_size=1000, epochs=16, batch_size=50),
+    "paper": dict(data="uoft-cs/cifar10", model="resnet50", device=None, threads=0),  # and Table B.5, the defaults
 }
-REMOVED = {"smoke": 5, "cpu": 50}
-PAIRS = {"smoke": 2, "cpu": 16}
+REMOVED = {"smoke": 5, "cpu": 50, "paper": 50}
+PAIRS = {"smoke": 2, "cpu": 16, "paper": 16}
+CHUNK = 1000  # samples that are measured at a time
 PERMUTATIONS = 10_000
 DISTANCE = r"$\Vert f(x_i) - f(x_j)\Vert_2$"
 
@@ -71,9 +74,11 @@ class Study:
         self.settings = Settings(**(recipe | SCALES[scale]))
         self.data = load_data(self.settings)
         assert isinstance(self.data.train, Images)  # these few are decoded at once
-        self.images = self.data.train.images
+        self.device = choose_device(self.settings.device)
+        self.images = self.data.train.images.to(self.device)
         self.task, self.pairs = Contrastive(self.settings, self.data), pairs
-        torch.set_num_threads(1)  # sums in another order are other sums
+        if self.settings.threads:
+            torch.set_num_threads(self.settings.threads)  # sums in another order are other sums
 
     def draw(self, *purpose: Any) -> Int[Tensor, " n"]:
         """The samples in a random order, one for each purpose."""
@@ -82,12 +87,13 @@ class Study:
 
     def retrain(self, batches: list[tuple[int, Tensor]]) -> tuple[SimCLR, list[float]]:
         """The model after these batches (epoch of the views, samples), and NT-Xent of each step."""
-        model, settings, losses = self.task.model(), self.settings, []  # the same weights in every call
+        model, settings, losses = self.task.model().to(self.device), self.settings, []  # the same weights in every call
         assert isinstance(model, SimCLR)
         optimizer = optimizers.build(settings, model.parameters())
         rate = build_rate(settings)
         for step, (epoch, index) in enumerate(batches):
             optimizer.param_groups[0]["lr"] = settings.lr * rate((step + 0.5) / len(batches))
+            index = index.to(self.device)
             output = model(*self.task.inputs(self.images[index], index, epoch))
             loss = self.task.losses(output, index)[0].mean()
             optimizer.zero_grad(set_to_none=True)
@@ -102,10 +108,14 @@ class Study:
         model.eval()
         distances, norms = [], []
         for pair in range(self.pairs):
-            views = self.task.views(self.images[index], index, seed=self.settings.seed + 1, epoch=pair)
-            (f_i, f_j), _ = model(*views)
-            distances.append((f_i - f_j).norm(dim=1))
-            norms.append(torch.cat([f_i, f_j]).norm(dim=1).mean().item())
+            parts = []
+            for chunk in index.to(self.device).split(CHUNK):
+                views = self.task.views(self.images[chunk], chunk, seed=self.settings.seed + 1, epoch=pair)
+                (f_i, f_j), _ = model(*views)
+                parts.append(((f_i - f_j).norm(dim=1), torch.cat([f_i, f_j]).norm(dim=1)))
+            distance, norm = map(torch.cat, zip(*parts))
+            distances.append(distance.cpu())
+            norms.append(norm.mean().item())
         return torch.stack(distances, dim=1), sum(norms) / len(norms)
 
 
@@ -119,7 +129,7 @@ class Ledger:
         # a line without its end was being written when the run was killed
         lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
         self.head = (
-            lines[0] if lines else {"settings": settings, "machine": asdict(Environment.current(torch.device("cpu")))}
+            lines[0] if lines else {"settings": settings, "machine": asdict(Environment.current(choose_device(settings.get("device"))))}
         )
         if self.head["settings"] != settings:
             raise UsageError(f"{path} holds retrainings with other settings: choose another --out, or delete it")

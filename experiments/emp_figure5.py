@@ -10,7 +10,7 @@ mean over B of ‖f(x_i) − f(x_j)‖₂ under A(D − B), the first term of Eq
 memory term, which lacks it, is for small r. Paper: CIFAR-10, ResNet-50, static random pruning, five runs a point.
 
 Here: 1,000 images of CIFAR-100, a CNN of four convolutions, SimCLR with the paper's views, temperature and Adam,
-batches of 50. All start from the same weights; order and views depend on epoch and sample alone. Five random orders of
+batches of 50 (`--scale paper`: all of CIFAR-10, ResNet-50, 100 epochs in batches of 256; configured, not run). All start from the same weights; order and views depend on epoch and sample alone. Five random orders of
 the samples say who is pruned first, so that within a repetition a larger B contains the smaller. Two arms: 16 epochs,
 as we read the paper, where pruning shortens the training; and as many steps as all the data has in 16 epochs. A model
 is measured on pruned and on kept samples, 4 pairs of views each, the same for all runs, in evaluation mode. Distances
@@ -41,9 +41,9 @@ from torch import Tensor
 
 from dataprune import files
 
-RATES = {"smoke": (1 / 3, 2 / 3), "cpu": (0.1, 0.3, 0.5, 0.7, 0.8, 0.9)}
-REPEATS = {"smoke": 2, "cpu": 5}
-PAIRS = {"smoke": 2, "cpu": 4}
+RATES = dict.fromkeys(("cpu", "paper"), (0.1, 0.3, 0.5, 0.7, 0.8, 0.9)) | {"smoke": (1 / 3, 2 / 3)}
+REPEATS = {"smoke": 2, "cpu": 5, "paper": 5}
+PAIRS = {"smoke": 2, "cpu": 4, "paper": 4}
 ARMS = {"epochs": "equal epochs: pruning shortens the training", "steps": "equal steps: as many as with all samples"}
 
 

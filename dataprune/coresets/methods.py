@@ -85,7 +85,8 @@ class Method:
         """Names of the selector's own parameters, and of those that `choose` adds."""
         parameters = inspect.signature(self.select).parameters.values()
         own = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY and each.name not in _PASSED]
-        return [*own, "weights", *(["statistic"] if self.any_statistic else [])]
+        added = {"statistic": self.any_statistic, "validation": self.needs == "validation"}
+        return [*own, "weights", *(name for name, has in added.items() if has)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +110,8 @@ def choose(
         name: one of `METHODS`.
         options: the selector's own arguments; `statistic`, the score to read, for methods that read any score;
             `weights`: "none", "mean-one" (scaled to mean 1, the default of methods with weights) or "raw"; by scores,
-            as `weighted` has them, also "paper" or "paper-raw".
+            as `weighted` has them, also "paper" or "paper-raw"; `validation`: "split", or "train"
+            for the training set in its place.
     Raises:
         UsageError: for an unknown name or option.
         ValueError: as the selector.
@@ -121,6 +123,8 @@ def choose(
     weights = arguments.pop("weights", "mean-one" if method.weights else "none")
     papers = ("paper", "paper-raw") if method.needs == "scores" else ()
     check_known(weights, ("none", "mean-one", "raw", *papers), what=f"weights of {name}")
+    on = arguments.pop("validation", "split")
+    check_known(on, ("split", "train"), what=f"validation of {name}")
     statistic = arguments.pop("statistic", method.statistic)
     if method.needs == "scores" and statistic is None:
         raise UsageError(f"{name} selects by a score: choose it with --statistic NAME")
@@ -130,7 +134,7 @@ def choose(
     if "bias" in inspect.signature(method.select).parameters:
         arguments["bias"] = inputs.extracted().bias
     if method.needs == "validation":
-        validation = inputs.validation()
+        validation = inputs.extracted() if on == "train" else inputs.validation()
         arguments |= {"val_errors": validation.errors(), "val_features": validation.features}
     try:
         selection = method.select(*positional, keep=keep, seed=seed, **arguments)

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...errors import UsageError
 from . import plots
-from .document import Block, Chart, Part, Table
+from .document import Block, Chart, Part, Table, pipe_table
 from .formatting import counted, percent, points, setting
 from .significance import LEVEL, detectable, moments, paired
 
@@ -110,6 +110,18 @@ def differences(result: Line) -> Table:
     if seeds > 2:
         caption += f"; p of a paired t-test, detectable from {detectable(seeds):.2g} standard deviations on"
     return Table(caption, rows, folded=len(rows) > 20)
+
+
+def beside(result: Line, printed: Mapping[str, Mapping[float, Mapping[float, float]]]) -> list[str]:
+    """Markdown lines: differences from the base beside those that a paper prints, by arm, ratio and amount."""
+    rows = []
+    for line in result["summary"]:
+        paper = printed.get(line["arm"], {}).get(line["ratio"], {}).get(line["amount"])
+        if paper is not None:
+            place = [line["arm"], f"{line['ratio']:g}", f"{line['amount']:g}"]
+            rows.append([*place, points(line["difference_mean"]), points(paper / 100)])
+    head = ["arm", "ratio", "amount", "minus base, points", "the paper's"]
+    return ["", pipe_table(head, rows)] if rows else []
 
 
 def _sentence(lines: Sequence[Line], seeds: int) -> str:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from . import plots
@@ -23,7 +24,7 @@ Point = tuple[float, float, float]  # keep, value, deviation
 _COLOURS = (*(f"C{number}" for number in range(10)), "black", "gold", "navy", "lime", "maroon", "cyan", "indigo")
 _SERIES: dict[str, tuple[dict[str, str], str, str]] = {  # columns of `kept` with their labels; the x axis, its column
     "selections": ({"samples": "samples"}, "epochs in which a sample was selected", ""),
-    "loss": ({"loss": "training loss"}, "epoch", ""),
+    "loss": ({"loss": "training loss", "accuracy": "training accuracy, %"}, "epoch", ""),
     "interpolation": (
         {"loss": "training loss", "accuracy": "test accuracy, %"},
         "ε, from initial to final weights",
@@ -50,12 +51,28 @@ def table(result: Result) -> str:
             lines = [summary.get((panel, keep, arm)) for keep in result["keep"]]
             printed = [*published.get(arm, []), *[None] * len(lines)]
             row = {"": arm.replace("|", "\\|")}
-            row |= {f"keep {keep:g}": _cell(*cell) for keep, *cell in zip(result["keep"], lines, printed)}
+            row |= {
+                f"keep {keep:g}": _cell(line, paper) + _reached(result, panel, keep, arm)
+                for keep, line, paper in zip(result["keep"], lines, printed)
+            }
             rows.append(row | {"steps": ", ".join(f"{line['steps']:,.0f}" for line in lines if line)})
         text += ["", f"## {panel}", "", f"Accuracy in percent, {spread}.", "", pipe_table(*by_position(rows))]
     if _uneven(result):
         text += ["", "Not all arms but `full` take as many steps: such accuracies are not of equal compute."]
-    return "\n".join(text) + "\n"
+    return "\n".join([*text, *deviations(result)]) + "\n"
+
+
+def deviations(result: Result) -> list[str]:
+    """Lines of Markdown: which settings are not the paper's, and why."""
+    lines = [f"- {name}: {reason}" for name, reason in result.get("differs", {}).items()]
+    return ["", "Not as in the paper:", "", *lines] if lines else []
+
+
+def _reached(result: Result, panel: str, keep: float, arm: str) -> str:
+    """The share of the data that was kept in pruned epochs, of a method that does not reach `keep`."""
+    rows = [row for row in result.get("rows", []) if (row["panel"], row["keep"], row["arm"]) == (panel, keep, arm)]
+    kept = fmean(row["reached_keep"] for row in rows) if rows else keep
+    return f", kept {kept:.2f}" if 0.005 < abs(kept - keep) and kept < 1 else ""
 
 
 def _cell(line: Mapping[str, Any] | None, published: float | None) -> str:
@@ -111,12 +128,16 @@ def _rows(result: Result) -> dict[str, Callable[[Result, str, Axes], None]]:
     """What draws a panel in each row of the figure, by the row's title."""
     show = result["show"]
     if show in _SERIES:
-        return {column: partial(_draw_series, column=column) for column in _SERIES[show][0]}
-    points: dict[str, Callable[..., list[Point]]] = (
-        {"": _above_short} if show == "difference" else {"measured": _measured}
-    )
+        drawn = next(iter(result["kept"].values()))[0]
+        return {column: partial(_draw_series, column=column) for column in _SERIES[show][0] if column in drawn}
+    tuned = any("finetuned_accuracy_mean" in line for line in result["summary"])
+    points: dict[str, Callable[..., list[Point]]] = {"measured": _measured}
+    if show == "difference":
+        points = {"": _above_short}
+    elif tuned:  # what papers print is of the whole classifier, fine-tuned
+        points = {"linear probe": _measured, "fine-tuned": partial(_measured, metric="finetuned_accuracy")}
     if show == "accuracy" and any(result["published"].values()):
-        points["published"] = _published
+        points["published, fine-tuned" if tuned else "published"] = _published
     return {row: partial(_draw_arms, points_of=points_of) for row, points_of in points.items()}
 
 
@@ -146,9 +167,9 @@ def _draw_arms(result: Result, panel: str, axes: Axes, points_of: Callable[..., 
     axes.set_ylabel("points above short" if points_of is _above_short else "test accuracy, %", fontsize=8)
 
 
-def _measured(result: Result, panel: str, arm: str) -> list[Point]:
+def _measured(result: Result, panel: str, arm: str, metric: str = "accuracy") -> list[Point]:
     lines = [line for line in result["summary"] if (line["panel"], line["arm"]) == (panel, arm)]
-    return [(line["keep"], 100 * line["accuracy_mean"], 100 * line["accuracy_std"]) for line in lines]
+    return [(line["keep"], 100 * line[f"{metric}_mean"], 100 * line[f"{metric}_std"]) for line in lines]
 
 
 def _published(result: Result, panel: str, arm: str) -> list[Point]:

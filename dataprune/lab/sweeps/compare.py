@@ -20,7 +20,7 @@ from ..data.named import Data
 from ..report.summary import summarize_methods
 from ..training import run_folder, select
 from ..training.build import build_pruner, check, recordable
-from ..training.device import choose_device
+from ..training.device import choose_device, stream
 from ..training.settings import Settings, require
 from ..training.tasks.contrastive import finetuning, untrained
 from .engines import Job, Steps
@@ -68,6 +68,7 @@ class Comparison:
     score_epochs: int | None = None  # of a scoring run; by default, as model and batch size, those of the settings
     score_model: str | None = None
     score_batch_size: int | None = None
+    score_runs: int = 1  # scoring runs of a seed, over which scores are averaged
     finetune_epochs: int = 0  # of contrastive learning: every encoder is then fine-tuned on all labels
 
     def __post_init__(self) -> None:
@@ -75,6 +76,7 @@ class Comparison:
         check(settings)
         require(bool(self.methods and self.seeds), "a comparison needs at least one method and one seed")
         require(scored is None or scored >= 1, f"--score-epochs must be at least 1, got {scored}")
+        require(self.score_runs >= 1, f"score-runs must be at least 1, got {self.score_runs}")
         require(tuned >= 0, f"--finetune-epochs must not be negative, got {tuned}")
         contrastive, validated = settings.task == "contrastive", settings.val_fraction > 0
         require(not tuned or contrastive, "--finetune-epochs is for --task contrastive: leave it out")
@@ -103,11 +105,14 @@ class Comparison:
         check(self.scoring(self.settings.seed))
         for method in self.static:
             coreset = coresets.METHODS[method]
-            if coreset.needs == "validation":
-                require(validated, f"{method} needs a validation split: add --val-fraction 0.1")
-            if coreset.needs == "scores" and self._statistic(method) is None:
+            options, reads = self.selector_options(method), coreset.needs
+            if reads == "validation" and options.get("validation") != "train":
+                remedy = f"add --val-fraction 0.1, or --option {method}.validation=train"
+                require(validated, f"{method} needs a validation split: {remedy}")
+            require(reads == "scores" or self.score_runs == 1, f"score-runs is for methods that read scores, not {method}")
+            if reads == "scores" and self._statistic(method) is None:
                 raise UsageError(f"{method} reads a score: choose one with --option {method}.statistic=NAME")
-            for option in self.selector_options(method):
+            for option in options:
                 require(option in coreset.options(), suggest(option, coreset.options(), what=f"option of {method}"))
 
     # -- the schedule -------------------------------------------------------------------------------------------------
@@ -130,7 +135,7 @@ class Comparison:
         """Epochs of all runs together, those for scoring and tuning included, for a progress bar."""
         dynamic = (len(self.methods) - len(self.static)) * self.settings.epochs
         static = len(self.static) and len(self.static) * self._coreset_epochs(size)
-        scored = self.scoring(0).epochs if self.static else 0
+        scored = self.scoring(0).epochs * self.score_runs if self.static else 0
         tuned = (len(self.methods) + 1) * self.finetune_epochs  # the methods' encoders, and an untrained one
         return (len(self.seeds) + len(self.learning_rates)) * (dynamic + static) + len(self.seeds) * (scored + tuned)
 
@@ -198,7 +203,7 @@ class Comparison:
         shared = replace(self.settings, method="rs2", option=()).computed()
         for name in ("method", "seed", "steps", "selected", "statistics", "option"):
             del shared[name]
-        scoring = ("score_epochs", "score_model", "score_batch_size") if self.static else ()
+        scoring = ("score_epochs", "score_model", "score_batch_size", "score_runs") if self.static else ()
         names = ("finetune_epochs", *scoring)
         options = self.settings.options()
         own = {f"options of {method}": options.get(method, {}) for method in self.methods}
@@ -299,17 +304,20 @@ class Rows:
         if method not in comparison.static:
             return comparison.run_settings(method, seed, size), {}
         scoring, options = comparison.scoring(seed), comparison.selector_options(method)
+        seeds = [seed, *(stream(seed, "scoring", run) % (1 << 31) for run in range(1, comparison.score_runs))]
+        runs = [replace(scoring, seed=one) for one in seeds]
         keep = comparison.plan(size).keep
-        folder = self.places.scoring(scoring)
-        keys = {"method": method, "keep": keep, "scoring": scoring.key(), "options": options}
+        folder, *others = map(self.places.scoring, runs)
+        keys = {"method": method, "keep": keep, "scoring": [run.key() for run in runs], "options": options}
         file = self.places.coreset(f"{method}-seed{seed}", keys)
-        (scored,) = yield [Job("scoring", seed, scoring, folder, save_model=True, test=False)]
+        jobs = zip(runs, [folder, *others])
+        scored = yield [Job("scoring", run.seed, run, place, save_model=True, test=False) for run, place in jobs]
         if distributed.rank() == 0 and not file.exists():
             about = {"keep": keep, "seed": seed, "options": options, "data": self.data, "model": scoring.model}
-            select.write(file, *select.select(method, folder, **about))
+            select.write(file, *select.select(method, folder, others=others, **about))
         distributed.barrier()
-        seconds = scored.seconds + Selection.metadata(file)["seconds"]
-        cost = {"scoring_samples": scored.samples, "scoring_seconds": seconds}
+        seconds = sum(record.seconds for record in scored) + Selection.metadata(file)["seconds"]
+        cost = {"scoring_samples": sum(record.samples for record in scored), "scoring_seconds": seconds}
         return comparison.run_settings(method, seed, size, file), cost
 
     def _best_rate(self, method: str) -> Steps:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -41,6 +41,7 @@ def select(
     options: Mapping[str, Any] | None = None,
     data: Data | None = None,
     model: str | None = None,
+    others: Sequence[Path] = (),
 ) -> tuple[Selection, dict[str, Any]]:
     """Select a coreset by a static method.
 
@@ -50,12 +51,13 @@ def select(
             `features`, and `logits` and `labels` where the method needs them; `val_` before them for a validation set).
         data: training data of the scoring run, if it is loaded already.
         model: the scoring run's, needed where that is a "module:function", see `trained.load`.
+        others: folders of more scoring runs of the same data, over which scores are averaged.
     Returns:
         The coreset, and its metadata for `write`: method, keep, seed, options, seconds (of selection and of the pass
         that extracts features), by_batch, the settings of the scoring run, `fingerprint` and `labels`.
     """
     needs = coresets.find(name).needs
-    inputs, notes = _inputs(name, Path(path), data, model)
+    inputs, notes = _inputs(name, Path(path), data, model, others)
     if needs in ("features", "logits", "gradients", "validation"):
         inputs.extracted()  # extraction measures its own time
     elif needs == "model":
@@ -92,11 +94,14 @@ def adapted(settings: Settings, *, strategy: str, small_batches: bool) -> tuple[
     return replace(settings, epochs=epochs), data
 
 
-def _inputs(name: str, path: Path, data: Data | None, model_name: str | None) -> tuple[Inputs, dict[str, Any]]:
+def _inputs(
+    name: str, path: Path, data: Data | None, model_name: str | None, others: Sequence[Path] = ()
+) -> tuple[Inputs, dict[str, Any]]:
     """The inputs of a selector, and metadata about them."""
     if path.is_dir():
         run = _ScoringRun(name, path, data, model_name)
-        scores, size = _columns(run.table, path)
+        tables = [run.table, *(_ScoringRun(name, other, data, model_name).table for other in others)]
+        scores, size = _columns(replace(run.table, scores=dynamics.average([each.scores for each in tables])), path)
         return Inputs(size, run.table.labels, scores, run.extracted, run.validation, run.model_and_samples), run.notes
     if model_name is not None:
         raise UsageError(f"--model is for the folder of a scoring run, and {path} is a file: leave it out")
@@ -180,7 +185,8 @@ class _ScoringRun:
 
     def validation(self) -> Extracted:
         if "val_features" not in self.parts:
-            raise UsageError(f"{self.name} needs a validation split: score with --val-fraction 0.1")
+            remedy = "score with --val-fraction 0.1, or select with --option validation=train"
+            raise UsageError(f"{self.name} needs a validation split: {remedy}")
         return _extracted(self.parts, self.extracted_file, "val_")
 
     def model_and_samples(self) -> tuple[nn.Module, Tensor]:

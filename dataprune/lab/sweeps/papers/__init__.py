@@ -17,6 +17,7 @@ from typing import Any
 
 from .... import files
 from ....errors import UsageError
+from ...report import reproductions
 from ...training import run_folder
 from ...training.device import choose_device
 from ...training.settings import Settings, require
@@ -87,24 +88,34 @@ def _prune_jointly(
     jobs: int | None,
     report: Report | None,
 ) -> list[Path]:
-    """Carry out a grid of joint pruning: a file with `settings`, `seeds` and arguments of `Grid`."""
+    """Carry out a grid of joint pruning: a file with `settings`, `seeds`, `published` and arguments of `Grid`."""
     from ...report import joint, tables
 
+    own, grid = grid_of(title, content, scale, seeds)
+    result = carry_out(grid, out, report=report, engine=_engine(grid.settings, jobs))
+    shown = tables.plain(tables.joint(result))  # refuses an unfinished grid
+    text = [*_heading(title, content, scale), "```", shown.rstrip(), "```"]
+    text += joint.beside(result, own.get("published", {})) + reproductions.deviations(own)
+    files.write_text(out / "table.md", "\n".join(text) + "\n")
+    return [out / "joint.json", out / "table.md", *joint.draw(result, out)]
+
+
+def grid_of(title: str, content: Mapping[str, Any], scale: str, seeds: int | None = None) -> tuple[dict[str, Any], Grid]:
+    """What a file of joint pruning says at a scale, and its grid."""
     own = experiment.at_scale(title, content, scale)
     names = {field.name for field in fields(Grid)} - {"settings", "seeds"}
     arguments = {name: value for name, value in own.items() if name in names}
     settings = experiment.settings_of(own["settings"])
-    grid = Grid(settings, seeds=range(seeds or own.get("seeds", 1)), **arguments)
-    result = carry_out(grid, out, report=report, engine=_engine(settings, jobs))
-    shown = tables.plain(tables.joint(result))  # refuses an unfinished grid
-    text = f"# {title}\n\n{content['source']}. {content['claim']}\n\nScale {scale}.\n\n```\n{shown}```\n"
-    files.write_text(out / "table.md", text)
-    return [out / "joint.json", out / "table.md", *joint.draw(result, out)]
+    return own, Grid(settings, seeds=range(seeds or own.get("seeds", 1)), **arguments)
+
+
+def _heading(title: str, content: Mapping[str, Any], scale: str) -> list[str]:
+    return [f"# {title}", "", f"{content['source']}. {content['claim']}", "", f"Scale {scale}.", ""]
 
 
 def _run_script(title: str, content: Mapping[str, Any], scale: str, out: Path) -> None:
     """Call `main(scale, out)` of the file's `script`, which writes its results and figures."""
-    experiment.at_scale(title, content, scale)
+    own = experiment.at_scale(title, content, scale)
     paths = (folder / content["script"] for folder in experiment.FOLDERS)
     path = next((path for path in paths if path.exists()), None)
     if path is None:
@@ -117,6 +128,7 @@ def _run_script(title: str, content: Mapping[str, Any], scale: str, out: Path) -
         sys.modules[path.stem] = module
         spec.loader.exec_module(module)
         module.main(scale, out)
+        files.write_text(out / "table.md", "\n".join(_heading(title, content, scale) + reproductions.deviations(own)))
     finally:
         sys.path.remove(str(path.parent))
 
@@ -132,8 +144,6 @@ def _redraw(packed: Path, out: Path) -> list[Path]:
 
 
 def _write_table_and_figure(result: Mapping[str, Any], out: Path) -> list[Path]:
-    from ...report import reproductions
-
     files.write_text(out / "table.md", reproductions.table(result))
     return [out / "table.md", *reproductions.figure(result, out / "figure")]
 

@@ -22,6 +22,8 @@ from .experiment import Cell
 EPSILON = tuple(round(0.05 * step, 2) for step in range(25))  # along the line from initial (0) to final weights (1)
 SAMPLED = 2000  # training samples for the loss on that line
 
+_OF_HISTORY = {"loss": "loss", "accuracy": "train_accuracy"}
+
 Curves = Mapping[str, Sequence[float]]  # by name
 
 
@@ -29,8 +31,8 @@ def of(show: str, cells: Sequence[Cell], places: Places, data: Data) -> list[dic
     """A line for each arm and keep of a finished panel, with means over seeds.
 
     Returns:
-        Lines with `arm`, `keep`, and `samples` (how many were selected in 0, 1, 2 ... epochs), or `loss` of every
-        epoch, or `epsilon` with `loss` and `accuracy` at each.
+        Lines with `arm`, `keep`, and `samples` (how many were selected in 0, 1, 2 ... epochs), or `loss` and `accuracy`
+        of every epoch, or `epsilon` with `loss` and `accuracy` at each.
     """
     groups: dict[tuple[str, float], list[Curves]] = {}
     for cell in cells:
@@ -55,8 +57,9 @@ def selections(settings: Settings, run: Path, data: Data) -> Curves:
 
 
 def losses(settings: Settings, run: Path, data: Data) -> Curves:
-    """Mean loss of the samples trained in each epoch."""
-    return {"loss": [line["loss"] or 0.0 for line in files.read_json_lines(run / "history.jsonl")]}
+    """Mean loss and accuracy of the samples trained in each epoch, as they were when they were trained."""
+    lines = files.read_json_lines(run / "history.jsonl")
+    return {column: [line[name] or 0.0 for line in lines] for column, name in _OF_HISTORY.items()}
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ SCALES = ("smoke", "cpu", "paper")
 SHOWN = ("accuracy", "difference", "selections", "loss", "interpolation")
 _OF_DATA = ("data", "data_folder", "train_size", "test_size", "val_fraction", "label_noise", "image_size", "task")
 _OF_SCHEDULE = ("anneal", "warmup")
-_OF_COMPARISON = ("score_epochs", "score_model", "finetune_epochs")
+_OF_COMPARISON = ("score_epochs", "score_model", "score_runs", "finetune_epochs")
 _PLANNED = ("settings", "panels", "arms", "strategy", "small_batches", *_OF_SCHEDULE, *_OF_COMPARISON)
 
 HERE = Path(__file__).parent
@@ -55,12 +55,14 @@ class Experiment:
 
     Attributes:
         arms: by the name of a line: `method` where that is not its name, settings, `option` of the method, `anneal`,
-            `warmup`, `score_epochs`, `score_model`; `at` has values for one keep.
+            `warmup`, `score_epochs`, `score_model`, `score_runs`. `at`, here, in a panel or in `settings`, has values
+            for one keep; there its options go to the arms of their method alone.
         show: what the figure draws: "accuracy" against keep, its "difference" from that of `short` paired by seed,
-            "selections" per sample, training "loss" per epoch, or "interpolation": loss and accuracy along the line
+            "selections" per sample, training "loss" and accuracy per epoch, or "interpolation": loss and accuracy along the line
             from initial to final weights.
         published: the paper's numbers by panel and arm, one for each `keep`, in percent, or None. A file has a number
             for each `keep` of the part that it is in; a scale takes those of its own shares.
+        differs: why a setting is not the paper's, by its name.
     """
 
     name: str
@@ -76,11 +78,13 @@ class Experiment:
     warmup: int = 1  # full epochs at its beginning
     score_epochs: int | None = None  # of the run that scores for static methods
     score_model: str | None = None  # of that run; by default the panel's
+    score_runs: int = 1  # such runs, over which scores are averaged
     finetune_epochs: int = 0  # after contrastive pre-training
     strategy: str = "E"  # or "P": 1 / keep times as many epochs, so that all coresets get the steps of a full run
     small_batches: bool = False  # half the batch size where a fifth or less is kept, a quarter at a tenth
     show: str = "accuracy"
     published: Mapping[str, Mapping[str, Sequence[float | None]]] = field(default_factory=dict)
+    differs: Mapping[str, str] = field(default_factory=dict)
     note: str = ""  # what this scale can and cannot show
 
     def __post_init__(self) -> None:
@@ -120,13 +124,15 @@ class Experiment:
 
     def comparison(self, panel: str, keep: float, arm: str, seed: int) -> Comparison:
         """A comparison of one method, which has a cell's schedule and scoring run."""
-        parts = [self.settings, self.panels[panel], self.arms[arm], self.arms[arm].get("at", {}).get(keep, {})]
-        values = {name.replace("-", "_"): value for part in parts for name, value in part.items() if name != "at"}
-        method = values.pop("method", arm)
+        bases = (self.settings, self.panels[panel], self.arms[arm])
+        method = {**bases[0], **bases[1], **bases[2]}.get("method", arm)
+        parts = [part for base in bases for part in (base, _at(base, keep, method))]
+        values = {name.replace("-", "_"): value for part in parts for name, value in part.items()}
         named = {name: value for part in parts for name, value in part.get("option", {}).items()}
         option = tuple(f"{name if '.' in name else f'{method}.{name}'}={_text(value)}" for name, value in named.items())
         shared = {name: values.pop(name, getattr(self, name)) for name in _OF_COMPARISON}
         schedule = {name: getattr(self, name) for name in _OF_SCHEDULE}
+        values = {name: value for name, value in values.items() if name not in ("at", "method")}
         settings = settings_of({**schedule, **values, "keep": keep, "seed": seed}, option)
         if self.strategy == "P" and method != "full":
             shared["score_epochs"] = shared["score_epochs"] or settings.epochs
@@ -224,6 +230,13 @@ def _published(content: Mapping[str, Any], merged: Mapping[str, Any], scale: str
             if panel in merged["panels"] and arm in merged["arms"] and any(number is not None for number in numbers):
                 published.setdefault(panel, {})[arm] = numbers
     return published
+
+
+def _at(base: Mapping[str, Any], keep: float, method: str) -> dict[str, Any]:
+    """What `at` says of one keep, with the options of the method alone."""
+    own = base.get("at", {}).get(keep, {})
+    options = {name: value for name, value in own.get("option", {}).items() if name.rpartition(".")[0] in ("", method)}
+    return {**own, "option": options}
 
 
 def _named(values: Any) -> Any:

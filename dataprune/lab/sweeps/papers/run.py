@@ -89,7 +89,7 @@ class Panel:
         return {
             **{name: getattr(experiment, name) for name in ("name", "scale", "source", "claim", "note", "show")},
             **{name: list(getattr(experiment, name)) for name in ("panels", "keep", "arms")},
-            **{name: getattr(experiment, name) for name in ("seeds", "plan", "published")},
+            **{name: getattr(experiment, name) for name in ("seeds", "plan", "published", "differs")},
             "version": __version__,
             "rows": lines,
             "summary": summarize(lines, ("panel", "keep", "arm")),
