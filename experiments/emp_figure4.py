@@ -129,7 +129,9 @@ class Ledger:
         # a line without its end was being written when the run was killed
         lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
         self.head = (
-            lines[0] if lines else {"settings": settings, "machine": asdict(Environment.current(choose_device(settings.get("device"))))}
+            lines[0]
+            if lines
+            else {"settings": settings, "machine": asdict(Environment.current(choose_device(settings.get("device"))))}
         )
         if self.head["settings"] != settings:
             raise UsageError(f"{path} holds retrainings with other settings: choose another --out, or delete it")

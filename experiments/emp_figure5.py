@@ -10,13 +10,14 @@ mean over B of ‖f(x_i) − f(x_j)‖₂ under A(D − B), the first term of Eq
 memory term, which lacks it, is for small r. Paper: CIFAR-10, ResNet-50, static random pruning, five runs a point.
 
 Here: 1,000 images of CIFAR-100, a CNN of four convolutions, SimCLR with the paper's views, temperature and Adam,
-batches of 50 (`--scale paper`: all of CIFAR-10, ResNet-50, 100 epochs in batches of 256; configured, not run). All start from the same weights; order and views depend on epoch and sample alone. Five random orders of
-the samples say who is pruned first, so that within a repetition a larger B contains the smaller. Two arms: 16 epochs,
-as we read the paper, where pruning shortens the training; and as many steps as all the data has in 16 epochs. A model
-is measured on pruned and on kept samples, 4 pairs of views each, the same for all runs, in evaluation mode. Distances
-are also set in relation to the mean length of f, as features grow while a model learns. n: 61 trainings, one seed, five
-repetitions. About 12 minutes of one CPU core. What counts as agreeing was fixed before the run: see `analyse`. Its p
-takes 30 trainings for independent, which nested sets B are not.
+batches of 50 (`--scale paper`: all of CIFAR-10, ResNet-50, 100 epochs in batches of 256; configured, not run). All
+start from the same weights; order and views depend on epoch and sample alone. Five random orders of the samples say who
+is pruned first, so that within a repetition a larger B contains the smaller. Two arms: 16 epochs, as we read the paper,
+where pruning shortens the training; and as many steps as all the data has in 16 epochs. A model is measured on pruned
+and on kept samples, 4 pairs of views each, the same for all runs, in evaluation mode. Distances are also set in
+relation to the mean length of f, as features grow while a model learns. n: 61 trainings, one seed, five repetitions.
+About 12 minutes of one CPU core. What counts as agreeing was fixed before the run: see `analyse`. Its p takes 30
+trainings for independent, which nested sets B are not.
 
 Came out: over all r the loss does not rise (Spearman 0.11 and, at equal steps, 0.24; neither p < 0.05). At equal epochs
 it rises by 18 % up to r = 0.7 and falls below its start at 0.9, where 32 steps leave features short. Divided by their

@@ -72,7 +72,7 @@ def _reached(result: Result, panel: str, keep: float, arm: str) -> str:
     """The share of the data that was kept in pruned epochs, of a method that does not reach `keep`."""
     rows = [row for row in result.get("rows", []) if (row["panel"], row["keep"], row["arm"]) == (panel, keep, arm)]
     kept = fmean(row["reached_keep"] for row in rows) if rows else keep
-    return f", kept {kept:.2f}" if 0.005 < abs(kept - keep) and kept < 1 else ""
+    return f", kept {kept:.2f}" if abs(kept - keep) > 0.005 and kept < 1 else ""
 
 
 def _cell(line: Mapping[str, Any] | None, published: float | None) -> str:

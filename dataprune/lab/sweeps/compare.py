@@ -109,7 +109,9 @@ class Comparison:
             if reads == "validation" and options.get("validation") != "train":
                 remedy = f"add --val-fraction 0.1, or --option {method}.validation=train"
                 require(validated, f"{method} needs a validation split: {remedy}")
-            require(reads == "scores" or self.score_runs == 1, f"score-runs is for methods that read scores, not {method}")
+            require(
+                reads == "scores" or self.score_runs == 1, f"score-runs is for methods that read scores, not {method}"
+            )
             if reads == "scores" and self._statistic(method) is None:
                 raise UsageError(f"{method} reads a score: choose one with --option {method}.statistic=NAME")
             for option in options:

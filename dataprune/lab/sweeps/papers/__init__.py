@@ -100,7 +100,9 @@ def _prune_jointly(
     return [out / "joint.json", out / "table.md", *joint.draw(result, out)]
 
 
-def grid_of(title: str, content: Mapping[str, Any], scale: str, seeds: int | None = None) -> tuple[dict[str, Any], Grid]:
+def grid_of(
+    title: str, content: Mapping[str, Any], scale: str, seeds: int | None = None
+) -> tuple[dict[str, Any], Grid]:
     """What a file of joint pruning says at a scale, and its grid."""
     own = experiment.at_scale(title, content, scale)
     names = {field.name for field in fields(Grid)} - {"settings", "seeds"}

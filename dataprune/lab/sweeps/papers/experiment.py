@@ -58,8 +58,8 @@ class Experiment:
             `warmup`, `score_epochs`, `score_model`, `score_runs`. `at`, here, in a panel or in `settings`, has values
             for one keep; there its options go to the arms of their method alone.
         show: what the figure draws: "accuracy" against keep, its "difference" from that of `short` paired by seed,
-            "selections" per sample, training "loss" and accuracy per epoch, or "interpolation": loss and accuracy along the line
-            from initial to final weights.
+            "selections" per sample, training "loss" and accuracy per epoch, or "interpolation": loss and accuracy along
+            the line from initial to final weights.
         published: the paper's numbers by panel and arm, one for each `keep`, in percent, or None. A file has a number
             for each `keep` of the part that it is in; a scale takes those of its own shares.
         differs: why a setting is not the paper's, by its name.
