@@ -56,7 +56,9 @@ from dataprune.lab.training.tasks.contrastive import Contrastive
 SCALES: dict[str, dict[str, Any]] = {
     "smoke": dict(data="digits", train_size=60, epochs=2, batch_size=20),
     "cpu": dict(data="cifar100", train_size=1000, epochs=16, batch_size=50),
-    "paper": dict(data="uoft-cs/cifar10", model="resnet50", device=None, threads=0),  # and Table B.5, the defaults
+    "paper": dict(  # beside Table B.5, the defaults
+        data="uoft-cs/cifar10", model="resnet50", projection="linear", device=None, threads=0
+    ),
 }
 REMOVED = {"smoke": 5, "cpu": 50, "paper": 50}
 PAIRS = {"smoke": 2, "cpu": 16, "paper": 16}

@@ -136,11 +136,11 @@ SGD = {
 TDDS = SGD | scored(epochs=200, model="resnet18", batch_size=128) | {
     "samples": 50_000, "model": "resnet18", "epochs": 200, "nesterov": True, "shift": 4, "shift_mode": "constant",
     "flip": True, "batch_size": smaller(128), "option until": of_tdds(0), "option window": of_tdds(1),
-    "option decay": of_arms(0.9, ["tdds"]),
+    "option decay": of_arms(0.9, ["tdds"]), "option weights": of_arms("official", ["tdds"]),
 }  # fmt: skip
 IMAGENET = SGD | {
     "samples": 1_281_167, "data": "ILSVRC/imagenet-1k", "panels": ["ImageNet-1K"], "image_size": 224,
-    "resized_crop": True,
+    "resized_crop": True, "option weights": of_arms("official", ["tdds"]),
 }  # fmt: skip
 DECAYS = {"plain mean": None, "decay 0.85": 0.85, "decay 0.9": 0.9, "decay 0.95": 0.95}
 NETWORKS = {
@@ -179,6 +179,7 @@ PAPERS: dict[str, dict[str, Said]] = {
         "arms": ["full", "static_random", "contextual_diversity", "herding", "k_center", "least_confidence", "margin",
                  "grand-4", "deepfool", "craig", "glister", "el2n-2", "el2n-20", "dp", "random", *DYNAMIC, "emp"],
         "score runs": lambda key: {"grand-4": 4, "el2n-2": 2, "el2n-20": 20}.get(key.arm, NOT_SAID),
+        "gradients": of_arms("all layers", ["grand", "dp"]),
     },
     "emp_table2": B3 | RATES | {
         "panels": ["ImageNet-1k"], "data": "ILSVRC/imagenet-1k", "keep": [0.7, 0.3], "lr_warmup": 0,
@@ -191,20 +192,21 @@ PAPERS: dict[str, dict[str, Said]] = {
     "emp_table4": B5 | BOTH | RATES | {"arms": ["full", *DYNAMIC, "emp_contrastive"]},
     "emp_table5": B5 | BOTH | RATES | {"score_on": lambda key: key.arm},
     "tdds_figure1": TDDS | CIFAR10 | {
-        "arms": ["epoch 10", "epoch 100"], "option epochs": lambda key: int(key.arm.split()[1]),
+        "arms": ["epoch 10", "epoch 100"], "parts": ["a", "b"], "option epochs": lambda key: int(key.arm.split()[1]),
         "option reduce": "last",
     },
     "tdds_figure4": TDDS | CIFAR100 | ALL_RATES | {
         "arms": [f"T {t}, K {k}" for t, k in T_AND_K.values()],
         "option until": lambda key: int(key.arm.split(",")[0][2:]),
-        "option window": lambda key: int(key.arm.split()[3]),
+        "option window": lambda key: int(key.arm.split()[3]), "option weights": "official",
     },
     "tdds_figure5": TDDS | CIFAR100 | {
         "keep": [0.3, 0.2, 0.1], "arms": [*DECAYS], "option decay": lambda key: DECAYS[key.arm],
+        "option weights": "official",
     },
     "tdds_figure6": TDDS | CIFAR100 | ALL_RATES | {
         "arms": ["tdds", "cross-entropy", "unweighted"], "option difference": of_arms("ce", ["cross-entropy"]),
-        "option weights": of_arms("none", ["unweighted"]),
+        "option weights": lambda key: {"unweighted": "none", "tdds": "official"}.get(key.arm, NOT_SAID),
     },
     "tdds_table1": TDDS | BOTH | ALL_RATES | {"arms": ["full", *BASELINES, "dyn_unc", "tdds"]},
     "tdds_table2": TDDS | BOTH | RATES | {
@@ -245,7 +247,7 @@ BESIDE = {"which_budgets", "which_budgets_language"}  # questions of this librar
 def of_run(settings: Settings) -> dict[str, Any]:
     """All settings of a run, and its first learning rate to the digit that the papers print."""
     first = settings.lr * build_rate(settings)(0.0)
-    return {"resized_crop": False, "projection": "mlp", **vars(settings), "first lr": float(f"{first:.1g}")}
+    return {**vars(settings), "first lr": float(f"{first:.1g}")}
 
 
 def of_cell(planned: Experiment, cell: Cell) -> dict[str, Any]:
@@ -257,12 +259,13 @@ def of_cell(planned: Experiment, cell: Cell) -> dict[str, Any]:
     run = comparison.run_settings(method, seed, size, Path("coreset.safetensors") if static else None)
     full = comparison.plan(size).full
     values = of_run(run) | {name: getattr(planned, name) for name in ("keep", "panels", "arms", "show", "seeds")}
+    values["parts"] = ["b"] if planned.show == "accuracy" else [planned.show]  # of TDDS's Figure 1
     values |= {"samples": size, "warmup": full.index(False), "annealed": full[-1] and method != "full"}
     if static:
         values |= {
             f"score {name}": getattr(comparison.scoring(seed), name) for name in ("epochs", "model", "batch_size")
         }
-        values |= {"score runs": comparison.score_runs}
+        values |= {"score runs": comparison.score_runs, "gradients": "last layer"}
     if comparison.finetune_epochs:
         tuned = vars(finetuning(settings, comparison.finetune_epochs))
         values |= {f"tuned {name}": value for name, value in tuned.items()}
@@ -276,8 +279,9 @@ def defaults(method: str) -> dict[str, Any]:
     functions = [METHODS[method]] if method in METHODS else []
     functions += [static.select] if static else []
     functions += [dynamics.STATISTICS[static.statistic]] if static and static.statistic else []
+    weights = {"weights": "mean-one" if static.weights else "none"} if static else {}
     parameters = [one for function in functions for one in inspect.signature(function).parameters.values()]
-    return {one.name: one.default for one in parameters if one.default is not one.empty}
+    return {one.name: one.default for one in parameters if one.default is not one.empty} | weights
 
 
 def of_script(name: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -312,7 +316,7 @@ def differing(said: Mapping[str, Said], key: Key, values: Mapping[str, Any]) -> 
             continue
         same = set(wanted) <= set(found or ()) if setting in ("arms", "panels") else wanted == found
         if not same:
-            yield setting
+            yield setting.removeprefix("option ")
 
 
 def test_every_file_is_compared() -> None:
@@ -334,8 +338,8 @@ def test_the_settings_are_the_papers_or_declared(name: str, monkeypatch: pytest.
         ("emp_table1", "score-runs: 20", "score-runs: 2", "score runs"),
         ("emp_table1", "herding: {warmup: 0, anneal: 0}", "herding: {}", "epochs"),
         ("emp_table4", "finetune-epochs: 100", "finetune-epochs: 10", "tuned epochs"),
-        ("tdds_table1", "tdds.until: 70", "tdds.until: 60", "option until"),
-        ("tdds_table2", "ccs.cutoff: 0.1", "ccs.cutoff: 0.2", "option cutoff"),
+        ("tdds_table1", "tdds.until: 70", "tdds.until: 60", "until"),
+        ("tdds_table2", "ccs.cutoff: 0.1", "ccs.cutoff: 0.2", "cutoff"),
         ("drop_table1", "0.8: 1.021", "0.8: 1.21", "published"),
     ],
 )

@@ -12,12 +12,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-pytest.importorskip("yaml", reason="the extra cli is not installed: pip install -c constraints.txt -e '.[cli]'")
+yaml = pytest.importorskip("yaml", reason="the extra cli is not installed: pip install -c constraints.txt -e '.[cli]'")
 pytest.importorskip("matplotlib", reason="the extra cli is not installed: pip install -c constraints.txt -e '.[cli]'")
 pytest.importorskip("sklearn", reason="the extra cli is not installed: pip install -c constraints.txt -e '.[cli]'")
 
 from dataprune import files
 from dataprune.cli import app
+from dataprune.coresets import top
+from dataprune.dynamics import load_scores
 from dataprune.errors import UsageError
 from dataprune.lab.report import reproductions
 from dataprune.lab.sweeps import papers
@@ -26,19 +28,25 @@ from dataprune.lab.sweeps.sweep import carry_out
 from dataprune.lab.training import tasks
 from dataprune.lab.training.build import build_pruner, load_data
 from dataprune.lab.training.run import run as train
+from dataprune.selection import Selection
 
 EVERY = papers.available()
 GRIDS = [name for name in EVERY if experiment.content(name)[1].get("kind", "grid") == "grid"]
 NEEDED = {  # what the papers have, beside what this library asks of itself
     *(f"emp_table{number}" for number in range(1, 6)),
     *(f"emp_figure{number}" for number in (1, *range(3, 12))),
+    "emp_figure8_contrastive",
     "emp_reverse",
     *(f"tdds_table{number}" for number in range(1, 6)),
-    *(f"tdds_figure{number}" for number in (4, 5, 6)),
+    *(f"tdds_figure{number}" for number in (1, 4, 5, 6)),
     "tdds_cross_architecture",
     "drop_table1",
     "drop_figure1",
     "drop_figure2",
+    "drop_cifar10_resnet18",
+    "drop_cifar10_resnet50",
+    "drop_mnist_lenet",
+    "drop_mnist_mlp",
 }
 SETTINGS = {"train-size": 96, "test-size": 64, "model": "mlp", "epochs": 4, "batch-size": 16, "device": "cpu"}
 
@@ -150,8 +158,9 @@ def test_smoke(name: str, cache: Path, tmp_path: Path, request: pytest.FixtureRe
 
 
 @pytest.mark.slow
-def test_smoke_of_joint_pruning(tmp_path: Path) -> None:
-    files = papers.reproduce("drop_table1", "smoke", tmp_path, tmp_path)
+@pytest.mark.parametrize("name", [name for name in EVERY if name.startswith("drop_")])
+def test_smoke_of_joint_pruning(name: str, tmp_path: Path) -> None:
+    files = papers.reproduce(name, "smoke", tmp_path, tmp_path)
     result = json.loads((tmp_path / "joint.json").read_text())
     assert len(result["cells"]) == 2 + 3 * 2 and all(file.exists() for file in files)
 
@@ -182,6 +191,52 @@ def test_an_arm_says_what_is_its_own() -> None:
     assert at[0.75].settings.option == ("tdds.window=3",)
     assert at[0.5].settings.option == ("tdds.window=3", "tdds.until=4")
     assert at[0.5].settings.lr == 0.5 and at[0.5].settings.anneal == 0.25 and at[0.5].methods == ["tdds"]
+
+
+def test_a_share_has_settings_in_any_part() -> None:
+    planned = of(
+        keep=[0.75, 0.5],
+        arms={"tdds": {}, "ccs": {}, "outer": {"method": "tdds", "at": {0.5: {"option": {"window": 4}}}}},
+        settings={
+            **SETTINGS,
+            "at": {0.5: {"lr": 0.5, "option": {"tdds.window": 3}}, 0.75: {"option": {"tdds.until": 4}}},
+        },
+        panels={"digits": {"data": "digits", "at": {0.75: {"option": {"ccs.cutoff": 0.1, "tdds.window": 3}}}}},
+    )
+    at = {(cell.key.arm, cell.key.keep): cell.comparison.settings for cell in planned.cells("digits")}
+    assert {place: settings.option for place, settings in at.items()} == {
+        ("tdds", 0.75): ("tdds.until=4", "tdds.window=3"),
+        ("tdds", 0.5): ("tdds.window=3",),
+        ("ccs", 0.75): ("ccs.cutoff=0.1",),
+        ("ccs", 0.5): (),
+        ("outer", 0.75): ("tdds.until=4", "tdds.window=3"),
+        ("outer", 0.5): ("tdds.window=3", "tdds.window=4"),
+    }
+    assert {keep: at["tdds", keep].lr for keep in (0.75, 0.5)} == {0.75: 0.1, 0.5: 0.5}
+    assert at["outer", 0.5].options()["tdds"] == {"window": 4}  # the arm has the last word
+
+
+def test_a_coreset_by_the_scores_of_several_models(tmp_path: Path) -> None:
+    arms = {"one": {"method": "el2n"}, "three": {"method": "el2n", "score-runs": 3}}
+    planned = of(arms=arms, warmup=0)
+    result = run.reproduce(planned, tmp_path / "a", tmp_path / "cache")
+    one, three = result["rows"]
+    assert three["scoring_samples"] == 3 * one["scoring_samples"]
+    tables = [load_scores(path).scores["el2n"] for path in (tmp_path / "cache" / "runs").glob("*/scores.*")]
+    assert len(tables) == 3
+    mean = top(torch.stack(tables).double().mean(0), keep=0.5, seed=0).index
+    chosen = [Selection.load(path).index for path in (tmp_path / "cache" / "coresets").iterdir()]
+    assert any(torch.equal(index, mean) for index in chosen) and not torch.equal(*chosen)
+    with pytest.raises(UsageError, match="score-runs is for methods that read scores, not herding"):
+        of(arms={"herding": {"score-runs": 2}})
+    with pytest.raises(UsageError, match="score-runs must be at least 1, got 0"):
+        of(arms={"el2n": {"score-runs": 0}})
+
+
+def test_glister_may_validate_on_the_training_set() -> None:
+    with pytest.raises(UsageError, match=r"add --val-fraction 0.1, or --option glister.validation=train"):
+        of(arms=["glister"])
+    of(arms={"glister": {"option": {"validation": "train"}}})
 
 
 def test_strategy_p_has_the_steps_of_full_training() -> None:
@@ -277,6 +332,28 @@ def test_the_table_tells_of_unequal_steps(tmp_path: Path) -> None:
     assert "Not all arms" not in even
 
 
+def test_the_table_says_what_is_not_the_papers(tmp_path: Path) -> None:
+    differs = {"crop": "there is none"}
+    result = run.reproduce(of(differs=differs), tmp_path / "a", tmp_path / "cache")
+    assert reproductions.table(result).endswith("\n\nNot as in the paper:\n\n- crop: there is none\n")
+    content = experiment.content("drop_table1")[1]
+    content["scales"]["smoke"] |= {"differs": differs, "published": {"low": {0.5: {0.5: -1.25, 0.9: 3}}}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(content))
+    papers.reproduce(str(tmp_path / "own.yaml"), "smoke", tmp_path / "joint", tmp_path)
+    text = (tmp_path / "joint" / "table.md").read_text()
+    assert "| low | 0.5 | 0.5 | " in text and text.count(" | −1.25 |") == 1 and "+3.00" not in text
+    assert text.endswith("\n\nNot as in the paper:\n\n- crop: there is none\n")
+
+
+def test_the_table_says_what_is_kept_beyond_the_share(tmp_path: Path) -> None:
+    planned = of(arms=["full", "short", "rs2", "infobatch", "aum"], keep=[0.25], warmup=1)
+    result = run.reproduce(planned, tmp_path / "a", tmp_path / "cache")
+    (kept,) = [row["reached_keep"] for row in result["rows"] if row["arm"] == "infobatch"]
+    lines = reproductions.table(result).splitlines()
+    assert [line.split(" |")[0] for line in lines if ", kept " in line] == ["| infobatch"]
+    assert kept > 0.3 and any(f", kept {kept:.2f} |" in line for line in lines)
+
+
 def test_names_are_text_in_table_and_figure(tmp_path: Path) -> None:
     planned = of(arms={"π|é $a": {"method": "rs2"}}, panels={"$x^2": {"data": "digits"}})
     result = run.reproduce(planned, tmp_path / "a", tmp_path / "cache")
@@ -320,6 +397,30 @@ def test_losses_are_those_of_the_history(tmp_path: Path) -> None:
     histories = [files.read_json_lines(file) for file in (tmp_path / "cache" / "runs").glob("*/history.jsonl")]
     wanted = np.mean([[line["loss"] for line in history] for history in histories], axis=0)
     assert result["kept"]["digits"][0]["loss"] == pytest.approx(wanted, abs=1e-5)
+    wanted = np.mean([[line["train_accuracy"] for line in history] for history in histories], axis=0)
+    assert result["kept"]["digits"][0]["accuracy"] == pytest.approx(wanted, abs=1e-5)
+    assert "training accuracy, %" in drawn(result, tmp_path)
+    del result["kept"]["digits"][0]["accuracy"]  # older results have none
+    assert "training accuracy, %" not in drawn(result, tmp_path) and "training loss" in drawn(result, tmp_path)
+
+
+def drawn(result: Any, tmp_path: Path) -> str:
+    """Text of a result's figure."""
+    reproductions.figure(result, tmp_path / "figure")
+    return (tmp_path / "figure.svg").read_text()
+
+
+def test_published_numbers_stand_below_the_fine_tuned_ones(tmp_path: Path) -> None:
+    line = {"panel": "digits", "keep": 0.5, "arm": "emp", "seeds": 1, "steps": 12.0}
+    line |= {"accuracy_mean": 0.5, "accuracy_std": 0.0, "finetuned_accuracy_mean": 0.75, "finetuned_accuracy_std": 0.0}
+    result = {
+        "name": "own", "source": "s", "claim": "c.", "scale": "cpu", "seeds": 1, "note": "", "panels": ["digits"],
+        "keep": [0.5], "arms": ["emp"], "published": {"digits": {"emp": [76.5]}}, "summary": [line], "rows": [],
+        "show": "accuracy",
+    }  # fmt: skip
+    assert "| emp | 50.00; fine-tuned 75.00 (76.5) | 12 |" in reproductions.table(result)
+    text = drawn(result, tmp_path)
+    assert all(f"digits: {row}" in text for row in ("linear probe", "fine-tuned", "published, fine-tuned"))
 
 
 def test_a_missing_run_is_a_gap_in_the_table() -> None:
