@@ -12,9 +12,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-yaml = pytest.importorskip("yaml", reason="the extra cli is not installed: pip install -c constraints.txt -e '.[cli]'")
+pytest.importorskip("yaml", reason="the extra cli is not installed: pip install -c constraints.txt -e '.[cli]'")
 pytest.importorskip("matplotlib", reason="the extra cli is not installed: pip install -c constraints.txt -e '.[cli]'")
 pytest.importorskip("sklearn", reason="the extra cli is not installed: pip install -c constraints.txt -e '.[cli]'")
+
+import yaml
 
 from dataprune import files
 from dataprune.cli import app
