@@ -172,7 +172,7 @@ def emp(
 
     Args:
         beta: weight of the memory term.
-    Source: Xiao et al., arXiv:2408.16031, Eq. 8, Algorithm 1. Differs: anneal=0.125 there, as in its section 4.1.
+    Source: Xiao et al., arXiv:2408.16031, Eq. 8, Algorithm 1. Differs: section 4.1 anneals, by a share it does not give.
     """
     criterion = criteria.loss_plus_entropy(beta, distribution)
     return _pruner(size, criterion, policies.top_k(balance=_classes(balance, size)), **run)
@@ -190,7 +190,7 @@ def emp_reverse(
 
     Args:
         beta: weight of the memory term.
-    Source: Xiao et al., arXiv:2408.16031, "EMP-reverse". Differs: anneal=0.125 there.
+    Source: Xiao et al., arXiv:2408.16031, "EMP-reverse". Differs: as `emp`.
     """
     criterion = criteria.loss_plus_entropy(beta, distribution)
     return _pruner(size, criterion, policies.bottom_k(balance=_classes(balance, size)), **run)
@@ -204,7 +204,7 @@ def emp_contrastive(size: int, *, beta: float = 5.0, balance: Balance = None, **
 
     Args:
         beta: weight of the memory term.
-    Source: Xiao et al., arXiv:2408.16031, Eq. 13, Algorithm 2. Differs: anneal=0.125 there, as in its section 4.1.
+    Source: Xiao et al., arXiv:2408.16031, Eq. 13, Algorithm 2. Differs: section 4.3 anneals, by a share it does not give.
     """
     criterion = criteria.loss_minus_distance(beta)
     return _pruner(size, criterion, policies.top_k(balance=_classes(balance, size)), **run)

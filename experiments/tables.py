@@ -82,6 +82,8 @@ def budgets() -> str:
         for keep in (0.5, 0.3, 0.1):
             short = reproduced(name, panel, keep, "short")
             cells = [differences(reproduced(name, panel, keep, arm), short) for arm in METHODS]
+            reached = statistics.fmean(row["reached_keep"] for row in reproduced(name, panel, keep, "infobatch"))
+            cells[METHODS.index("infobatch")] += f", kept {reached:.2f}"
             level = number(100 * statistics.fmean(row["accuracy"] for row in short), 1)
             lines.append([title if keep == 0.5 else "", f"{keep:g}", level, *cells])
     return table(["", "keep", "`short`, %", *(f"`{arm}`" for arm in METHODS)], lines)
