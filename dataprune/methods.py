@@ -204,7 +204,7 @@ def emp_contrastive(size: int, *, beta: float = 5.0, balance: Balance = None, **
 
     Args:
         beta: weight of the memory term.
-    Source: Xiao et al., arXiv:2408.16031, Eq. 13, Algorithm 2. Differs: section 4.3 anneals, by a share it does not give.
+    Source: Xiao et al., arXiv:2408.16031, Eq. 13, Algorithm 2. Differs: section 4.3 anneals, by a share not given.
     """
     criterion = criteria.loss_minus_distance(beta)
     return _pruner(size, criterion, policies.top_k(balance=_classes(balance, size)), **run)
