@@ -172,7 +172,7 @@ def emp(
 
     Args:
         beta: weight of the memory term.
-    Source: Xiao et al., arXiv:2408.16031, Eq. 8, Algorithm 1. Differs: section 4.1 anneals, by a share it does not give.
+    Source: Xiao et al., arXiv:2408.16031, Eq. 8, Algorithm 1. Differs: section 4.1 anneals, by a share not given.
     """
     criterion = criteria.loss_plus_entropy(beta, distribution)
     return _pruner(size, criterion, policies.top_k(balance=_classes(balance, size)), **run)

@@ -99,7 +99,7 @@ B5 = EMP | SIMCLR | {
     "tuned weight_decay": 1e-6,
 }  # fmt: skip
 
-# -- TDDS, Zhang et al.: sections 5.1 and 5.3; Nesterov momentum, flips and crops: the authors' public code ------------
+# -- TDDS, Zhang et al.: sections 5.1 and 5.3; Nesterov, flips, crops, form of the weights: the authors' public code ---
 
 T_AND_K = {0.7: (90, 10), 0.5: (70, 10), 0.3: (60, 20), 0.2: (20, 10), 0.1: (10, 5)}  # of CIFAR-100
 CUTOFFS = {  # of CCS: Zheng et al., arXiv:2210.15809
@@ -136,11 +136,11 @@ SGD = {
 TDDS = SGD | scored(epochs=200, model="resnet18", batch_size=128) | {
     "samples": 50_000, "model": "resnet18", "epochs": 200, "nesterov": True, "shift": 4, "shift_mode": "constant",
     "flip": True, "batch_size": smaller(128), "option until": of_tdds(0), "option window": of_tdds(1),
-    "option decay": of_arms(0.9, ["tdds"]), "option weights": of_arms("official", ["tdds"]),
+    "option decay": of_arms(0.9, ["tdds"]), "option weights": of_arms("raw", ["tdds"]),
 }  # fmt: skip
 IMAGENET = SGD | {
     "samples": 1_281_167, "data": "ILSVRC/imagenet-1k", "panels": ["ImageNet-1K"], "image_size": 224,
-    "resized_crop": True, "option weights": of_arms("official", ["tdds"]),
+    "resized_crop": True, "option weights": of_arms("raw", ["tdds"]),
 }  # fmt: skip
 DECAYS = {"plain mean": None, "decay 0.85": 0.85, "decay 0.9": 0.9, "decay 0.95": 0.95}
 NETWORKS = {
@@ -198,15 +198,15 @@ PAPERS: dict[str, dict[str, Said]] = {
     "tdds_figure4": TDDS | CIFAR100 | ALL_RATES | {
         "arms": [f"T {t}, K {k}" for t, k in T_AND_K.values()],
         "option until": lambda key: int(key.arm.split(",")[0][2:]),
-        "option window": lambda key: int(key.arm.split()[3]), "option weights": "official",
+        "option window": lambda key: int(key.arm.split()[3]), "option weights": "raw",
     },
     "tdds_figure5": TDDS | CIFAR100 | {
         "keep": [0.3, 0.2, 0.1], "arms": [*DECAYS], "option decay": lambda key: DECAYS[key.arm],
-        "option weights": "official",
+        "option weights": "raw",
     },
     "tdds_figure6": TDDS | CIFAR100 | ALL_RATES | {
         "arms": ["tdds", "cross-entropy", "unweighted"], "option difference": of_arms("ce", ["cross-entropy"]),
-        "option weights": lambda key: {"unweighted": "none", "tdds": "official"}.get(key.arm, NOT_SAID),
+        "option weights": lambda key: {"unweighted": "none", "tdds": "raw"}.get(key.arm, NOT_SAID),
     },
     "tdds_table1": TDDS | BOTH | ALL_RATES | {"arms": ["full", *BASELINES, "dyn_unc", "tdds"]},
     "tdds_table2": TDDS | BOTH | RATES | {
