@@ -180,6 +180,16 @@ def test_selection_and_order_are_independent_streams() -> None:
         assert torch.equal(p.select(epoch).index, other.select(epoch).index)
 
 
+@pytest.mark.parametrize("world_size", [2, 3, 7])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_ranks_take_turns_in_the_order_of_one_process(world_size: int, shuffle: bool) -> None:
+    order = pruner(epochs=2).order(0, 0, 1, shuffle=shuffle).tolist()
+    padded = order + order[: -len(order) % world_size]
+    for rank in range(world_size):
+        share = pruner(epochs=2).order(0, rank, world_size, shuffle=shuffle)
+        assert share.tolist() == padded[rank::world_size]
+
+
 def test_orders_differ_from_epoch_to_epoch() -> None:
     p = pruner(schedule=schedules.constant(1.0))
     orders = {tuple(p.order(epoch, 0, 1).tolist()) for epoch in range(6)}

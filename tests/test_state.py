@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from methods_under_test import signals
 from small_pruner import SIZE, pruner, reloaded, train
 from torch import Tensor
 
 import dataprune
-from dataprune import CheckpointError
+from dataprune import CheckpointError, PruneSampler
 
 # -- resuming --------------------------------------------------------------------------------------------------------
 
@@ -67,6 +68,21 @@ def test_selection_and_stats_come_back() -> None:
     assert torch.equal(q.select(2).weight, p.select(2).weight)
     assert q.selected == 2
     assert q.epoch == 3
+
+
+def test_an_epoch_goes_on_at_the_batch_where_it_was() -> None:
+    """In the pruner's own batches and in a sampler; a state is saved twice in the epoch."""
+    order = pruner().order(0, 0, 1).tolist()
+    p = pruner()
+    for begin in (0, 8, 24):
+        sampler = PruneSampler(p, batch_size=8)
+        assert len(sampler) == SIZE - begin and list(sampler) == order[begin:]
+        left = [index.tolist() for index in p.batches(0, 8, drop_last=False)]
+        assert left == [order[at : at + 8] for at in range(begin, SIZE, 8)]
+        for index in left[: 1 + begin // 8]:
+            p.update(torch.tensor(index), *signals(0, torch.tensor(index)))
+        state, p = p.state_dict(), pruner()
+        p.load_state_dict(reloaded(state))
 
 
 def a_state() -> dict:

@@ -11,6 +11,7 @@ import yaml
 from command_line import QUICK, call, fails
 
 from dataprune import files
+from dataprune.cli import pretrain, train
 from dataprune.lab.sweeps import sweep
 
 
@@ -97,3 +98,30 @@ def test_a_few_lines_that_stand_for_gigabytes(form: str, command: str) -> None:
     Path("bomb.yaml").write_text("\n".join(["a: &a [x, y]", *lines, form.format("p")]))
     given = ("--config", "bomb.yaml") if command == "compare" else ("bomb.yaml", "--scale", "smoke")
     fails(2, "bomb.yaml has an alias (*name): write its value out", command, *given)
+
+
+# Xiao et al., arXiv:2408.16031: Table B.5 and appendix C.2; Table B.4
+SIMCLR = {"lr": 1e-3, "epochs": 100, "batch_size": 256, "optimizer": "adam", "weight_decay": 1e-6,
+          "schedule": "exponential", "temperature": 0.5}  # fmt: skip
+GLUE = {"lr": 2e-5, "epochs": 10, "batch_size": 32, "optimizer": "adam", "schedule": "linear"}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        (SIMCLR, ["pretrain"]),
+        (SIMCLR, ["compare", "--task", "contrastive"]),
+        (GLUE, ["train", "--task", "glue/rte", "--model", "folder"]),
+    ],
+)
+def test_a_task_has_its_papers_recipe(recipe: dict, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    planned: list[Any] = []
+
+    def stop(settings: Any, *arguments: Any, **more: Any) -> None:
+        planned.append(getattr(settings, "settings", settings))  # of a comparison, or a run's
+
+    monkeypatch.setattr(sweep, "carry_out", stop)
+    for command in (pretrain, train):
+        monkeypatch.setattr(command, "train_run", stop)
+    call(*words)
+    assert {name: getattr(planned[0], name) for name in recipe} == recipe

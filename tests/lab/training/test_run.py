@@ -28,7 +28,7 @@ from dataprune.errors import CheckpointError, UsageError
 from dataprune.lab.data.named import Data, Images
 from dataprune.lab.models import build
 from dataprune.lab.training import run as training
-from dataprune.lab.training import run_folder
+from dataprune.lab.training import run_folder, tasks
 from dataprune.lab.training.epoch_history import EpochRecord
 from dataprune.lab.training.run_folder import RunRecord
 from dataprune.lab.training.settings import SCHEDULES, Settings
@@ -246,6 +246,14 @@ def test_streamed_data_trains_the_same(streamed: bool, workers: int, tmp_path: P
         data = data._replace(train=AsItems(data.train))  # type: ignore[arg-type]
     training.run(replace(settings, workers=workers), tmp_path / "streamed", data=data)
     tiny.same_end(tmp_path / "held", tmp_path / "streamed")
+
+
+def test_label_smoothing_is_in_the_losses() -> None:
+    logits, labels = torch.tensor([[2.0, 0.0, -1.0, 0.5], [0.0, 0.0, 3.0, 0.0]]), torch.tensor([0, 1])
+    logs = logits.double().log_softmax(1).numpy()
+    wanted = [-0.8 * row[label] - 0.2 * row.mean() for row, label in zip(logs, labels)]
+    losses, _, right = tasks.of(tiny.settings(label_smoothing=0.2), tiny.data()).losses(logits, labels)
+    assert losses.tolist() == pytest.approx(wanted) and right == 1
 
 
 def test_seeds_differ_and_repeat(tmp_path: Path) -> None:

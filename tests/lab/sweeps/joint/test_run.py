@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tiny_joint import grid
 from torch import nn
 
-from dataprune import Selection, files, network
+from dataprune import Selection, coresets, files, network
 from dataprune.dynamics import load_scores
 from dataprune.errors import UsageError
 from dataprune.lab.data.augment import normalize
@@ -248,6 +248,19 @@ def test_the_documented_form(finished: tuple[Path, dict[str, Any]]) -> None:
     for row in result["training"]:
         assert len(row["curve"]) == 2 and row["curve"][-1] == row["accuracy"]
     assert len(result["training"]) == 7
+
+
+def test_coresets_have_the_lowest_and_the_highest_counts_and_random_samples(finished: tuple[Path, Any]) -> None:
+    counts = load_scores(next((finished[0] / "scoring/seed0").glob("scores.*"))).scores["forgetting"]
+    for ratio, kept in ((0.2, 80), (0.5, 200)):
+        low, high, random = (
+            Selection.load(finished[0] / f"coresets/{arm}-keep{ratio}-seed0.safetensors").index
+            for arm in ("low", "high", "random")
+        )
+        ordered = counts.sort().values
+        assert counts[low].sort().values.tolist() == ordered[:kept].tolist()
+        assert counts[high].sort().values.tolist() == ordered[-kept:].tolist()
+        assert torch.equal(random, coresets.random(400, keep=ratio, seed=0).index)
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:

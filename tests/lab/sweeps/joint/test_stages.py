@@ -54,6 +54,28 @@ def test_scores_count_what_is_forgotten_between_the_ends_of_epochs(tmp_path: Pat
     assert metrics.accuracy is None  # the test set was not read
 
 
+def test_scores_are_of_predictions_in_evaluation_mode(tmp_path: Path) -> None:
+    """By the running statistics of batch norm, which looking leaves as they are."""
+    data, settings = tiny.data(), grid(model="small_cnn").scoring(0)
+    model = tasks.of(settings, data).model()
+    record, right = stages.watch("forgetting", model, settings, tmp_path, data), {True: [], False: []}
+    inputs, dice = normalize(data.train.images, data.mean, data.std), torch.Generator().manual_seed(0)
+    for epoch in range(settings.epochs):
+        for weight in model.parameters():
+            weight.data.normal_(generator=dice)
+        state = {
+            name: value.uniform_(0.5, 2, generator=dice).clone() for name, value in model.named_buffers() if value.ndim
+        }
+        record(epoch)
+        assert model.training and all(torch.equal(model.get_buffer(name), value) for name, value in state.items())
+        for training_mode in (False, True):
+            with torch.no_grad():
+                right[training_mode].append(model.train(training_mode)(inputs).argmax(1) == data.train.labels)
+    forgotten = {mode: sum((a & ~b).int() for a, b in pairwise(history)) for mode, history in right.items()}
+    counts = stages.forgotten(settings, tmp_path, data)["forgetting"].tolist()
+    assert counts == forgotten[False].tolist() != forgotten[True].tolist()
+
+
 @pytest.mark.parametrize("watched", ["forgetting", "accuracy"])
 def test_a_process_that_waited_goes_on_where_the_other_was_killed(watched: Any, tmp_path: Path) -> None:
     """Both had begun to watch before either trained; the second trains the rest."""
