@@ -94,16 +94,16 @@ def test_a_dropped_batch_is_drawn_at_random() -> None:
     """Sorted to the end it would always be of the shortest."""
     lengths = torch.arange(SIZE)
     dropped = []
-    for seed in range(200):
+    for seed in range(60):
         batches = prune_loader(
             loader(drop_last=True, batch_size=20), pruner("full", epochs=1, seed=seed), lengths=lengths
         )
         kept = set(flat(positions(batches)))
         dropped += [i for i in range(SIZE) if i not in kept]
-    assert len(dropped) == 200 * 3 and abs(sum(dropped) / len(dropped) - 20.5) < 2  # 42, the longest, is never dropped
+    assert len(dropped) == 60 * 3 and abs(sum(dropped) / len(dropped) - 20.5) < 4  # 42, the longest, is never dropped
 
 
-@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("drop_last", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_resuming_after_any_batch(drop_last: bool) -> None:
     def build() -> Any:
         p = pruner("loss", epochs=4, seed=5)

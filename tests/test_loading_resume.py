@@ -31,7 +31,7 @@ def train(p: Pruner, batches: Any, stop: int | None = None) -> list[list[int]]:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("drop_last", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resuming_after_any_batch(workers: int, drop_last: bool) -> None:
     """The position is what was recorded, not what was prefetched; the ends of epochs included."""
@@ -132,7 +132,7 @@ def test_batches_skipped_by_the_state_and_by_the_loop_are_named(workers: int) ->
 
 
 @pytest.mark.filterwarnings("ignore:.*set_vital.*:UserWarning")
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_stateful_loader_goes_on_in_mid_epoch(workers: int) -> None:
     stateful = pytest.importorskip("torchdata.stateful_dataloader")
 
@@ -156,7 +156,7 @@ def test_stateful_loader_goes_on_in_mid_epoch(workers: int) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*set_vital.*:UserWarning")
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("name", ["rs2", "loss"])
+@pytest.mark.parametrize("name", [pytest.param("rs2", marks=pytest.mark.slow), "loss"])
 def test_stateful_loader_saved_at_the_end_of_an_epoch(name: str, workers: int) -> None:
     """It yields the empty rest of that epoch first, and selects nothing anew."""
     stateful = pytest.importorskip("torchdata.stateful_dataloader")

@@ -84,6 +84,7 @@ def test_the_main_job_depends_on_what_is_installed(tmp_path: Path, monkeypatch: 
     assert job("--data", "digits") == plain
 
 
+@pytest.mark.slow
 def test_after_a_comparison_the_command_that_trains_the_best_method(tmp_path: Path) -> None:
     for methods in ("short,rs2", "aum"):
         out = tmp_path / methods

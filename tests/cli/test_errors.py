@@ -100,6 +100,7 @@ def test_a_run_that_diverges(tmp_path: Path) -> None:
     fails(1, "lower the learning rate", "train", *QUICK, "--lr", "1e6")
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, content: bytes, write: Any = files.write_bytes) -> None:
         if path.name == "selection_counts.safetensors":

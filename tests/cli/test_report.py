@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from command_line import QUICK, call, fails
 
 
+@pytest.mark.slow
 def test_report_of_single_runs_and_wrong_calls(tmp_path: Path) -> None:
     for method in ("full", "emp"):
         assert call("train", *QUICK, "--method", method, "--out", tmp_path / method).exit_code == 0

@@ -78,8 +78,18 @@ def test_a_closed_stdout_loses_nothing(command: list[str]) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-@pytest.mark.parametrize("command", ["methods", "methods --json", "--help", "select --help", "--version", ""])
-@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "methods",
+        pytest.param("methods --json", marks=pytest.mark.slow),
+        "--help",
+        pytest.param("select --help", marks=pytest.mark.slow),
+        pytest.param("--version", marks=pytest.mark.slow),
+        pytest.param("", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("unbuffered", ["", pytest.param("1", marks=pytest.mark.slow)])
 def test_a_full_disk_behind_stdout_is_one_line(command: str, unbuffered: str) -> None:
     call = [sys.executable, "-m", "dataprune", *command.split()]
     with open("/dev/full", "w") as full:

@@ -9,6 +9,7 @@ import pytest
 from command_line import QUICK, call, run
 
 
+@pytest.mark.slow
 def test_train_as_a_module_prints_its_result_on_stdout(tmp_path: Path) -> None:
     done = run("-m", "dataprune", "train", *QUICK, "--json", "--out", tmp_path / "out")
     assert done.returncode == 0 and done.stderr == "", done.stderr

@@ -102,6 +102,7 @@ def pad(items: list[Any]) -> Any:
     return default_data_collator(filled)
 
 
+@pytest.mark.slow
 def test_batches_of_similar_length(tmp_path: Path) -> None:
     options: dict[str, Any] = {"data_collator": pad, "data": Uneven(), "per_device_train_batch_size": 2}
     options |= {"train_sampling_strategy": "group_by_length"}
@@ -217,7 +218,9 @@ def looked(kind: Any = Pruned, **options: Any) -> tuple[Any, Look]:
     return train(Looks, callbacks=[look], **options), look
 
 
-@pytest.mark.parametrize("build", [emp, lambda: dataprune.rs2(SIZE, keep=0.25, epochs=4)])
+@pytest.mark.parametrize(
+    "build", [emp, pytest.param(lambda: dataprune.rs2(SIZE, keep=0.25, epochs=4), marks=pytest.mark.slow)]
+)
 def test_a_look_at_the_training_loader_changes_nothing(build: Any) -> None:
     alone, (trainer, look) = train(pruner=build()), looked(pruner=build())
     assert trainer.epochs() == alone.epochs()
@@ -229,6 +232,7 @@ def test_a_look_at_the_training_loader_changes_nothing(build: Any) -> None:
     assert ends == [sorted(epoch) for epoch in alone.epochs()]  # the running selection
 
 
+@pytest.mark.slow
 def test_a_look_before_and_between_two_runs() -> None:
     trainer = train(pruner=emp())
     first = trainer.epochs()[0]

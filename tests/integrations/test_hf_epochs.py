@@ -174,7 +174,7 @@ def test_training_twice_starts_anew() -> None:
     assert trainer.epochs()[0] == first[0]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_workers_change_nothing(workers: int) -> None:
     alone = train(pruner=shrinking())
     ours = train(pruner=shrinking(), dataloader_num_workers=workers, dataloader_persistent_workers=True)

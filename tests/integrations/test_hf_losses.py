@@ -174,8 +174,8 @@ def test_memory_needs_more_than_the_loss_of_a_batch() -> None:
 # -- what is back-propagated -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("accumulate", [1, 4])
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 4])
+@pytest.mark.parametrize("smoothing", [pytest.param(0.0, marks=pytest.mark.slow), 0.1])
 @pytest.mark.parametrize(("build", "labels"), [(bert_tokens, "tokens"), (llama, "language")])
 def test_full_is_the_stock_trainer_for_tokens_too(build: Any, labels: str, smoothing: float, accumulate: int) -> None:
     options: dict[str, Any] = {

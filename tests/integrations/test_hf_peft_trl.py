@@ -32,7 +32,10 @@ def emp() -> Any:
 
 @pytest.mark.parametrize(
     ("build", "labels", "task", "targets"),
-    [(bert, "class", "SEQ_CLS", ["query", "value"]), (llama, "language", "CAUSAL_LM", ["q_proj", "v_proj"])],
+    [
+        (bert, "class", "SEQ_CLS", ["query", "value"]),
+        pytest.param(llama, "language", "CAUSAL_LM", ["q_proj", "v_proj"], marks=pytest.mark.slow),
+    ],
 )
 def test_lora(build: Any, labels: str, task: str, targets: list[str], tmp_path: Path) -> None:
     peft = pytest.importorskip("peft", reason="needs peft")
@@ -85,6 +88,7 @@ def sft(kind: Any = None, pruner: Any = None, resume: Any = None, data: Any = No
     return trainer
 
 
+@pytest.mark.slow
 def test_sft_trains_the_plan_and_resumes(tmp_path: Path) -> None:
     options = {"folder": tmp_path, "save_strategy": "steps", "save_steps": 1}
     ours = sft(pruner=emp(), **options)
@@ -96,7 +100,7 @@ def test_sft_trains_the_plan_and_resumes(tmp_path: Path) -> None:
     assert torch.equal(resumed.pruner.book.score, ours.pruner.book.score)
 
 
-@pytest.mark.parametrize("accumulate", [1, 4])
+@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_full_is_the_stock_sft(accumulate: int) -> None:
     options = {"train_sampling_strategy": "sequential", "gradient_accumulation_steps": accumulate}
     stock, ours = sft(**options), sft(pruner=dataprune.full(SIZE, epochs=4), **options)

@@ -59,7 +59,16 @@ def test_the_stock_trainer_resumes_at_the_wrong_place(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("build", [emp, infobatch])
-@pytest.mark.parametrize("at", [3, 6, 7, 8, 11])
+@pytest.mark.parametrize(
+    "at",
+    [
+        3,
+        pytest.param(6, marks=pytest.mark.slow),
+        pytest.param(7, marks=pytest.mark.slow),
+        8,
+        pytest.param(11, marks=pytest.mark.slow),
+    ],
+)
 def test_resuming_anywhere(tmp_path: Path, build: Any, at: int) -> None:
     options = {"folder": tmp_path, "save_strategy": "steps", "save_steps": 1, "logging_steps": 1, "warmup_steps": 2}
     whole = train(pruner=build(), model=bert(dropout=0.1), **options)
@@ -69,8 +78,8 @@ def test_resuming_anywhere(tmp_path: Path, build: Any, at: int) -> None:
     same(whole, resumed)
 
 
-@pytest.mark.parametrize("accumulate", [2, 4])
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("accumulate", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_resuming_inside_an_epoch_with_accumulation(tmp_path: Path, accumulate: int, workers: int) -> None:
     options = {
         "folder": tmp_path, "save_strategy": "steps", "save_steps": 1, "gradient_accumulation_steps": accumulate,
@@ -126,7 +135,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.mark.parametrize("where", WRITES)
-@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("begun", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_kill_while_a_checkpoint_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, begun: bool, uninterrupted: Any
 ) -> None:
@@ -180,7 +189,7 @@ def test_one_flipped_bit_in_the_pruners_state_is_refused(tmp_path: Path) -> None
         train(pruner=emp(), folder=tmp_path, resume=True)
 
 
-@pytest.mark.parametrize("at", [3, 8, 16])
+@pytest.mark.parametrize("at", [3, pytest.param(8, marks=pytest.mark.slow), pytest.param(16, marks=pytest.mark.slow)])
 def test_a_longer_run_takes_up_a_shorter_one(tmp_path: Path, at: int) -> None:
     def rs2(epochs: int) -> Any:
         return dataprune.rs2(SIZE, keep=0.25, epochs=epochs)

@@ -285,7 +285,7 @@ class Look(Callback):
 
 
 @pytest.mark.parametrize("plan", [shrinking, growing, infobatch, lambda: dataprune.rs2(SIZE, keep=0.25, epochs=4)])
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_look_at_the_training_loader_changes_nothing(plan: Any, workers: int) -> None:
     def run(*callbacks: Callback) -> Any:
         pruner = plan()

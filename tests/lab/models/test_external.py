@@ -127,7 +127,7 @@ def test_channels_last_and_autocast(request, name):
     [
         pytest.param("swin_t", marks=pytest.mark.slow),
         pytest.param("mobilenet_v2", marks=pytest.mark.slow),
-        "resnet20",
+        pytest.param("resnet20", marks=pytest.mark.slow),
         pytest.param("resnet18_imagenet", marks=pytest.mark.slow),
     ],
 )

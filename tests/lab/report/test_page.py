@@ -249,6 +249,7 @@ def test_names_are_escaped(made: Path) -> None:
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text_of(made)
 
 
+@pytest.mark.slow
 def test_the_same_runs_give_the_same_files(made: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         page.write([made], tmp_path / name, data=data())

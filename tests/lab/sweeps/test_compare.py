@@ -224,6 +224,7 @@ def ranked(rank: int, world_size: int, out: str) -> dict[str, Any]:
     return carry_out(sweep, Path(out), data=tiny.data())
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 def test_two_ranks_compare(pool: Any, tmp_path: Path) -> None:
     first, second = pool.run(ranked, str(tmp_path), world_size=2)

@@ -100,6 +100,7 @@ def ranked(rank: int, world_size: int, out: str, changes: dict[str, Any]) -> dic
     return training.run(settings(**changes), Path(out), data=tiny.data())
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 def test_two_ranks(pool: Any, tmp_path: Path) -> None:
     for gather in (False, True):
@@ -182,6 +183,7 @@ def test_a_model_without_features() -> None:
         headless(Flat(64, 4), tiny.data())
 
 
+@pytest.mark.slow
 def test_compare(tmp_path: Path) -> None:
     comparison = Comparison(settings(), methods=("full", "short", "rs2", "emp_contrastive"), seeds=(0,))
     result = carry_out(comparison, tmp_path, data=tiny.data())

@@ -91,6 +91,7 @@ def test_a_cell_is_its_steps_by_hand(tmp_path: Path) -> None:
     assert row["accuracy"] == pytest.approx(float((logits.argmax(1) == data.test.labels).float().mean()))
 
 
+@pytest.mark.slow
 def test_masks_are_those_of_the_trained_model_and_hold(tmp_path: Path) -> None:
     """Another thing that the published code gets wrong: it takes them off before it fine-tunes."""
     short = {"epochs": 1, "score_epochs": 2, "finetune_epochs": 1}
@@ -276,6 +277,7 @@ def ranked(rank: int, world_size: int, out: str) -> dict[str, Any]:
     return carry_out(quick, Path(out), data=tiny.data())
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 def test_two_ranks_prune_alike(pool: Any, tmp_path: Path) -> None:
     first, second = pool.run(ranked, str(tmp_path), world_size=2)
