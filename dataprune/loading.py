@@ -194,7 +194,6 @@ class _Positions(Iterator[int]):
         """Begin where another iteration was; before the first position is asked for."""
         self._epoch, self._start = state["epoch"], state["position"]
         self._position = self._start or 0
-        self._running = None
 
     def _run(self) -> Iterator[int]:
         sampler, pruner = self._sampler, self._sampler.pruner

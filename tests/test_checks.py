@@ -54,6 +54,8 @@ def test_probabilities_of_sequences_are_refused(dim: int) -> None:
         torch.rand(SIZE, 4),
         torch.full((SIZE, 4), 0.2),
         torch.sigmoid(torch.randn(SIZE, 4)),
+        torch.tensor([[0.75, 0.75, -0.5]]).repeat(SIZE, 1),  # sum to 1
+        torch.tensor([[1.5, -0.5]]).repeat(SIZE, 1),
         torch.tensor([[0.25, 0.75]]).repeat(SIZE, 1) + 0.1 * torch.rand(SIZE, 2),  # one of them may sum to 1
         torch.cat([torch.tensor([[0.25, 0.75]]).repeat(7, 1), torch.randn(SIZE - 7, 2)]),  # so may a few
     ],

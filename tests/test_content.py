@@ -145,6 +145,22 @@ def test_a_generator_of_its_own_leaves_the_content_out(source: str) -> None:
     assert fingerprint(labelled) != first
 
 
+def test_structure_counts_where_the_content_does_not() -> None:
+    class Drawn(Items):
+        dice = random.Random(0)
+
+        def __getitem__(self, index: int) -> object:
+            return self.items[0](self.dice.random())
+
+    kinds: list[Callable[[float], Any]] = [
+        lambda x: x, str, lambda x: [x], lambda x: [x, x], lambda x: [x, str(x)], lambda x: {"a": x},
+        lambda x: {"b": x}, lambda x: {"a": str(x)}, lambda x: {"a": {"a": x}}, lambda x: torch.tensor(x), lambda x: torch.tensor(x).half(),
+        np.array,
+    ]  # fmt: skip
+    with pytest.warns(UserWarning, match="two reads of a sample of Drawn differ"):
+        assert len({fingerprint(Drawn([kind])) for kind in kinds}) == len(kinds)
+
+
 def test_a_file_that_the_first_sample_opens_is_not_kept_open() -> None:
     class Lazy(Items):
         file: Any = None

@@ -141,6 +141,7 @@ def test_warming_up() -> None:
     assert [shape(x) for x in (0, 0.1, 0.2, 0.6, 1)] == pytest.approx([0, 0.5, 1, 0.5, 0])
     plain = learning_rate.cosine()
     assert learning_rate.warmed_up(plain, 0)(0.4) == plain(0.4)
+    assert learning_rate.warmed_up(lambda done: 0.5, 0.25)(0.25) == 0.5  # the rise is over
     for share in (-0.1, 1.0, 2.0):
         with pytest.raises(ValueError, match="warm-up"):
             learning_rate.warmed_up(plain, share)

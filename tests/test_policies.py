@@ -110,6 +110,13 @@ def test_only_ties_are_broken_at_random() -> None:
     assert seen == {(0, 1, 2), (0, 1, 3), (0, 1, 4)}
 
 
+@pytest.mark.parametrize(("epsilon", "greedy"), [(0.0, 10), (0.25, 7), (0.3, 7), (0.34, 7), (1.0, 0)])
+def test_epsilon_is_the_share_of_random_places_rounded(epsilon: float, greedy: int) -> None:
+    book = book_of([float(score) for score in range(30)])
+    selected = [policies.epsilon_greedy(epsilon)(book, 10, key(seed)).index.tolist() for seed in range(60)]
+    assert set.intersection(*map(set, selected)) == set(range(30 - greedy, 30))
+
+
 def test_least_drawn_takes_the_least_drawn_first() -> None:
     book = book_of([1.0] * 6, drawn=[2, 0, 1, 0, 1, 5])
     assert set(policies.least_drawn()(book, 2, key()).index.tolist()) == {1, 3}
@@ -119,6 +126,7 @@ def test_least_drawn_takes_the_least_drawn_first() -> None:
 
 
 def test_upper_confidence_adds_the_variance_not_its_root() -> None:
+    assert policies.upper_confidence().book(3).variance.tolist() == [0, 0, 0]
     book = book_of([1.0, 1.0, 1.2])
     book.variance.copy_(torch.tensor([0.09, 0.0, 0.0]))  # with its root 1.3, as a variance 1.09
     assert policies.upper_confidence(1.0)(book, 1, key()).index.tolist() == [2]

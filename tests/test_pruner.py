@@ -15,7 +15,7 @@ from small_pruner import SIZE, pruner, record, train
 from torch import Generator, Tensor
 
 import dataprune
-from dataprune import Key, Pruner, ScoreBook, Selection, criteria, policies, schedules
+from dataprune import Key, Pruner, PruneSampler, ScoreBook, Selection, criteria, policies, schedules
 
 # -- building --------------------------------------------------------------------------------------------------------
 
@@ -134,6 +134,19 @@ def test_planned_steps_refuse_zero(name: str) -> None:
     options = {"batch_size": 4, "world_size": 1, "accumulate": 1} | {name: 0}
     with pytest.raises(ValueError, match=name):
         pruner().planned_steps(**options)
+
+
+def test_batches_of_one_sample() -> None:
+    assert [len(index) for index in pruner().batches(0, 1)] == [1] * SIZE
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        pruner().batches(0, 0)
+
+
+def test_looks_at_the_data_after_a_batch_was_recorded_are_not_warned_of() -> None:
+    p = pruner()
+    record(p, [3], [1.0])
+    for _ in range(3):
+        assert len(list(PruneSampler(p))) == SIZE
 
 
 # -- selecting -------------------------------------------------------------------------------------------------------

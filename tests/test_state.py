@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from methods_under_test import signals
-from small_pruner import SIZE, pruner, reloaded, train
+from small_pruner import SIZE, pruner, record, reloaded, train
 from torch import Tensor
 
 import dataprune
@@ -85,6 +85,26 @@ def test_an_epoch_goes_on_at_the_batch_where_it_was() -> None:
         p.load_state_dict(reloaded(state))
 
 
+def test_a_resumed_loop_that_leaves_out_its_first_batch_is_warned() -> None:
+    p, q = pruner(), pruner()
+    for index in list(p.batches(0, 8))[:2]:
+        p.update(index, torch.ones(8))
+    q.load_state_dict(p.state_dict())
+    rest = list(PruneSampler(q, batch_size=8))
+    with pytest.warns(UserWarning, match="skip_first_batches"):
+        record(q, rest[8:16], [1.0] * 8)
+
+
+def test_an_iterator_that_goes_on_may_leave_out_batches() -> None:
+    """As a loader with workers does that repeats what it had fetched since its last snapshot."""
+    q = pruner()
+    running = iter(PruneSampler(q))
+    running.load_state_dict({"epoch": 0, "position": 8})
+    rest = list(running)
+    assert rest == q.order(0, 0, 1).tolist()[8:]
+    record(q, rest[8:16], [1.0] * 8)  # warns of nothing
+
+
 def a_state() -> dict:
     p = pruner()
     train(p, 0)
@@ -140,6 +160,22 @@ def test_a_corrupt_state_is_refused_and_changes_nothing(name: str, damage: str) 
             if isinstance(kept, Tensor)
             else kept == after[key]
         )
+
+
+@pytest.mark.parametrize("name", ["epoch", "tail", "largest", "rank", "world_size"])
+def test_a_state_with_a_negative_number_is_refused(name: str) -> None:
+    with pytest.raises(CheckpointError, match=name):
+        pruner().load_state_dict(a_state() | {name: -1})
+
+
+def test_records_that_were_not_flushed_are_loaded_by_their_rank_alone() -> None:
+    state = a_state() | {"pending_index": torch.tensor([3]), "pending_score": torch.ones(1)}
+    p = pruner()
+    p.load_state_dict(state)
+    assert p.recorded == 1
+    for other in ({"rank": 1, "world_size": 2}, {"rank": 0, "world_size": 2}):
+        with pytest.raises(CheckpointError, match=rf"saved by rank {other['rank']} of 2 .*call pruner.sync"):
+            p.load_state_dict(state | other)
 
 
 def test_a_state_beyond_the_run_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -110,6 +111,13 @@ def test_grand_is_the_gradient_of_the_last_layer(bias: bool, length: float) -> N
         torch.nn.functional.cross_entropy(layer(h[n : n + 1]), y[n : n + 1]).backward()
         gradients = torch.cat([p.grad.flatten() for p in layer.parameters() if p.grad is not None])
         torch.testing.assert_close(score, gradients.norm())
+
+
+@pytest.mark.parametrize("make", [dynamics.dyn_unc, dynamics.dual, dynamics.tdds])
+def test_windows_have_two_presentations(make: Any) -> None:
+    for window in (1, 2.5, "10"):
+        with pytest.raises(ValueError, match="window must be a whole number of at least 2"):
+            make(window=window)
 
 
 def test_grand_asks_a_layer() -> None:
