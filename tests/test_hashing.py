@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 import torch
 from hypothesis import given
@@ -40,6 +42,8 @@ def test_a_key_has_the_first_draw_of_its_seed_and_epoch() -> None:
     ]
     assert torch.equal(Key(3, 5).hash(index, 2), bits(3, 5, index, 2))
     assert torch.equal(uniform(3, 5, index), uniform(3, 5, index, 0))
+    digest = int.from_bytes(hashlib.sha256(b"3/5").digest()[:8], "big")
+    assert Key(3, 5).generator().initial_seed() == digest // 2  # 63 bits
 
 
 def test_bits_differ_in_every_argument() -> None:

@@ -66,3 +66,12 @@ def test_annealing_is_not_misled_by_binary_fractions() -> None:
         for percent in range(0, 101):
             exact = -(-(100 - percent) * epochs // 100)  # in whole numbers
             assert schedules.full_from(epochs, percent / 100) == exact
+
+
+def test_a_fraction_of_a_size_may_be_a_number_of_samples() -> None:
+    assert [schedules.fraction_of(keep, 10) for keep in (0.25, 1, 1.0, 2, 10)] == [0.25, 1, 1, 0.2, 1]
+    with pytest.raises(ValueError, match="keep asks for 11 samples, there are 10"):
+        schedules.fraction_of(11, 10)
+    for keep in (0, 1.5, -1, True):
+        with pytest.raises(ValueError, match=r"keep is the fraction kept, in \(0, 1\]"):
+            schedules.fraction_of(keep, 10)
