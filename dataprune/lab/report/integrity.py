@@ -13,7 +13,14 @@ from .pack import Run
 from .records import VARIED, Group, computed
 
 _NAMED = 4  # exceptions that are spelled out
-_MACHINE = {"dataprune": "dataprune", "torch": "torch", "python": "Python", "device": "device", "hardware": "hardware"}
+_MACHINE = {
+    "dataprune": "dataprune",
+    "commit": "commit",
+    "torch": "torch",
+    "python": "Python",
+    "device": "device",
+    "hardware": "hardware",
+}
 
 
 class Check(NamedTuple):
@@ -147,7 +154,7 @@ def _versions(group: Group) -> tuple[str, str]:
     if not machines:
         return "not checked", "No run has named its machine."
     columns = ((shown, [machine.get(name) or "unknown" for machine in machines]) for name, shown in _MACHINE.items())
-    values = {shown: list(dict.fromkeys(map(str, column))) for shown, column in columns}
+    values = {shown: list(dict.fromkeys(map(str, column))) for shown, column in columns if {*column} != {"unknown"}}
     several = [f"{shown} {', '.join(different)}" for shown, different in values.items() if len(different) > 1]
     if several:
         return "note", f"Runs differ: {'; '.join(several)}. Their seconds cannot be compared."

@@ -38,8 +38,9 @@ def _about(entry: Entry) -> str:
     parts = [last_parts(str(result[name])) for name in ("data", "model") if name in result]
     parts += [f"{result['epochs']} epochs"] if "epochs" in result else []
     parts += [f"keep {result['keep']:g}"] if isinstance(result.get("keep"), float) else []
-    for name in ("dataprune", "torch", "python"):
-        values = sorted({str(machine[name]) for machine in machines if name in machine})
+    sources = [*machines, result, *result.get("rows", [])]
+    for name in ("dataprune", "commit", "torch", "python"):
+        values = sorted({str(source[name]) for source in sources if source.get(name)})
         parts += [f"{name} {', '.join(values)}"] if values else []
     hardware = sorted({f"{machine['device']} ({machine['hardware']})" for machine in machines})
     parts += [", ".join(hardware)] if hardware else []

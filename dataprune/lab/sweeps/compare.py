@@ -265,6 +265,7 @@ class Rows:
     data: Data
     places: Places
     save_models: bool = False
+    columns: Sequence[str] = COLUMNS
 
     def run(self, method: str, seed: int) -> Steps:
         """Returns the row of a run."""
@@ -279,8 +280,8 @@ class Rows:
             added["finetuned_accuracy"] = tuned.accuracy
             if distributed.rank() == 0 and not self.save_models:
                 weights.unlink(missing_ok=True)  # or a sweep keeps a model for each of its runs
-        values = {**record.as_dict(), **added, "method": method, "lr": rate}
-        return {name: values[name] for name in COLUMNS if values.get(name) is not None}
+        values = {**record.as_dict(), **added, "method": method, "lr": rate, "commit": record.machine.commit or None}
+        return {name: values[name] for name in self.columns if values.get(name) is not None}
 
     def untrained(self, seed: int) -> Steps:
         """Returns the row of a seed's untrained encoder; its accuracies are written, since a probe takes a while."""

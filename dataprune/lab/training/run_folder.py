@@ -6,9 +6,11 @@ import contextlib
 import errno
 import os
 import platform
+import subprocess
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,7 @@ class Environment:
     python: str = ""
     torch: str = ""
     dataprune: str = ""
+    commit: str = ""  # of the clone that it ran from, with + where files differ from it
     system: str = ""
 
     @classmethod
@@ -58,8 +61,26 @@ class Environment:
             python=platform.python_version(),
             torch=torch.__version__,
             dataprune=__version__,
+            commit=commit(),
             system=f"{platform.system()} {platform.release()}",
         )
+
+
+@cache
+def commit() -> str:
+    """The commit of the clone that this package is in, with + where its files differ; "" for an installed package."""
+    folder = Path(__file__).parents[2]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        if not git("ls-files", "__init__.py"):  # an environment inside somebody's repository
+            return ""
+        return git("rev-parse", "--short=12", "HEAD") + "+" * bool(git("status", "--porcelain", "."))
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from ...report.summary import summarize
 from ...training.build import load_data
 from ...training.settings import Settings
 from .. import engines, sweep
-from ..compare import Rows
+from ..compare import COLUMNS, Rows
 from ..engines import Engine, Report, Steps
 from ..sweep import Places, carry_out, digest
 from . import curves
@@ -71,7 +71,9 @@ class Panel:
     def steps(self, data: Data, places: Places) -> dict[sweep.Key, Steps]:
         """How each row is made, that of a run of a comparison."""
         return {
-            cell.key: Rows(cell.comparison, data, places, self.reads_weights).run(cell.method, cell.key.seed)
+            cell.key: Rows(cell.comparison, data, places, self.reads_weights, (*COLUMNS, "commit")).run(
+                cell.method, cell.key.seed
+            )
             for cell in self.cells
         }
 
