@@ -526,9 +526,7 @@ class Pruner:
 
     def _replace(self, selection: Selection) -> None:
         if self._selection is not None:
-            before = np.zeros(self.size, dtype=np.bool_)
-            before[self._selection.index.numpy()] = True
-            self._overlap = int(np.count_nonzero(before[selection.numpy()])) / len(selection)
+            self._overlap = float(np.isin(selection.numpy(), self._selection.numpy(), kind="table").mean())
         self.book.drawn[selection.index] += 1
         self._hold(selection)
 
