@@ -1,11 +1,13 @@
-"""Who trained a sample, where several ranks recorded it."""
+"""What is recorded in an epoch: whose samples they are, and warnings of repetitions."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_pruner import pruner, record
 
 from dataprune.distributed import Part
 from dataprune.epoch import claim
@@ -26,3 +28,23 @@ def test_a_sample_is_its_first_recorders(recorded: list[list[int]], before: list
     kept = claim(parts, owner)
     assert owner.tolist() == wanted
     assert kept.tolist() == [wanted[at] == rank for rank, index in enumerate(recorded) for at in index]
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ([0, 0, 0, 0], "a batch of 8 samples is recorded twice running in epoch 0"),
+        ([0, 1] * 10, "64 samples are recorded for epoch 0, which has 50"),
+        ([0, 1, None, 0, None, 0], "epoch 0 begins again after 16 of its samples were trained"),
+    ],
+)
+def test_repetitions_are_warned_of_once(batches: list[int | None], message: str) -> None:
+    p = pruner()
+    p.select(0)
+    with pytest.warns(UserWarning) as warned:
+        for batch in batches:
+            if batch is None:
+                p.begin(0, tail=0)
+            else:
+                record(p, list(range(8 * batch, 8 * batch + 8)), [1.0] * 8)
+    assert len(warned) == 1 and message in str(warned[0].message)

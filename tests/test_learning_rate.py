@@ -68,6 +68,21 @@ def test_data_dependent_budgets_end_at_one(options: dict, epochs: int, drop_last
     assert all(a < b for a, b in itertools.pairwise(done))
 
 
+def test_epochs_to_come_are_as_long_as_the_running_one_and_full_ones_full() -> None:
+    pruner = dataprune.infobatch(SIZE, keep=0.1, epochs=8, anneal=0.25)
+    done, taken = walk(pruner), 0
+    selected = dataprune.infobatch(SIZE, keep=0.1, epochs=8, anneal=0.25)
+    for epoch in range(8):
+        batches = list(selected.batches(epoch, BATCH, drop_last=False))
+        for index in batches:
+            selected.update(index, *signals(epoch, index))
+        pruned, full = max(0, 5 - epoch), min(2, 7 - epoch)
+        left = len(batches) * (1 + pruned) + math.ceil(SIZE / BATCH) * full
+        if epoch > 0:  # pruned ones are expected as long as the full first one before that
+            assert done[taken] == pytest.approx(done[taken - 1] + (1 - done[taken - 1]) / left)
+        taken += len(batches)
+
+
 def test_torchs_cosine() -> None:
     pruner = dataprune.emp(SIZE, keep=0.3, epochs=9)
     steps = pruner.planned_steps(BATCH)

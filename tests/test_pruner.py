@@ -231,6 +231,24 @@ def test_every_selects_at_the_first_pruned_epoch_then_every_so_many(start: int, 
     assert int(p.book.drawn.sum()) == pruned + full
 
 
+def test_a_policy_is_not_asked_for_all_samples_unless_it_says_so() -> None:
+    class Asked(policies.Policy):
+        counts: tuple[int, ...] = ()
+
+        def __call__(self, book: ScoreBook, count: int, key: Key) -> Selection:
+            self.counts += (count,)
+            return policies.uniform()(book, count, key)
+
+    class Weights(Asked):
+        when_full = True
+
+    for policy, counts in ((Asked(), (25, 25)), (Weights(), (SIZE, 25, 25, SIZE))):
+        p = pruner(epochs=4, policy=policy, schedule=schedules.window(0.5, 1, 3))
+        for epoch in range(4):
+            train(p, epoch)
+        assert policy.counts == counts
+
+
 def test_every_selects_anew_when_the_count_changes() -> None:
     p = pruner(epochs=6, every=100, policy=policies.uniform(), schedule=schedules.linear(1.0, 0.5, 6))
     assert [len(p.select(epoch).index) for epoch in range(6)] == [50, 45, 40, 35, 30, 25]

@@ -72,6 +72,11 @@ def test_round_trip(tmp_path: Path, dataset: TensorDataset) -> None:
     assert os.listdir(tmp_path) == ["core.safetensors"]  # nothing half-written is left
 
 
+def test_an_empty_selection_is_saved_and_loaded(tmp_path: Path, dataset: TensorDataset) -> None:
+    Selection.of([]).save(tmp_path / "none", dataset=dataset)
+    assert len(Selection.load(tmp_path / "none", dataset)) == 0
+
+
 def test_order_and_text_paths_survive(tmp_path: Path) -> None:
     path = str(tmp_path / "core.safetensors")
     Selection.of(torch.tensor([9, 1, 5])).save(path)

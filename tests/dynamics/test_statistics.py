@@ -120,6 +120,18 @@ def test_windows_have_two_presentations(make: Any) -> None:
             make(window=window)
 
 
+@pytest.mark.parametrize(
+    ("make", "name", "known"),
+    [
+        (dynamics.forgetting, "never", "last"), (dynamics.el2n, "reduce", "mean"), (dynamics.aum, "space", "logits"),
+        (dynamics.tdds, "difference", "kl"), (dynamics.tdds, "variant", "paper"),
+    ],
+)  # fmt: skip
+def test_unknown_choices_are_refused(make: Any, name: str, known: str) -> None:
+    with pytest.raises(ValueError, match=f"unknown .*{name}.* '{known}x'; did you mean '{known}'"):
+        make(**{name: f"{known}x"})
+
+
 def test_grand_asks_a_layer() -> None:
     with pytest.raises(TypeError, match="bias is True, False or the last layer itself, got NoneType"):
         dynamics.grand(None)  # type: ignore[arg-type]
