@@ -13,7 +13,7 @@ from .formatting import last_parts, mean_percent
 from .pack import Entry
 
 _SCORES = {"knn_accuracy": "nearest neighbours", "finetuned_accuracy": "fine-tuned", "val_accuracy": "validation"}
-_HIDDEN = ("settings", "machine", "pilot")  # of scripts: not measured, or too long for a table
+_HIDDEN = ("settings", "machine", "commit", "pilot")  # of scripts: not measured, or too long for a table
 
 
 def markdown(title: str, entries: Sequence[Entry]) -> str:
