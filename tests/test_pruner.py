@@ -464,6 +464,18 @@ def test_update_does_not_wait_for_the_device() -> None:
     assert p.state_dict()["score"][:256].isfinite().all()
 
 
+@pytest.mark.parametrize(
+    ("part", "value", "error"), [(0, SIZE, IndexError), (0, -1, IndexError), (1, math.nan, ValueError)]
+)
+def test_records_are_checked_when_they_are_flushed(part: int, value: float, error: type[Exception]) -> None:
+    """They may come from a device, where recording does not look at them."""
+    p = pruner()
+    record(p, [3, 4], [1.0, 2.0])
+    p._epoch.pending()[part][1] = value
+    with pytest.raises(error):
+        p.select(1)
+
+
 @pytest.mark.gpu
 def test_values_on_a_gpu_are_checked_when_they_are_flushed() -> None:
     p = pruner()

@@ -169,7 +169,7 @@ def test_a_state_with_a_negative_number_is_refused(name: str) -> None:
 
 
 def test_records_that_were_not_flushed_are_loaded_by_their_rank_alone() -> None:
-    state = a_state() | {"pending_index": torch.tensor([3]), "pending_score": torch.ones(1)}
+    state = a_state() | {"pending_index": torch.tensor([0]), "pending_score": torch.ones(1)}
     p = pruner()
     p.load_state_dict(state)
     assert p.recorded == 1

@@ -10,17 +10,21 @@ from dataprune.coresets import budget
 
 
 @pytest.mark.parametrize(
-    ("size", "memory", "row", "rows"),
+    ("size", "memory", "row", "rows", "used"),
     [
-        (1000, 1000, 10, 90),  # what fits beside the fixed part
-        (50, 10_000, 10, 50),  # all
-        (10**9, 10**12, 64, budget._CHUNK // 64),  # no more than a chunk, whatever fits
-        (10**9, 10**12, 2 * budget._CHUNK, 1),
-        (1000, 100, 0, 1000),  # without chunks
+        (1000, 1000, 10, 90, "1000 B"),  # what fits beside the fixed part
+        (33, 10_000, 28, 33, "1 KiB"),  # all
+        (10**9, 10**12, 64, budget._CHUNK // 64, "32 MiB"),  # no more than a chunk, whatever fits
+        (10**9, 10**12, 2 * budget._CHUNK, 1, "64 MiB"),
+        (1000, 100, 0, 1000, "100 B"),  # without chunks
     ],
 )
-def test_rows_of_a_chunk(size: int, memory: int, row: int, rows: int) -> None:
-    assert budget.chunk_rows("it", size, memory, fixed=100, row=row) == rows
+def test_rows_of_a_chunk(
+    size: int, memory: int, row: int, rows: int, used: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "dataprune.coresets"):
+        assert budget.chunk_rows("it", size, memory, fixed=100, row=row) == rows
+    assert f"{used} beyond its input, in chunks of {rows} rows" in caplog.text
 
 
 def test_finite_values_are_fine_although_their_sum_overflows() -> None:
