@@ -107,7 +107,9 @@ def epoch_steps(samples: int, batch_size: int, *, world_size: int, accumulate: i
 def check_whole(name: str, value: object, least: int = 1) -> None:
     """Raise ValueError unless `value` is a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        sized = hasattr(value, "__len__") and not isinstance(value, str)
+        got = f"a {type(value).__name__}: give its length, len(...)" if sized else repr(value)
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {got}")
 
 
 def check_fraction(name: str, value: float) -> None:

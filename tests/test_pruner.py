@@ -29,6 +29,12 @@ def test_whole_numbers_are_needed(name: str, value: object) -> None:
         Pruner(size, criteria.loss, policies.top_k(), schedules.constant(0.5), **options)
 
 
+def test_a_dataset_in_place_of_its_size_is_named() -> None:
+    data = torch.utils.data.TensorDataset(torch.zeros(4))
+    with pytest.raises(ValueError, match=r"got a TensorDataset: give its length, len\(\.\.\.\)"):
+        dataprune.loss(data, keep=0.5, epochs=4)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("smoothing", [0, -0.5, 1.5, math.nan])
 def test_smoothing_is_a_weight(smoothing: float) -> None:
     with pytest.raises(ValueError, match="smoothing"):

@@ -19,6 +19,9 @@ from .options import option
 from .output import first_rank
 
 INTERRUPTED = 130  # exit code of a process that Ctrl-C ended: 128 + SIGINT
+INTERRUPTION = (
+    "interrupted: run the same command again to continue from the last checkpoint; a run that has none yet starts over"
+)
 
 Debug = Annotated[bool, option("Show the traceback of an error.", "--debug")]
 
@@ -96,7 +99,7 @@ def _reported(debug: bool) -> Iterator[None]:
             raise
         except KeyboardInterrupt:
             if first_rank():
-                print("interrupted: run the same command again to continue from the last checkpoint", file=sys.stderr)
+                print(INTERRUPTION, file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
         except Exception as error:
             if _of_stdout(error):

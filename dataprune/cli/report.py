@@ -19,7 +19,8 @@ def report(
         ),
     ],
     out: Annotated[
-        Path | None, out_option("Folder to write to; by default the given folder, or report/ for several.")
+        Path | None,
+        out_option("Folder to write to; by default the given folder; report/ for several, or a packed file."),
     ] = None,
     watts: Annotated[
         float | None,
@@ -36,7 +37,7 @@ def report(
     require_drawing()
     from ..lab.report import page
 
-    out = out or (folders[0] if len(folders) == 1 else Path("report"))
+    out = out or (folders[0] if len(folders) == 1 and folders[0].is_dir() else Path("report"))
     files = page.write(folders, out, watts=watts)
     if json_:
         print_json({"page": str(files[0]), "markdown": str(files[1])})

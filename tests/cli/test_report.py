@@ -24,5 +24,7 @@ def test_report_of_single_runs_and_wrong_calls(tmp_path: Path) -> None:
     fails(2, "nowhere is no folder: give folders of `dataprune compare` or `train`", "report", "nowhere")
     fails(2, "--watts must be a positive number, got -1", "report", tmp_path / "emp", "--watts", -1)
     fails(2, "Missing argument 'RUNS...'", "report")
+    (tmp_path / "notes.csv").write_text("a,b\n")
+    fails(2, "notes.csv is no folder: give folders of", "report", tmp_path / "notes.csv")
     (tmp_path / "emp/metrics.json").write_text("{")
     fails(1, "metrics.json is damaged", "report", tmp_path / "emp")

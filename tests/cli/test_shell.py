@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from command_line import QUICK, call, fails, run
 
+from dataprune.cli.errors import INTERRUPTION
 from dataprune.lab.data.named import Data
 from dataprune.lab.training import build
 from dataprune.lab.training import run as training
@@ -60,7 +61,7 @@ def test_an_interruption_says_how_to_continue(monkeypatch: pytest.MonkeyPatch) -
     for command in ("train", "compare"):
         result = call(command, *QUICK)
         assert result.exit_code == 130 and result.stdout == ""
-        assert result.stderr == "interrupted: run the same command again to continue from the last checkpoint\n"
+        assert result.stderr == f"{INTERRUPTION}\n"
 
 
 @pytest.mark.slow

@@ -101,7 +101,7 @@ def _read_image_folder(folder: Path) -> Splits:
     root = splits["train"][0] if splits["train"] else folder
     classes = [path.name for path in _folders(root)]
     if not classes:
-        raise DataError(f"nothing to train on in {folder}: give train/CLASS/*.png, parquet or idx files")
+        raise DataError(f"nothing to train on in {folder}: give CLASS/*.png or train/CLASS/*.png, parquet or idx files")
     if wrong := [name for name in classes if name.encode(errors="replace") != os.fsencode(name)]:
         raise DataError(f"{root} has a class folder named {wrong[0]!a}, which is not UTF-8: rename it")
     test = [*splits["test"], *splits["validation"]] if splits["train"] else []

@@ -78,7 +78,7 @@ def load(
     train_index, note = torch.arange(len(train.labels)), ""
     if test is None:
         order = _permutation(len(train_index), split_seed, _HELD)
-        train_index, test_index = _part(order, round(0.2 * len(order)), name)
+        train_index, test_index = _part(order, max(1, round(0.2 * len(order))), name)
         test = train
         note = f"{name} has no test split: a fixed random fifth of it, {len(test_index)} samples, is the test set"
     else:
@@ -121,6 +121,8 @@ def _find(name: str, folder: str | os.PathLike[str] | None, test_size: int | Non
         except DataError as error:
             raise DataError(f"{error}; {elsewhere}") from error
     path = Path(name).expanduser()
+    if path.is_file():
+        raise UsageError(f"{name} is a file: give the folder that holds CLASS/*.png, parquet or idx files")
     if path.is_dir() or path.is_absolute() or name.startswith((".", "~")):
         return path.resolve().name, read_folder(path)
     message = suggest(name, KNOWN, what="data") + "; no folder of that name either"

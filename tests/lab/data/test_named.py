@@ -385,12 +385,14 @@ def test_unknown_names(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "datasets", None)
     monkeypatch.setenv("DATAPRUNE_DATA", str(tmp_path))
+    (tmp_path / "table.csv").write_text("a,b\n")
     for name, error, message in (
         ("digitz", UsageError, "unknown data 'digitz'; did you mean 'digits'"),
         ("Fashion_MNIST", UsageError, "did you mean 'fashion-mnist'"),
         ("owner/name", UsageError, r"for a name on the hub: pip install -c constraints.txt -e '\.\[hf\]'"),
         ("cifar100", DataError, r"pip install -c constraints.txt -e '\.\[hf\]'; no cifar100 here: .*DATAPRUNE_DATA"),
         ("./absent", DataError, "no folder absent"),
+        (str(tmp_path / "table.csv"), UsageError, "is a file: give the folder that holds"),
         (str(tmp_path), DataError, "nothing to train on in"),
     ):
         with pytest.raises(error, match=message) as caught:
