@@ -112,6 +112,7 @@ def analyse(lines: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="EMP's open questions: layers and mutual information.")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--keep", type=float, nargs="+", default=KEEPS)
     parser.add_argument("--train-size", type=int, default=COMMON["train_size"])
     parser.add_argument("--epochs", type=int, default=COMMON["epochs"])
     parser.add_argument("--until", type=float, default=float("inf"), help="Begin no run after so many minutes.")
@@ -121,7 +122,9 @@ def main() -> None:
     torch.set_num_threads(1)  # sums in another order are other sums
     ledger = Ledger(given.out / "runs.jsonl", {**common, "anneal": ANNEAL, "beta": BETA})
     started, data = time.monotonic(), {}
-    todo = [(seed, name, keep, arm) for seed in range(given.seeds) for name in DATA for keep in KEEPS for arm in ARMS]
+    todo = [
+        (seed, name, keep, arm) for keep in given.keep for seed in range(given.seeds) for name in DATA for arm in ARMS
+    ]
     for seed, name, keep, arm in todo:
         run = f"{name} keep {keep} {arm} seed {seed}"
         if run in ledger.lines:

@@ -327,6 +327,7 @@ PAGES: dict[str, Callable[[], Sentences]] = {
     "docs/findings/label-errors.md": findings.label_errors,
     "docs/findings/label-noise.md": papers.label_noise,
     "docs/findings/log.md": findings.log,
+    "docs/findings/open-questions.md": findings.open_questions,
     "docs/findings/quarter.md": findings.quarter,
     "docs/findings/static-coresets.md": findings.static_coresets,
     "docs/findings/tdds.md": papers.tdds,

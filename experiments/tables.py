@@ -238,6 +238,43 @@ def leave_out() -> str:
     return table(["the paper says", "measured", "agrees"], lines)
 
 
+def open_questions() -> str:
+    """Accuracy of each arm, and its difference to `emp` within seeds with a 95 % interval."""
+    measured = results("open_questions")["open_questions"]["result"]
+    arms = dict.fromkeys(cell.split()[-1] for cell in measured)
+    cells = dict.fromkeys(cell.rpartition(" ")[0] for cell in measured)
+    titles = {"fashion-mnist": "Fashion-MNIST", "cifar100": "CIFAR-100"}
+    head = [f"{titles[cell.split()[0]]}, {' '.join(cell.split()[1:])}" for cell in cells]
+    lines = []
+    for arm in arms:
+        line = [f"layer `{arm}`" if arm.startswith("conv") else f"`{arm}`"]
+        for row in (measured.get(f"{cell} {arm}") for cell in cells):
+            text = "" if row is None else f"{row['accuracy']:.2f}"
+            if row is not None and "minus_emp" in row:
+                mean, low, high = (f"{value:+.2f}".replace("-", "−") for value in row["minus_emp"])
+                text += f", {mean} ({low} to {high})"
+            line.append(text)
+        lines.append(line)
+    seeds = ["seeds", *(str(measured[f"{cell} emp"]["seeds"]) for cell in cells)]
+    return table(["", *head], [*lines, seeds])
+
+
+def first_term() -> str:
+    measured = results("emp_first_term")["emp_first_term"]["result"]
+    names = {"kept_term": "the term that EMP keeps, −d", "halves": "(a) d_other − d_own over halves",
+             "neighbours": "(b) 5 nearest pruned samples − d"}  # fmt: skip
+    lines = []
+    for name, title in names.items():
+        row = measured[name]
+        cells = []
+        for against in ("with_memory", "with_first_term", "with_itself"):
+            numbers = [f"{value:.2f}".replace("-", "−") for value in row.get(against, [])]
+            cells.append(f"{numbers[0]} ({numbers[1]} to {numbers[2]})" if numbers else "")
+        lines.append([title, *cells])
+    head = ["", "with Eq. 11's memory", "its first term with the true one", "with itself, over other repetitions"]
+    return table(head, lines)
+
+
 def joint() -> str:
     places = ((0.1, 0.0), (0.1, 0.4), (0.1, 0.8), (0.3, 0.8), (0.5, 0.0), (0.5, 0.8))
     lines = []
@@ -362,6 +399,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "contrastive_cifar100": lambda: contrastive("cifar100"),
     "contrastive_small_keep": contrastive_small_keep,
     "leave_out": leave_out,
+    "open_questions": open_questions,
+    "first_term": first_term,
     "joint": joint,
     "glue": glue,
     "label_errors": label_errors,

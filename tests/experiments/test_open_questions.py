@@ -44,7 +44,7 @@ def test_every_arm_is_trained_once_and_compared_within_seeds(
     script.main()
     record = json.loads((tmp_path / "open_questions.json").read_text())
     assert len(record["points"]) == 2 * len(script.ARMS)
-    assert {point["steps"] for point in record["points"]} == {2 + 1 + 1 + 2}  # whole batches of 128 of 300 and of 150
+    assert {point["steps"] for point in record["points"]} == {2 + 1 + 1 + 1}  # whole batches of 128 of 300 and of 150
     lines = {point["run"]: point for point in record["points"]}
     differences = [
         100

@@ -77,7 +77,8 @@ def _check_language(settings: Settings) -> None:
     require(installed, f"{task} needs transformers: pip install -c constraints.txt -e '.[hf]'")
     if settings.glue == "stsb":
         require(
-            settings.method != "memory", "memory reads class probabilities, and glue/stsb predicts a score: take loss"
+            settings.method not in ("memory", "information"),
+            f"{settings.method} reads class probabilities, and glue/stsb predicts a score: take loss",
         )
         _refuse(settings, ("label_noise", "label_smoothing"), "is for classes, and glue/stsb has scores: leave it out")
 
