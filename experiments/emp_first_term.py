@@ -34,6 +34,7 @@ from torch import Tensor
 
 from dataprune import files
 from dataprune.contrastive import SimCLR
+from dataprune.errors import UsageError
 from dataprune.lab.report import pack
 
 HALVINGS = {"smoke": 2, "cpu": 10}
@@ -121,6 +122,10 @@ def analyse(lines: dict[str, dict[str, Any]], judge: dict[str, Any] | None) -> d
 
 
 def main(scale: str, out: Path) -> dict[str, Any]:
+    if scale not in PAIRS:
+        raise UsageError(
+            f"the scales are {' and '.join(PAIRS)}: there are no 50 retrainings at the paper's own to judge by"
+        )
     study = Study(scale, PAIRS[scale])
     judge = pack.read(JUDGE)[0].result if scale == "cpu" else None
     order = study.draw("left out")

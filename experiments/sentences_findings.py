@@ -241,10 +241,13 @@ def open_questions() -> Sentences:
     yield f"`conv1` is {above('conv1', 'emp', FASHION, -1):.1f} points below `emp`"
     yield f"`conv4` {number(above('conv4', 'emp', FASHION), 1, '+')}"
     yield f"the layers are {span(above(layer, 'emp', CIFAR) for layer in layers)} points above `emp`"
-    yield f"at most {max(above(layer, 'rs2', CIFAR) for layer in layers):.1f} above `rs2`"
+    random, memory = (above("conv1", other, CIFAR) for other in ("rs2", "memory"))
+    yield f"`conv1` {random:.1f} above `rs2` and {memory:.1f} above `memory`"
     yield f"{above('information', 'emp', FASHION, -1):.1f} points below `emp`"
-    yield f"{above('information', 'memory', FASHION, -1):.1f} below `memory` and {above('information', 'rs2', FASHION, -1):.1f} below `rs2`"
-    yield f"{above('information', 'emp', CIFAR):.1f} above `emp`, {above('information', 'rs2', CIFAR, -1):.1f} below `rs2`"
+    below_memory, below_random = (above("information", other, FASHION, -1) for other in ("memory", "rs2"))
+    yield f"{below_memory:.1f} below `memory` and {below_random:.1f} below `rs2`"
+    above_emp, below_random = above("information", "emp", CIFAR), above("information", "rs2", CIFAR, -1)
+    yield f"{above_emp:.1f} above `emp`, {below_random:.1f} below `rs2`"
     estimates = results("emp_first_term")["emp_first_term"]["result"]
     yield f"{estimates['memory_reliability']:.2f} of their variance over samples"
     halves, near = estimates["halves"], estimates["neighbours"]
