@@ -510,15 +510,6 @@ def test_a_gpu_run_equals_a_cpu_run() -> None:
     assert runs[0] == runs[1]
 
 
-@pytest.mark.gpu
-def test_a_state_loaded_onto_a_gpu_moves_to_the_cpu() -> None:
-    state = {key: value.cuda() if isinstance(value, Tensor) else value for key, value in a_state().items()}
-    p = pruner()
-    p.load_state_dict(state)
-    train(p, 1)
-    assert len(p.select(2).index) == 20
-
-
 @pytest.mark.parametrize("criterion", [criteria.entropy, lambda losses, outputs, targets: outputs[:, 0]])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_a_loss_that_is_not_finite_is_refused_by_criteria_that_do_not_read_it(criterion: Any, value: float) -> None:

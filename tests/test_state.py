@@ -191,3 +191,12 @@ def test_a_state_with_strange_positions_is_refused() -> None:
         pruner().load_state_dict(
             a_state() | {"pending_index": torch.tensor([SIZE + 3]), "pending_score": torch.ones(1)}
         )
+
+
+@pytest.mark.gpu
+def test_a_state_loaded_onto_a_gpu_moves_to_the_cpu() -> None:
+    state = {key: value.cuda() if isinstance(value, Tensor) else value for key, value in a_state().items()}
+    p = pruner()
+    p.load_state_dict(state)
+    train(p, 1)
+    assert len(p.select(2).index) == 20
