@@ -203,7 +203,7 @@ def tdds_table2() -> Sentences:
     def level(arm: str, panel: str, keep: float) -> float:
         return mean(reproduced("tdds_table2", panel, keep, arm))
 
-    yield f"with its weights ({both('tdds', FASHION)} on Fashion-MNIST, {both('tdds', CIFAR)} on CIFAR-100)"
+    yield f"with the weights of Eq. 13 ({both('tdds', FASHION)} on Fashion-MNIST, {both('tdds', CIFAR)} on CIFAR-100)"
     alone = {percent(reproduced("tdds_table2", FASHION, keep, "tdds, unweighted")) for keep in (0.5, 0.3)}
     lead = level("tdds, unweighted", FASHION, 0.3) - level("full", FASHION, 0.3)
     yield f"level with the best at 0.5: {' or '.join(sorted(alone))} at both, {lead:.1f} above `full`"
@@ -264,7 +264,13 @@ def tdds_figures() -> Sentences:
     magnitude = gap(rows(0.1, "official, magnitude, unweighted"), rows(0.1, "official, gradient, unweighted"))
     yield f"agrees at keep 0.1, by {magnitude:.1f} points"
     weighted, without = (listed_text(percent(rows(keep, arm)) for keep in keeps) for arm in ("tdds", "unweighted"))
-    yield f"with them `tdds` has {weighted}, without {without}"
+    yield f"with those of Eq. 13 `tdds` has {weighted}, without {without}"
+    forms = (
+        listed_text(percent(reproduced("tdds_weights", CIFAR, keep, arm)) for keep in keeps)
+        for arm in ("none", "mean-one", "raw", "paper")
+    )
+    none, scaled, raw, each = forms
+    yield f"without weights {none}; scaled to mean 1 {scaled}; unscaled {raw}; of Eq. 13, at mean 1, {each}"
 
 
 def tdds_networks() -> Sentences:

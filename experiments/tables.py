@@ -146,7 +146,8 @@ def static_mnist() -> str:
         if method == "top":
             continue
         cells = [accuracy(compared("static_mnist", entry, method)) for entry in entries]
-        lines.append([f"`{method}`", *cells, f"{row.get('scoring_seconds', 0) / full:.1f}"])
+        weights = ", `weights=paper`" * (method == "tdds")
+        lines.append([f"`{method}`{weights}", *cells, f"{row.get('scoring_seconds', 0) / full:.1f}"])
     for method in ("tdds", "grad_match", "craig"):
         cells = [accuracy(compared("static_mnist", f"{entry}_unweighted", method)) for entry in entries]
         lines.append([f"`{method}`, `weights=none`", *cells, ""])
@@ -158,7 +159,8 @@ def static_cifar100() -> str:
     entries = ("static_cifar100_keep10", "static_cifar100_keep30")
     methods = [row["method"] for row in results("static_cifar100")[entries[0]]["summary"]]
     lines = [
-        [f"`{method}`", *(accuracy(compared("static_cifar100", entry, method)) for entry in entries)]
+        [f"`{method}`{', `weights=paper`' * (method == 'tdds')}"]
+        + [accuracy(compared("static_cifar100", entry, method)) for entry in entries]
         for method in methods
     ]
     lines.sort(key=lambda line: (line[0] != "`full`", -float(line[1])))

@@ -33,7 +33,8 @@ def weighted(
     Args:
         scores: scores of the whole dataset; those of the selected samples must be finite, for "paper" not negative, and
             not all equal, for "paper" not all 0, or ValueError is raised.
-        raw: use w as it is, not scaled to mean 1 over the coreset, which keeps the meaning of the learning rate.
+        raw: use w as it is, not scaled to mean 1 over the coreset, which keeps the meaning of the learning rate: those
+            of "official" are mostly far below 1.
         variant: "official" is what the authors' code does (with `raw`). It trains about as without weights. "paper" may
             diverge: a sample can weigh hundreds of times the mean, which the mean over a batch levels out.
     Example:
