@@ -10,9 +10,10 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Literal, Required, TypedDict, Unpack
+from typing import Any, Literal, Required, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -311,14 +312,21 @@ def _pruner(
     *,
     keep: float | None = None,
     budget: float | None = None,
-    epochs: int,
+    epochs: int | None = None,  # required, but Python would name this function in its message
     seed: int = 0,
     warmup: int | None = None,
     anneal: float = 0.0,
     smoothing: float = 1.0,
     every: int | None = 1,
+    **unknown: Any,
 ) -> Pruner:
     """Compose a pruner; `warmup` is 1 by default where the policy needs scores, else 0; `every` None selects once."""
+    if unknown:
+        recipe = sys._getframe(1).f_code.co_name  # the user called that, not this
+        known = inspect.signature(METHODS[recipe]).parameters
+        raise TypeError(f"{recipe}(): {suggest(next(iter(unknown)), known, what='argument')}")
+    if epochs is None:
+        raise TypeError("give epochs, how many epochs the run has: the schedule spans them")
     warmup = int(policy.reads_scores) if warmup is None else warmup
     schedule = _schedule(keep, budget, epochs, warmup, anneal)
     every = epochs if every is None else every
@@ -388,9 +396,8 @@ def _show_shared_arguments(recipe: Callable[..., Pruner]) -> None:
     """Put the arguments of `Run` into a recipe's signature and docstring, for `help` and `inspect`."""
     defaults = inspect.signature(_pruner).parameters
     warmup = int(reads(recipe.__name__) != "nothing")
-    shared = [
-        defaults[name].replace(default=warmup) if name == "warmup" else defaults[name] for name in Run.__annotations__
-    ]
+    shown = {"warmup": {"default": warmup}, "epochs": {"default": inspect.Parameter.empty, "annotation": "int"}}
+    shared = [defaults[name].replace(**shown.get(name, {})) for name in Run.__annotations__]
     size, *own, _ = inspect.signature(recipe).parameters.values()
     recipe.__signature__ = inspect.Signature([size, *shared, *own], return_annotation="Pruner")  # type: ignore[attr-defined]
     docstrings.complete(recipe, _SHARED)

@@ -68,6 +68,16 @@ def test_documented_defaults(row: Row) -> None:
     assert pruner.smoothing == row.smoothing
 
 
+@pytest.mark.parametrize("name", ["memory", "infobatch", "static_random"])
+def test_a_call_with_wrong_arguments_names_the_recipe(name: str) -> None:
+    with pytest.raises(TypeError, match=rf"{name}\(\): unknown argument 'epoch'; did you mean 'epochs'\?"):
+        METHODS[name](SIZE, keep=0.5, epoch=3)
+    with pytest.raises(TypeError, match="give epochs, how many epochs the run has"):
+        METHODS[name](SIZE, keep=0.5)
+    with pytest.raises(ValueError, match="epochs"):
+        METHODS[name](SIZE, keep=0.5, epochs=0)
+
+
 @each_by_keep
 def test_epochs_are_full_in_warmup_and_annealing_and_pruned_between(row: Row) -> None:
     pruned = row.pruned()
