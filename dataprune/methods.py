@@ -312,7 +312,7 @@ def _pruner(
     *,
     keep: float | None = None,
     budget: float | None = None,
-    epochs: int | None = None,  # required, but Python would name this function in its message
+    epochs: int = inspect.Parameter.empty,  # type: ignore[assignment]  # required, but Python's message would name _pruner
     seed: int = 0,
     warmup: int | None = None,
     anneal: float = 0.0,
@@ -325,7 +325,7 @@ def _pruner(
         recipe = sys._getframe(1).f_code.co_name  # the user called that, not this
         known = inspect.signature(METHODS[recipe]).parameters
         raise TypeError(f"{recipe}(): {suggest(next(iter(unknown)), known, what='argument')}")
-    if epochs is None:
+    if epochs is inspect.Parameter.empty:
         raise TypeError("give epochs, how many epochs the run has: the schedule spans them")
     warmup = int(policy.reads_scores) if warmup is None else warmup
     schedule = _schedule(keep, budget, epochs, warmup, anneal)
@@ -396,8 +396,9 @@ def _show_shared_arguments(recipe: Callable[..., Pruner]) -> None:
     """Put the arguments of `Run` into a recipe's signature and docstring, for `help` and `inspect`."""
     defaults = inspect.signature(_pruner).parameters
     warmup = int(reads(recipe.__name__) != "nothing")
-    shown = {"warmup": {"default": warmup}, "epochs": {"default": inspect.Parameter.empty, "annotation": "int"}}
-    shared = [defaults[name].replace(**shown.get(name, {})) for name in Run.__annotations__]
+    shared = [
+        defaults[name].replace(default=warmup) if name == "warmup" else defaults[name] for name in Run.__annotations__
+    ]
     size, *own, _ = inspect.signature(recipe).parameters.values()
     recipe.__signature__ = inspect.Signature([size, *shared, *own], return_annotation="Pruner")  # type: ignore[attr-defined]
     docstrings.complete(recipe, _SHARED)

@@ -76,6 +76,7 @@ def test_a_file_with_unknown_options() -> None:
     fails(2, "--epochs", "train", "--config", config(epochs="many"))
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     fails(2, "No such file", "train", "--config", "none.yaml")
     Path("config.yaml").write_text("a: [1")

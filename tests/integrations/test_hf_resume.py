@@ -189,7 +189,8 @@ def test_one_flipped_bit_in_the_pruners_state_is_refused(tmp_path: Path) -> None
         train(pruner=emp(), folder=tmp_path, resume=True)
 
 
-@pytest.mark.parametrize("at", [3, pytest.param(8, marks=pytest.mark.slow), pytest.param(16, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [3, 8, 16])
 def test_a_longer_run_takes_up_a_shorter_one(tmp_path: Path, at: int) -> None:
     def rs2(epochs: int) -> Any:
         return dataprune.rs2(SIZE, keep=0.25, epochs=epochs)

@@ -275,6 +275,7 @@ def call(*arguments: Any) -> Any:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_on_the_command_line(encoder: str, data_folder: Path, tmp_path: Path) -> None:
     small = ("--model", encoder, "--train-size", 160, "--test-size", 32, "--max-length", 16, "--keep", 0.5)
     result = call("train", "--task", "glue/cola", *small, "--epochs", 4, "--out", tmp_path / "run", "--json")

@@ -491,6 +491,7 @@ def ranked(rank: int, world_size: int, out: str, changes: dict) -> RunRecord:
     return training.run(tiny.settings(**changes), Path(out), data=tiny.data())
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 def test_two_ranks_share_the_samples(pool: Any, tmp_path: Path) -> None:
     changes = {"batch_size": 8}

@@ -334,6 +334,7 @@ def test_the_table_tells_of_unequal_steps(tmp_path: Path) -> None:
     assert "Not all arms" not in even
 
 
+@pytest.mark.slow
 def test_the_table_says_what_is_not_the_papers(tmp_path: Path) -> None:
     differs = {"crop": "there is none"}
     result = run.reproduce(of(differs=differs), tmp_path / "a", tmp_path / "cache")
