@@ -12,6 +12,7 @@ import tiny
 from command_line import QUICK, call, fails
 
 
+@pytest.mark.slow
 def test_compare_prints_a_table_or_json(tmp_path: Path) -> None:
     arguments = ["compare", *QUICK, "--methods", "full, short,emp", "--seeds", 2, "--out", tmp_path / "out"]
     result = call(*arguments)

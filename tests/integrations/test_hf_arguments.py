@@ -206,6 +206,7 @@ def test_the_index_reaches_the_loss_and_not_the_model(remove: bool) -> None:
     assert ("idx" in model.given) is not remove
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remove", [True, False])
 def test_datasets_of_the_datasets_library(remove: bool) -> None:
     items = Items()

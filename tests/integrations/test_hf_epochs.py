@@ -130,6 +130,7 @@ def test_full_gives_the_stock_trainers_losses_to_the_last_bit(accumulate: int) -
     assert [ids for _, ids in ours.seen] == [ids for _, ids in stock.seen]
 
 
+@pytest.mark.slow
 def test_the_order_is_random_by_default_and_the_pruners() -> None:
     first, second = (train(pruner=dataprune.full(SIZE, epochs=4, seed=seed)).epochs() for seed in (0, 1))
     assert first[0] != second[0] and first[0] != first[1]

@@ -76,6 +76,7 @@ def test_scores_are_loss_plus_entropy(build: Any, labels: str, shift: bool, smoo
     assert ours.pruner.book.score.numpy() == pytest.approx(losses, rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_regression_has_no_entropy() -> None:
     model, data = bert(labels=1).eval(), Items(labels="number")
     with torch.no_grad():

@@ -65,7 +65,7 @@ def test_the_stock_trainer_resumes_at_the_wrong_place(tmp_path: Path) -> None:
         3,
         pytest.param(6, marks=pytest.mark.slow),
         pytest.param(7, marks=pytest.mark.slow),
-        8,
+        pytest.param(8, marks=pytest.mark.slow),
         pytest.param(11, marks=pytest.mark.slow),
     ],
 )
@@ -91,6 +91,7 @@ def test_resuming_inside_an_epoch_with_accumulation(tmp_path: Path, accumulate: 
     same(whole, resumed)
 
 
+@pytest.mark.slow
 def test_resuming_at_the_ends_of_epochs_from_the_newest_checkpoint(tmp_path: Path) -> None:
     options = {"folder": tmp_path, "save_strategy": "epoch", "save_total_limit": 3}
     whole = train(pruner=emp(), **options)
@@ -102,6 +103,7 @@ def test_resuming_at_the_ends_of_epochs_from_the_newest_checkpoint(tmp_path: Pat
     assert not list(tmp_path.rglob("*.new"))
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_trains_nothing(tmp_path: Path) -> None:
     options = {"folder": tmp_path, "save_strategy": "epoch"}
     train(pruner=emp(), **options)
@@ -134,8 +136,9 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return train(pruner=emp(), folder=tmp_path_factory.mktemp("uninterrupted"), save_strategy="epoch")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", WRITES)
-@pytest.mark.parametrize("begun", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("begun", [False, True])
 def test_a_kill_while_a_checkpoint_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, begun: bool, uninterrupted: Any
 ) -> None:

@@ -292,6 +292,7 @@ def static(**changes: Any) -> Comparison:
     return comparison(**({"methods": STATIC, "settings": settings, "score_epochs": 4} | changes))
 
 
+@pytest.mark.slow
 def test_static_methods_take_the_same_steps_and_say_what_scoring_costs(tmp_path: Path) -> None:
     result = carry_out(static(seeds=(0, 1)), tmp_path, data=tiny.data())
     rows = {row["method"]: row for row in result["runs"] if row["seed"] == 1}

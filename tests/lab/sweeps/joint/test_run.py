@@ -126,6 +126,7 @@ def test_the_scope_decides_where_weights_are_ranked(scope: str, tmp_path: Path) 
         assert (max(shares) - min(shares) < 0.01) == (scope == "layer")
 
 
+@pytest.mark.slow
 def test_all_arms_of_a_seed_begin_alike_and_share_their_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun: dict[str, torch.Tensor] = {}
     plain = training.run
