@@ -292,6 +292,7 @@ def without_gathering(rank: int, world_size: int) -> tuple[Tensor, Tensor]:
     return nt_xent(z_i, z_j, reduction="none").detach(), plain(z_i, z_j, 0.5).detach()
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(("world_size", "batch"), [(2, 4), (3, 2), (2, 1)])
@@ -307,6 +308,7 @@ def test_gathered_negatives_equal_one_process(pool: Pool, world_size: int, batch
         torch.testing.assert_close(torch.cat([result[place] for result in results]), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 def test_parameters_under_ddp_get_the_gradient_of_the_joined_batch(pool: Pool) -> None:
     model = layer()
@@ -317,6 +319,7 @@ def test_parameters_under_ddp_get_the_gradient_of_the_joined_batch(pool: Pool) -
         torch.testing.assert_close(gradients, wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 def test_ranks_gather_half_precision_too(pool: Pool) -> None:
     values = pool.run(in_half_precision, world_size=2)
@@ -324,6 +327,7 @@ def test_ranks_gather_half_precision_too(pool: Pool) -> None:
     assert sum(values) / 2 == pytest.approx(float(plain(z_i.float(), z_j.float(), 0.5).mean()), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 def test_without_gathering_each_rank_is_alone(pool: Pool) -> None:
     for gradient, expected in pool.run(without_gathering, world_size=2):

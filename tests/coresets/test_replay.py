@@ -109,6 +109,7 @@ def by_rank(rank: int, world_size: int) -> list[tuple[list[int], list[float]]]:
     return [(batch.tolist(), pruner.weight(batch).tolist()) for batch in pruner.batches(0, 2)]
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 def test_the_batch_is_that_of_the_rank(pool: Pool) -> None:
     ranks = pool.run(by_rank, world_size=2)

@@ -297,6 +297,7 @@ def record_share(rank: int, ranks: int, run: Run, stop: int | None, dtype: torch
     return {"scores": recorder.scores(), "state": recorder.state_dict()}
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_ranks_agree_with_one_process(pool: Pool, ranks: int) -> None:
@@ -314,6 +315,7 @@ def test_ranks_agree_with_one_process(pool: Pool, ranks: int) -> None:
     assert resumed.epoch == 12
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 def test_half_rows_travel(pool: Pool) -> None:
     run = a_run(epochs=6, size=9)
@@ -332,6 +334,7 @@ def padded(rank: int, ranks: int) -> list[float]:
     return recorder.scores()["loss"].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 def test_a_padded_duplicate_counts_once(pool: Pool) -> None:
     first, second = pool.run(padded, world_size=2)
@@ -357,6 +360,7 @@ def disagree(rank: int, ranks: int, how: str) -> None:
     recorder.end_epoch()
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 @pytest.mark.parametrize(
     "how", ["different arguments", "different epochs", "classes", "middle of an epoch", "rank 1 recorded wrong values"]

@@ -504,6 +504,7 @@ def test_two_ranks_share_the_samples(pool: Any, tmp_path: Path) -> None:
     assert single[0]["loss"] == pytest.approx(ranks[0]["loss"], rel=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 def test_one_rank_resumes_a_run_of_two(pool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = stopped(tmp_path, monkeypatch, epochs=6)
@@ -526,6 +527,7 @@ def waiting(rank: int, world_size: int, out: str) -> float:
             return time.time()
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 def test_all_ranks_wait_for_another_process(pool: Any, tmp_path: Path) -> None:
     lock, released = FileLock(tmp_path / ".lock", thread_local=False), []
@@ -541,6 +543,7 @@ def looked(rank: int, world_size: int, folders: list[str]) -> bool:
     return run_folder.finished(Path(folders[rank]), tiny.settings(model="mlp")) is not None
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 def test_ranks_go_the_way_of_the_first(pool: Any, tmp_path: Path) -> None:
     """Another process may finish the run between their looks."""
