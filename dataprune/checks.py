@@ -193,12 +193,12 @@ def check_state(state: dict[str, Any], size: int, epochs: int, values: tuple[int
                 f"the saved state is damaged: `{name}` is {actual}, a tensor of {size} samples is needed"
             )
     packed, weight = state.get("selection", ""), state.get("weight", "")
-    chosen = 0
+    selected = 0
     if isinstance(packed, Tensor) and packed.ndim == 1:
         if packed.dtype == torch.int64 and in_range(packed, size):
-            chosen = len(packed)
+            selected = len(packed)
         elif packed.dtype == torch.uint8 and len(packed) == -(-size // 8):
-            chosen = int(np.unpackbits(packed.numpy(), count=size).sum())
+            selected = int(np.unpackbits(packed.numpy(), count=size).sum())
     plain = {
         "seed": "seed" in state,
         "data": state.get("data", "") is None or (isinstance(state.get("data"), str) and state["data"] != ""),
@@ -210,8 +210,8 @@ def check_state(state: dict[str, Any], size: int, epochs: int, values: tuple[int
         "rank": is_whole(state.get("rank"), 0),
         "world_size": is_whole(state.get("world_size"), 1),
         "pending_index": in_range(state["pending_index"], size),
-        "selection": chosen > 0 or (packed is None and state.get("epoch") is None),
-        "weight": weight is None or (isinstance(weight, Tensor) and weight.shape == (chosen,)),
+        "selection": selected > 0 or (packed is None and state.get("epoch") is None),
+        "weight": weight is None or (isinstance(weight, Tensor) and weight.shape == (selected,)),
         "by_batch": isinstance(state.get("by_batch", False), bool),  # only there where it is true
     }
     for name, right in plain.items():

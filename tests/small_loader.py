@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -81,3 +81,29 @@ def reloaded(state: Any) -> Any:
     torch.save(state, file)
     file.seek(0)
     return torch.load(file, weights_only=True)
+
+
+def train(p: Pruner, batches: Any, stop: int | None = None) -> list[list[int]]:
+    """From wherever the pruner is; stops right after `stop` batches were recorded."""
+    steps: list[list[int]] = []
+    if stop == 0:
+        return steps
+    for _ in range(p.epoch, p.epochs):
+        for index, _ in batches:
+            record(p, index)
+            steps.append(index.tolist())
+            if len(steps) == stop:
+                return steps
+    return steps
+
+
+def check_resuming(build: Callable[[], tuple[Pruner, DataLoader]]) -> None:
+    """A run that is resumed after any batch, the ends of epochs included, trains what an uninterrupted one does."""
+    whole = train(*build())
+    for instant in range(len(whole) + 1):
+        p, batches = build()
+        train(p, batches, stop=instant)
+        state = reloaded(p.state_dict())
+        p, batches = build()
+        p.load_state_dict(state)
+        assert train(p, batches) == whole[instant:], instant

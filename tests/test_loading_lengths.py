@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_loader import BATCH, SIZE, loader, positions, pruner, record, reloaded
+from small_loader import BATCH, SIZE, check_resuming, loader, positions, pruner
 from torch import Tensor
 
 from dataprune import PruneSampler, prune_loader
@@ -109,24 +109,7 @@ def test_resuming_after_any_batch(drop_last: bool) -> None:
         p = pruner("loss", epochs=4, seed=5)
         return p, prune_loader(loader(drop_last=drop_last), p, lengths=LENGTHS.tolist())
 
-    def train(p: Any, batches: Any, stop: int = 1000) -> list[list[int]]:
-        steps: list[list[int]] = []
-        for _ in range(p.epoch, p.epochs):
-            for index, _ in batches:
-                record(p, index)
-                steps.append(index.tolist())
-                if len(steps) == stop:
-                    return steps
-        return steps
-
-    whole = train(*build())
-    for instant in range(1, len(whole)):
-        p, batches = build()
-        train(p, batches, stop=instant)
-        state = reloaded(p.state_dict())
-        p, batches = build()
-        p.load_state_dict(state)
-        assert train(p, batches) == whole[instant:], instant
+    check_resuming(build)
 
 
 def test_lengths_must_fit() -> None:

@@ -6,7 +6,7 @@ import contextlib
 from typing import Any
 
 import pytest
-from small_loader import BATCH, EPOCHS, Items, loader, positions, pruner, record, reloaded
+from small_loader import BATCH, EPOCHS, Items, check_resuming, loader, positions, pruner, record, reloaded, train
 from torch.utils.data import (
     DataLoader,
 )
@@ -14,20 +14,6 @@ from torch.utils.data import (
 from dataprune import Indexed, IndexedCollate, Pruner, PruneSampler, prune_loader
 
 # -- resuming --------------------------------------------------------------------------------------------------------
-
-
-def train(p: Pruner, batches: Any, stop: int | None = None) -> list[list[int]]:
-    """From wherever the pruner is; stops right after `stop` batches were recorded."""
-    steps: list[list[int]] = []
-    if stop == 0:
-        return steps
-    for _ in range(p.epoch, p.epochs):
-        for index, _ in batches:
-            record(p, index)
-            steps.append(index.tolist())
-            if len(steps) == stop:
-                return steps
-    return steps
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -95,14 +81,7 @@ def test_resuming_a_sampler_in_a_plain_loader() -> None:
         p = pruner("loss", epochs=4)
         return p, DataLoader(Indexed(Items()), batch_size=BATCH, sampler=PruneSampler(p), collate_fn=IndexedCollate())
 
-    whole = train(*build())
-    for instant in range(len(whole) + 1):
-        p, batches = build()
-        train(p, batches, stop=instant)
-        state = reloaded(p.state_dict())
-        p, batches = build()
-        p.load_state_dict(state)
-        assert train(p, batches) == whole[instant:], instant
+    check_resuming(build)
 
 
 def test_a_new_run_with_another_loader_of_the_same_pruner() -> None:
