@@ -74,13 +74,13 @@ class memory(Declared):
     def _entropy(self, name: str, h: Float[Tensor, "b d"], y: Int[Tensor, " b"], classes: int) -> Float[Tensor, " b"]:
         sums = self._sums.get(name)
         sums = h.new_zeros(classes, h.shape[1] + 2) if sums is None else sums.to(h.device)
-        own = F.one_hot(y, classes).float()
+        onehot = F.one_hot(y, classes).float()
         sums = sums * self.decay
-        sums[:, :-1] += own.T @ torch.cat([h, torch.ones_like(h[:, :1])], dim=1)
+        sums[:, :-1] += onehot.T @ torch.cat([h, torch.ones_like(h[:, :1])], dim=1)
         seen = sums[:, -2] > 0
         means = sums[:, :-2] / sums[:, -2:-1].clamp(min=_TINY)
         squared = torch.cdist(h, means, compute_mode="donot_use_mm_for_euclid_dist").square()
-        sums[:, -1] += own.T @ squared.gather(1, y[:, None])[:, 0]
+        sums[:, -1] += onehot.T @ squared.gather(1, y[:, None])[:, 0]
         self._sums[name] = sums
         variance = sums[:, -1].sum() / (sums[:, -2].sum() * h.shape[1])
         logits = -squared / (2 * self.temperature * variance).clamp(min=_TINY)
