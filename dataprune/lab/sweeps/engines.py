@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -163,18 +163,18 @@ def processes(count: int) -> Engine:
 @contextmanager
 def _terminable() -> Iterator[None]:
     """End on SIGTERM by an exception, as on Ctrl-C, so that temporary files are removed."""
-
-    def end(number: int, frame: Any) -> None:
-        raise SystemExit(128 + number)
-
     if threading.current_thread() is not threading.main_thread():  # which alone may set handlers
         yield
         return
-    former = signal.signal(signal.SIGTERM, end)
+    former = signal.signal(signal.SIGTERM, _end)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, former)
+
+
+def _end(number: int, frame: Any) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def refuse_torchrun(option: str) -> None:
@@ -270,6 +270,7 @@ _data: Data | None = None
 def _begin(path: str, threads: int) -> None:
     global _data
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driving process handles Ctrl-C, and ends this one
+    signal.signal(signal.SIGTERM, _end)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     _data = torch.load(path, mmap=True, weights_only=False)  # all processes share the pages of one file
@@ -285,4 +286,7 @@ def _end_with_parent() -> None:
 
 def _work(job: Job) -> RunRecord:
     assert _data is not None
-    return perform(job, _data)
+    try:
+        return perform(job, _data)
+    except SystemExit as end:  # SIGTERM: what was being written is removed; the pool would start the next job
+        os._exit(end.code if isinstance(end.code, int) else 1)

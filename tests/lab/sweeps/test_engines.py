@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -12,10 +13,11 @@ import time
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import tiny
+import torch
 
 import dataprune
 from dataprune import files
@@ -206,6 +208,8 @@ def test_an_interrupted_sweep_loses_nothing_that_was_finished(side: tuple, tmp_p
     finished = {path: path.read_bytes() for path in tmp_path.glob("out/runs/*/metrics.json")}
     assert 1 <= len(files.read_json(compared)["runs"]) <= len(finished) < 6
     left = list(tmp_path.glob("out/*/**/.*"))
+    if "ray" in side:  # which kills its workers: what they were writing is left to the next writer
+        left = [path for path in left if path.suffix != ".part"]
     assert all(path.name == ".lock" and not (path.parent / "metrics.json").exists() for path in left), left
     again = call(*given)
     out, err = again.communicate(timeout=120)
@@ -213,7 +217,29 @@ def test_an_interrupted_sweep_loses_nothing_that_was_finished(side: tuple, tmp_p
     assert again.returncode == 0 and not lines, err
     for path, content in finished.items():
         assert path.read_bytes() == content
-    assert len(files.read_json(compared)["runs"]) == 6
+    assert len(files.read_json(compared)["runs"]) == 6 and not list(tmp_path.rglob("*.part"))
+
+
+def terminated_while_it_writes(folder: Path, data: Path) -> None:
+    def writing(job: Any, data: Any) -> None:
+        files.write_text(folder / "file", "text")
+
+    def terminated(descriptor: int) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    engines._begin(str(data), 1)
+    engines.perform, os.fsync = writing, terminated  # type: ignore[assignment]
+    engines._work(cast(engines.Job, None))
+
+
+def test_a_terminated_worker_removes_what_it_was_writing(tmp_path: Path) -> None:
+    torch.save({}, tmp_path / "data.pt")
+    given = (tmp_path / "out", tmp_path / "data.pt")
+    given[0].mkdir()
+    worker = multiprocessing.get_context("spawn").Process(target=terminated_while_it_writes, args=given)
+    worker.start()
+    worker.join()
+    assert worker.exitcode == 128 + signal.SIGTERM and not list(given[0].iterdir())
 
 
 @pytest.mark.slow
