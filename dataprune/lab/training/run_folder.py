@@ -122,6 +122,7 @@ class RunRecord:
     input: InputFormat | None = None  # None for language
     scores: str | None = None  # file of the table of scores, of a scoring run
     fingerprint: str | None = None  # of the scored dataset
+    forwarded_samples: int = 0  # forwarded without gradients to score them, a third of a trained one's compute
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON: metrics beside the other fields, without optional fields that are None."""

@@ -154,6 +154,8 @@ def test_files_of_a_finished_run(tmp_path: Path) -> None:
     assert all(0 <= line["val_accuracy"] <= 1 for line in history)
     assert json.loads(json.dumps(record.as_dict())) == files.read_json(tmp_path / "metrics.json")
     assert record == RunRecord.of(record.as_dict())
+    older = {name: value for name, value in record.as_dict().items() if name != "forwarded_samples"}
+    assert RunRecord.of(older) == record  # a record from before forwarded samples were counted
     assert record.samples == 608 and record.steps == 38 and record.reached_keep == pytest.approx(0.3)
     assert record.seconds == record.train_seconds + record.select_seconds + record.recalibrate_seconds
     counts = load_file(tmp_path / "selection_counts.safetensors")
