@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Annotated
 
 from ..lab.training.settings import Settings
-from .options import OF_TASKS, AsJson, Jobs, Out, choose_engine, option, split_names
+from .options import OF_STEPS, OF_TASKS, AsJson, Jobs, Out, choose_engine, option, split_names
 from .output import console, default_out, print_json, print_lines
 from .runs import run_sweep
 from .settings_options import takes_settings
 
 
 @takes_settings(
-    without=("method", "selection", "keep", "steps", "statistics", "val_fraction", "anneal", "track", *OF_TASKS[1:]),
+    without=("method", "selection", "keep", *OF_STEPS, "statistics", "val_fraction", "anneal", "track", *OF_TASKS[1:]),
     defaults={"budget": 0.3},
 )
 def advise(

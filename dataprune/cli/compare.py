@@ -9,7 +9,19 @@ from typing import Annotated, Any
 import typer
 
 from ..lab.training.settings import Settings
-from .options import Address, AsJson, Engine, Jobs, Out, Seeds, choose_engine, option, split_names, split_numbers
+from .options import (
+    OF_STEPS,
+    Address,
+    AsJson,
+    Engine,
+    Jobs,
+    Out,
+    Seeds,
+    choose_engine,
+    option,
+    split_names,
+    split_numbers,
+)
 from .output import console, default_out, note, print_json, print_lines, require_drawing
 from .runs import run_sweep
 from .settings_options import takes_settings
@@ -25,7 +37,7 @@ MAIN_JOB: dict[str, dict[str, Any]] = {
 }
 
 
-@takes_settings(without=("method", "selection", "steps", "statistics", "init", "track"))
+@takes_settings(without=("method", "selection", *OF_STEPS, "statistics", "init", "track"))
 def compare(
     ctx: typer.Context,
     settings: Settings,

@@ -8,14 +8,26 @@ from typing import Annotated
 from ..errors import UsageError
 from ..files import read_json
 from ..lab.training.settings import Settings
-from .options import OF_TASKS, Address, AsJson, Engine, Jobs, Out, choose_engine, option, split_names, split_numbers
+from .options import (
+    OF_STEPS,
+    OF_TASKS,
+    Address,
+    AsJson,
+    Engine,
+    Jobs,
+    Out,
+    choose_engine,
+    option,
+    split_names,
+    split_numbers,
+)
 from .output import console, default_out, first_rank, print_json, require_drawing
 from .runs import run_sweep
 from .settings_options import takes_settings
 
 
 @takes_settings(
-    without=("method", "selection", "keep", "budget", "steps", "statistics", "epochs", "init", "track", *OF_TASKS)
+    without=("method", "selection", "keep", "budget", *OF_STEPS, "statistics", "epochs", "init", "track", *OF_TASKS)
 )
 def joint(
     settings: Settings,

@@ -58,6 +58,7 @@ Jobs = Annotated[
 
 OF_CONTRASTIVE = ("views", "temperature", "dim", "projection", "score_on", "gather")  # of contrastive learning alone
 OF_TASKS = ("task", "max_length", *OF_CONTRASTIVE)
+OF_STEPS = ("steps", "count_forwards")  # when a run stops, which sweeps decide themselves
 
 
 def choose_engine(name: str, address: str | None, jobs: int | None) -> Any:

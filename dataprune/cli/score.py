@@ -8,14 +8,14 @@ from typing import Annotated
 
 from ..errors import UsageError
 from ..lab.training.settings import Settings, flag
-from .options import OF_TASKS, Address, AsJson, Out, machine_option, option, uses_ray
+from .options import OF_STEPS, OF_TASKS, Address, AsJson, Out, machine_option, option, uses_ray
 from .output import default_out, folder_name, note, print_json
 from .runs import train_run
 from .settings_options import takes_settings
 
 
 @takes_settings(
-    without=("method", "selection", "keep", "budget", "warmup", "anneal", "steps", "init", "track", *OF_TASKS)
+    without=("method", "selection", "keep", "budget", "warmup", "anneal", *OF_STEPS, "init", "track", *OF_TASKS)
 )
 def score(
     settings: Settings,

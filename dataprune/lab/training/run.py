@@ -127,6 +127,7 @@ class _Run:
         self.features = last_layer_inputs(self.model, data.shape, statistics)  # of the running step
         self.recorder = Recorder(size, statistics) if statistics else None
         self.step = 0
+        self.forwarded = 0  # samples only forwarded to be scored, of all ranks together
         self.open = False  # whether an epoch has begun that has no record in the history yet
         self.loss: float | None = None  # mean of the epoch, as last read for `OnStep`
         self.history: list[EpochRecord] = []
@@ -139,7 +140,7 @@ class _Run:
     def train(self, on_epoch: OnEpoch | None, on_step: OnStep | None) -> None:
         self.forward.train()
         for epoch in range(len(self.history), self.settings.epochs):
-            if self.step >= self.limit and not self.open:
+            if self._spent() > self.limit and not self.open:
                 break
             with self._timed("select"):
                 selection = self.pruner.select(epoch)
@@ -203,7 +204,7 @@ class _Run:
         every = self.settings.checkpoint_every
         before = self.history[-1].steps if self.history else 0
         with self._timed("train"):
-            while self.step < self.limit and (batch := next(batches, None)) is not None:
+            while self._spent() <= self.limit and (batch := next(batches, None)) is not None:
                 self._train_step(*batch)
                 if on_step is not None:
                     if (self.step - before) % _LOSS_EVERY == 0:
@@ -213,11 +214,18 @@ class _Run:
                     return True
         return False
 
+    def _spent(self) -> float:
+        """Steps when the next one is taken; with `count_forwards` samples that were only forwarded are among them."""
+        if not self.settings.count_forwards:
+            return self.step + 1
+        batch = self.settings.batch_size * distributed.world_size()
+        return self.step + 1 + run_folder.FORWARD * self.forwarded / batch
+
     def _train_step(self, index: Tensor, inputs: Any, labels: Tensor) -> None:
         settings = self.settings
         before, after = self.progress.done, self.progress.step()
         # the share at the middle of the step, so that neither the first nor the last is spent at rate 0
-        done = (before + after) / 2 if settings.steps is None else (self.step + 0.5) / settings.steps
+        done = (before + after) / 2 if settings.steps is None else (self._spent() - 0.5) / settings.steps
         for group in self.optimizer.param_groups:
             group["lr"] = settings.lr * self.rate(done)
         # dropout draws by the position in the run, so that a resumed run draws the same
@@ -319,6 +327,7 @@ class _Run:
             else InputFormat(data.shape, data.mean, data.std, len(data.classes), tuple(data.classes)),
             parameters=sum(p.numel() for p in self.model.parameters()),
             world_size=distributed.world_size(),
+            forwarded_samples=self.forwarded,
             machine=Environment.current(self.device),
         )
 
@@ -334,6 +343,7 @@ class _Run:
                 "settings": json.dumps(self.settings.as_dict()),
                 **{name: part.state_dict() for name, part in self._stateful().items()},
                 "step": self.step,
+                "forwarded": self.forwarded,
                 "open": self.open,
                 "sums": self.sums,
                 "seconds": self.seconds,
@@ -363,6 +373,7 @@ class _Run:
             for name, part in self._stateful().items():
                 part.load_state_dict(state[name])
             self.step, self.open, self.selected = state["step"], state["open"], state["selected"]
+            self.forwarded = state.get("forwarded", 0)
             self.seconds |= state["seconds"]
             self.sums.copy_(state["sums"])
             self.history = [EpochRecord(**line) for line in json.loads(state["history"])]

@@ -147,6 +147,10 @@ class Settings:
     steps: int | None = _training(
         None, "Stop after so many optimizer steps, and plan the learning rate for them.", _at_least(1)
     )
+    count_forwards: bool = _training(
+        False,
+        "Count a sample that the method only forwards, to score it, as a third of a trained one against --steps.",
+    )
     batch_size: int = _training(
         32, "Samples per optimizer step and rank; a smaller last batch is dropped.", _at_least(1)
     )
@@ -230,6 +234,7 @@ class Settings:
             "samples (static_random and `dataprune select` take their number)",
         )
         require(self.keep is None or self.budget is None, "give --keep or --budget, not both")
+        require(self.steps is not None or not self.count_forwards, "--count-forwards counts against --steps: give it")
         require(not (self.shift and self.resized_crop), "--shift and --resized-crop are two kinds of crop: give one")
         require(
             self.recalibrate_bn == 0 or self.recalibrate_bn >= self.batch_size,

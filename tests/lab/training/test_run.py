@@ -223,6 +223,28 @@ def test_the_learning_rate_follows_the_steps_really_taken(tmp_path: Path) -> Non
     assert history[1]["steps"] / steps > 0.5
 
 
+def test_samples_only_forwarded_count_against_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    close = training._Run._close
+
+    def forwarding(self: Any, epoch: int, selection: Any) -> None:
+        close(self, epoch, selection)
+        self.forwarded += 240 if epoch < 2 else 0
+
+    monkeypatch.setattr(training._Run, "_close", forwarding)
+    # epochs of 25, 7 and 7 steps of 16 samples; 240 forwarded samples cost as much as 80 trained ones, 5 steps
+    settings = tiny.settings(epochs=5, steps=44, count_forwards=True, checkpoint_every=3)
+    record = training.run(settings, tmp_path / "counted", data=tiny.data())
+    assert record.forwarded_samples == 480 and record.steps == 34  # 25, 5, 7, 5 and 2
+    shape = learning_rate.warmed_up(learning_rate.cosine(), 0.05)
+    at = [24.5, 25 + 5 + 6.5, 25 + 5 + 7 + 5 + 1.5]  # the middle of each epoch's last step
+    assert [line["lr"] for line in tiny.history(tmp_path / "counted")] == pytest.approx(
+        [0.05 * shape(steps / 44) for steps in at]
+    )
+    tiny.check_resume(settings, tiny.data(), tmp_path, 31, monkeypatch)
+    plain = training.run(replace(settings, count_forwards=False), tmp_path / "plain", data=tiny.data())
+    assert plain.forwarded_samples == 480 and plain.steps == 44
+
+
 @pytest.mark.parametrize("method", ["infobatch", "emp"])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_every_schedule_runs_its_course(method: str, schedule: str, tmp_path: Path) -> None:
@@ -450,6 +472,8 @@ def test_more_steps_than_the_epochs_have(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="raise --epochs"):
         training.run(tiny.settings(steps=10_000), tmp_path / "run", data=tiny.data())
     assert not (tmp_path / "run").exists()
+    with pytest.raises(UsageError, match="counts against --steps"):
+        tiny.settings(count_forwards=True)
 
 
 @pytest.mark.parametrize("after", [1, 2, 3, 4])

@@ -51,9 +51,11 @@ def test_the_key_ignores_how_a_run_is_carried_out_and_nothing_else() -> None:
         "recalibrate_bn": 99, "seed": 1, "bf16": True, "task": "contrastive", "init": "x", "views": "simclr",
         "temperature": 0.1, "dim": 9, "projection": "linear", "score_on": "projections", "gather": True,
     }  # fmt: skip
-    assert set(changed) | set(RUNTIME) | {"selection"} == {entry.name for entry in fields(Settings)}
+    named = {*changed, *RUNTIME, "selection", "count_forwards"}
+    assert named == {entry.name for entry in fields(Settings)}
     keys = {replace(base, **{name: value}).key() for name, value in changed.items()}
-    assert len(keys | {base.key()}) == len(changed) + 1
+    keys |= {base.key(), replace(base, steps=9, count_forwards=True).key()}
+    assert len(keys) == len(changed) + 2
 
 
 def test_the_key_depends_on_the_content_of_a_coreset(tmp_path: Path) -> None:
