@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..report.significance import critical, probability_positive
+from ..report import significance
+from ..report.significance import FREEDOM, binomial_variance, critical, moderated, probability_positive
 from .compare import SHORT
 
 RS2 = "rs2"  # a random choice, which a score has to beat
 SURE = 0.95  # probability of being better from which a method is called sure
-FREEDOM = 4  # degrees of freedom of the prior variance
 
 Accuracies = Mapping[str, Mapping[int, float]]  # by method and seed
 
@@ -40,26 +39,17 @@ class Verdict:
 def prior_variance(accuracies: Accuracies, held_out: int) -> float:
     """Variance of paired differences that all methods share, each of them evaluated on `held_out` samples.
 
-    The variance of two or three seeds is easily tenfold too small or too large, so each is averaged with the prior
-    variance, which counts as `FREEDOM` degrees of freedom. The prior variance is the median over methods (robust to one
-    that diverges), corrected for the chi-squared median, and at least the binomial variance of the held-out set for two
-    models whose errors have a correlation of one half.
-
-    Source: Smyth 2004, doi:10.2202/1544-6115.1027 (moderated t). Differs: the prior's degrees of freedom are fixed,
-        since a handful of methods cannot estimate them; its variance is the median, with a lower bound.
+    It is at least the binomial variance of the held-out set for two models whose errors have a correlation of one half.
     """
     differences = [paired_differences(accuracies, method, SHORT) for method in accuracies if method != SHORT]
-    median = statistics.median(statistics.variance(values) for values in differences)
-    right = statistics.fmean(accuracies[SHORT].values())
-    return max(median / (1 - 2 / (9 * (len(differences[0]) - 1))) ** 3, right * (1 - right) / held_out)
+    least = binomial_variance(statistics.fmean(accuracies[SHORT].values()), held_out)
+    return significance.prior_variance(differences, least)
 
 
 def difference(values: Sequence[float], prior: float) -> Difference:
-    """Mean, error and probability of one method's paired differences, with the `prior_variance`."""
-    own = len(values) - 1
-    variance = (FREEDOM * prior + own * statistics.variance(values)) / (FREEDOM + own)
-    mean, error = statistics.fmean(values), math.sqrt(variance / len(values))
-    return Difference(mean, error, probability_positive(mean, error, FREEDOM + own))
+    """Mean, error and probability of one method's paired differences, with the `prior_variance`, by moderated t."""
+    mean, error, freedom = moderated(values, prior)
+    return Difference(mean, error, probability_positive(mean, error, freedom))
 
 
 def judge(accuracies: Accuracies, held_out: int) -> list[Verdict]:
