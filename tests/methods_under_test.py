@@ -91,6 +91,8 @@ ROWS = [
         defaults=(("snapshots", 20),),
         bytes=16 + 4 * (CLASSES + 2),
     ),
+    Row("orderdp", warmup=1, defaults=(("share", 0.8), ("criterion", "loss"))),
+    Row("orderdp", warmup=1, outputs=True, options=(("criterion", "memory"),)),
 ]
 
 

@@ -1,0 +1,11 @@
+"""Methods of the field whose claims are not confirmed here yet; they are in `METHODS` beside the others.
+
+A file has one method: its criterion or policy, and its recipe. What the comparisons of this project confirm moves to
+`methods`.
+"""
+
+from ._orderdp import orderdp, random_then_top
+
+__all__ = ["orderdp", "random_then_top"]
+
+RECIPES = (orderdp,)
