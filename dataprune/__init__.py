@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         learning_rate,
         methods,
         network,
+        online,
         policies,
         schedules,
     )
@@ -61,6 +62,7 @@ _MODULES = [
     "learning_rate",
     "methods",
     "network",
+    "online",
     "policies",
     "schedules",
 ]

@@ -36,8 +36,11 @@ def inference(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def logits_of(output: Any) -> Float[Tensor, "b c"]:
-    """Read the logits (B, C), else TypeError: a tensor, `logits` of an object or mapping, or the first of a tuple."""
+def logits_of(output: Any, dims: Sequence[int] = (2,)) -> Float[Tensor, "b *s c"]:
+    """Read the logits (B, C), else TypeError: a tensor, `logits` of an object or mapping, or the first of a tuple.
+
+    With `dims` (2, 3), those of sequences too, (B, S, C).
+    """
     logits = output
     if isinstance(output, Mapping):
         logits = output.get("logits")
@@ -45,7 +48,7 @@ def logits_of(output: Any) -> Float[Tensor, "b c"]:
         logits = output.logits
     elif isinstance(output, (tuple, list)) and output:
         logits = output[0]
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
+    if not isinstance(logits, Tensor) or logits.ndim not in dims:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(output).__name__
         raise TypeError(f"the model must return (B, C) logits, or an output that has them as `logits`, got {got}")
     return logits
