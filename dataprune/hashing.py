@@ -22,7 +22,7 @@ class Key:
     seed: int  # of the run
     epoch: int  # 0-based, that the selection is made for
 
-    def hash(self, positions: Int[Tensor, "..."], draw: int = 0) -> Int[Tensor, "..."]:
+    def hash(self, positions: Int[Tensor, "..."], draw: int | Int[Tensor, "..."] = 0) -> Int[Tensor, "..."]:
         """64 random bits for every position, as `bits` for this seed and epoch."""
         return bits(self.seed, self.epoch, positions, draw)
 

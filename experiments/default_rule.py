@@ -16,10 +16,10 @@ which is 1 where the label is the prediction:
   sure of most, nearly the highest scores.
 
 The search reads validation images only, of three panels at keep 0.5 and 0.1. What it chooses is judged once, on the
-test images of all panels, at budgets and on data that the search has not seen. Setting: 8,000 images (digits: all 1,437), a
-CNN of four convolutions, 16 epochs of which the first and the last two are full, batches of 128 (digits: 32), shifts,
-flips (not of digits), cosine over real steps, bf16. Every run takes as many steps as `rs2`. A seed gives all arms the
-same initial weights, images and augmentation.
+test images of all panels, at budgets and on data that the search has not seen. Setting: 8,000 images (digits: all
+1,437), a CNN of four convolutions, 16 epochs of which the first and the last two are full, batches of 128 (digits: 32),
+shifts, flips (not of digits), cosine over real steps, bf16. Every run takes as many steps as `rs2`. A seed
+gives all arms the same initial weights, images and augmentation.
 """
 
 from __future__ import annotations

@@ -47,10 +47,11 @@ class Diverse(Chooser):
         taken = torch.zeros_like(remaining, dtype=torch.bool)
         rows = torch.empty(count, dtype=torch.int64, device=products.device)
         smallest = torch.finfo(products.dtype).tiny
+        draws = _NOISE + torch.arange(count, device=products.device)[:, None]
+        noise = -(-self._uniform(remaining, draws).log()).log()
         for step in range(count):
             # drawn in proportion to |product|, by the greatest of noisy logarithms
-            noise = -(-self._uniform(remaining, _NOISE + step).log()).log()
-            key = remaining.abs().clamp(min=smallest).log() + noise
+            key = remaining.abs().clamp(min=smallest).log() + noise[step]
             row = key.masked_fill(taken, -torch.inf).argmax(0, keepdim=True)  # (1,): a number would wait for the device
             column = products[row][0] - (columns[:step, row] * columns[:step]).sum(0)
             norm = column[row].clamp(min=0).sqrt()

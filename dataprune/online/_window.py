@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .. import criteria
 from ..criteria import Criterion
 from ..schedules import check_whole
-from .chooser import Chooser, check_ids
+from .chooser import Chooser, check_ids, widest
 
 
 def window(keep: float, *, batches: int = 10, criterion: Criterion = criteria.loss, seed: int = 0) -> Chooser:
@@ -56,5 +57,8 @@ class Window(Chooser):
         ids = check_ids(ids, len(losses), "").to(score.device)
         self._ids = [*self._ids, ids][-self.batches :]
         self._scores = [*self._scores, score.float()][-self.batches :]
-        same = (ids[:, None] == torch.cat(self._ids).to(ids.device)).float()
-        return same @ torch.cat(self._scores).to(ids.device) / same.sum(1)
+        known, scores = torch.cat(self._ids).to(ids.device), torch.cat(self._scores).to(ids.device)
+        order = known.argsort()
+        known, sums = known[order], F.pad(scores[order].to(widest(scores)).cumsum(0), (1, 0))
+        first, behind = torch.searchsorted(known, ids), torch.searchsorted(known, ids, right=True)
+        return (sums[behind] - sums[first]) / (behind - first)

@@ -188,13 +188,13 @@ class Chooser:
 
     # -- chance -------------------------------------------------------------------------------------------------------
 
-    def _bits(self, score: Tensor, draw: int = 0) -> Int[Tensor, " b"]:
+    def _bits(self, score: Tensor, draw: int | Tensor = 0) -> Int[Tensor, "*draws b"]:
         return Key(self.seed, self._step).hash(torch.arange(len(score), device=score.device), draw)
 
-    def _uniform(self, score: Tensor, draw: int) -> Float[Tensor, " b"]:
-        """Random numbers in (0, 1), one for every row."""
+    def _uniform(self, score: Tensor, draw: int | Tensor) -> Float[Tensor, "*draws b"]:
+        """Random numbers in (0, 1), one for every row, and draw (K, 1)."""
         bits = self._bits(score, draw) >> 40 & 0xFFFFFF
-        return (bits.to(_widest(score)) + 0.5) * 2.0**-24
+        return (bits.to(widest(score)) + 0.5) * 2.0**-24
 
     def _systematic(self, probability: Float[Tensor, " b"], count: int) -> Int[Tensor, " k"]:
         """Rows under a comb of `count` teeth at distance 1, thrown over the probabilities laid end to end."""
@@ -230,7 +230,7 @@ def inclusion(score: Float[Tensor, " b"], count: int) -> Float[Tensor, " b"]:
 
     Scores are floored at a thousandth of their mean; all equal where all are 0. In float64 where the device has it.
     """
-    score = score.to(_widest(score))
+    score = score.to(widest(score))
     floored = score.clamp(min=_FLOOR * score.mean())
     floored = torch.where(floored.sum() > 0, floored, 1.0)
     ordered = floored.sort(descending=True).values
@@ -261,7 +261,7 @@ def check_ids(ids: Any, batch: int, what: str) -> Int[Tensor, " b"]:
     return ids.long()
 
 
-def _widest(values: Tensor) -> torch.dtype:
+def widest(values: Tensor) -> torch.dtype:
     """float64 where the device has it: sums of many probabilities are rounded."""
     return torch.float32 if values.device.type == "mps" else torch.float64
 
