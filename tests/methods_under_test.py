@@ -93,6 +93,7 @@ ROWS = [
     ),
     Row("orderdp", warmup=1, defaults=(("share", 0.8), ("criterion", "loss"))),
     Row("orderdp", warmup=1, outputs=True, options=(("criterion", "memory"),)),
+    Row("seta", warmup=1, defaults=(("clusters", 10), ("window", 0.5), ("partial_anneal", 0.125))),
 ]
 
 

@@ -5,7 +5,8 @@ A file has one method: its criterion or policy, and its recipe. What the compari
 """
 
 from ._orderdp import orderdp, random_then_top
+from ._seta import seta, sliding_window
 
-__all__ = ["orderdp", "random_then_top"]
+__all__ = ["orderdp", "random_then_top", "seta", "sliding_window"]
 
-RECIPES = (orderdp,)
+RECIPES = (orderdp, seta)
