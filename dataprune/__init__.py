@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         network,
         online,
         policies,
+        prompts,
         schedules,
     )
     from .content import fingerprint
@@ -64,6 +65,7 @@ _MODULES = [
     "network",
     "online",
     "policies",
+    "prompts",
     "schedules",
 ]
 _FROM = {name: module for module, names in _HOME.items() for name in names}

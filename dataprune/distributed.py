@@ -89,8 +89,9 @@ def exchange(header: list[int], index: Int[Tensor, " k"], score: Float[Tensor, "
         if "timed out" not in str(error).lower() and "timeout" not in str(error).lower():
             raise
         raise PlanError(
-            f"rank {rank()} waited for the other ranks in vain: pruner.select, pruner.sync, and loops over a pruned "
-            "loader where an epoch begins, are collective. Call them on every rank, not under `if rank == 0`"
+            f"rank {rank()} waited for the other ranks in vain: pruner.select, pruner.sync, prompts.propose, and loops "
+            "over a pruned loader where an epoch begins, are collective. Call them on every rank, not under "
+            "`if rank == 0`"
         ) from error
     lengths = [int(head[-1]) for head in heads]
     longest, widest = max(lengths), max(int(head[-2]) for head in heads)

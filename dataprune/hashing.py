@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import Any
 
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Float, Float64, Int
 from torch import Generator, Tensor
 
 _WRAP = 1 << 64
@@ -62,6 +64,40 @@ def uniform(
     to less than n.
     """
     return (bits(seed, epoch, index, draw) >> 40 & 0xFFFFFF).float() * 2.0**-24
+
+
+def beta(
+    seed: int, epoch: int, index: Int[Tensor, " k"], a: Float[Tensor, " k"], b: Float[Tensor, " k"]
+) -> Float64[Tensor, " k"]:
+    """A random number with the distribution Beta(a, b) for every sample; seed, epoch and index as for `bits`.
+
+    Source: g / (g + h) for g ~ Gamma(a) and h ~ Gamma(b), each by Marsaglia and Tsang 2000. Differs: the logarithm of
+        Gamma is drawn, so that nothing underflows for small a and b.
+    """
+    return torch.sigmoid(_log_gamma(seed, epoch, index, a.double(), 0) - _log_gamma(seed, epoch, index, b.double(), 1))
+
+
+def _log_gamma(
+    seed: int, epoch: int, index: Int[Tensor, " k"], shape: Float64[Tensor, " k"], stream: int
+) -> Float64[Tensor, " k"]:
+    """The logarithm of a number with the distribution Gamma(shape, 1); even or odd draws, as `stream` says."""
+    d = torch.where(shape < 1, shape + 1, shape) - 1 / 3
+    result = torch.empty_like(d)
+    left = torch.arange(len(index))
+    attempt = 0
+    while len(left):
+        first, second, third = (_open(seed, epoch, index[left], 2 * (3 * attempt + i) + stream) for i in (1, 2, 3))
+        x = (-2 * first.log()).sqrt() * (2 * math.pi * second).cos()  # normal, by Box and Muller
+        v = (1 + x / (9 * d[left]).sqrt()) ** 3
+        accepted = (v > 0) & (third.log() < x**2 / 2 + d[left] * (1 - v + v.clamp(min=1e-300).log()))
+        result[left[accepted]] = (d[left] * v)[accepted].log()
+        left, attempt = left[~accepted], attempt + 1
+    return torch.where(shape < 1, result + _open(seed, epoch, index, stream).log() / shape, result)
+
+
+def _open(seed: int, epoch: int, index: Int[Tensor, " k"], draw: int) -> Float64[Tensor, " k"]:
+    """A random number in (0, 1) for every sample, a multiple of 2**-53."""
+    return ((bits(seed, epoch, index, draw) >> 12 & ((1 << 52) - 1)).double() + 0.5) * 2.0**-52
 
 
 def _wrapped(number: Any) -> Any:

@@ -11,7 +11,7 @@ import dataprune
 ROOT = Path(dataprune.__file__).parent
 # each may import those before it
 LAB = ["data", "models", "training", "report", "sweeps"]
-LIBRARY = ["core", "online", "dynamics", "coresets", "contrastive", "network", "integrations"]
+LIBRARY = ["core", "online", "prompts", "dynamics", "coresets", "contrastive", "network", "integrations"]
 
 
 def imports() -> Iterator[tuple[str, str]]:

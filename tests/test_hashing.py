@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import math
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataprune import Key
-from dataprune.hashing import bits, uniform
+from dataprune.hashing import beta, bits, uniform
 
 MASK = (1 << 64) - 1
 
@@ -84,3 +86,41 @@ def test_uniform_does_not_depend_on_the_batch(index: list[int], seed: int, epoch
         [uniform(seed, epoch, torch.tensor([at], dtype=torch.int32 if at < 2**31 else None)) for at in index]
     )
     assert torch.equal(together, alone)
+
+
+def slow_gamma(seed: int, epoch: int, index: int, shape: float, stream: int) -> float:
+    """Marsaglia and Tsang's rejection, one number at a time."""
+
+    def number(draw: int) -> float:
+        return ((slow_bits(seed, epoch, index, draw) >> 12) + 0.5) / 2**52
+
+    d = max(shape, shape + 1 if shape < 1 else 0) - 1 / 3
+    for attempt in itertools.count():
+        first, second, third = (number(2 * (3 * attempt + i) + stream) for i in (1, 2, 3))
+        x = math.sqrt(-2 * math.log(first)) * math.cos(2 * math.pi * second)
+        v = (1 + x / math.sqrt(9 * d)) ** 3
+        if v > 0 and math.log(third) < x * x / 2 + d - d * v + d * math.log(v):
+            return d * v * (number(stream) ** (1 / shape) if shape < 1 else 1)
+    raise AssertionError
+
+
+@given(st.integers(0, 2**40), st.integers(0, 500), st.floats(0.05, 50), st.floats(0.05, 50))
+def test_beta_is_the_reference(index: int, epoch: int, a: float, b: float) -> None:
+    g, h = slow_gamma(3, epoch, index, a, 0), slow_gamma(3, epoch, index, b, 1)
+    drawn = beta(3, epoch, torch.tensor([index]), torch.tensor([a]).double(), torch.tensor([b]).double())
+    assert drawn.item() == pytest.approx(g / (g + h), rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.2, 0.3), (1.0, 1.0), (0.7, 4.0), (9.5, 2.5), (300.0, 200.0)])
+def test_beta_has_its_distribution(a: float, b: float) -> None:
+    stats = pytest.importorskip("scipy.stats", reason="the extra report is not installed")
+    index = torch.arange(20_000)
+    drawn = beta(1, 2, index, torch.full((20_000,), a), torch.full((20_000,), b))
+    assert stats.kstest(drawn.numpy(), stats.beta(a, b).cdf).pvalue > 1e-3
+
+
+def test_beta_of_almost_nothing_is_a_coin() -> None:
+    """Gamma(1e-3) underflows float64 more often than not; its logarithm does not."""
+    tiny = torch.full((4000,), 1e-3)
+    drawn = beta(0, 0, torch.arange(4000), tiny, tiny)
+    assert drawn.isfinite().all() and abs(float((drawn > 0.5).double().mean()) - 0.5) < 0.03
