@@ -16,8 +16,12 @@ SELECTORS: dict[str, Callable[..., Selection]] = {
     "k_center": coresets.k_center,
     "herding": coresets.herding,
     "contextual_diversity": coresets.contextual_diversity,
+    "semdedup": coresets.semdedup,
+    "prototypes": coresets.prototypes,
+    "graph_cut": coresets.graph_cut,
 }
 COVERINGS = ["k_center", "contextual_diversity"]
+NEED_LABELS = ["moderate", "herding"]
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:

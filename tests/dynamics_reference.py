@@ -89,6 +89,11 @@ def r_loss(seen: Seen) -> float:
     return -math.log(softmax(seen.z[-1])[seen.y])
 
 
+def r_difficulty(seen: Seen, until: int | None = 30) -> float:
+    p = [softmax(row)[seen.y] for row in seen.before(until).z]
+    return 1 - sum(p) / len(p) if p else math.nan
+
+
 def r_dyn_unc(seen: Seen, window: int = 10, until: int | None = None, difficulty: bool = False) -> float:
     p = [softmax(row)[seen.y] for row in seen.before(until).z]
     values = []
@@ -168,6 +173,9 @@ ROWS: dict[str, tuple[Statistic, Reference]] = {
     "least confidence": (dynamics.least_confidence(), r_least_confidence),
     "margin": (dynamics.margin(), r_margin),
     "loss": (dynamics.loss(), r_loss),
+    "difficulty": (dynamics.difficulty(), r_difficulty),
+    "difficulty until 3": (dynamics.difficulty(until=3), lambda seen: r_difficulty(seen, 3)),
+    "difficulty of all": (dynamics.difficulty(until=None), lambda seen: r_difficulty(seen, None)),
     "dyn_unc": (dynamics.dyn_unc(), r_dyn_unc),
     "dyn_unc of 4": (dynamics.dyn_unc(window=4), lambda seen: r_dyn_unc(seen, 4)),
     "dual": (dynamics.dual(), r_dual),

@@ -29,10 +29,10 @@ def imports() -> Iterator[tuple[str, str]]:
 
 
 def part(module: str) -> str:
-    """A package of the library or of the lab; single modules, and further methods in `contrib`, are the core."""
+    """A package of the library or of the lab; single modules are the core, and `contrib` has further methods."""
     first, *rest = module.split(".")
     if first == "contrib":
-        return "core"
+        return "coresets" if rest[:1] == ["coresets"] else "core"
     if first == "lab":
         return f"lab.{rest[0]}" if rest else "lab"
     return first if (ROOT / first).is_dir() else "core"

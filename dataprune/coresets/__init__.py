@@ -9,6 +9,10 @@ will use is logged (INFO, logger "dataprune.coresets") before they start.
 
 from __future__ import annotations
 
+from ..contrib.coresets._dual_beta import dual_beta
+from ..contrib.coresets._graph_cut import graph_cut
+from ..contrib.coresets._prototypes import prototypes
+from ..contrib.coresets._semdedup import semdedup
 from ._contextual_diversity import contextual_diversity
 from ._craig import craig
 from ._deepfool import deepfool
@@ -30,6 +34,7 @@ random_coreset = random
 
 __all__ = [
     "MAX_MEMORY", "METHODS", "Extracted", "Inputs", "Method", "bottom", "ccs", "choose", "contextual_diversity",
-    "craig", "deepfool", "extract", "find", "glister", "grad_match", "herding", "influence", "k_center", "mean_one",
-    "moderate", "random", "random_coreset", "small_batch", "stratified", "top", "weighted",
+    "craig", "deepfool", "dual_beta", "extract", "find", "glister", "grad_match", "graph_cut", "herding", "influence",
+    "k_center", "mean_one", "moderate", "prototypes", "random", "random_coreset", "semdedup", "small_batch",
+    "stratified", "top", "weighted",
 ]  # fmt: skip

@@ -12,6 +12,10 @@ from torch import Tensor, nn
 
 from .. import docstrings
 from .. import methods as dynamic_methods
+from ..contrib.coresets._dual_beta import dual_beta
+from ..contrib.coresets._graph_cut import graph_cut
+from ..contrib.coresets._prototypes import prototypes
+from ..contrib.coresets._semdedup import semdedup
 from ..dynamics import STATISTICS
 from ..errors import UsageError, check_known
 from ..selection import Selection
@@ -64,6 +68,7 @@ class Method:
     needs: Needs
     statistic: str | None = None  # score that it reads by default; None: the user must choose, or it reads none
     any_statistic: bool = False  # whether another score can be chosen
+    also: tuple[str, ...] = ()  # further scores, which it takes after that one
     weights: bool = False  # whether its samples are weighted: by the score, or by the selector
 
     @property
@@ -169,7 +174,7 @@ def _positional(method: Method, inputs: Inputs, statistic: str | None) -> tuple[
         case "nothing":
             return (inputs.size,)
         case "scores":
-            return (inputs.scores(str(statistic)),)
+            return tuple(map(inputs.scores, (str(statistic), *method.also)))
         case "model":
             return inputs.model()
         case "features":
@@ -204,6 +209,10 @@ METHODS: dict[str, Method] = {
     "top": Method(top, "scores", any_statistic=True),
     "bottom": Method(bottom, "scores", any_statistic=True),
     "stratified": Method(stratified, "scores", any_statistic=True),
+    "dual_beta": Method(dual_beta, "scores", "dual", also=("difficulty",)),
+    "semdedup": Method(semdedup, "features"),
+    "prototypes": Method(prototypes, "features"),
+    "graph_cut": Method(graph_cut, "features"),
 }
 
 for _selector in {method.select for method in METHODS.values()}:

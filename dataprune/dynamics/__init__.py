@@ -15,6 +15,7 @@ from .statistics import (
     STATISTICS,
     Statistic,
     aum,
+    difficulty,
     dual,
     dyn_unc,
     el2n,
@@ -29,6 +30,6 @@ from .statistics import (
 from .table import Scores, load_scores, save_scores
 
 __all__ = [
-    "STATISTICS", "Recorder", "Scores", "Statistic", "aum", "average", "dual", "dyn_unc", "el2n", "entropy",
-    "forgetting", "grand", "least_confidence", "load_scores", "loss", "margin", "save_scores", "tdds",
+    "STATISTICS", "Recorder", "Scores", "Statistic", "aum", "average", "difficulty", "dual", "dyn_unc", "el2n",
+    "entropy", "forgetting", "grand", "least_confidence", "load_scores", "loss", "margin", "save_scores", "tdds",
 ]  # fmt: skip

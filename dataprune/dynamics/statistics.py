@@ -177,6 +177,20 @@ def dual(window: int = 10, until: int = 30) -> Statistic:
     return Statistic(name, Batch.target_probability, accumulator, until=until, window=window)
 
 
+def difficulty(until: int | None = 30) -> Statistic:
+    """Difficulty: 1 − the mean of p_y, early in training; the confidence of dataset cartography turned around.
+
+    Args:
+        until: presentations of epochs 0 to until - 1 count, by default those of `dual`; None counts all.
+    Source: Swayamdipta et al. 2020, arXiv:2009.10795, section 2, the confidence. Differs: one minus it, as highest
+        means kept first; the mean stops at an epoch, where DUAL's does.
+    """
+    if until is not None:
+        check_whole("until", until)
+    accumulator = _mean(sign=-1.0, offset=1.0)
+    return Statistic(_call("difficulty", until=until), Batch.target_probability, accumulator, until=until)
+
+
 def tdds(
     window: int = 10,
     decay: float | None = 0.9,
@@ -243,7 +257,7 @@ def tdds(
 
 STATISTICS: dict[str, Callable[..., Statistic]] = {
     make.__name__: make
-    for make in (forgetting, el2n, grand, aum, entropy, least_confidence, margin, loss, dyn_unc, dual, tdds)
+    for make in (forgetting, el2n, grand, aum, entropy, least_confidence, margin, loss, difficulty, dyn_unc, dual, tdds)
 }
 
 
@@ -259,9 +273,9 @@ def _last() -> Accumulator:
     return Accumulator(lambda size: {"value": _floats(size, torch.nan)}, add, lambda state: state["value"])
 
 
-def _mean(sign: float = 1.0) -> Accumulator:
-    """Average all values, times `sign`."""
-    return Accumulator(_no_mean, _add_to_mean, lambda state: sign * _counted(state["mean"], state["count"]))
+def _mean(sign: float = 1.0, offset: float = 0.0) -> Accumulator:
+    """Average all values, times `sign`, plus `offset`."""
+    return Accumulator(_no_mean, _add_to_mean, lambda state: sign * _counted(state["mean"], state["count"]) + offset)
 
 
 def _count_forgetting(*, never_is_last: bool) -> Accumulator:

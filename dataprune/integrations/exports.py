@@ -82,6 +82,7 @@ _QUALITY: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "loss": lambda score: np.exp(-score),
     "el2n": lambda score: np.clip(1 - score / math.sqrt(2), 0, 1),  # a rounded norm may be above √2
     "grand": lambda score: 1 / (1 + score),
+    "difficulty": lambda score: np.clip(1 - score, 0, 1),
 }
 
 

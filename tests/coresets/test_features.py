@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from coreset_features import COVERINGS, SELECTORS, check, euclid, follows_the_farthest, normal, tensor
+from coreset_features import COVERINGS, NEED_LABELS, SELECTORS, check, euclid, follows_the_farthest, normal, tensor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -168,12 +168,12 @@ def test_features_too_large_to_square_are_refused(name: str) -> None:
 @pytest.mark.parametrize("name", SELECTORS)
 def test_labels_must_be_there_and_fit(name: str) -> None:
     selector, features = SELECTORS[name], torch.rand(4, 2)
-    if name in COVERINGS:
-        with pytest.raises(ValueError, match="needs labels"):
-            selector(features, keep=0.5, balance="class")
-    else:
+    if name in NEED_LABELS:
         with pytest.raises(ValueError, match=f"{name} needs labels"):
             selector(features, keep=0.5, labels=None)
+    else:
+        with pytest.raises(ValueError, match="needs labels"):
+            selector(features, keep=0.5, balance="class")
     with pytest.raises(ValueError, match=r"labels must be \(4,\).*\(5,\)"):
         selector(features, keep=0.5, labels=torch.zeros(5).long())
     with pytest.raises(ValueError, match="whole numbers"):

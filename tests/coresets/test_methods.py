@@ -58,7 +58,7 @@ def test_each_is_its_selector(name: str, inputs: Inputs, parts: dict[str, Any]) 
     statistic = options(name).get("statistic", method.statistic)
     direct = {
         "nothing": lambda: method.select(SIZE, **shared),
-        "scores": lambda: method.select(parts["scores"][statistic], **shared),
+        "scores": lambda: method.select(*(parts["scores"][score] for score in (statistic, *method.also)), **shared),
         "features": lambda: method.select(everything.features, **shared),
         "logits": lambda: method.select(everything.logits, **shared),
         "gradients": lambda: method.select(everything.errors(), everything.features, **shared),

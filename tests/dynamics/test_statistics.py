@@ -245,7 +245,7 @@ def test_the_bytes_that_the_statistics_say() -> None:
     sizes = {
         dynamics.forgetting(): 10, dynamics.el2n(): 8, dynamics.el2n(reduce="last"): 4, dynamics.grand(): 8,
         dynamics.aum(): 8, dynamics.entropy(): 4, dynamics.least_confidence(): 4, dynamics.margin(): 4,
-        dynamics.loss(): 4, dynamics.dyn_unc(): 52, dynamics.dual(): 52, dynamics.tdds(): 48,
+        dynamics.loss(): 4, dynamics.dyn_unc(): 52, dynamics.dual(): 52, dynamics.tdds(): 48, dynamics.difficulty(): 8,
         dynamics.tdds(difference="ce"): 52, dynamics.tdds(difference="el2n"): 52,
     }  # fmt: skip
     for statistic, size in sizes.items():

@@ -29,7 +29,7 @@ from dataprune.lab.training import select
 from dataprune.lab.training.settings import Settings
 from dataprune.selection import Selection, fingerprint
 
-TRUSTED = ("aum", "forgetting", "loss", "el2n", "grand")  # a wrong label raises these
+TRUSTED = ("aum", "forgetting", "loss", "el2n", "grand", "difficulty")  # a wrong label raises these
 LONGEST = float(np.nextafter(np.float32(math.sqrt(2)), np.float32(2)))  # what rounding makes of an error of length √2
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
@@ -42,6 +42,8 @@ def quality(statistic: str, score: float) -> float:
         return math.exp(-score)
     if statistic == "el2n":
         return max(0.0, 1 - score / math.sqrt(2))
+    if statistic == "difficulty":
+        return max(0.0, 1 - score)
     mean_margin = -score
     return 0.5 + mean_margin / (2 * (1 + abs(mean_margin)))
 
@@ -58,8 +60,9 @@ def test_label_quality_is_its_definition(values: list[float], statistic: str, si
 
 @pytest.mark.parametrize("statistic", TRUSTED)
 def test_quality_falls_in_the_score_and_keeps_gaps(statistic: str) -> None:
-    highest = LONGEST if statistic == "el2n" else math.inf
-    qualities = exports.label_quality({statistic: torch.tensor([0.0, 0.5, 1.2, math.nan, highest])}, statistic)
+    highest = {"el2n": LONGEST, "difficulty": 1.0}.get(statistic, math.inf)
+    middle = min(1.2, 0.9 * highest)
+    qualities = exports.label_quality({statistic: torch.tensor([0.0, 0.5, middle, math.nan, highest])}, statistic)
     assert math.isnan(qualities[3]) and (np.diff(qualities[[0, 1, 2, 4]]) < 0).all() and qualities[4] == 0
 
 

@@ -185,6 +185,7 @@ class Comparison:
             ),
         )
         needed = [self._statistic(method) for method in self.static]
+        needed += [name for method in self.static for name in coresets.METHODS[method].also]
         names = [*recordable(settings), *(name for name in needed if name)]
         return replace(settings, statistics=",".join(dict.fromkeys(names)))
 

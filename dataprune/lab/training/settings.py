@@ -118,7 +118,7 @@ class Settings:
         "Scores",
         "",
         "Statistics to record, comma-separated: forgetting, el2n, grand, aum, entropy, least_confidence, margin, loss, "
-        "dyn_unc, dual, tdds; by default all that are defined after so many epochs.",
+        "difficulty, dyn_unc, dual, tdds; by default all that are defined after so many epochs.",
     )
     keep: float | None = _pruning(
         None,

@@ -281,7 +281,7 @@ def test_runs_and_comparisons_take_no_folder_of_each_other(tmp_path: Path) -> No
     assert not (tmp_path / "train" / "sweep.json").exists() and not (tmp_path / "compare" / "config.json").exists()
 
 
-STATIC = ("full", "short", "rs2", "el2n", "ccs", "k_center", "tdds", "top")
+STATIC = ("full", "short", "rs2", "el2n", "ccs", "k_center", "tdds", "top", "dual_beta", "semdedup")
 OPTIONS = ("ccs.cutoff=0.1", "tdds.window=3", "dual.window=2", "dyn_unc.window=2", "top.statistic=dual")
 
 
@@ -298,7 +298,7 @@ def test_static_methods_take_the_same_steps_and_say_what_scoring_costs(tmp_path:
     rows = {row["method"]: row for row in result["runs"] if row["seed"] == 1}
     assert {row["steps"] for method, row in rows.items() if method != "full"} == {25 + 7 * 5}
     for method, row in rows.items():
-        scored = method in ("el2n", "ccs", "k_center", "tdds", "top")
+        scored = method not in ("full", "short", "rs2")
         assert ("scoring_seconds" in row) == scored
         if scored:
             assert row["scoring_samples"] == 4 * 400 and row["scoring_seconds"] > 0
@@ -315,9 +315,9 @@ def test_static_methods_take_the_same_steps_and_say_what_scoring_costs(tmp_path:
     assert notes["method"] == "ccs" and notes["options"] == {"cutoff": 0.1} and notes["keep"] == pytest.approx(0.3)
     drawn = {
         method: Selection.load(tmp_path / "coresets" / f"{method}-seed0.safetensors").index.tolist()
-        for method in ("el2n", "ccs", "k_center", "tdds")
+        for method in ("el2n", "ccs", "k_center", "tdds", "dual_beta", "semdedup")
     }
-    assert len({tuple(sorted(index)) for index in drawn.values()}) == 4
+    assert len({tuple(sorted(index)) for index in drawn.values()}) == 6
 
 
 def test_static_methods_are_found_again_and_added_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
