@@ -40,7 +40,7 @@ def dual_beta(
     Args:
         scores: DUAL scores, finite and not negative. Samples of score 0 are drawn last.
         difficulty: 1 − p, of `dynamics.difficulty`, over the epochs of the scores; in [0, 1].
-        exponent: c, above 0. The paper's: CIFAR-10 5.5, CIFAR-100 4, ImageNet 11.
+        exponent: c, above 0. The authors' code has 4 for CIFAR-100 and 11 for ImageNet.
         concentration: C, above 0.
         anchors: how many of the highest scores μ is of.
         balance: "none", or "class": a draw for each class, with the same number of places; μ and r are those of all.
