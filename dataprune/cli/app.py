@@ -18,6 +18,7 @@ from .pack import pack
 from .pretrain import pretrain
 from .report import report
 from .reproduce import reproduce
+from .saving import saving
 from .score import score
 from .select import select
 from .train import train
@@ -51,7 +52,7 @@ def _options(
         print(ctx.get_help())
 
 
-for command in (train, pretrain, score, select, compare, advise, joint, list_methods, report, pack, reproduce):
+for command in (train, pretrain, score, select, compare, saving, advise, joint, list_methods, report, pack, reproduce):
     # lines of a paragraph are joined, so that the terminal wraps them once, at its own width
     paragraphs = (inspect.getdoc(command) or "").split("\n\n")
     text = "\n\n".join(escape(" ".join(paragraph.split())) for paragraph in paragraphs)

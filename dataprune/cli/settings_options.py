@@ -19,7 +19,17 @@ from .errors import declared, keyword
 from .options import option
 
 _NOT_IN_FILES = ("config", "debug", "help", "json_")  # parameters that a YAML file cannot set
-_LISTS = ("methods", "statistics", "tune-lr", "ratios", "amounts", "data-method", "candidates", "track")  # with commas
+_LISTS = (
+    "methods",
+    "statistics",
+    "tune-lr",
+    "ratios",
+    "amounts",
+    "data-method",
+    "candidates",
+    "track",
+    "budgets",
+)  # with commas
 
 
 def takes_settings(

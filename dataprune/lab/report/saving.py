@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from ..training.run_folder import FORWARD
 from .significance import binomial_variance, critical, moderated, moments, prior_variance
 
 FULL = "full"  # all the data; its budget is 1
@@ -218,7 +219,6 @@ class Evidence:
             line = {
                 "method": method,
                 "budget": budget,
-                "seeds": len(self.runs[method, budget]),
                 "accuracy": accuracy + curve.mean[place],  # of `full` over all of its seeds, plus the difference
                 "difference": curve.mean[place],
                 "error": curve.error[place],
@@ -317,6 +317,7 @@ def _means(rows: Sequence[Row]) -> dict[str, Any]:
     """Costs of runs, scoring included, and the accuracy that was measured."""
     mean, deviation = moments([row["accuracy"] for row in rows])
     return {
+        "seeds": len(rows),
         "accuracy_mean": mean,
         "accuracy_std": deviation,
         "samples": fmean(row["samples"] + row.get("scoring_samples", 0) for row in rows),
@@ -326,5 +327,9 @@ def _means(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _share(rows: Sequence[Row], full: Sequence[Row]) -> float:
-    """Compute of runs as a share of that of `full`."""
-    return _means(rows)["samples"] / _means(full)["samples"]
+    """Compute of runs as a share of that of `full`: samples trained, also to score, and forwarded to be scored."""
+    computed, of_full = (
+        fmean(_means([row])["samples"] + FORWARD * row.get("forwarded_samples", 0) for row in runs)
+        for runs in (rows, full)
+    )
+    return computed / of_full

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from . import saving_part
+from .document import by_position
 from .formatting import count_seeds, counted, mean_percent, mean_score, metric, percent, setting
 from .joint import check_whole
 from .significance import detectable
@@ -99,6 +101,13 @@ def pilots(result: Mapping[str, Any]) -> str:
         f"{result['advice']['steps']:,} steps each; {cost['samples']:,} samples trained in "
         f"{cost['seconds']:.1f} s, {cost['relative']:.2g} times those of the planned run.{note}"
     )
+
+
+def saving(result: Mapping[str, Any]) -> Table:
+    """What `saving.json` holds, a line for each method."""
+    head, rows = by_position(saving_part.table_rows(result))
+    note = "costs are those of the smallest level budget, or of the largest where none is; scoring included"
+    return _table(saving_part.heading(result), head, rows, note)
 
 
 def methods(rows: Sequence[Mapping[str, Any]]) -> Table:

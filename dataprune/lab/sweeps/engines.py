@@ -6,6 +6,7 @@ sent their records, and returns the row. An engine drives many of these and yiel
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -271,6 +272,7 @@ def _begin(path: str, threads: int) -> None:
     global _data
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driving process handles Ctrl-C, and ends this one
     signal.signal(signal.SIGTERM, _end)
+    atexit.register(signal.signal, signal.SIGTERM, signal.SIG_DFL)  # an exception in an exit handler would be printed
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     _data = torch.load(path, mmap=True, weights_only=False)  # all processes share the pages of one file

@@ -45,6 +45,26 @@ class Places:
         return self.out / "coresets" / f"{name}.safetensors"
 
 
+class Cache(Places):
+    """Runs that several sweeps share, stored by what their settings compute.
+
+    `kept` names what a run leaves beside its record: a run without weights cannot serve a sweep that reads them.
+    """
+
+    def __init__(self, out: Path, kept: str = ""):
+        super().__init__(out)
+        self.kept = kept
+
+    def run(self, arm: str, settings: Settings) -> Path:
+        return self.out / "runs" / (settings.key() + self.kept)
+
+    def scoring(self, settings: Settings) -> Path:
+        return self.out / "runs" / settings.key()
+
+    def coreset(self, name: str, keys: Mapping[str, Any]) -> Path:
+        return self.out / "coresets" / f"{digest(keys)}.safetensors"
+
+
 def on_coreset(settings: Settings, coreset: Path, **changes: Any) -> Settings:
     """Settings of a run on a coreset: no schedule, and no options of a dynamic method."""
     schedule = {"keep": None, "budget": None, "warmup": Settings.warmup, "anneal": Settings.anneal, "option": ()}

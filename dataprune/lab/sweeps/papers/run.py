@@ -15,29 +15,9 @@ from ...training.settings import Settings
 from .. import engines, sweep
 from ..compare import COLUMNS, Rows
 from ..engines import Engine, Report, Steps
-from ..sweep import Places, carry_out, digest
+from ..sweep import Cache, Places, carry_out
 from . import curves
 from .experiment import Cell, Experiment, Key
-
-
-class Cache(Places):
-    """Runs that several experiments share, stored by what their settings compute.
-
-    `kept` names what a run leaves beside its record: a run without weights cannot serve an experiment that reads them.
-    """
-
-    def __init__(self, out: Path, kept: str = ""):
-        super().__init__(out)
-        self.kept = kept
-
-    def run(self, arm: str, settings: Settings) -> Path:
-        return self.out / "runs" / (settings.key() + self.kept)
-
-    def scoring(self, settings: Settings) -> Path:
-        return self.out / "runs" / settings.key()
-
-    def coreset(self, name: str, keys: Mapping[str, Any]) -> Path:
-        return self.out / "coresets" / f"{digest(keys)}.safetensors"
 
 
 @dataclass(frozen=True)
