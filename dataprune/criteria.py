@@ -19,7 +19,7 @@ from torch import Tensor
 from .errors import suggest
 
 Criterion = Callable[[Tensor, Any, Any], Tensor]
-Reads = Literal["losses", "probabilities", "features", "nothing"]
+Reads = Literal["losses", "probabilities", "classes", "features", "nothing"]
 Distribution = Literal["softmax", "bernoulli", "gaussian"]
 
 IGNORED = -100  # torch's own ignore_index: a token that carries no loss

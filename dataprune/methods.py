@@ -262,7 +262,7 @@ METHODS: dict[str, Callable[..., Pruner]] = {
 
 @functools.cache
 def reads(name: str) -> criteria.Reads:
-    """What a method reads of a training step: "losses", "probabilities", "features" or "nothing".
+    """What a method reads of a training step: "losses", "probabilities", "classes", "features" or "nothing".
 
     Args:
         name: in `METHODS`.

@@ -8,7 +8,7 @@ or inherits from `Policy` and declares what differs from its defaults. All raise
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Protocol, runtime_checkable
@@ -269,6 +269,22 @@ def highest(values: Tensor, count: int, key: Key, positions: Tensor | None = Non
     return _positions(_draw(ties, count - int(np.count_nonzero(chosen)), key, into=chosen, positions=positions))
 
 
+def highest_by_class(values: Tensor, labels: Tensor, places: Sequence[int], key: Key) -> Tensor:
+    """Places of the highest values of every class, ascending; as `highest` in each.
+
+    Args:
+        values: (N,) numbers on the CPU.
+        labels: (N,) class ids on the CPU.
+        places: how many of each class, in the order of the ids that occur; at most as many as it has.
+        key: decides between equal values.
+    """
+    chosen = np.zeros(len(values), dtype=np.bool_)
+    sizes = torch.unique(labels, return_counts=True)[1].tolist()
+    for members, count in zip(torch.argsort(labels, stable=True).split(sizes), places, strict=True):
+        chosen[members[highest(values[members], count, key, members)].numpy()] = True
+    return _positions(chosen)
+
+
 def random_subset(size: int, count: int, key: Key) -> Tensor:
     """`count` of `size` positions, ascending, each subset with the same probability; int64."""
     return _positions(_draw(np.ones(size, dtype=np.bool_), count, key, into=np.zeros(size, dtype=np.bool_)))
@@ -302,13 +318,8 @@ def _greedy(values: Tensor, count: int, key: Key, balance: Tensor | None) -> Ten
             f"balance must hold one class id for each of the {len(values)} samples, "
             f"got {balance.dtype} of shape {tuple(balance.shape)}"
         )
-    chosen = np.zeros(len(values), dtype=np.bool_)
     labels = balance.cpu()
-    _, sizes = torch.unique(labels, return_counts=True)
-    members = torch.argsort(labels, stable=True).split(sizes.tolist())
-    for positions, places in zip(members, quotas(sizes, count, key), strict=True):
-        chosen[positions[highest(values[positions], places, key, positions)].numpy()] = True
-    return _positions(chosen)
+    return highest_by_class(values, labels, quotas(torch.unique(labels, return_counts=True)[1], count, key), key)
 
 
 def _draw(

@@ -101,7 +101,7 @@ class Pruner:
 
     @property
     def reads(self) -> Reads:
-        """What it needs of a training step: "losses", "probabilities" or "features" beside them, or "nothing"."""
+        """What it needs of a training step: "losses", "probabilities", "classes" or "features" too, or "nothing"."""
         return criteria.reads(self.criterion) if self.policy.reads_scores else "nothing"
 
     @property
@@ -527,7 +527,7 @@ class Pruner:
     def _replace(self, selection: Selection) -> None:
         if self._selection is not None:
             self._overlap = float(np.isin(selection.numpy(), self._selection.numpy(), kind="table").mean())
-        self.book.drawn[selection.index] += 1
+        self.book.draw(selection.index)
         self._hold(selection)
 
     def _hold(self, selection: Selection) -> None:

@@ -65,6 +65,10 @@ class ScoreBook:
                 )
             self.score[at] = torch.where(seen, (1 - smoothing) * old + smoothing * value, value)
 
+    def draw(self, index: Int[Tensor, " k"]) -> None:
+        """Count the positions of a new selection."""
+        self.drawn[index] += 1
+
     def give_up(self, missing: Int[Tensor, " k"]) -> Int[Tensor, " u"]:
         """Mark samples as unreadable, of those that an epoch has not recorded, and return those that were so already.
 

@@ -32,6 +32,7 @@ class Row(NamedTuple):
     exact: bool = True  # hits `count` in every epoch
     prunes: bool = True  # False for the reference that trains everything
     outputs: bool = False  # whether it reads outputs beside the losses
+    classes: bool = False  # whether class ids beside the outputs
     bytes: int = 16  # of state per sample, at most
     pair: bool = False  # whether these outputs are a pair, the features of two views
     options: tuple[tuple[str, Any], ...] = ()  # of this row beside keep; makes a second row of the same recipe
@@ -94,6 +95,8 @@ ROWS = [
     Row("orderdp", warmup=1, defaults=(("share", 0.8), ("criterion", "loss"))),
     Row("orderdp", warmup=1, outputs=True, options=(("criterion", "memory"),)),
     Row("seta", warmup=1, defaults=(("clusters", 10), ("window", 0.5), ("partial_anneal", 0.125))),
+    Row("rcap", warmup=1, outputs=True, classes=True, defaults=(("beta", 1.0), ("clip", None)), bytes=21),
+    Row("metriq", warmup=1, outputs=True, classes=True, bytes=21),
 ]
 
 

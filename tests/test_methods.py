@@ -222,7 +222,7 @@ def test_state_stays_under_sixteen_bytes_a_sample(row: Row) -> None:
     pruner = row.build(size, epochs=4)
     for epoch in range(3):
         index = pruner.select(epoch).index
-        pruner.update(index, torch.rand(len(index)), torch.randn(len(index), CLASSES), None)
+        pruner.update(index, torch.rand(len(index)), torch.randn(len(index), CLASSES), index % CLASSES)
     state = pruner.state_dict()
     total = sum(value.nbytes for value in state.values() if isinstance(value, Tensor))
     assert total < row.bytes * size

@@ -176,7 +176,7 @@ def test_the_repr_of_a_pruner_names_its_parts() -> None:
 def test_methods_declare_what_they_read(row: Row) -> None:
     reads = row.build().reads if row.options else dataprune.methods.reads(row.name)
     if row.outputs:
-        assert reads == ("features" if row.pair else "probabilities")
+        assert reads == ("features" if row.pair else "classes" if row.classes else "probabilities")
     else:  # a method that reads nothing keeps the same samples whatever the losses are
         pruners = [row.build(SIZE, epochs=EPOCHS) for _ in range(2)]
         for factor, pruner in zip((1, -1), pruners):

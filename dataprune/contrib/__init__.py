@@ -4,9 +4,24 @@ A file has one method: its criterion or policy, and its recipe. What the compari
 `methods`. Static methods are in `contrib.coresets`, and in `coresets.METHODS`.
 """
 
+from ._classes import ClassBook, loss_and_class, right_and_class
+from ._metriq import error_quotas, metriq
 from ._orderdp import orderdp, random_then_top
+from ._rcap import loss_quotas, rcap
 from ._seta import seta, sliding_window
 
-__all__ = ["orderdp", "random_then_top", "seta", "sliding_window"]
+__all__ = [
+    "ClassBook",
+    "error_quotas",
+    "loss_and_class",
+    "loss_quotas",
+    "metriq",
+    "orderdp",
+    "random_then_top",
+    "rcap",
+    "right_and_class",
+    "seta",
+    "sliding_window",
+]
 
-RECIPES = (orderdp, seta)
+RECIPES = (orderdp, seta, rcap, metriq)

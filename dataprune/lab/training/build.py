@@ -62,7 +62,7 @@ def _check_method(method: str, task: str) -> None:
     contrastive = task == "contrastive"
     alternative = "emp_contrastive, loss, rs2 ..." if contrastive else "emp"
     require(
-        reads(method) != ("probabilities" if contrastive else "features"),
+        reads(method) not in (("probabilities", "classes") if contrastive else ("features",)),
         f"{method} is not for the task {task}: take {alternative}",
     )
 
@@ -77,8 +77,8 @@ def _check_language(settings: Settings) -> None:
     require(installed, f"{task} needs transformers: pip install -c constraints.txt -e '.[hf]'")
     if settings.glue == "stsb":
         require(
-            settings.method not in ("memory", "information"),
-            f"{settings.method} reads class probabilities, and glue/stsb predicts a score: take loss",
+            settings.method not in ("memory", "information") and reads(settings.method) != "classes",
+            f"{settings.method} reads classes, and glue/stsb predicts a score: take loss",
         )
         _refuse(settings, ("label_noise", "label_smoothing"), "is for classes, and glue/stsb has scores: leave it out")
 

@@ -244,7 +244,11 @@ def test_compare(settings: Settings, tmp_path: Path) -> None:
         ({"model": "small_cnn"}, "needs a pretrained encoder: --model FOLDER"),
         ({"flip": True}, "--flip is not for glue/rte: leave it out"),
         ({"init": "x"}, "--init is not for glue/rte: give --model FOLDER"),
-        ({"task": "glue/stsb", "data": "glue/stsb", "method": "memory"}, "memory reads class probabilities"),
+        (
+            {"task": "glue/stsb", "data": "glue/stsb", "method": "memory"},
+            "memory reads classes, and glue/stsb predicts",
+        ),
+        ({"task": "glue/stsb", "data": "glue/stsb", "method": "rcap"}, "rcap reads classes, and glue/stsb predicts"),
         ({"task": "glue/stsb", "data": "glue/stsb", "label_noise": 0.1}, "--label-noise is for classes"),
         ({"method": "emp_contrastive"}, "emp_contrastive is not for the task glue/rte"),
         ({"data": "mnist"}, "leave --data out"),
