@@ -12,7 +12,8 @@ from .options import out_option
 
 def pack(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="FOLDER...", help="Folders of compare, train, joint, advise, reproduce ...")
+        list[Path],
+        typer.Argument(metavar="FOLDER...", help="Folders of compare, saving, train, joint, advise, reproduce ..."),
     ],
     out: Annotated[
         Path | None, out_option("JSON file to write; by default FOLDER.json, or the common start of several names.")

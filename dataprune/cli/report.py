@@ -15,7 +15,8 @@ def report(
     folders: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUNS...", help="Folders of compare, train or joint, folders above them, files of `dataprune pack`."
+            metavar="RUNS...",
+            help="Folders of compare, saving, train or joint, folders above them, files of `dataprune pack`.",
         ),
     ],
     out: Annotated[

@@ -25,7 +25,10 @@ from ..training import run_folder
 
 FORMAT = 1
 # result file -> the command that writes it
-COMMANDS = {"compare.json": "compare", "result.json": "reproduce", "joint.json": "joint", "advice.json": "advise"}
+COMMANDS = {
+    "compare.json": "compare", "saving.json": "saving", "result.json": "reproduce", "joint.json": "joint",
+    "advice.json": "advise",
+}  # fmt: skip
 _RUN_FILES = ("config.json", "metrics.json")
 _WIDTH = 120  # longer objects have a line for each key
 

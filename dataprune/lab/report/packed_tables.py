@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from . import joint, reproductions, tables
+from . import joint, reproductions, saving_part, tables
 from .document import by_position, pipe_table
 from .formatting import last_parts, mean_percent
 from .pack import Entry
@@ -79,6 +79,12 @@ def _advice(result: Mapping[str, Any]) -> str:
     return pipe_table(*tables.advice_rows(result)) + f"\n\n{result['advice']['sentence']}"
 
 
+def _saving(result: Mapping[str, Any]) -> str:
+    texts = [saving_part.sentence(result), *saving_part.remarks(result)]
+    parts = [table(saving_part.table_rows(result)), " ".join(texts), table(saving_part.cell_rows(result))]
+    return "\n\n".join(filter(None, parts))
+
+
 def _script(result: Mapping[str, Any]) -> str:
     summarized = {name: result[name] for name in ("summary", "result") if name in result}
     return table([{"value": name, "measured": text} for name, text in _leaves(summarized or result)])
@@ -111,6 +117,7 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 _TABLES = {
     "compare": _comparison,
+    "saving": _saving,
     "reproduce": _reproduction,
     "joint": lambda result: table(joint.differences(result).rows),
     "advise": _advice,

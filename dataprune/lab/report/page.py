@@ -11,23 +11,24 @@ from string import Template
 
 from ... import __version__
 from ...errors import UsageError
-from ...files import write_bytes, write_text
+from ...files import undamaged, write_bytes, write_text
 from ..data.named import Data
 from ..training import run_folder
-from . import joint, plots, records, sections, selections
+from . import joint, plots, records, saving_part, sections, selections
 from .differences import sentence
 from .document import Block, Part, Table, by_position, markdown, outline
 
 _CLASSES = {  # of a table's cell, by the words it ends with
     "higher": "good", "lower": "bad", "passed": "good", "failed": "bad", "note": "note", "starved": "bad",
 }  # fmt: skip
+_PARTS = {"joint": joint.part, "saving": saving_part.part}  # of results that are more than a comparison, by command
 
 
 def write(paths: Sequence[Path], out: Path, *, watts: float | None = None, data: Data | None = None) -> list[Path]:
     """Write report.html, report.md and figures/ to a folder; returns the first two.
 
-    `paths` are folders and packed files of `dataprune compare`, `train`, `pretrain` and `joint`, or folders above them;
-    `watts` is the power of a processor, by default an assumption, which the report states.
+    `paths` are folders and packed files of `dataprune compare`, `saving`, `train`, `pretrain` and `joint`, or folders
+    above them; `watts` is the power of a processor, by default an assumption, which the report states.
     """
     run_folder.check_folder(out)
     if watts is not None and not 0 < watts < float("inf"):
@@ -35,8 +36,10 @@ def write(paths: Sequence[Path], out: Path, *, watts: float | None = None, data:
     entries = records.entries(paths)
     groups, left_out = records.groups(entries)
     parts = [_part(group, title, data, watts) for group, title in zip(groups, sections.titles(groups))]
-    grids = [entry for entry in entries if entry.command == "joint" and entry.result]
-    parts += [joint.part(str(entry.folder), entry.result or {}) for entry in grids]
+    for entry in entries:
+        if entry.command in _PARTS and entry.result:
+            with undamaged(entry.folder / entry.file):
+                parts.append(_PARTS[entry.command](str(entry.folder), entry.result))
     overview, drawn = sections.overview(groups, left_out), {}
     run_folder.folder(out / "figures")
     for number, part in enumerate(parts):

@@ -94,7 +94,7 @@ def groups(read_entries: Sequence[pack.Entry]) -> tuple[list[Group], list[Path]]
     left_out = [group.folder for group in comparisons if group not in finished]
     left_out += [run.folder for run in single if run not in tested]
     commands = sorted({entry.command for entry in read_entries})
-    if not tested and not finished and "joint" not in commands:
+    if not tested and not finished and not {*commands} & {"joint", "saving"}:
         if left_out:
             scored = "scored samples and was not tested: a report is of runs of `dataprune train`"
             unfinished = "is not finished: repeat the command that began it, it resumes there"

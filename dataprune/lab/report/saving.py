@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ..training.run_folder import FORWARD
 from .significance import binomial_variance, critical, moderated, moments, prior_variance
 
 FULL = "full"  # all the data; its budget is 1
@@ -329,7 +328,6 @@ def _means(rows: Sequence[Row]) -> dict[str, Any]:
 def _share(rows: Sequence[Row], full: Sequence[Row]) -> float:
     """Compute of runs as a share of that of `full`: samples trained, also to score, and forwarded to be scored."""
     computed, of_full = (
-        fmean(_means([row])["samples"] + FORWARD * row.get("forwarded_samples", 0) for row in runs)
-        for runs in (rows, full)
+        fmean(_means([row])["samples"] + row.get("forwarded_samples", 0) / 3 for row in runs) for runs in (rows, full)
     )
     return computed / of_full

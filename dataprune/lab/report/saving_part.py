@@ -119,16 +119,18 @@ def heading(result: Line) -> str:
 
 def part(source: str, result: Line) -> Part:
     """The part of a report on what saving.json holds, from the folder or file `source`."""
-    title = f"What is saved at equal accuracy – {heading(result)}"
-    described = f"Test {metric(result)} against compute. {sentence(result)}"
+    said, *more = (text.replace("`", "") for text in (sentence(result), *remarks(result)))
+    described = f"Test {metric(result)} against compute. {said}"
     first: list[Block] = [[Chart("saving", described, figure(result))]] if result["cells"] else []
-    first += [Table("Saved at the smallest level budget", table_rows(result)), " ".join(remarks(result))]
+    first += [Table("Saved at the smallest level budget", table_rows(result)), " ".join(more)]
     every = Table("Every budget", cell_rows(result), folded=True)
     note = (
         "Decisions compare the monotone fit of the differences, and its one-sided 95 % intervals, with the margin. "
         "Errors are standard errors of the mean difference, paired by seed, by moderated t."
     )
-    return Part(title, source, sentence(result).replace("`", ""), first, {"Decisions": [every, note]})
+    return Part(
+        f"What is saved at equal accuracy – {heading(result)}", source, said, first, {"Decisions": [every, note]}
+    )
 
 
 @plots.styled()
@@ -143,7 +145,7 @@ def figure(result: Line, title: str | None = None) -> Figure:
     values = [100 * cell["accuracy"] for cell in result["cells"]]
     low = max(min(values) - margin, full - 12 * margin)
     high = max([full + margin, *(100 * (cell["accuracy"] + cell["error"]) for cell in result["cells"])]) + 0.5 * margin
-    axes.set(ylim=(low, high))
+    axes.set(ylim=(low, min(high, 100 + margin)))
     axes.axhspan(full - margin, full + margin, color=_INK, alpha=0.07, linewidth=0)
     axes.axhline(full, color=_INK, linewidth=1, label=f"full ± {margin:g} points")
     for place, (method, own) in enumerate(cells.items()):
