@@ -14,7 +14,7 @@ from typing import Literal, Unpack
 from . import checks, contrib, criteria, policies, schedules
 from .errors import UsageError, suggest
 from .pruner import Pruner
-from .recipes import Balance, Run, classes, compose, show_shared_arguments
+from .recipes import Balance, Run, by_probability, classes, compose, show_shared_arguments
 from .selection import Selection
 
 ALPHA = 0.8  # smoothing of both bandits, Raju et al. 2021
@@ -125,10 +125,7 @@ def infobatch(size: int, *, prune_probability: float | None = None, **run: Unpac
     Source: Qin et al. 2024, arXiv:2303.04947. Differs: a fixed number of survivors in place of a coin for each sample,
         and `keep`, are this project's; anneal=0.125 there.
     """
-    if prune_probability is not None:
-        if run.get("keep") is not None or run.get("budget") is not None:
-            raise ValueError("give prune_probability, or keep, or budget: each of them decides how much is pruned")
-        run["keep"] = max(1 - prune_probability, 0.5 / size)
+    run = by_probability(prune_probability, size, run)
     return compose(size, criteria.loss, policies.soft_prune(prune_probability), **run)
 
 

@@ -234,17 +234,21 @@ class soft_prune(Policy):
         # summed in float64, compared in float32: the mean of equal scores must not come out a hair above them
         mean = np.float32(score.mean(where=seen, dtype=np.float64)) if seen.any() else np.nan
         low = seen & (score < mean)
-        candidates = int(np.count_nonzero(low))
-        r = self.prune_probability
-        if r is None:
-            r = min((book.size - count) / candidates, self.limit) if candidates else 0.0
-        expected = round((1 - r) * candidates, 6)
-        survivors = int(expected)
-        survivors += float(torch.rand((), generator=key.generator(), dtype=torch.float64)) < expected - survivors
-        index = _positions(_draw(low, survivors, key, into=~low))
+        index, r = self.thinned(low, count, key)
         weight = torch.ones(len(index))
         weight[torch.from_numpy(low)[index]] = 1 / (1 - r)
         return Selection(index, weight)
+
+    def thinned(self, low: np.ndarray, count: int, key: Key) -> tuple[Tensor, float]:
+        """All positions but those low ones that are dropped, and the probability with which they are."""
+        candidates = int(np.count_nonzero(low))
+        r = self.prune_probability
+        if r is None:
+            r = min((len(low) - count) / candidates, self.limit) if candidates else 0.0
+        expected = round((1 - r) * candidates, 6)
+        survivors = int(expected)
+        survivors += float(torch.rand((), generator=key.generator(), dtype=torch.float64)) < expected - survivors
+        return _positions(_draw(low, survivors, key, into=~low)), r
 
 
 def highest(values: Tensor, count: int, key: Key, positions: Tensor | None = None) -> Tensor:

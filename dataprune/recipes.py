@@ -97,6 +97,15 @@ def _schedule(keep: float | None, budget: float | None, epochs: int, warmup: int
     return schedule
 
 
+def by_probability(prune_probability: float | None, size: int, run: Run) -> Run:
+    """Arguments of a run that prunes with a probability in place of `keep` and `budget`, where one is given."""
+    if prune_probability is None:
+        return run
+    if run.get("keep") is not None or run.get("budget") is not None:
+        raise ValueError("give prune_probability, or keep, or budget: each of them decides how much is pruned")
+    return {**run, "keep": max(1 - prune_probability, 0.5 / size)}
+
+
 def classes(balance: Balance, size: int) -> Tensor | None:
     """Class ids (N,) of a recipe's argument `balance`; ValueError unless it has one for each sample."""
     if balance is None:

@@ -34,6 +34,7 @@ class Row(NamedTuple):
     outputs: bool = False  # whether it reads outputs beside the losses
     classes: bool = False  # whether class ids beside the outputs
     bytes: int = 16  # of state per sample, at most
+    batchwise: bool = False  # whether the selection depends on how samples were batched, and so on the ranks
     pair: bool = False  # whether these outputs are a pair, the features of two views
     options: tuple[tuple[str, Any], ...] = ()  # of this row beside keep; makes a second row of the same recipe
 
@@ -97,6 +98,15 @@ ROWS = [
     Row("seta", warmup=1, defaults=(("clusters", 10), ("window", 0.5), ("partial_anneal", 0.125))),
     Row("rcap", warmup=1, outputs=True, classes=True, defaults=(("beta", 1.0), ("clip", None)), bytes=21),
     Row("metriq", warmup=1, outputs=True, classes=True, bytes=21),
+    Row("repb", warmup=1, exact=False, defaults=(("prune_probability", None), ("window", 1)), bytes=25, batchwise=True),
+    Row(
+        "repb",
+        warmup=1,
+        exact=False,
+        options=(("prune_probability", 0.5), ("window", 3)),
+        bytes=25,
+        batchwise=True,
+    ),
 ]
 
 

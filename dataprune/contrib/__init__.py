@@ -4,24 +4,29 @@ A file has one method: its criterion or policy, and its recipe. What the compari
 `methods`. Static methods are in `contrib.coresets`, and in `coresets.METHODS`.
 """
 
-from ._classes import ClassBook, loss_and_class, right_and_class
+from ._classes import loss_and_class, right_and_class
+from ._groups import GroupBook
 from ._metriq import error_quotas, metriq
 from ._orderdp import orderdp, random_then_top
 from ._rcap import loss_quotas, rcap
+from ._repb import local_window, loss_and_window, repb
 from ._seta import seta, sliding_window
 
 __all__ = [
-    "ClassBook",
+    "GroupBook",
     "error_quotas",
+    "local_window",
     "loss_and_class",
+    "loss_and_window",
     "loss_quotas",
     "metriq",
     "orderdp",
     "random_then_top",
     "rcap",
+    "repb",
     "right_and_class",
     "seta",
     "sliding_window",
 ]
 
-RECIPES = (orderdp, seta, rcap, metriq)
+RECIPES = (orderdp, seta, rcap, metriq, repb)

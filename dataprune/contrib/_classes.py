@@ -1,4 +1,4 @@
-"""What methods that look at classes share: criteria, a book that remembers classes, and places for each class."""
+"""What methods that look at classes share: criteria, and places for each class."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .. import policies
@@ -15,6 +15,7 @@ from ..criteria import Declared
 from ..hashing import Key
 from ..scores import ScoreBook
 from ..selection import Selection
+from ._groups import GroupBook
 
 _UNSEEN = -2  # in place of a class; -1 are samples that cannot be read
 
@@ -61,35 +62,6 @@ class right_and_class(Declared):
         return torch.stack([(outputs.argmax(dim=1) == ids).float(), ids.float()], dim=1)
 
 
-class ClassBook(ScoreBook):
-    """Remembers the class of every sample beside its score; it takes in rows (score, class id).
-
-    Attributes:
-        label: (N,) int32 class ids, exact below 2**24; -1 until a sample is first scored.
-        last: (N,) bool, whether a sample is in the last selection.
-    """
-
-    label: Int[Tensor, " n"]
-    last: Bool[Tensor, " n"]
-
-    def __init__(self, size: int):
-        super().__init__(size)
-        self.label = torch.full((size,), -1, dtype=torch.int32)
-        self.last = torch.zeros(size, dtype=torch.bool)
-
-    def record(self, index: Int[Tensor, " k"], new: Float[Tensor, "k 2"], smoothing: float = 1.0) -> None:
-        super().record(index, new[:, 0], smoothing)
-        self.label.numpy()[index.numpy()] = new[:, 1].numpy()  # numpy lets the last of repeated positions stand
-
-    def draw(self, index: Int[Tensor, " k"]) -> None:
-        super().draw(index)
-        self.last.zero_()
-        self.last[index] = True
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return super().state_dict() | {"label": self.label.clone(), "last": self.last.clone()}
-
-
 class Classes:
     """The samples of a book by class, for a policy.
 
@@ -100,8 +72,8 @@ class Classes:
     """
 
     def __init__(self, book: ScoreBook):
-        assert isinstance(book, ClassBook)
-        self._labels = book.label.where(~book.score.isnan(), _UNSEEN)
+        assert isinstance(book, GroupBook)
+        self._labels = book.group.where(~book.score.isnan(), _UNSEEN)
         ids, self.of, self._sizes = np.unique(self._labels.numpy(), return_inverse=True, return_counts=True)
         self.known = ids != _UNSEEN
 

@@ -13,7 +13,8 @@ from ..pruner import Pruner
 from ..recipes import Run, compose
 from ..scores import ScoreBook
 from ..selection import Selection
-from ._classes import ClassBook, Classes, right_and_class
+from ._classes import Classes, right_and_class
+from ._groups import GroupBook
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,10 @@ class error_quotas(policies.Policy):
     """
 
     def book(self, size: int) -> ScoreBook:
-        return ClassBook(size)
+        return GroupBook(size)
 
     def __call__(self, book: ScoreBook, count: int, key: Key) -> Selection:
-        assert isinstance(book, ClassBook)
+        assert isinstance(book, GroupBook)
         classes, last = Classes(book), book.last.numpy()
         wrong = classes.sums((1 - book.score.numpy()) * last)
         errors = (wrong + 1) / (classes.sums(last) + 2)

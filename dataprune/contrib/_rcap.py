@@ -17,7 +17,8 @@ from ..pruner import Pruner
 from ..recipes import Run, compose
 from ..scores import ScoreBook
 from ..selection import Selection
-from ._classes import ClassBook, Classes, loss_and_class
+from ._classes import Classes, loss_and_class
+from ._groups import GroupBook
 
 _RACE = 4  # draw of a position's hash
 
@@ -43,10 +44,10 @@ class loss_quotas(policies.Policy):
             raise ValueError(f"clip is the highest loss that counts, at least 0, got {self.clip}")
 
     def book(self, size: int) -> ScoreBook:
-        return ClassBook(size)
+        return GroupBook(size)
 
     def __call__(self, book: ScoreBook, count: int, key: Key) -> Selection:
-        assert isinstance(book, ClassBook)
+        assert isinstance(book, GroupBook)
         classes = Classes(book)
         clip = math.log(max(1, classes.known.sum())) if self.clip is None else self.clip
         scaled = book.score.numpy().clip(0, clip).astype(np.float64) / self.beta

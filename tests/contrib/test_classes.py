@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import dataprune
 from dataprune import Key
-from dataprune.contrib import ClassBook
+from dataprune.contrib import GroupBook
 from dataprune.contrib._classes import proportional
 
 classes = st.lists(st.tuples(st.floats(0, 5), st.integers(0, 40)), min_size=1, max_size=8)
@@ -45,17 +45,17 @@ def test_fractions_are_right_on_average() -> None:
 
 
 def test_the_book_keeps_the_last_class_and_the_last_selection() -> None:
-    book = ClassBook(6)
+    book = GroupBook(6)
     book.record(torch.tensor([4, 1, 4]), torch.tensor([[0.5, 3.0], [0.25, 1.0], [2.0, 2.0]]))
-    assert book.label.tolist() == [-1, 1, -1, -1, 2, -1]
+    assert book.group.tolist() == [-1, 1, -1, -1, 2, -1]
     assert book.score.nan_to_num(-1).tolist() == [-1, 0.25, -1, -1, 2, -1]
     book.draw(torch.tensor([0, 1]))
     book.draw(torch.tensor([1, 5]))
     assert book.last.tolist() == [False, True, False, False, False, True]
     assert book.drawn.tolist() == [1, 2, 0, 0, 0, 1]
-    other = ClassBook(6)
+    other = GroupBook(6)
     other.load_state_dict(book.state_dict())
-    assert torch.equal(other.label, book.label) and torch.equal(other.last, book.last)
+    assert torch.equal(other.group, book.group) and torch.equal(other.last, book.last)
 
 
 @pytest.mark.parametrize("name", ["rcap", "metriq"])
@@ -94,4 +94,4 @@ def test_class_ids_survive_half_precision() -> None:
     pruner = dataprune.rcap(4, keep=0.5, epochs=4)
     pruner.update(pruner.select(0).index, torch.rand(4).bfloat16(), None, torch.tensor([257, 999, 3, 257]))
     pruner.select(1)
-    assert pruner.book.state_dict()["label"].tolist() == [257, 999, 3, 257]
+    assert pruner.book.state_dict()["group"].tolist() == [257, 999, 3, 257]

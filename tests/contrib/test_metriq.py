@@ -8,7 +8,7 @@ from methods_under_test import CLASSES, signals
 
 import dataprune
 from dataprune import Key
-from dataprune.contrib import ClassBook, error_quotas
+from dataprune.contrib import GroupBook, error_quotas
 
 SIZE, COUNT = 60, 36
 
@@ -54,7 +54,7 @@ def test_classes_have_places_by_their_errors() -> None:
 
 
 def test_a_class_is_drawn_from_uniformly() -> None:
-    book, hits, trials = ClassBook(20), np.zeros(20), 1000
+    book, hits, trials = GroupBook(20), np.zeros(20), 1000
     correct = torch.arange(20) % 3 == 0
     book.record(torch.arange(20), torch.stack([correct.float(), torch.zeros(20)], dim=1))
     for seed in range(trials):

@@ -13,7 +13,7 @@ from methods_under_test import CLASSES, signals
 
 import dataprune
 from dataprune import Key
-from dataprune.contrib import ClassBook, loss_quotas
+from dataprune.contrib import GroupBook, loss_quotas
 
 SIZE = 60
 
@@ -49,7 +49,7 @@ def test_classes_have_places_by_the_loss_that_was_drawn() -> None:
 
 def test_samples_of_a_class_are_drawn_one_after_another_by_their_softmax() -> None:
     losses, count, beta, trials = [0.1, 0.4, 0.0, 0.69], 2, 0.3, 3000
-    book = ClassBook(5)
+    book = GroupBook(5)
     new = torch.tensor([[*losses, 0.5], [0.0, 0.0, 0.0, 0.0, 1.0]]).T  # a second class of one sample
     book.record(torch.arange(5), new)
     book.draw(torch.tensor([0, 1, 2, 3]))
