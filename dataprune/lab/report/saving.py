@@ -120,8 +120,9 @@ def summarize(
 
     A method saves what `full` computes beyond it at the smallest budget from which on all are level; nothing where the
     largest budget is below; and it is not told (None) where the largest budget is neither, or planned runs are missing.
-    The interval has the percentiles between which are 95 % of bootstrap replicates. `beyond_short` is the same for the
-    difference to what `short` saves, replicate by replicate.
+    The interval has the percentiles between which are 95 % of bootstrap replicates, and where nothing is saved all that
+    the largest budget leaves. `beyond_short` is the same for the difference to what `short` saves, replicate by
+    replicate.
 
     Args:
         rows: runs of `full` (budget 1), of `longer`, and of methods at budgets.
@@ -237,8 +238,10 @@ class Evidence:
         level = curve.level(curve.mean, self.margin)
         means = np.stack([self.replicates[method, budget] for budget in budgets], axis=-1)
         claims = _saved(curve.level(means, self.margin), share)
-        line = {"method": method, **_interval(float(_saved(level, share)), claims)}
-        return {**line, "budget": budgets[int(np.argmax(level))] if level.any() else None}, claims
+        line = {"method": method, **_interval(float(_saved(level, share)), claims), "budget": None}
+        if level.any():
+            return {**line, "budget": budgets[int(np.argmax(level))]}, claims
+        return {**line, "high": max(line["high"], float(1 - share[-1]))}, claims  # the grid goes no further
 
     def converged(self) -> dict[str, Any] | None:
         """Whether longer training gains less than the margin, by the test of the other cells with signs exchanged."""
@@ -281,7 +284,7 @@ def unsettled(content: Mapping[str, Any]) -> list[Place]:
     return places
 
 
-def seeds_needed(deviation: float, margin: float, most: int = 1000) -> int | None:
+def seeds_needed(deviation: float, margin: float, most: int = 100) -> int | None:
     """Seeds with which a method equal to `full` would be level at every second attempt; None if more than `most`."""
     values = [deviation, -deviation]
     for count in range(2, most + 1):

@@ -183,7 +183,7 @@ def _saves(result: Line, line: Line) -> str:
     """What follows the method's name in the sentence."""
     cells = _cells(result, line["method"])
     if line["budget"] is None:
-        return f"saves nothing (at {cells[-1]['budget']:g} of the steps it is surely below)"
+        return f"saves {_told(result, line)} (at {cells[-1]['budget']:g} of the steps it is surely below)"
     if line["saved"] < 0:
         return f"costs {_percent({name: -line[name] for name in ('saved', 'low', 'high')})} more than full"
     return f"saves {_told(result, line)}"
@@ -194,7 +194,7 @@ def _told(result: Line, line: Line) -> str:
     if line["saved"] is None:
         return NOT_TOLD
     if line["budget"] is None:
-        return "nothing"
+        return f"less than {100 * line['high']:.0f} %" if line["high"] > 0 else "nothing"
     if line["budget"] == _cells(result, line["method"])[0]["budget"]:  # the grid goes no further
         return f"{100 * line['saved']:.0f} % or more (at least {100 * line['low']:.0f})".replace("-", "−")
     return _percent(line)
@@ -218,7 +218,10 @@ def _needed(result: Line) -> str:
     }
     if not all(cells and cells[0]["state"] == NOT_TOLD for cells in largest.values()):
         return "runs are missing, repeat the command to continue"
-    between = f"a difference of two runs varies by {100 * result['deviation']:.2f} points from seed to seed"
+    between = (
+        f"on {result['test_samples']:,} test samples the difference of two runs varies by "
+        f"{100 * result['deviation']:.2f} points from seed to seed"
+    )
     if count is None:
         return f"{between}, too much for a margin of {result['margin']:g}: more test samples, or a larger --margin"
     seeds = max(count, 2 * max(cells[0]["seeds"] for cells in largest.values()))

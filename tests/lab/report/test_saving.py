@@ -152,7 +152,8 @@ def test_a_small_test_set_tells_little() -> None:
 
 def test_a_diverged_method_is_surely_below() -> None:
     found = line(summary(loss={budget: [0.1, 0.4, 0.2] for budget in BUDGETS}, memory=curve(-3, -1, 0, 0)), "loss")
-    assert (found["saved"], found["low"], found["high"]) == (0, 0, 0)
+    assert (found["saved"], found["low"]) == (0, 0)
+    assert found["high"] == pytest.approx(0.2)  # larger budgets were not tried
 
 
 def test_accuracy_is_paired_by_seed() -> None:
