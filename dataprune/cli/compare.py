@@ -52,6 +52,16 @@ def compare(
     score_epochs: Annotated[
         int | None, option("Epochs of the scoring run of static methods; --epochs by default.", min=1)
     ] = None,
+    score_model: Annotated[
+        str | None, option("Model of the scoring run of static methods; --model by default.")
+    ] = None,
+    equal: Annotated[
+        str,
+        option(
+            "What all runs but `full` have in common: `steps`, optimizer steps; or `flops`, the compute of these steps "
+            "with scoring included, so that a method that scores takes fewer."
+        ),
+    ] = "steps",
     finetune_epochs: Annotated[
         int,
         option(
@@ -71,9 +81,11 @@ def compare(
     package dataset-fashion-mnist is installed, else on scikit-learn's digits.
 
     All pruned runs share one schedule (--warmup, --keep, --anneal). Every run except `full` takes the same number
-    of optimizer steps. One scoring run per seed, on all the data, serves all static methods (`dataprune methods`); its
-    cost is listed with theirs. Seconds cover training, selection and --recalibrate-bn, not evaluation. Writes
-    compare.json, accuracy.svg, accuracy.png, the report (report.html, report.md and figures/) and a folder per run.
+    of optimizer steps, or with --equal flops the same compute. One scoring run per seed, on all the data, serves all
+    static methods (`dataprune methods`); its cost is listed with theirs. FLOPs are shares of those of `full`, scoring
+    included: a sample that is only forwarded counts as a third of a trained one, and evaluation is not counted. Seconds
+    cover training, selection and --recalibrate-bn, not evaluation. Writes compare.json, accuracy.svg, accuracy.png, the
+    report (report.html, report.md and figures/) and a folder per run.
 
     With --jobs or --engine ray the records differ only in seconds, and a failed run does not stop the others. A Ray
     cluster receives the data and returns the records; interrupted runs continue from their checkpoints if the machines
@@ -93,6 +105,8 @@ def compare(
         seeds=range(settings.seed, settings.seed + seeds),
         learning_rates=split_numbers("--tune-lr", tune_lr),
         score_epochs=score_epochs,
+        score_model=score_model,
+        equal=equal,
         finetune_epochs=finetune_epochs,
     )
     out = out or default_out("compare", settings.data, comparison.key)
@@ -130,7 +144,7 @@ def _main_job(ctx: typer.Context, settings: Settings, seeds: int) -> tuple[Setti
 
 
 def _winner(result: dict[str, Any], out: Path) -> list[str]:
-    """The method with the highest mean accuracy at equal steps, and the command that trains with it."""
+    """The method with the highest mean accuracy at equal steps or FLOPs, and the command that trains with it."""
     from ..files import read_json
 
     rows = [row for row in result["summary"] if row["method"] != "full"]
@@ -140,7 +154,8 @@ def _winner(result: dict[str, Any], out: Path) -> list[str]:
     seed = next(row["seed"] for row in result["runs"] if row["method"] == best)
     settings = Settings.of(read_json(out / "runs" / f"{best}-seed{seed}" / "config.json"))
     what = "all data for as many steps" if best == "short" else best
-    return [f"highest mean accuracy at equal steps: {what}. To train with it: {settings.train_command()}"]
+    equal = "FLOPs" if result.get("equal") == "flops" else "steps"
+    return [f"highest mean accuracy at equal {equal}: {what}. To train with it: {settings.train_command()}"]
 
 
 def _write_report(out: Path, data: Any) -> Path | None:

@@ -100,3 +100,29 @@ def test_after_a_comparison_the_command_that_trains_the_best_method(tmp_path: Pa
         record = json.loads(trained.stdout)
         assert (record["steps"], record["accuracy"]) == (best["steps"], best["accuracy"])
     assert "highest" not in call("compare", *QUICK, "--methods", "full", "--seeds", 1).stdout
+
+
+@pytest.mark.slow
+def test_compare_at_equal_flops(tmp_path: Path) -> None:
+    given = [
+        "--methods",
+        "full,short,el2n",
+        "--seeds",
+        1,
+        "--score-epochs",
+        1,
+        "--keep",
+        0.5,
+        "--out",
+        tmp_path / "out",
+    ]
+    shown = call("compare", *QUICK, *given, "--equal", "flops")
+    assert shown.exit_code == 0, shown.output
+    result = json.loads((tmp_path / "out/compare.json").read_text())
+    steps = {row["method"]: row["steps"] for row in result["runs"]}
+    assert steps["el2n"] < steps["short"] < steps["full"]
+    assert "FLOPs" in shown.stdout and "highest mean accuracy at equal FLOPs" in shown.stdout
+    assert "or as much compute with scoring (--equal flops)" in shown.stdout
+    report = (tmp_path / "out/report.md").read_text()
+    assert "| Equal FLOPs, all but full | passed |" in report and "| FLOPs |" in report
+    fails(2, "equal was", "compare", *QUICK, *given)

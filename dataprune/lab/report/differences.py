@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .compute import reached
 from .formatting import metric
 from .records import Group
 from .significance import LEVEL, moments, paired
@@ -30,6 +31,7 @@ class Difference:
     seeds: int
     p: float | None  # of a paired t-test; None for a single seed
     equal_steps: bool  # whether both took equally many steps
+    equal_flops: bool = False  # whether both took the compute of a comparison at equal FLOPs
 
     @property
     def verdict(self) -> str:
@@ -62,7 +64,8 @@ def difference(result: Mapping[str, Any], method: str, reference: str) -> Differ
         return None
     values = [row["accuracy"] - other["accuracy"] for row, other in pairs]
     equal = all(row["steps"] == other["steps"] for row, other in pairs)
-    return Difference(*moments(values), len(values), paired(values), equal)
+    flops = all(reached(result, row) for pair in pairs for row in pair)
+    return Difference(*moments(values), len(values), paired(values), equal, flops)
 
 
 def sentence(result: Mapping[str, Any]) -> str:

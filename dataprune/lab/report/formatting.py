@@ -59,6 +59,11 @@ def points(mean: float, deviation: float | None = None) -> str:
     return text if deviation is None else f"{text} ± {100 * deviation:.2f}"
 
 
+def share(value: float | None) -> str:
+    """A share in percent, with three digits; "–" where it is not known."""
+    return "–" if value is None else f"{100 * value:#.3g} %".replace(". ", " ")
+
+
 def counted(count: int, noun: str) -> str:
     """A number with its noun: "1 seed", "1,200 seeds"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

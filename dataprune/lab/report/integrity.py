@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 from ...errors import UsageError
 from ..training.build import build_pruner
 from ..training.settings import Settings
+from . import tables
+from .compute import short_of_plan
 from .formatting import counted
 from .pack import Run
 from .records import VARIED, Group, computed
@@ -33,7 +35,9 @@ class Check(NamedTuple):
 
 def checks(group: Group) -> list[Check]:
     """All checks of a group of runs."""
-    return [Check(what, *check(group)) for what, check in _CHECKS.items()]
+    flops = group.result.get("equal") == "flops"
+    first = {"Equal FLOPs, all but full": _equal_flops} if flops else {"Equal steps, all but full": _equal_steps}
+    return [Check(what, *check(group)) for what, check in {**first, **_CHECKS}.items()]
 
 
 def _equal_steps(group: Group) -> tuple[str, str]:
@@ -45,6 +49,10 @@ def _equal_steps(group: Group) -> tuple[str, str]:
     if others:
         return _wrong(group), f"Most runs took {usual:,} optimizer steps, but {_some(others)}."
     return "passed", f"Every run but full took {usual:,} optimizer steps."
+
+
+def _equal_flops(group: Group) -> tuple[str, str]:
+    return ("note" if short_of_plan(group.result) else "passed"), tables.equal_flops(group.result)
 
 
 def _seeds(group: Group) -> tuple[str, str]:
@@ -162,7 +170,6 @@ def _versions(group: Group) -> tuple[str, str]:
 
 
 _CHECKS = {
-    "Equal steps, all but full": _equal_steps,
     "Seeds complete": _seeds,
     "Runs finished": _finished,
     "Budgets reached": _budgets,

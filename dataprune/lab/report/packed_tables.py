@@ -9,7 +9,7 @@ from typing import Any
 
 from . import joint, reproductions, saving_part, tables
 from .document import by_position, pipe_table
-from .formatting import last_parts, mean_percent
+from .formatting import last_parts, mean_percent, share
 from .pack import Entry
 
 _SCORES = {"knn_accuracy": "nearest neighbours", "finetuned_accuracy": "fine-tuned", "val_accuracy": "validation"}
@@ -63,6 +63,9 @@ def _comparison(result: Mapping[str, Any]) -> str:
         line["seeds"] = str(len(of_method))
         for name, digits in costs.items():
             line[names.get(name, name)] = f"{fmean(row.get(name, 0) for row in of_method):{digits}}"
+            shares = [row["flops"] for row in of_method if "flops" in row]
+            if name == "steps" and shares:
+                line["FLOPs"] = share(None if None in shares else fmean(shares))
         lines.append(line)
     if untrained := result.get("untrained"):
         cells = {heading: mean_percent(untrained, name) for name, heading in scores.items()}

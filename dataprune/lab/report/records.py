@@ -16,11 +16,24 @@ from ...errors import CheckpointError, UsageError
 from ..training import run_folder
 from ..training.settings import Settings
 from . import formatting, pack
+from .compute import compute_share
 from .pack import Run
 from .summary import summarize_methods
 
 # settings in which runs of one group may differ
-VARIED = ("method", "seed", "steps", "epochs", "option", "selected", "keep", "budget", "lr", "statistics")
+VARIED = (
+    "method",
+    "seed",
+    "steps",
+    "count_forwards",
+    "epochs",
+    "option",
+    "selected",
+    "keep",
+    "budget",
+    "lr",
+    "statistics",
+)
 
 _LINE_FIELDS = ("accuracy_mean", "accuracy_std", "samples", "steps", "seconds")
 _ROW_FIELDS = ("seed", "accuracy", "samples", "steps", "seconds", "reached_keep")
@@ -157,6 +170,9 @@ def _group(runs: Sequence[Run]) -> Group:
     records = [run.metrics or {} for run in runs]
     columns = run_folder.RECORDED - {"val_accuracy"}
     rows = [{name: record[name] for name in columns} | {"method": run.method} for run, record in zip(runs, records)]
+    if full := [row for row in rows if row["method"] == "full"]:
+        for row, record in zip(rows, records):
+            row["flops"] = compute_share(record, full[0])
     result = {
         "data": settings[0].data,
         "model": settings[0].model,

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from ...errors import DataError
+from .compute import compute_share
 from .significance import binomial_variance, critical, moderated, moments, prior_variance
 
 FULL = "full"  # all the data; its budget is 1
@@ -329,8 +331,11 @@ def _means(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _share(rows: Sequence[Row], full: Sequence[Row]) -> float:
-    """Compute of runs as a share of that of `full`: samples trained, also to score, and forwarded to be scored."""
-    computed, of_full = (
-        fmean(_means([row])["samples"] + row.get("forwarded_samples", 0) / 3 for row in runs) for runs in (rows, full)
-    )
-    return computed / of_full
+    """Compute of runs, scoring included, as a share of that of `full`."""
+    reference = {"samples": fmean(row["samples"] for row in full)}
+    shares = [share for row in rows if (share := compute_share(row, reference)) is not None]
+    if len(shares) < len(rows):
+        raise DataError(
+            f"what the scores of {rows[0]['method']} cost was not recorded: delete its coresets, and repeat"
+        )
+    return fmean(shares)

@@ -12,7 +12,7 @@ from ..training.settings import Settings
 from . import plots
 from .differences import REFERENCES, UNSCORED, Difference, difference, power, saving
 from .document import Block, Chart, Table
-from .formatting import count_seeds, heading, listed, mean_percent, mean_score, points, setting
+from .formatting import count_seeds, heading, listed, mean_percent, mean_score, points, setting, share
 from .integrity import checks
 from .pack import Run
 from .records import Group, computed
@@ -80,10 +80,12 @@ def differences(group: Group) -> list[Block]:
         f"standard deviation to be detected. Of {len(tests)} such tests about {LEVEL * len(tests):.1f} come out "
         "so by chance."
     )
+    flops = "FLOPs are shares of full's, scoring included: a sample that is only forwarded is a third of a trained one."
     nothing = f"No better than untrained encoders, which means that they learned nothing: {listed(poor)}."
     return [
-        *_verdicts(group.methods, references, compared),
+        *_verdicts(group, references, compared),
         _accuracies(group, references, compared),
+        flops if any("flops" in line for line in group.lines.values()) else "",
         nothing if poor else "",
         f"There are no runs of {listed(missing)} to compare with." if missing else "",
         chance if tests else "",
@@ -182,17 +184,18 @@ def _unique(names: Sequence[str], groups: Sequence[Group]) -> list[str]:
     return [f"{name} ({group.folder.name})" if names.count(name) > 1 else name for name, group in zip(names, groups)]
 
 
-def _verdicts(methods: Sequence[str], references: Sequence[str], compared: _Compared) -> list[str]:
-    """A sentence for each reference at equal steps."""
-    sentences = []
+def _verdicts(group: Group, references: Sequence[str], compared: _Compared) -> list[str]:
+    """A sentence for each reference at equal steps or FLOPs."""
+    sentences, what = [], "FLOPs" if group.result.get("equal") == "flops" else "steps"
     for reference in (name for name in references if name != "full"):
-        values = {method: compared[method, reference] for method in methods if method not in REFERENCES}
+        pairs = ((method, compared[method, reference]) for method in group.methods if method not in REFERENCES)
+        values = {method: value for method, value in pairs if value and (value.equal_steps or value.equal_flops)}
         parts = []
         for verdict in ("higher", "no difference detected", "lower"):
-            names = [name for name, value in values.items() if value and value.equal_steps and value.verdict == verdict]
+            names = [name for name, value in values.items() if value.verdict == verdict]
             parts += [f"{verdict}: {listed(names)}"] if names else []
         if parts:
-            sentences.append(f"Against {reference} at equal steps – {'; '.join(parts)}.")
+            sentences.append(f"Against {reference} at equal {what} – {'; '.join(parts)}.")
     seeds = min((value.seeds for value in compared.values() if value is not None), default=3)
     if seeds < 3:
         text = "With one seed" if seeds < 2 else "Two seeds are too few:"
@@ -210,6 +213,7 @@ def _accuracies(group: Group, references: Sequence[str], compared: _Compared) ->
     for method, line in group.lines.items():
         row = {"method": method} | {heading: mean_score(group.result, line, name) for name, heading in scores.items()}
         row |= {name: f"{line[name]:,}" for name in ("samples", "steps")}
+        row |= {"FLOPs": share(line["flops"])} if "flops" in line else {}
         rows.append(row | {f"minus {name}, points": _points(compared[method, name]) for name in references})
     if untrained := group.result.get("untrained"):
         cells = {heading: mean_percent(untrained, name) for name, heading in scores.items()}

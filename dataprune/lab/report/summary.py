@@ -35,8 +35,9 @@ def summarize(rows: Sequence[Mapping[str, Any]], by: Sequence[str]) -> list[dict
 def summarize_methods(rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> list[dict[str, Any]]:
     """The `summary` of compare.json: `summarize` by method, in the order of `methods`.
 
-    Lines have `speedup` too, against the mean seconds of `full` (None without it), and where a static method was scored
-    first the means of `scoring_samples` and `scoring_seconds`, and `total_speedup`.
+    Lines have `speedup` too, against the mean seconds of `full` (None without it), the mean of `flops` where rows have
+    it (None where one is not known), and where a static method was scored first the means of `scoring_samples` and
+    `scoring_seconds`, and `total_speedup`.
     """
     ordered = [row for method in methods for row in rows if row["method"] == method]
     full = [row["seconds"] for row in rows if row["method"] == "full"]
@@ -44,6 +45,9 @@ def summarize_methods(rows: Sequence[Mapping[str, Any]], methods: Sequence[str])
     for line in lines:
         group = [row for row in ordered if row["method"] == line["method"]]
         line["speedup"] = fmean(full) / line["seconds"] if full else None
+        shares = [row["flops"] for row in group if "flops" in row]
+        if shares:
+            line["flops"] = None if None in shares else fmean(shares)
         if scoring := fmean(row.get("scoring_seconds", 0.0) for row in group):
             line["scoring_samples"] = round(fmean(row.get("scoring_samples", 0) for row in group))
             line["scoring_seconds"] = scoring

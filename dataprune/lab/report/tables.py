@@ -7,8 +7,9 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from . import saving_part
+from .compute import short_of_plan
 from .document import by_position
-from .formatting import count_seeds, counted, mean_percent, mean_score, metric, percent, setting
+from .formatting import count_seeds, counted, listed, mean_percent, mean_score, metric, percent, setting, share
 from .joint import check_whole
 from .significance import detectable
 
@@ -23,14 +24,15 @@ def comparison(result: Mapping[str, Any]) -> Table:
     scores = {"accuracy": f"{metric(result)} %"} | {
         name: heading for name, heading in _SCORES.items() if f"{name}_mean" in result["summary"][0]
     }
-    head = ["method", *scores.values(), "samples", "steps", "seconds", "speed-up", "reached keep"]
+    known = any("flops" in line for line in result["summary"])
+    head = ["method", *scores.values(), "samples", "steps", *["FLOPs"] * known, "seconds", "speed-up", "reached keep"]
     scored = any("scoring_seconds" in line for line in result["summary"])
     rows = []
     for line in result["summary"]:
         reached = fmean(row["reached_keep"] for row in result["runs"] if row["method"] == line["method"])
         cells = [mean_score(result, line, name) for name in scores]
-        cells += [f"{line['samples']:,}", f"{line['steps']:,}", f"{line['seconds']:.2f}"]
-        cells += [_speedup(line["speedup"]), f"{reached:.3f}"]
+        cells += [f"{line['samples']:,}", f"{line['steps']:,}", *[share(line.get("flops"))] * known]
+        cells += [f"{line['seconds']:.2f}", _speedup(line["speedup"]), f"{reached:.3f}"]
         if scored:
             cells.append(f"{line['samples'] + line.get('scoring_samples', 0):,}")
             cells.append(f"{line['seconds'] + line.get('scoring_seconds', 0.0):.2f}")
@@ -40,8 +42,20 @@ def comparison(result: Mapping[str, Any]) -> Table:
         rows.append(["untrained", *(mean_percent(untrained, name) for name in scores if name in untrained[0])])
     keep, seeds = result["keep"], counted(count_seeds(result), "seed")
     title = f"{setting(result)}: {result['epochs']} epochs, keep {keep:.3g} (pruned {1 - keep:.0%}), {seeds}"
-    note = "* scoring and selecting included: one run on all the data serves all static methods of a seed"
-    return _table(title, [*head, *["samples*", "seconds*", "speed-up*"] * scored], rows, note if scored else None)
+    notes = [
+        "FLOPs: share of full's, scoring included; a sample that is only forwarded is a third of a trained one"
+    ] * known
+    notes += ["* scoring and selecting included: one run on all the data serves all static methods of a seed"] * scored
+    if result.get("equal") == "flops":
+        notes.append(equal_flops(result))
+    return _table(title, [*head, *["samples*", "seconds*", "speed-up*"] * scored], rows, "\n".join(notes) or None)
+
+
+def equal_flops(result: Mapping[str, Any]) -> str:
+    """What a comparison at equal FLOPs planned, and what it did not reach, in a sentence or two."""
+    text = f"Every run but full was given {share(result['planned_flops'])} of full's FLOPs, scoring included."
+    others = short_of_plan(result)
+    return text + (f" Another share was reached by {listed(others)}." if others else "")
 
 
 def joint(result: Mapping[str, Any]) -> Table:

@@ -1,4 +1,4 @@
-"""Compare methods at equal compute: which runs a comparison has, their settings, and how each row is made."""
+"""Compare methods at equal steps or FLOPs: which runs a comparison has, their settings, and how each row is made."""
 
 from __future__ import annotations
 
@@ -17,16 +17,20 @@ from ...errors import UsageError, suggest
 from ...methods import METHODS
 from ...selection import Selection
 from ..data.named import Data
+from ..report import compute
 from ..report.summary import summarize_methods
 from ..training import run_folder, select
 from ..training.build import build_pruner, check, recordable
 from ..training.device import choose_device, stream
 from ..training.settings import Settings, require
 from ..training.tasks.contrastive import finetuning, untrained
+from . import scoring_cost
 from .engines import Job, Steps
+from .scoring_cost import Cost
 from .sweep import Key, Places, digest, on_coreset
 
 SHORT = "short"  # all data, for as many steps as the pruned runs
+EQUAL = ("steps", "flops")  # what every run but `full` can have the same of
 
 
 class Plan(NamedTuple):
@@ -38,10 +42,12 @@ class Plan(NamedTuple):
 
 
 # columns of a run in compare.json; those from `knn_accuracy` on where they apply: with a validation split its accuracy,
-# with learning rates to choose from the chosen one, of static methods the cost of scoring and selecting
+# with learning rates to choose from the chosen one, of static methods the cost of scoring and selecting; `summary` adds
+# `flops`, the share of the compute of `full`
 COLUMNS = (
     "method", "seed", "accuracy", "samples", "steps", "seconds", "select_seconds", "reached_keep", "knn_accuracy",
-    "finetuned_accuracy", "val_accuracy", "lr", "scoring_samples", "scoring_seconds",
+    "finetuned_accuracy", "val_accuracy", "lr", "forwarded_samples", "scoring_samples", "scoring_forwarded_samples",
+    "scoring_flops", "scoring_seconds",
 )  # fmt: skip
 
 
@@ -56,6 +62,10 @@ class Comparison:
 
     Static methods need a model first: one scoring run per seed, on all the data, serves all of them. The cost of
     scoring and of selecting is in the row of each.
+
+    With `equal="flops"` every run but `full` has the compute of these steps instead, see `compute_share`: what scoring
+    costs comes out of the steps of each static method, and a dynamic method that forwards samples only to score them
+    stops as much earlier.
     """
 
     kind: ClassVar[str] = "comparison"
@@ -70,6 +80,7 @@ class Comparison:
     score_batch_size: int | None = None
     score_runs: int = 1  # scoring runs of a seed, over which scores are averaged
     finetune_epochs: int = 0  # of contrastive learning: every encoder is then fine-tuned on all labels
+    equal: str = "steps"  # one of `EQUAL`
 
     def __post_init__(self) -> None:
         settings, scored, tuned = self.settings, self.score_epochs, self.finetune_epochs
@@ -77,6 +88,7 @@ class Comparison:
         require(bool(self.methods and self.seeds), "a comparison needs at least one method and one seed")
         require(scored is None or scored >= 1, f"--score-epochs must be at least 1, got {scored}")
         require(self.score_runs >= 1, f"score-runs must be at least 1, got {self.score_runs}")
+        require(self.equal in EQUAL, suggest(self.equal, EQUAL, what="value of --equal"))
         require(tuned >= 0, f"--finetune-epochs must not be negative, got {tuned}")
         contrastive, validated = settings.task == "contrastive", settings.val_fraction > 0
         require(not tuned or contrastive, "--finetune-epochs is for --task contrastive: leave it out")
@@ -123,6 +135,11 @@ class Comparison:
         """Keep and steps of the schedule for N training samples."""
         return _plan(replace(self.settings, method="rs2", option=()), size, distributed.world_size())
 
+    def full_steps(self, size: int) -> int:
+        """Steps of `full`."""
+        settings = replace(self.settings, method="full", option=())
+        return _plan(settings, size, distributed.world_size()).steps
+
     def schedule(self, size: int) -> str:
         """The schedule of all pruned runs in words."""
         plan = self.plan(size)
@@ -131,21 +148,32 @@ class Comparison:
         return (
             f"{len(plan.full)} epochs: {start} full at the start (--warmup), {pruned} with {plan.keep:.3g} of the data "
             f"(--keep), {len(plan.full) - start - pruned} full at the end (--anneal); {plan.steps:,} steps"
+            + (", or as much compute with scoring (--equal flops)" if self.equal == "flops" else "")
         )
 
     def epochs(self, size: int) -> int:
         """Epochs of all runs together, those for scoring and tuning included, for a progress bar."""
         dynamic = (len(self.methods) - len(self.static)) * self.settings.epochs
-        static = len(self.static) and len(self.static) * self._coreset_epochs(size)
-        scored = self.scoring(0).epochs * self.score_runs if self.static else 0
+        scored = any(map(scoring_cost.needed, self.static)) * self.scoring(0).epochs * self.score_runs
+        static = sum(self._coreset_epochs(size, self._about_left(method, size)) for method in self.static)
         tuned = (len(self.methods) + 1) * self.finetune_epochs  # the methods' encoders, and an untrained one
         return (len(self.seeds) + len(self.learning_rates)) * (dynamic + static) + len(self.seeds) * (scored + tuned)
 
-    def _coreset_epochs(self, size: int) -> int:
-        """Epochs on a coreset that the planned steps need."""
-        plan = self.plan(size)
-        batches = max(count_of(size, plan.keep) // distributed.world_size() // self.settings.batch_size, 1)
-        return -(-plan.steps // batches)
+    def _about_left(self, method: str, size: int) -> int:
+        """Steps of a static method, up to what is known only later."""
+        scored = self.equal == "flops" and scoring_cost.needed(method)
+        spent = size * self.scoring(0).epochs * self.score_runs * scored
+        return max(self.plan(size).steps - spent // self._batch, 1)
+
+    def _coreset_epochs(self, size: int, steps: int) -> int:
+        """Epochs on a coreset that so many steps need."""
+        batches = max(count_of(size, self.plan(size).keep) // distributed.world_size() // self.settings.batch_size, 1)
+        return -(-steps // batches)
+
+    @property
+    def _batch(self) -> int:
+        """Samples of a step, on all ranks together."""
+        return self.settings.batch_size * distributed.world_size()
 
     # -- settings of the runs -----------------------------------------------------------------------------------------
 
@@ -154,16 +182,24 @@ class Comparison:
         """The methods that choose a coreset once, from a scoring run."""
         return [method for method in self.methods if method in coresets.METHODS]
 
-    def run_settings(self, method: str, seed: int, size: int, coreset: Path | None = None) -> Settings:
-        """Settings of one run on N training samples, or on the coreset of a static method."""
-        steps = None if method == "full" else self.plan(size).steps
+    def run_settings(
+        self, method: str, seed: int, size: int, coreset: Path | None = None, cost: Cost | None = None
+    ) -> Settings:
+        """Settings of one run on N training samples, or on the coreset of a static method, whose scores had a `cost`.
+
+        Raises:
+            UsageError: if FLOPs are to be equal, and scoring leaves none for training.
+        """
+        steps = None if method == "full" else scoring_cost.steps_left(self, method, size, cost or {})
         changes: dict[str, Any] = {"arm": method, "seed": seed, "steps": steps}
         if coreset is not None:
-            return on_coreset(self.settings, coreset, epochs=self._coreset_epochs(size), **changes)
+            assert steps is not None
+            return on_coreset(self.settings, coreset, epochs=self._coreset_epochs(size, steps), **changes)
         if method in ("full", SHORT):
             return replace(self.settings, method="full", option=(), **changes)
         own = tuple(text for text in self.settings.option if _owner_and_name(text)[0] == method)
-        return replace(self.settings, method=method, option=own, **changes)
+        forwards = self.equal == "flops" and steps is not None
+        return replace(self.settings, method=method, option=own, count_forwards=forwards, **changes)
 
     def scoring(self, seed: int) -> Settings:
         """Settings of the run that scores all samples."""
@@ -204,8 +240,9 @@ class Comparison:
     def identity(self) -> dict[str, Any]:
         """What rows of one compare.json share."""
         shared = replace(self.settings, method="rs2", option=()).computed()
-        for name in ("method", "seed", "steps", "selected", "statistics", "option"):
+        for name in ("method", "seed", "steps", "count_forwards", "selected", "statistics", "option"):
             del shared[name]
+        shared["equal"] = self.equal
         scoring = ("score_epochs", "score_model", "score_batch_size", "score_runs") if self.static else ()
         names = ("finetune_epochs", *scoring)
         options = self.settings.options()
@@ -221,8 +258,10 @@ class Comparison:
         """How each row is made, those of untrained encoders and of runs."""
         size = len(data.train)
         self.plan(size)
-        for method in self.methods:  # a wrong option is refused before anything is trained
-            if method not in self.static:
+        for method in self.methods:  # a wrong option or budget is refused before anything is trained
+            if method in self.static:
+                scoring_cost.steps_left(self, method, size, scoring_cost.planned(self, method, data))
+            else:
                 build_pruner(self.run_settings(method, self.settings.seed, size), size, data.train.labels)
         make, rows = Rows(self, data, places), dict[Key, Steps]()
         if self.settings.task == "contrastive":
@@ -236,16 +275,20 @@ class Comparison:
 
     def summary(self, data: Data, rows: Mapping[Key, dict[str, Any]]) -> dict[str, Any]:
         """Content of compare.json: data, model, keep, epochs, `runs`, their `summary`, and what the task adds."""
-        settings = self.settings
+        settings, size = self.settings, len(data.train)
+        full = {"samples": self.full_steps(size) * self._batch}
         runs = [row for (method, _), row in rows.items() if method != "untrained"]
+        runs = [{**row, "flops": compute.compute_share(row, full)} for row in runs]
         content: dict[str, Any] = {
             "data": settings.data,
             "model": settings.model,
-            "keep": self.plan(len(data.train)).keep,
+            "keep": self.plan(size).keep,
             "epochs": settings.epochs,
             "runs": runs,
             "summary": summarize_methods(runs, list(dict.fromkeys(row["method"] for row in runs))),
         }
+        if self.equal == "flops":
+            content |= {"equal": "flops", "planned_flops": self.plan(size).steps / self.full_steps(size)}
         if settings.task != "classification":
             content |= {"task": settings.task, "finetune_epochs": self.finetune_epochs}
         if settings.glue:
@@ -281,7 +324,9 @@ class Rows:
             added["finetuned_accuracy"] = tuned.accuracy
             if distributed.rank() == 0 and not self.save_models:
                 weights.unlink(missing_ok=True)  # or a sweep keeps a model for each of its runs
-        values = {**record.as_dict(), **added, "method": method, "lr": rate, "commit": record.machine.commit or None}
+        own = {"lr": rate, "commit": record.machine.commit, "forwarded_samples": record.forwarded_samples}
+        own = {name: value or None for name, value in own.items()}
+        values = {**record.as_dict(), **added, "method": method, **own}
         return {name: values[name] for name in self.columns if values.get(name) is not None}
 
     def untrained(self, seed: int) -> Steps:
@@ -306,23 +351,25 @@ class Rows:
         """Returns settings of a run and what scoring costs; makes a static method's coreset unless it exists."""
         comparison, size = self.comparison, len(self.data.train)
         if method not in comparison.static:
-            return comparison.run_settings(method, seed, size), {}
+            return comparison.run_settings(method, seed, size), dict[str, Any]()
         scoring, options = comparison.scoring(seed), comparison.selector_options(method)
-        seeds = [seed, *(stream(seed, "scoring", run) % (1 << 31) for run in range(1, comparison.score_runs))]
-        runs = [replace(scoring, seed=one) for one in seeds]
+        runs = []
+        if scoring_cost.needed(method):
+            others = (stream(seed, "scoring", run) % (1 << 31) for run in range(1, comparison.score_runs))
+            runs = [replace(scoring, seed=one) for one in (seed, *others)]
         keep = comparison.plan(size).keep
-        folder, *others = map(self.places.scoring, runs)
+        folders = list(map(self.places.scoring, runs))
         keys = {"method": method, "keep": keep, "scoring": [run.key() for run in runs], "options": options}
         file = self.places.coreset(f"{method}-seed{seed}", keys)
-        jobs = zip(runs, [folder, *others])
-        scored = yield [Job("scoring", run.seed, run, place, save_model=True, test=False) for run, place in jobs]
+        jobs = [Job("scoring", run.seed, run, place, save_model=True, test=False) for run, place in zip(runs, folders)]
+        scored = (yield jobs) if jobs else []
         if distributed.rank() == 0 and not file.exists():
-            about = {"keep": keep, "seed": seed, "options": options, "data": self.data, "model": scoring.model}
-            select.write(file, *select.select(method, folder, others=others, **about))
+            about = {"keep": keep, "seed": seed, "options": options, "data": self.data}
+            about |= {"model": scoring.model} if folders else {}
+            select.write(file, *select.select(method, next(iter(folders), None), others=folders[1:], **about))
         distributed.barrier()
-        seconds = sum(record.seconds for record in scored) + Selection.metadata(file)["seconds"]
-        cost = {"scoring_samples": sum(record.samples for record in scored), "scoring_seconds": seconds}
-        return comparison.run_settings(method, seed, size, file), cost
+        cost = scoring_cost.spent(comparison, self.data, scored, Selection.metadata(file))
+        return comparison.run_settings(method, seed, size, file, cost), dict(cost)
 
     def _best_rate(self, method: str) -> Steps:
         """Returns the learning rate with the best validation accuracy on the first seed; the test set stays unread."""

@@ -19,6 +19,7 @@ from ..training.settings import Settings
 from . import engines
 from .engines import Engine, Report, Steps
 
+_EARLIER = {"equal": "steps"}  # what folders begun by earlier versions have without saying so
 Key = tuple[Any, ...]  # of a row, which no other row of the sweep has
 
 
@@ -166,6 +167,8 @@ def claim(out: Path, kind: str, identity: Mapping[str, Any], file: str) -> None:
         old = files.read_json(path) if path.exists() else {}
         if not old and (out / file).exists():
             raise UsageError(f"{out} has {file} but no {run_folder.SWEEP}: choose another --out, or delete the folder")
+        if old:
+            old = {**{name: value for name, value in _EARLIER.items() if name in new}, **old}
         differences = [text for name in old if name in new for text in _differences(name, old[name], new[name])]
         if differences:
             text = "; ".join(differences)

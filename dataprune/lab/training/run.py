@@ -219,7 +219,7 @@ class _Run:
         if not self.settings.count_forwards:
             return self.step + 1
         batch = self.settings.batch_size * distributed.world_size()
-        return self.step + 1 + run_folder.FORWARD * self.forwarded / batch
+        return self.step + 1 + self.forwarded / (run_folder.PASSES * batch)
 
     def _train_step(self, index: Tensor, inputs: Any, labels: Tensor) -> None:
         settings = self.settings

@@ -26,7 +26,7 @@ from ...errors import CheckpointError, UsageError
 from .settings import Settings
 
 SCHEMA = 2  # of a run's checkpoint
-FORWARD = 1 / 3  # compute of a sample that is only forwarded, of one trained: a backward pass costs two forward passes
+PASSES = 3  # forward passes that cost as much as training on a sample: the backward pass costs two
 _PATIENCE = 60.0  # seconds between two signs of life while a lock is waited for
 SWEEP = "sweep.json"  # identity of a sweep, in its folder
 RECORDED = {  # fields of a record that tables show
@@ -123,7 +123,9 @@ class RunRecord:
     input: InputFormat | None = None  # None for language
     scores: str | None = None  # file of the table of scores, of a scoring run
     fingerprint: str | None = None  # of the scored dataset
-    forwarded_samples: int = 0  # forwarded without gradients to be scored, each `FORWARD` of a trained one's compute
+    forwarded_samples: int = (
+        0  # forwarded without gradients to be scored, `PASSES` of them cost as much as a trained one
+    )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON: metrics beside the other fields, without optional fields that are None."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ from ... import coresets, dynamics, files
 from ...coresets import Extracted, Inputs
 from ...errors import DataError, UsageError, suggest
 from ...methods import fixed
-from ...modules import device_of
+from ...modules import device_of, logits_of
 from ...selection import Selection, fingerprint
 from ..data.datasets import Images
 from ..data.named import Data
@@ -34,7 +35,7 @@ _BESIDE_FEATURES = {"logits": ("logits",), "gradients": ("logits", "labels"), "v
 
 def select(
     name: str,
-    path: Path,
+    path: Path | None,
     *,
     keep: float,
     seed: int = 0,
@@ -48,25 +49,29 @@ def select(
     Args:
         name, keep, seed, options: as for `coresets.choose`.
         path: the folder of a scoring run; or a table of scores (.parquet, .csv); or features (.safetensors with
-            `features`, and `logits` and `labels` where the method needs them; `val_` before them for a validation set).
+            `features`, and `logits` and `labels` where the method needs them; `val_` before them for a validation set);
+            None, with `data`, for a method that needs none of these.
         data: training data of the scoring run, if it is loaded already.
         model: the scoring run's, needed where that is a "module:function", see `trained.load`.
         others: folders of more scoring runs of the same data, over which scores are averaged.
     Returns:
         The coreset, and its metadata for `write`: method, keep, seed, options, seconds (of selection and of the pass
-        that extracts features), by_batch, the settings of the scoring run, `fingerprint` and `labels`.
+        that extracts features), forwarded_samples (by that pass, and by a method that reads the model), by_batch, the
+        settings of the scoring run, `fingerprint` and `labels`.
     """
     needs = coresets.find(name).needs
-    inputs, notes = _inputs(name, Path(path), data, model, others)
+    inputs, notes = _inputs(name, path, data, model, others)
+    passes: AbstractContextManager[list[int]] = nullcontext([])
     if needs in ("features", "logits", "gradients", "validation"):
         inputs.extracted()  # extraction measures its own time
     elif needs == "model":
-        inputs.model()
+        passes = _passes(inputs.model()[0])
     started = time.perf_counter()
-    selection = coresets.choose(name, inputs, keep=keep, seed=seed, options=options)
+    with passes as passed:
+        selection = coresets.choose(name, inputs, keep=keep, seed=seed, options=options)
     seconds = time.perf_counter() - started + notes.pop("extract_seconds", 0.0)
     metadata = {"method": name, "keep": keep, "seed": seed, "options": dict(options or {}), "seconds": seconds}
-    metadata["by_batch"] = selection.by_batch
+    metadata |= {"by_batch": selection.by_batch, "forwarded_samples": notes.pop("extract_samples", 0) + sum(passed)}
     return selection, {**metadata, **notes, "size": inputs.size, "labels": inputs.labels}
 
 
@@ -94,10 +99,32 @@ def adapted(settings: Settings, *, strategy: str, small_batches: bool) -> tuple[
     return replace(settings, epochs=epochs), data
 
 
+@contextmanager
+def _passes(model: nn.Module) -> Iterator[list[int]]:
+    """Count the samples that pass forward through a model, or back to its input, which costs about as much."""
+    passed: list[int] = []
+
+    def count(module: nn.Module, inputs: Any, output: Any) -> None:
+        logits = logits_of(output)
+        passed.append(len(logits))
+        if logits.requires_grad:
+            logits.register_hook(lambda gradient: passed.append(len(gradient)))
+
+    handle = model.register_forward_hook(count)
+    try:
+        yield passed
+    finally:
+        handle.remove()
+
+
 def _inputs(
-    name: str, path: Path, data: Data | None, model_name: str | None, others: Sequence[Path] = ()
+    name: str, path: Path | None, data: Data | None, model_name: str | None, others: Sequence[Path] = ()
 ) -> tuple[Inputs, dict[str, Any]]:
     """The inputs of a selector, and metadata about them."""
+    if path is None:
+        assert data is not None
+        lacks = [_lacks(name, Path(data.name), "a scoring run") for _ in range(4)]
+        return Inputs(len(data.train), data.train.labels, *lacks), {"fingerprint": fingerprint(data.train)}
     if path.is_dir():
         run = _ScoringRun(name, path, data, model_name)
         tables = [run.table, *(_ScoringRun(name, other, data, model_name).table for other in others)]
@@ -166,7 +193,9 @@ class _ScoringRun:
             file = safe_open(str(self.extracted_file), framework="pt")
         with file:
             self.notes["extract_seconds"] = json.loads(file.metadata()["dataprune"])["seconds"]
-        return _read(self.extracted_file)
+        parts = _read(self.extracted_file)
+        self.notes["extract_samples"] = sum(len(parts[name]) for name in ("features", "val_features") if name in parts)
+        return parts
 
     def _extract(self) -> None:
         """Write the features of the training set and the validation split."""

@@ -14,6 +14,7 @@ import torch
 import dataprune
 from dataprune import Selection, coresets, files
 from dataprune.errors import CheckpointError, UsageError
+from dataprune.lab.report import compute
 from dataprune.lab.sweeps import compare as comparing
 from dataprune.lab.sweeps.compare import Comparison
 from dataprune.lab.sweeps.sweep import carry_out
@@ -82,12 +83,12 @@ def test_the_documented_form(tmp_path: Path) -> None:
     assert (result["data"], result["model"], result["keep"], result["epochs"]) == ("digits", "mlp", 0.3, 6)
     for row in result["runs"]:
         assert list(row) == [
-            "method", "seed", "accuracy", "samples", "steps", "seconds", "select_seconds", "reached_keep",
+            "method", "seed", "accuracy", "samples", "steps", "seconds", "select_seconds", "reached_keep", "flops",
         ]  # fmt: skip
         assert 0 <= row["accuracy"] <= 1 and row["samples"] == 16 * row["steps"]
     for line in result["summary"]:
         assert list(line) == [
-            "method", "seeds", "accuracy_mean", "accuracy_std", "samples", "steps", "seconds", "speedup",
+            "method", "seeds", "accuracy_mean", "accuracy_std", "samples", "steps", "seconds", "speedup", "flops",
         ]  # fmt: skip
     assert [(row["method"], row["seed"]) for row in result["runs"]] == [
         ("full", 3),
@@ -329,6 +330,115 @@ def test_static_methods_are_found_again_and_added_to(tmp_path: Path, monkeypatch
     assert carry_out(static(methods=("rs2", "el2n", "k_center")), tmp_path, data=tiny.data()) == again
     with pytest.raises(UsageError, match=r"another comparison \(score_epochs was 4, now 5"):
         carry_out(static(methods=("el2n",), score_epochs=5), tmp_path, data=tiny.data())
+
+
+def forwarding(monkeypatch: pytest.MonkeyPatch, method: str, samples: int) -> None:
+    """Let a method forward so many samples at the end of every epoch, to score them."""
+    close = training._Run._close
+
+    def closing(self: Any, epoch: int, selection: Selection) -> None:
+        close(self, epoch, selection)
+        self.forwarded += samples * (self.method == method)
+
+    monkeypatch.setattr(training._Run, "_close", closing)
+
+
+def test_rows_have_their_share_of_the_compute_of_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forwarding(monkeypatch, "loss", 240)
+    sweep = static(methods=("full", "rs2", "loss", "el2n", "k_center", "random_coreset"), score_epochs=2)
+    result = carry_out(
+        replace(sweep, settings=replace(sweep.settings, val_fraction=0.2)), tmp_path, data=tiny.data(val=80)
+    )
+    full, trained = 6 * 20 * 16, (20 + 5 * 6) * 16  # epochs of 20 steps, and of 6 where 0.3 of 320 samples are kept
+    expected = {
+        "full": full,
+        "rs2": trained,
+        "loss": trained + 6 * 240 / 3,
+        "el2n": trained + 2 * 320,
+        "k_center": trained + 2 * 320 + (320 + 80) / 3,  # features of the training set, and of the validation split
+        "random_coreset": trained,
+    }
+    rows = {row["method"]: row for row in result["runs"]}
+    assert {method: row["flops"] for method, row in rows.items()} == pytest.approx(
+        {method: compute / full for method, compute in expected.items()}
+    )
+    assert rows["loss"]["forwarded_samples"] == 1440 and "forwarded_samples" not in rows["rs2"]
+    assert rows["k_center"]["scoring_forwarded_samples"] == 400 and rows["el2n"]["scoring_forwarded_samples"] == 0
+    assert not any(name.startswith("scoring") for name in rows["random_coreset"])
+    assert {line["method"]: line["flops"] for line in result["summary"]} == {
+        method: row["flops"] for method, row in rows.items()
+    }
+    assert {row["steps"] for method, row in rows.items() if method != "full"} == {50}
+
+
+def test_deepfool_pays_for_every_pass(tmp_path: Path) -> None:
+    sweep = static(methods=("deepfool",), score_epochs=1)
+    (row,) = carry_out(sweep, tmp_path, data=tiny.data())["runs"]
+    # at least a forward pass of every sample, and where it is classified three back to the input, for the other classes
+    assert row["scoring_forwarded_samples"] >= 400 + 3 * 300
+    assert row["flops"] == pytest.approx((60 * 16 + 400 + row["scoring_forwarded_samples"] / 3) / 2400)
+
+
+def test_at_equal_flops_scoring_comes_out_of_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forwarding(monkeypatch, "loss", 240)
+    methods = ("full", "short", "rs2", "loss", "el2n", "k_center", "random_coreset")
+    sweep = static(methods=methods, score_epochs=1, equal="flops")
+    result = carry_out(sweep, tmp_path, data=tiny.data())
+    rows = {row["method"]: row for row in result["runs"]}
+    plan = (25 + 5 * 7) * 16  # samples of the shared schedule
+    assert {method: row["steps"] for method, row in rows.items()} == {
+        "full": 150,
+        "short": 60,
+        "rs2": 60,
+        "loss": 25 + 7 + 7 + 6,  # and after every epoch 240 / 3 samples' worth, which is 5 steps
+        "el2n": (plan - 400) // 16,
+        "k_center": int((plan - 400 - 400 / 3) / 16),
+        "random_coreset": 60,
+    }
+    assert result["equal"] == "flops" and result["planned_flops"] == plan / 2400
+    assert all(compute.reached(result, row) for row in result["runs"] if row["method"] not in ("full", "loss"))
+    for method, row in rows.items():  # each plans its learning rate over its own steps
+        last = tiny.history(tmp_path / "runs" / f"{method}-seed0")[-1]
+        assert last["steps"] == row["steps"] and last["lr"] < 0.05 * 0.01, method
+    config = files.read_json(tmp_path / "runs" / "loss-seed0" / "config.json")
+    assert config["steps"] == 60 and config["count_forwards"]
+    assert carry_out(sweep, tmp_path, data=tiny.data()) == result
+
+
+def test_a_smaller_scoring_model_leaves_more_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = static(methods=("el2n",), score_epochs=1, score_model="lenet", equal="flops")
+    monkeypatch.setattr(compute, "relative_flops", lambda *asked: {("lenet", "mlp", (1, 8, 8), 4): 0.25}[asked])
+    (row,) = carry_out(sweep, tmp_path, data=tiny.data())["runs"]
+    assert row["scoring_flops"] == 0.25 and row["steps"] == 60 - 7  # 100 samples' worth are 6.25 steps of 16
+    assert row["flops"] == (53 * 16 + 100) / 2400
+
+
+def test_scoring_that_leaves_nothing_is_refused_before_training(tmp_path: Path) -> None:
+    costs = r"el2n: scoring costs as much as 1,600 trained samples, .* may cost 960 \(60 steps of 16\): "
+    for changes, message in (
+        (
+            {"score_epochs": 4},
+            costs + "give --score-epochs 2 or fewer, raise --keep or --budget, or take --equal steps",
+        ),
+        ({"score_epochs": 1, "score_runs": 3}, "even one epoch of scoring is too much: give a smaller --score-model"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            carry_out(static(methods=("rs2", "el2n"), equal="flops", **changes), tmp_path / "run", data=tiny.data())
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UsageError, match="did you mean 'flops'"):
+        static(equal="flop")
+
+
+def test_a_folder_begun_at_equal_steps_is_not_continued_at_equal_flops(tmp_path: Path) -> None:
+    for equal, other in (("steps", "flops"), ("flops", "steps")):
+        out = tmp_path / equal
+        carry_out(comparison(methods=("rs2",), equal=equal), out, data=tiny.data())
+        with pytest.raises(UsageError, match=f'holds another comparison .equal was "{equal}", now "{other}"'):
+            carry_out(comparison(methods=("rs2",), equal=other), out, data=tiny.data())
+    path = tmp_path / "steps" / "sweep.json"
+    files.write_json(path, {name: value for name, value in files.read_json(path).items() if name != "equal"})
+    with pytest.raises(UsageError, match='equal was "steps", now "flops"'):  # of an earlier version
+        carry_out(comparison(methods=("rs2",), equal="flops"), tmp_path / "steps", data=tiny.data())
 
 
 def test_all_arms_have_one_namespace() -> None:
