@@ -25,6 +25,7 @@ except ImportError as error:
 from .. import checks
 from ..errors import CheckpointError, PlanError
 from ..loading import PruneSampler
+from ..online import Chooser
 from ..pruner import Pruner
 from ..schedules import epoch_steps
 from .trainers import Savings, check_batch_size, check_epochs, check_new, check_pruner
@@ -41,12 +42,18 @@ class PruneCallback(Callback):
     trained).
 
     Args:
-        pruner: new, built with epochs=max_epochs, alike on every rank.
+        pruner: new, built with epochs=max_epochs, alike on every rank; or a chooser of `dataprune.online`, which
+            `training_step` asks for the rows of its super-batch: the callback saves its state, and logs what it counts.
     Raises:
         ImportError: if lightning is missing, or too old or too new.
         ValueError, TypeError: when training starts, if Trainer, loader and pruner do not fit; says what to do.
         CheckpointError: if the checkpoint to resume from was written without this callback, or with another pruner.
     """
+
+    def __new__(cls, pruner: Pruner | Chooser) -> PruneCallback:
+        """A callback of the kind that the argument needs."""
+        kind: Any = _ChooserCallback if isinstance(pruner, Chooser) else cls
+        return super().__new__(kind)
 
     def __init__(self, pruner: Pruner):
         check_pruner(pruner)
@@ -160,6 +167,64 @@ class PruneCallback(Callback):
         loop.max_batches = loop._data_fetcher.length = done + remaining
         if isinstance(trainer.val_check_interval, float) and trainer.val_check_batch is not None:
             trainer.val_check_batch = max(1, int(loop.max_batches * trainer.val_check_interval))
+
+
+class _ChooserCallback(PruneCallback):
+    """`PruneCallback` for a chooser: loader, sampler and lengths are the user's own."""
+
+    def __init__(self, pruner: Chooser):
+        Callback.__init__(self)
+        self.chooser = pruner
+        self._saved: dict[str, Any] | None = None  # of the checkpoint that training resumes from
+
+    @property
+    def state_key(self) -> str:
+        """That of a pruner's callback, so that one is not resumed as the other in silence."""
+        return PruneCallback.__qualname__
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Forget a checkpoint that was only tested."""
+        self._saved = None
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Load the state of a checkpoint."""
+        if self._saved is not None:
+            self.chooser.load_state_dict(self._saved)
+        elif trainer.global_step and not self.chooser.stats()["scored"]:
+            raise CheckpointError(
+                "the checkpoint has no state of PruneCallback: it can only resume what was trained with one"
+            )
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Nothing."""
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Nothing."""
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Log `rows_scored`, `rows_trained` and `flops_in_rows`, on all ranks; PlanError where nothing was chosen."""
+        stats = self.chooser.stats()
+        if not stats["scored"]:
+            raise PlanError("training_step never called chooser.choose: nothing was chosen, and all rows are trained")
+        names = {"rows_scored": "scored", "rows_trained": "trained", "flops_in_rows": "flops"}
+        values = {name: float(stats[key] * trainer.world_size) for name, key in names.items()}
+        pl_module.log_dict(values, on_step=False, on_epoch=True, batch_size=1)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Nothing."""
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        """Nothing."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """State for Lightning's checkpoints."""
+        return {"chooser": self.chooser.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the state until training starts."""
+        if not isinstance(state_dict, dict) or "chooser" not in state_dict:
+            raise CheckpointError("the checkpoint was not written by a PruneCallback of a chooser")
+        self._saved = state_dict["chooser"]
 
 
 def _batches_done(loop: Any) -> int:

@@ -9,9 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .. import criteria
-from .chooser import Chooser
-
-_NOISE = 3  # first draw of a row's hash that is not the chooser's own
+from .chooser import OWN, Chooser
 
 
 def divbs(keep: float, *, seed: int = 0) -> Chooser:
@@ -47,7 +45,7 @@ class Diverse(Chooser):
         taken = torch.zeros_like(remaining, dtype=torch.bool)
         rows = torch.empty(count, dtype=torch.int64, device=products.device)
         smallest = torch.finfo(products.dtype).tiny
-        draws = _NOISE + torch.arange(count, device=products.device)[:, None]
+        draws = OWN + torch.arange(count, device=products.device)[:, None]
         noise = -(-self._uniform(remaining, draws).log()).log()
         for step in range(count):
             # drawn in proportion to |product|, by the greatest of noisy logarithms

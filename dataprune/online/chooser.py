@@ -23,7 +23,8 @@ from ..schedules import check_fraction
 
 FORWARD = 1 / 3  # cost of a row's forward pass, where training it costs 1: a backward pass is about two forward passes
 _FLOOR = 1e-3  # of the mean score: least probability of being drawn, so that weights are bounded
-_DRAW, _START = 1, 2  # draws of a row's hash beside that which breaks ties, 0; from 3 on they are a subclass's own
+_DRAW, _START, _SCORING = 1, 2, 3  # draws of a row's hash beside that which breaks ties, 0
+OWN = 4  # first draw that is a subclass's own
 _NEGATIVE = (criteria.loss_minus_distance,)  # criteria whose scores can be negative
 _SCHEMA = 1
 
@@ -98,7 +99,8 @@ class Chooser:
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             if device != "cpu" and not torch.is_autocast_enabled(device):
-                stack.enter_context(torch.autocast(device))
+                half = torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else None
+                stack.enter_context(torch.autocast(device, dtype=half))
             stack.enter_context(_running_statistics_kept(model))
             self._watch(stack, model)
             yield
@@ -135,6 +137,11 @@ class Chooser:
         self._scored, self._trained = self._scored + batch, self._trained + count
         self._forwards += batch * self._cost
         return rows, weight
+
+    @property
+    def step_seed(self) -> int:
+        """A seed of this step, for what is random in its scoring pass, such as dropout."""
+        return int(Key(self.seed, self._step).hash(torch.tensor(0), _SCORING)) & 0x7FFFFFFF
 
     def stats(self) -> dict[str, float]:
         """What was scored and trained so far.

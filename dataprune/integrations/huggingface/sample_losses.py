@@ -6,7 +6,8 @@ Models average over the batch; this reads their logits (or log-probabilities) ag
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,3 +135,14 @@ def _fused(outputs: Any) -> SampleLosses:
     count = valid.sum(dim=1)
     carried = None if entropy is None else shaped_by(entropy.float().sum(dim=1) / count.clamp(min=1))
     return SampleLosses(-log_probs.float().sum(dim=1), count, carried, None)
+
+
+@contextmanager
+def outputs_of(model: torch.nn.Module) -> Iterator[list[Any]]:
+    """What the model returns while this is open."""
+    seen: list[Any] = []
+    handle = model.register_forward_hook(lambda module, arguments, outputs: seen.append(outputs))
+    try:
+        yield seen
+    finally:
+        handle.remove()

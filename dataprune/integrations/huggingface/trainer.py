@@ -12,10 +12,9 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,22 +24,19 @@ from torch.utils.data import DataLoader, SequentialSampler
 from ... import checks
 from ...indexed import Indexed
 from ...learning_rate import Progress
+from ...online import Chooser
 from ...pruner import Pruner
 from ...schedules import epoch_steps
 from ..trainers import Savings, check_new
-from . import checkpoints, loading, sample_losses, trainer_checks
+from . import checkpoints, loading, online, sample_losses, trainer_checks
 from .loading import INDEX, WholeEpochs
-from .sample_losses import SampleLosses
-
-if TYPE_CHECKING:
-    from transformers import Trainer as _Trainer
-else:
-    _Trainer = object  # the mixin meets its Trainer where it is used
+from .online import ChosenBatches
+from .sample_losses import SampleLosses, outputs_of
 
 PerSampleLoss = Callable[[Any, Any], Tensor]  # (the model's outputs, labels) -> (B,)
 
 
-class PrunedTrainerMixin(_Trainer):
+class PrunedTrainerMixin(ChosenBatches):
     """Makes a Trainer train what a pruner selects: `class Mine(PrunedTrainerMixin, SFTTrainer): pass`.
 
     It comes first among the bases; methods of your own that do not call `super()`, such as `compute_loss`, go into a
@@ -49,7 +45,8 @@ class PrunedTrainerMixin(_Trainer):
     is given, the loss is the weighted one.
 
     Args:
-        pruner: new, built with size=len(train_dataset) and epochs=num_train_epochs, alike on every rank.
+        pruner: new, built with size=len(train_dataset) and epochs=num_train_epochs, alike on every rank; or a chooser
+            of `dataprune.online`, which trains `per_device_train_batch_size` rows of every super-batch.
         per_sample_loss: (outputs, labels) -> (B,) losses, attached to the graph; in place of the model's own loss.
     Raises:
         ValueError, TypeError: if dataset, arguments and pruner do not fit; the message says what to do.
@@ -60,15 +57,24 @@ class PrunedTrainerMixin(_Trainer):
         super().__init_subclass__(**more)
         trainer_checks.check_bases(cls, PrunedTrainerMixin)
 
-    def __init__(self, *args: Any, pruner: Pruner, per_sample_loss: PerSampleLoss | None = None, **kwargs: Any):
+    def __init__(
+        self, *args: Any, pruner: Pruner | Chooser, per_sample_loss: PerSampleLoss | None = None, **kwargs: Any
+    ):
         trainer_checks.check_version(super())
-        if kwargs.get("train_dataset") is not None:
+        self.chooser = pruner if isinstance(pruner, Chooser) else None
+        if kwargs.get("train_dataset") is not None and self.chooser is None:
             Indexed(kwargs["train_dataset"])  # refuses a stream, for which the Trainer would only ask for max_steps
         super().__init__(*args, **kwargs)
-        self.pruner = pruner
+        self.pruner: Any = pruner
         self.per_sample_loss = per_sample_loss
         if per_sample_loss is not None:
             self.loss_is_scaled_for_ga = False  # a mean over the micro-batch, which the Trainer divides
+        self._weights_agree = False  # whether weighted and plain loss have been compared
+        self._warned = False
+        if isinstance(pruner, Chooser):
+            online.check(self)
+            self._new_chooser = copy.deepcopy(pruner.state_dict())
+            return
         trainer_checks.check(self)
         check_new(pruner.begun, "Trainer", "train(resume_from_checkpoint=...)")
         self._new_pruner = copy.deepcopy(pruner.state_dict())
@@ -79,8 +85,6 @@ class PrunedTrainerMixin(_Trainer):
         self._index: Tensor | None = None  # of the batch that was recorded last
         self._progress: Progress | None = None  # where the losses decide how long epochs are
         self._begin = 0  # global step that the epoch began with
-        self._weights_agree = False  # whether weighted and plain loss have been compared
-        self._warned = False
 
     # -- planning ---------------------------------------------------------------------------------------------------
 
@@ -90,6 +94,8 @@ class PrunedTrainerMixin(_Trainer):
         One that a callback asks for while training runs yields the running selection, without positions, and changes
         nothing.
         """
+        if self.chooser is not None:
+            return super().get_train_dataloader()
         dataset: Any = self.train_dataset
         order = self._get_train_sampler(dataset)
         loading.check_sampler(order, self.pruner.size)  # accelerate would replace subclasses of RandomSampler
@@ -107,8 +113,10 @@ class PrunedTrainerMixin(_Trainer):
 
     def set_initial_training_values(
         self, args: Any, dataloader: DataLoader
-    ) -> tuple[int, int, int, int, int, int, int]:
+    ) -> tuple[int, int, int, int, int, int | None, int]:
         """The numbers of the run, from the pruner's plan in place of the first epoch's length."""
+        if self.chooser is not None:
+            return super().set_initial_training_values(args, dataloader)
         trainer_checks.check(self)
         trainer_checks.check_loader(self._loader)
         self._sampler = loading.train_on(self._loader)
@@ -127,6 +135,8 @@ class PrunedTrainerMixin(_Trainer):
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The Trainer's schedule; over the share of the run that is done where epoch lengths are not known before."""
         scheduler = super().create_scheduler(num_training_steps, optimizer)
+        if self.chooser is not None:
+            return scheduler
         if self._progress is not None and self._created_lr_scheduler and isinstance(scheduler, LambdaLR):
             progress = self._progress
             done = lru_cache(maxsize=1)(lambda step: progress.step())  # asked once for each group of parameters
@@ -161,6 +171,8 @@ class PrunedTrainerMixin(_Trainer):
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _run_epoch(self, **loop: Any) -> None:
+        if self.chooser is not None:
+            return super()._run_epoch(**loop)
         epoch = loop["epoch"]
         count = len(self.pruner.select(epoch))
         steps = self._steps(count)
@@ -183,6 +195,8 @@ class PrunedTrainerMixin(_Trainer):
 
         Of several passes over a batch only the first is recorded, at the weights that the sample was trained with.
         """
+        if self.chooser is not None:
+            return self._chosen_loss(model, inputs, return_outputs, num_items_in_batch)
         index, record = inputs.get(INDEX), False
         if index is not None:
             inputs = copy.copy(inputs)  # a second pass, as SAM makes one, finds the index and the labels in its batch
@@ -196,7 +210,7 @@ class PrunedTrainerMixin(_Trainer):
         if index is None:  # evaluation
             return super().compute_loss(model, inputs, **options)
         original = dict(inputs)  # the Trainer may remove the labels
-        with _outputs_of(model) as seen:
+        with outputs_of(model) as seen:
             result: Any = super().compute_loss(model, inputs, **options)
         loss, outputs = result if return_outputs else (result, None)
         with torch.set_grad_enabled(self.pruner.weighted):
@@ -267,6 +281,9 @@ class PrunedTrainerMixin(_Trainer):
         `samples_saved` is the share that full epochs would have trained besides; `seconds_saved` at the end is the
         training time of as many samples, an estimate.
         """
+        if self.chooser is not None:
+            logs |= self._online_logs() if self.is_in_train and ("loss" in logs or "train_runtime" in logs) else {}
+            return super().log(logs, start_time)
         if self.is_in_train and "loss" not in logs and "train_runtime" not in logs:
             self._evaluation_seconds += sum(value for name, value in logs.items() if name.endswith("_runtime"))
         elif self.is_in_train and self._savings.trained:
@@ -280,7 +297,8 @@ class PrunedTrainerMixin(_Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         if not self.args.save_only_model:
-            self.pruner.sync()  # on every rank; then any rank's state is whole
+            if self.chooser is None:
+                self.pruner.sync()  # on every rank; then any rank's state is whole
             folder = os.path.join(self._get_output_dir(trial), f"checkpoint-{self.state.global_step}")
             if self.args.should_save:
                 checkpoints.save(folder, self._state())
@@ -288,8 +306,14 @@ class PrunedTrainerMixin(_Trainer):
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         """Where to start, as (epoch, micro-batches trained in it); the Trainer divides by steps per epoch."""
-        super()._init_training_state(*args, **kwargs)
+        place = super()._init_training_state(*args, **kwargs)
         checkpoint = kwargs.get("resume_from_checkpoint", args[3] if len(args) > 3 else None)
+        if self.chooser is not None:
+            saved = checkpoint is not None and os.path.isfile(os.path.join(checkpoint, checkpoints.LAST))
+            self.chooser.load_state_dict(
+                checkpoints.load(str(checkpoint)).get("chooser") if saved else self._new_chooser
+            )
+            return place
         self._begin, self._savings, self._evaluation_seconds = 0, Savings(), 0.0
         self._progress, self._weights_agree = None, False
         if self.args.max_steps <= 0 and not self.pruner.policy.exact:
@@ -300,6 +324,8 @@ class PrunedTrainerMixin(_Trainer):
         return self._resume(checkpoint)
 
     def _state(self) -> dict[str, Any]:
+        if self.chooser is not None:
+            return {"chooser": self.chooser.state_dict()}
         return {
             "pruner": self.pruner.state_dict(),
             "run": self._run(),
@@ -320,14 +346,3 @@ class PrunedTrainerMixin(_Trainer):
         count = len(self.pruner.select(epoch))
         self._savings.kept = count / self.pruner.size
         return (epoch + 1, 0) if steps >= self._steps(count) else (epoch, steps * self.args.gradient_accumulation_steps)
-
-
-@contextmanager
-def _outputs_of(model: torch.nn.Module) -> Iterator[list[Any]]:
-    """What the model returns while this is open."""
-    seen: list[Any] = []
-    handle = model.register_forward_hook(lambda module, arguments, outputs: seen.append(outputs))
-    try:
-        yield seen
-    finally:
-        handle.remove()
