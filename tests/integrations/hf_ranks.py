@@ -67,6 +67,20 @@ def infobatch(folder: Path) -> Any:
     return {"epochs": ours.epochs(), "steps": ours.state.global_step, "rate": ours._get_learning_rate()}
 
 
+def online(folder: Path) -> Any:
+    """Four rows of every 16, on each rank; one super-batch of 8 is left to each in the end."""
+    options = {"per_device_train_batch_size": 4, "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 1}
+    whole = train(pruner=dataprune.online.memory(0.25), folder=folder, model=bert(dropout=0.1), **options)
+    checkpoint = str(folder / "checkpoint-3")
+    model = bert(dropout=0.1)
+    again = train(pruner=dataprune.online.memory(0.25), folder=folder, resume=checkpoint, model=model, **options)
+    return {
+        "epochs": whole.epochs(),
+        "seen": [ids for _, ids in again.seen] == [ids for _, ids in whole.seen[3:]],
+        "weights": all(map(torch.equal, again.model.parameters(), whole.model.parameters())),
+    }
+
+
 def full(folder: Path) -> Any:
     """Losses of the stock Trainer beside ours; with two ranks the two sum the same samples in another order."""
     results = {}

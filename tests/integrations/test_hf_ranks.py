@@ -39,7 +39,7 @@ def launch(launcher: list[str], out: Path, *names: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    names = ["naive", "sharded_twice", "plan", "infobatch", "full", "resume"]
+    names = ["naive", "sharded_twice", "plan", "infobatch", "full", "resume", "online"]
     return launch(TORCHRUN, tmp_path_factory.mktemp("ranks"), *names)
 
 
@@ -93,3 +93,11 @@ def test_full_is_the_stock_trainer(ranks: list[dict[str, Any]], labels: str, ave
 def test_resuming(ranks: list[dict[str, Any]], at: str) -> None:
     for rank in ranks:
         assert all(rank["resume"][at].values()), rank["resume"][at]
+
+
+def test_each_rank_chooses_from_its_own_super_batches(ranks: list[dict[str, Any]]) -> None:
+    first, second = (rank["online"] for rank in ranks)
+    for rank0, rank1 in zip(first["epochs"], second["epochs"], strict=True):
+        assert len(rank0) == len(rank1) == 4 + 2 and not set(rank0) & set(rank1)
+    for rank in (first, second):
+        assert rank["seen"] and rank["weights"]
