@@ -68,7 +68,7 @@ def infobatch(folder: Path) -> Any:
 
 
 def online(folder: Path) -> Any:
-    """Four rows of every 16, on each rank; one super-batch of 8 is left to each in the end."""
+    """Four rows of every 16, on each rank."""
     options = {"per_device_train_batch_size": 4, "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 1}
     whole = train(pruner=dataprune.online.memory(0.25), folder=folder, model=bert(dropout=0.1), **options)
     checkpoint = str(folder / "checkpoint-3")
