@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import claims
 import method_cards
 import theory
 from measured import ROOT, Rows, accuracy, compared, differences, number, published, reproduced, results
@@ -407,6 +408,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "glue": glue,
     "label_errors": label_errors,
     "advise": advise,
+    **claims.TABLES,
     **method_cards.TABLES,
     **theory.TABLES,
     "label_error_scores": label_error_scores,

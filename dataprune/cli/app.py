@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from .advise import advise
+from .claims import claims
 from .compare import compare
 from .errors import Group, reports_errors
 from .joint import joint
@@ -52,7 +53,10 @@ def _options(
         print(ctx.get_help())
 
 
-for command in (train, pretrain, score, select, compare, saving, advise, joint, list_methods, report, pack, reproduce):
+_COMMANDS = (
+    train, pretrain, score, select, compare, saving, advise, joint, list_methods, claims, report, pack, reproduce,
+)  # fmt: skip
+for command in _COMMANDS:
     # lines of a paragraph are joined, so that the terminal wraps them once, at its own width
     paragraphs = (inspect.getdoc(command) or "").split("\n\n")
     text = "\n\n".join(escape(" ".join(paragraph.split())) for paragraph in paragraphs)

@@ -136,6 +136,17 @@ def methods(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def claims(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """What `dataprune claims` prints, of its headings and cells."""
+    from rich.table import Column, Table
+
+    columns = [Column(head[0], no_wrap=True), *(Column(text, overflow="fold") for text in head[1:])]
+    table = Table(*columns, title="Claims and measurements", show_lines=True)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
 def plain(table: Table) -> str:
     """A table as text, as wide as it is."""
     import io
