@@ -49,6 +49,9 @@ def saving(
     score_epochs: Annotated[
         int | None, option("Epochs of the scoring run of static methods; --epochs by default.", min=1)
     ] = None,
+    score_model: Annotated[
+        str | None, option("Model of the scoring run of static methods; --model by default.")
+    ] = None,
     cache: Annotated[
         Path | None, option("Folder of the runs, which several calls can share; by default that of the results.")
     ] = None,
@@ -84,6 +87,7 @@ def saving(
         margin=margin,
         longer=longer,
         score_epochs=score_epochs,
+        score_model=score_model,
     )
     out = out or default_out("saving", settings.data, sweep.key)
     data = load_data(settings)

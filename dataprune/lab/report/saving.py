@@ -226,7 +226,7 @@ class Evidence:
                 "error": curve.error[place],
                 "fitted": fit[place],
                 "half": half[place],  # the lower end of the interval is fitted − half
-                "share": share[place],
+                "flops": share[place],  # a share of those of `full`
             }
             line = {name: value.item() if isinstance(value, np.generic) else value for name, value in line.items()}
             lines.append(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import plots
 from .document import Chart, Part, Table
-from .formatting import counted, metric, percent, points, setting
+from .formatting import counted, metric, percent, points, setting, share
 from .saving import NOT_TOLD, SHORT, seeds_needed
 
 if TYPE_CHECKING:
@@ -99,7 +99,6 @@ def cell_rows(result: Line) -> list[dict[str, str]]:
         {
             "method": cell["method"],
             "budget": f"{cell['budget']:g}",
-            "compute, % of full": f"{100 * cell['share']:.1f}",
             f"{metric(result)}, %": percent(cell["accuracy_mean"], cell["accuracy_std"], cell["seeds"]),
             "minus full, points": f"{points(cell['difference'])} ± {100 * cell['error']:.2f}",
             "monotone fit": points(cell["fitted"]),
@@ -151,19 +150,19 @@ def figure(result: Line, title: str | None = None) -> Figure:
     for place, (method, own) in enumerate(cells.items()):
         color = plots.COLORS[place % len(plots.COLORS)]
         line = next(line for line in result["saving"] if line["method"] == method)
-        across, mean = [100 * cell["share"] for cell in own], [100 * cell["accuracy"] for cell in own]
+        across, mean = [100 * cell["flops"] for cell in own], [100 * cell["accuracy"] for cell in own]
         error = [100 * cell["error"] for cell in own]
         label = f"{method}: {_told(result, line)}"
         style: dict[str, Any] = {"color": color, "marker": plots.MARKERS[place % 12], "markersize": 4}
         axes.errorbar(across, mean, yerr=error, linewidth=1.2, elinewidth=0.8, capsize=2, label=label, **style)
         first = next((cell for cell in own if cell["budget"] == line["budget"]), None)
         if first is not None:
-            x, y = 100 * first["share"], 100 * first["accuracy"]
+            x, y = 100 * first["flops"], 100 * first["accuracy"]
             axes.plot(x, y, "o", markersize=11, markerfacecolor="none", markeredgecolor=color, markeredgewidth=1.6)
             axes.plot([x, x], [low, y], color=color, linewidth=0.9, linestyle=":")
     axes.set(
         xlim=(0, max(102, axes.get_xlim()[1])),
-        xlabel="compute, % of full (scoring included)",
+        xlabel="FLOPs, % of full (scoring included)",
         ylabel=f"test {metric(result)}, %",
     )
     axes.set_title(title or heading(result))
@@ -232,5 +231,6 @@ def _costs(line: Line) -> dict[str, str]:
     return {
         "samples": f"{line['samples']:,.0f}",
         "steps": f"{line['steps']:,.0f}",
+        "FLOPs": share(line.get("flops", 1.0)),  # of full's
         "seconds": f"{line['seconds']:,.1f}",
     }

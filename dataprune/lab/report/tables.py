@@ -120,7 +120,9 @@ def pilots(result: Mapping[str, Any]) -> str:
 def saving(result: Mapping[str, Any]) -> Table:
     """What `saving.json` holds, a line for each method."""
     head, rows = by_position(saving_part.table_rows(result))
-    note = "costs are those of the smallest level budget, or of the largest where none is; scoring included"
+    note = (
+        "costs at the smallest level budget, or the largest where none is, scoring included; FLOPs as a share of full's"
+    )
     return _table(saving_part.heading(result), head, rows, note)
 
 

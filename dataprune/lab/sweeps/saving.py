@@ -14,7 +14,7 @@ from ..data.named import Data
 from ..report.saving import FULL, LONGER, SHORT, Place, summarize, unsettled
 from ..training.build import load_data
 from ..training.settings import Settings, require
-from . import engines
+from . import engines, scoring_cost
 from .compare import Comparison
 from .engines import Engine, Report, Steps
 from .sweep import Cache, Key, Places, carry_out, digest
@@ -46,6 +46,7 @@ class Saving:
     margin: float = 0.3  # points of accuracy that a method may lose and be level with `full`
     longer: float = 1.5  # 0: `full` is not trained longer
     score_epochs: int | None = None
+    score_model: str | None = None
     counts: Mapping[Place, int] = field(default_factory=dict)  # seeds of methods at budgets that have more than `seeds`
 
     def __post_init__(self) -> None:
@@ -74,7 +75,11 @@ class Saving:
     def _together(self) -> Comparison:
         """All methods in one comparison, which checks their names and options when it is made."""
         settings = replace(self.settings, method=FULL, budget=1.0)
-        return Comparison(settings, self.methods, range(self.seeds), score_epochs=self.score_epochs)
+        return self._comparison(settings, self.methods, range(self.seeds))
+
+    def _comparison(self, settings: Settings, methods: Sequence[str], seeds: Sequence[int]) -> Comparison:
+        scoring = {"score_epochs": self.score_epochs, "score_model": self.score_model}
+        return Comparison(settings, methods, seeds, **scoring)
 
     # -- the plan -----------------------------------------------------------------------------------------------------
 
@@ -101,7 +106,7 @@ class Saving:
         elif method in coresets.METHODS:
             settings = replace(settings, warmup=0, anneal=0.0)
         first = self.settings.seed
-        return Comparison(settings, [name], range(first, first + seeds), score_epochs=self.score_epochs)
+        return self._comparison(settings, [name], range(first, first + seeds))
 
     def planned(self, size: int) -> dict[Place, int]:
         """How many seeds each method has at each budget, `full` as many as any other."""
@@ -122,9 +127,9 @@ class Saving:
         epochs, scored = 0, 0
         for (method, budget), count in self.planned(size).items():
             comparison = self.comparison(method, budget)
-            static = method in coresets.METHODS
-            scored = max(scored, comparison.scoring(0).epochs * count if static else 0)  # a run serves all budgets
-            own = comparison.epochs(size) - (comparison.scoring(0).epochs if static else 0)
+            scoring = comparison.scoring(0).epochs if scoring_cost.needed(method) else 0
+            scored = max(scored, scoring * count)  # a run serves all methods and budgets
+            own = comparison.epochs(size) - scoring
             epochs += count * (math.ceil(budget * own) if method == SHORT else own)
         return epochs + scored
 

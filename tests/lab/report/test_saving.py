@@ -167,7 +167,7 @@ def test_scoring_counts_and_may_cost_more_than_it_saves() -> None:
     runs = rows(full=FULL, el2n=curve(-3, -3, 0.1, 0.1))
     for row in runs:
         if row["method"] == "el2n":
-            row |= {"scoring_samples": 1000, "scoring_seconds": 10.0}
+            row |= {"scoring_samples": 1000, "scoring_forwarded_samples": 0, "scoring_seconds": 10.0}
     found = saving.summarize(runs, margin=MARGIN, held_out=1_000_000)["saving"][0]
     assert found["saved"] == pytest.approx(1 - 1.6)
 

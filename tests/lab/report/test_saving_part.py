@@ -117,6 +117,7 @@ def test_tables_have_the_level_budget_and_its_costs() -> None:
         "samples": "400",
         "steps": "40",
         "seconds": "4.0",
+        "FLOPs": "40.0 %",
     }
     assert {row["decision"] for row in saving_part.cell_rows(content(NEAR))} == {"level", "below"}
     text = tables.plain(tables.saving(content({**NEAR, "loss": (-9, -8, -7, -6)})))

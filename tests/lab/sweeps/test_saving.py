@@ -58,7 +58,7 @@ def test_methods_take_equal_steps_at_a_budget(result: tuple[Path, dict[str, Any]
     # epochs of 25 whole batches of 16; at a budget of 0.4 one is full, and five keep 0.28
     assert steps == {1.0: {150}, 1.5: {225}, 0.4: {25 + 5 * 7}, 0.8: {25 + 5 * 19}}
     for cell in result[1]["cells"]:
-        assert cell["share"] == pytest.approx(cell["steps"] / 150)
+        assert cell["flops"] == pytest.approx(cell["steps"] / 150)
 
 
 def test_a_static_method_trains_on_the_budgets_share_and_pays_for_its_scores(tmp_path: Path) -> None:
@@ -67,10 +67,19 @@ def test_a_static_method_trains_on_the_budgets_share_and_pays_for_its_scores(tmp
     assert [row["reached_keep"] for row in rows] == pytest.approx([0.4, 0.4])
     assert {row["scoring_samples"] for row in rows} == {3 * 400}
     (cell,) = [cell for cell in content["cells"] if cell["budget"] == 0.4]
-    assert cell["share"] == pytest.approx((6 * 160 + 3 * 400) / 2400)
+    assert cell["flops"] == pytest.approx((6 * 160 + 3 * 400) / 2400)
     assert content["converged"] is None
     assert len(list(tmp_path.glob("runs/*/scores.*"))) == 2  # one scoring run of a seed serves all budgets
     assert len(list(tmp_path.glob("coresets/*"))) == 4  # of two budgets and two seeds
+
+
+def test_a_cheaper_model_that_scores_costs_less(tmp_path: Path) -> None:
+    sweep = saving(methods=["el2n"], longer=0, score_epochs=3, score_model="mlp", settings={"model": "small_cnn"})
+    content = until_settled(sweep, tmp_path, data=tiny.data())
+    rows = [row for row in content["runs"] if row["method"] == "el2n" and row["budget"] == 0.4]
+    (cheaper,) = {row["scoring_flops"] for row in rows}
+    (cell,) = [cell for cell in content["cells"] if cell["budget"] == 0.4]
+    assert cheaper < 0.5 and cell["flops"] == pytest.approx((6 * 160 + cheaper * 3 * 400) / 2400)
 
 
 def test_more_methods_budgets_and_seeds_go_on_in_the_folder(
@@ -175,7 +184,7 @@ def test_a_named_budget_that_the_schedule_cannot_reach_is_refused(tmp_path: Path
 
 def test_a_budget_of_one_is_full_training(tmp_path: Path) -> None:
     content = until_settled(saving(budgets=[1.0], longer=0), tmp_path, data=tiny.data())
-    assert [cell["share"] for cell in content["cells"]] == [1.0, 1.0]
+    assert [cell["flops"] for cell in content["cells"]] == [1.0, 1.0]
 
 
 def test_epochs_are_counted_for_the_progress_bar(tmp_path: Path) -> None:
