@@ -28,7 +28,7 @@ from ..errors import CheckpointError, needs
 from ..prompts import Prompts
 
 with needs("PromptPruner needs TRL", "trl"):
-    from trl import GRPOTrainer
+    from trl import GRPOTrainer  # pyright: ignore[reportPrivateImportUsage]  # its modules load lazily
 
 __all__ = ["PromptPruner"]
 

@@ -106,10 +106,22 @@ def summed(ids: Int[Tensor, " n"], rewards: Any) -> Float[Tensor, "n 4"]:
     Raises:
         ValueError: unless there is a group for each prompt, and all rewards are in [0, 1].
     """
-    if isinstance(rewards, (list, tuple)):
-        groups = [torch.as_tensor(group).detach().cpu().float() for group in rewards]
-    else:
-        groups = list(torch.as_tensor(rewards).detach().cpu().float())
+    values, count = _flat(rewards, ids)
+    owner = torch.arange(len(ids)).repeat_interleave(count)
+    _check_range(values, ids[owner])
+    low, high = torch.full((len(ids),), torch.inf), torch.full((len(ids),), -torch.inf)
+    low.scatter_reduce_(0, owner, values, "amin")
+    high.scatter_reduce_(0, owner, values, "amax")
+    return torch.stack([count.float(), torch.zeros(len(ids)).index_add_(0, owner, values), low, high], dim=1)
+
+
+def _flat(rewards: Any, ids: Int[Tensor, " n"]) -> tuple[Float[Tensor, " m"], Int[Tensor, " n"]]:
+    """All rewards in a row, and how many each prompt has."""
+    if not isinstance(rewards, (list, tuple)):
+        rewards = torch.as_tensor(rewards).detach().cpu().float()
+        if rewards.ndim == 2 and len(rewards) == len(ids):
+            return rewards.flatten(), torch.full((len(ids),), rewards.shape[1])
+    groups = [torch.as_tensor(group).detach().cpu().float() for group in rewards]
     if len(groups) != len(ids):
         raise ValueError(f"{len(ids)} prompts have {len(groups)} groups of rewards: one row a prompt is needed")
     for prompt, group in zip(ids.tolist(), groups, strict=True):
@@ -118,14 +130,7 @@ def summed(ids: Int[Tensor, " n"], rewards: Any) -> Float[Tensor, "n 4"]:
                 "rewards must be (n, G), or a list of n 1-D tensors where groups differ in size; the rewards of prompt "
                 f"{prompt} have the shape {tuple(group.shape)}"
             )
-    count = torch.tensor([len(group) for group in groups], dtype=torch.int64)
-    owner = torch.arange(len(ids)).repeat_interleave(count)
-    values = torch.cat([*groups, torch.zeros(0)])
-    _check_range(values, ids[owner])
-    low, high = torch.full((len(ids),), torch.inf), torch.full((len(ids),), -torch.inf)
-    low.scatter_reduce_(0, owner, values, "amin")
-    high.scatter_reduce_(0, owner, values, "amax")
-    return torch.stack([count.float(), torch.zeros(len(ids)).index_add_(0, owner, values), low, high], dim=1)
+    return torch.cat([*groups, torch.zeros(0)]), torch.tensor([len(group) for group in groups], dtype=torch.int64)
 
 
 def _check_range(values: Float[Tensor, " m"], prompts: Int[Tensor, " m"]) -> None:
