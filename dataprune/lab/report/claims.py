@@ -100,7 +100,7 @@ def measure(entries: Sequence[Entry], claims: Sequence[Claim] | None = None) -> 
         Lines with the fields of `Claim`; `measured`, None or a dict of `steps` and `flops` (differences at equal steps
         and at equal compute, each by "clean" and "noisy" labels and by reference: a `Mean` as a dict, or None),
         `compute` and `seconds` (relative to `short`, scoring included, mean over settings; None where not known); and
-        `saved`, what `dataprune saving` says, a list of `name`, `saved`, `low` and `high`.
+        `saved`, what `dataprune saving` says, a list of `name`, `saved`, `low`, `high` and `beyond_short`.
     """
     found, lines = settings(entries), []
     for claim in known() if claims is None else claims:
@@ -169,9 +169,9 @@ def _by_method(runs: Sequence[Row], column: str) -> dict[str, dict[int, Row]]:
 def _saved(method: str, entries: Sequence[Entry]) -> list[dict[str, Any]]:
     """What `dataprune saving` says of a method, by entry."""
     savings = [(entry.name, line) for entry in entries for line in (entry.result or {}).get("saving", [])]
-    columns = ("saved", "low", "high")
+    columns = ("saved", "low", "high", "beyond_short")
     own = [(name, line) for name, line in savings if line["method"] == method]
-    return [{"name": name, **{column: line[column] for column in columns}} for name, line in own]
+    return [{"name": name, **{column: line.get(column) for column in columns}} for name, line in own]
 
 
 # -- from settings to lines ------------------------------------------------------------------------------------------
@@ -276,7 +276,9 @@ def _saved_text(line: Mapping[str, Any]) -> str:
         return f"{line['name']}: not told"
     whole = None not in (line["low"], line["high"])
     interval = f" ({100 * line['low']:.0f} to {100 * line['high']:.0f})" if whole else ""
-    return f"{line['name']}: {100 * line['saved']:.0f} %{interval}"
+    beyond = line["beyond_short"]
+    more = f", {100 * beyond['saved']:+.0f} beyond short".replace("-", "−") if beyond else ""
+    return f"{line['name']}: {100 * line['saved']:.0f} %{interval}{more}"
 
 
 def _runs(measured: Mapping[str, Any]) -> str:

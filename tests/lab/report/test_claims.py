@@ -171,16 +171,18 @@ def test_arms_of_a_paper_count_where_they_are_a_method_without_options() -> None
 def test_savings_are_quoted_and_their_budgets_are_settings() -> None:
     runs = [{**row, "budget": budget} for budget in (0.5, 0.7) for row in rows(short=[0.5], emp=[0.6])]
     saving = [
-        {"method": "emp", "saved": 0.3, "low": 0.25, "high": 0.375},
+        {"method": "emp", "saved": 0.3, "low": 0.25, "high": 0.375, "beyond_short": {"saved": -0.1}},
         {"method": "short", "saved": None, "low": None, "high": None},
     ]
     entry = Entry("digits", "saving.json", {"runs": runs, "saving": saving}, [], Path("digits"))
     assert sorted(setting.keep for setting in claims.settings([entry])) == [0.5, 0.7]
     lines = claims.measure([entry], [Claim("emp", "x"), Claim("short", "x")])
-    assert lines[0]["saved"] == [{"name": "digits", "saved": 0.3, "low": 0.25, "high": 0.375}]
+    assert lines[0]["saved"] == [
+        {"name": "digits", "saved": 0.3, "low": 0.25, "high": 0.375, "beyond_short": {"saved": -0.1}}
+    ]
     head, cells = claims.rows(lines)
     column = head.index("saved at equal accuracy")
-    assert [line[column] for line in cells] == ["digits: 30 % (25 to 38)", "digits: not told"]
+    assert [line[column] for line in cells] == ["digits: 30 % (25 to 38), −10 beyond short", "digits: not told"]
 
 
 def test_results_without_a_baseline_measure_nothing() -> None:
