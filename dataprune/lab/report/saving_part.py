@@ -34,7 +34,7 @@ def sentence(result: Line) -> str:
 
 def remarks(result: Line) -> list[str]:
     """Sentences on what the savings mean: beyond `short`, and whether `full` has converged."""
-    margin, texts = result["margin"], []
+    texts = []
     beyond = sorted(
         (line for line in result["saving"] if line.get("beyond_short")), key=lambda line: -line["beyond_short"]["saved"]
     )
@@ -49,7 +49,7 @@ def remarks(result: Line) -> list[str]:
     return [
         *texts,
         convergence(result),
-        f"Level: surely (95 %) less than {margin:g} points below full, paired by seed.",
+        f"Level: surely (95 %) less than {_margin(result)} below full, paired by seed.",
     ]
 
 
@@ -113,7 +113,7 @@ def cell_rows(result: Line) -> list[dict[str, str]]:
 
 def heading(result: Line) -> str:
     """Data and model, epochs and margin."""
-    return f"{setting(result)}: {result['epochs']} epochs, level within {result['margin']:g} points"
+    return f"{setting(result)}: {result['epochs']} epochs, level within {_margin(result)}"
 
 
 def part(source: str, result: Line) -> Part:
@@ -146,7 +146,7 @@ def figure(result: Line, title: str | None = None) -> Figure:
     high = max([full + margin, *(100 * (cell["accuracy"] + cell["error"]) for cell in result["cells"])]) + 0.5 * margin
     axes.set(ylim=(low, min(high, 100 + margin)))
     axes.axhspan(full - margin, full + margin, color=_INK, alpha=0.07, linewidth=0)
-    axes.axhline(full, color=_INK, linewidth=1, label=f"full ± {margin:g} points")
+    axes.axhline(full, color=_INK, linewidth=1, label=f"full ± {_margin(result)}")
     for place, (method, own) in enumerate(cells.items()):
         color = plots.COLORS[place % len(plots.COLORS)]
         line = next(line for line in result["saving"] if line["method"] == method)
@@ -168,6 +168,10 @@ def figure(result: Line, title: str | None = None) -> Figure:
     axes.set_title(title or heading(result))
     figure.legend(loc="outside lower center", ncols=2 if len(cells) > 1 else 1, handletextpad=0.4, columnspacing=1)
     return figure
+
+
+def _margin(result: Line) -> str:
+    return f"{result['margin']:g} point{'s' * (result['margin'] != 1)}"
 
 
 def _name(method: str) -> str:
