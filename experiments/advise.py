@@ -100,7 +100,7 @@ def measure(
     settings = Settings(device="cpu", threads=1, **recipe)
     data = load_data(settings)
     place = folder / ("pilot" if pilot["same_steps"] else "pilot-planned-batches")
-    advised = advise(Pilot(settings, CANDIDATES, **pilot), place, data=data)
+    advised = advise(Pilot(settings, CANDIDATES, margin=0, **pilot), place, data=data)
     advice = advised["advice"]
     rows = carry_out(Comparison(settings, METHODS, seeds), folder / "full", data=data)["runs"]
     accuracy = {method: [row["accuracy"] for row in rows if row["method"] == method] for method in METHODS}

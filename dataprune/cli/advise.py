@@ -29,6 +29,10 @@ def advise(
     same_steps: Annotated[
         bool, option("Shrink the batches of pilots, so that they take as many steps as the planned run.")
     ] = True,
+    margin: Annotated[
+        float,
+        option("Points of accuracy that a method may lose and be level with full; 0: do not estimate what is saved."),
+    ] = 0.3,
     jobs: Jobs = None,
     out: Out = None,
     json_: AsJson = False,
@@ -38,9 +42,11 @@ def advise(
     The options describe the planned run; --budget is the fraction of a full run's samples that it may train. Pilots of
     all candidates train on a part of its training set with that budget and are evaluated on another part; the test set
     is not read. Advised is the method with the highest mean, or all data for as many steps (`short`) where no method
-    is above it, with the probability of being better than `short` and than random subsets (`rs2`). The pilots cost
-    several times the planned run unless that is large: see the printed cost. Writes advice.json and a folder of
-    `compare` per seed; the same call continues, and more --seeds add to it.
+    is above it, with the probability of being better than `short` and than random subsets (`rs2`). For it and for
+    `short` further pilots, of `full` and of larger budgets, estimate how much of full training is saved at equal
+    accuracy (surely less than --margin below); where so few seeds could not tell, none is run, and it says so. The
+    pilots cost several times the planned run unless that is large: see the printed cost. Writes advice.json and a
+    folder of `compare` per seed and budget; the same call continues, and more --seeds add to it.
     """
     from ..lab.report import tables
     from ..lab.sweeps.advise import Pilot
@@ -55,6 +61,7 @@ def advise(
         size=pilot_size,
         epochs=pilot_epochs,
         same_steps=same_steps,
+        margin=margin,
     )
     out = out or default_out("advise", settings.data, pilot.key)
     data = load_data(settings)
@@ -67,4 +74,6 @@ def advise(
         return
     console().print(tables.advice(result))
     advice = result["advice"]
-    print_lines(tables.pilots(result), "", advice["sentence"], advice["command"], f"results: {out / 'advice.json'}")
+    saved = [advice["saving"]["sentence"]] if "saving" in advice else []
+    sentences = (tables.pilots(result), "", advice["sentence"], *saved, advice["command"])
+    print_lines(*sentences, f"results: {out / 'advice.json'}")

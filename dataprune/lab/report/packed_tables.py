@@ -79,7 +79,9 @@ def _reproduction(result: Mapping[str, Any]) -> str:
 
 
 def _advice(result: Mapping[str, Any]) -> str:
-    return pipe_table(*tables.advice_rows(result)) + f"\n\n{result['advice']['sentence']}"
+    advice = result["advice"]
+    saved = [advice["saving"]["sentence"]] if "saving" in advice else []
+    return "\n\n".join([pipe_table(*tables.advice_rows(result)), advice["sentence"], *saved])
 
 
 def _saving(result: Mapping[str, Any]) -> str:

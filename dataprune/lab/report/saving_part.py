@@ -24,12 +24,26 @@ def sentence(result: Line) -> str:
     """What each method saves, the best first, `short` and `rs2` last."""
     lines = sorted(result["saving"], key=lambda line: (line["method"] in _NAMES, -(line["saved"] or 0.0)))
     told = [line for line in lines if line["saved"] is not None]
-    texts = [f"{_name(line['method'])} {_saves(result, line)}" for line in told]
+    texts = [f"{name(line['method'])} {_saves(result, line)}" for line in told]
     text = f"On this data {', '.join(texts)}." if told else ""
-    untold = [_name(line["method"]) for line in lines if line["saved"] is None]
+    untold = [name(line["method"]) for line in lines if line["saved"] is None]
     if untold:
         text += f" Not told for {', '.join(untold)}: {_needed(result)}."
     return text.strip()
+
+
+def power(
+    deviation: float, margin: float, samples: int, *, least: int = 2, seeds: str = "--max-seeds", what: str = "test"
+) -> str:
+    """Why something is not told, and what to do: `least` seeds or more, by the option `seeds`."""
+    between = (
+        f"on {samples:,} {what} samples the difference of two runs varies by {100 * deviation:.2f} points from seed to "
+        "seed"
+    )
+    count = seeds_needed(deviation, margin / 100)
+    if count is None:
+        return f"{between}, too much for a margin of {margin:g}: more {what} samples, or a larger --margin"
+    return f"{between}; try {seeds} {max(count, least)}, more {what} samples, or a larger --margin"
 
 
 def remarks(result: Line) -> list[str]:
@@ -174,7 +188,8 @@ def _margin(result: Line) -> str:
     return f"{result['margin']:g} point{'s' * (result['margin'] != 1)}"
 
 
-def _name(method: str) -> str:
+def name(method: str) -> str:
+    """A method in a sentence."""
     return _NAMES.get(method, f"`{method}`")
 
 
@@ -215,20 +230,13 @@ def _needed(result: Line) -> str:
     """Why something is not told, and what to do."""
     if not result["full"] or result["deviation"] is None:
         return "runs are missing, repeat the command to continue"
-    count = seeds_needed(result["deviation"], result["margin"] / 100)
     largest = {
         line["method"]: _cells(result, line["method"])[-1:] for line in result["saving"] if line["saved"] is None
     }
     if not all(cells and cells[0]["state"] == NOT_TOLD for cells in largest.values()):
         return "runs are missing, repeat the command to continue"
-    between = (
-        f"on {result['test_samples']:,} test samples the difference of two runs varies by "
-        f"{100 * result['deviation']:.2f} points from seed to seed"
-    )
-    if count is None:
-        return f"{between}, too much for a margin of {result['margin']:g}: more test samples, or a larger --margin"
-    seeds = max(count, 2 * max(cells[0]["seeds"] for cells in largest.values()))
-    return f"{between}; try --max-seeds {seeds}, more test samples, or a larger --margin"
+    least = 2 * max(cells[0]["seeds"] for cells in largest.values())
+    return power(result["deviation"], result["margin"], result["test_samples"], least=least)
 
 
 def _costs(line: Line) -> dict[str, str]:

@@ -11,9 +11,10 @@ from ... import distributed, files, schedules
 from ...errors import DataError, UsageError
 from ..data import named as datasets
 from ..data.named import Data
+from ..report.saving import Row
 from ..training.build import build_pruner, check, load_data
 from ..training.settings import Settings, require
-from . import advice_rule, engines
+from . import advice_rule, advice_saving, engines, saving
 from .advice_rule import RS2, Accuracies, Difference, Verdict
 from .compare import SHORT, Comparison
 from .engines import Engine, Report
@@ -41,6 +42,7 @@ class Pilot:
     size: int = 4000  # most samples that a pilot trains on
     epochs: int | None = None  # of a pilot; see `pilot_epochs`
     same_steps: bool = True  # as many steps as the planned run, by batches down to `SMALLEST`; else fewer steps
+    margin: float = 0.3  # points below `full` of a method that is level with it; 0: what is saved is not estimated
 
     def __post_init__(self) -> None:
         settings, task = self.settings, self.settings.task
@@ -60,6 +62,8 @@ class Pilot:
             self.size >= 1 and (self.epochs is None or self.epochs >= 1),
             "--pilot-size and --pilot-epochs must be at least 1",
         )
+        if self.margin:
+            saving.check_margin(self.margin)
         for method in self.candidates:
             require(method not in (SHORT, RS2, "full"), f"{method} is always compared: take it out of --candidates")
         require(bool(self.candidates), "no method to advise: name one with --candidates")
@@ -100,13 +104,16 @@ class Pilot:
         note = f"tested on {test} samples held out of the training set: the test set was not read"
         return data._replace(train=data.train.subset(rest), val=None, test=data.train.subset(chosen), note=note)
 
-    def comparison(self, total: int, methods: Sequence[str], seed: int, *, anneal: float = 0.0) -> Comparison:
-        """A pilot of some methods, for `total` training samples."""
+    def comparison(
+        self, total: int, methods: Sequence[str], seed: int, *, anneal: float = 0.0, budget: float | None = None
+    ) -> Comparison:
+        """A pilot of some methods, for `total` training samples, by default at the planned budget."""
         train, epochs, batch = self.sizes(total)[0], self.pilot_epochs(), self.settings.batch_size
         if self.same_steps:
             share = train * epochs / (total * self.settings.epochs)
             batch = min(batch, max(SMALLEST, round(batch * share)))
         settings = replace(self.settings, train_size=train, test_size=None, epochs=epochs, batch_size=batch)
+        settings = settings if budget is None else replace(settings, budget=budget)
         return self._of(settings, methods, (seed,), anneal=anneal)
 
     def planned(self, method: str, total: int, anneal: float = 0.0) -> Settings:
@@ -137,6 +144,10 @@ class Pilot:
             "methods": self.methods(total),
         }
 
+    def budgets(self) -> list[float]:
+        """Budgets at which pilots look for savings: the planned one, and larger ones."""
+        return [self.budget, *(budget for budget in saving.GRID if budget > self.budget)]
+
     def can_anneal(self, total: int) -> bool:
         """Whether the budget allows full epochs at the end, of the plan and of a pilot."""
         try:
@@ -164,15 +175,17 @@ def advise(
 
     The method with the highest mean is advised, or all data for as many steps where no mean is above that, with the
     probability that it is better. For an advised method, full epochs at the end are then tried, and advised likewise.
+    For it and for `short`, what is saved at the accuracy of `full` is estimated by `advice_saving.estimate`.
 
-    The pilots cost 7 to 11 times the samples of the planned run in the settings of `experiments/advise.py`; `cost`
-    says what they cost here.
+    Without those that estimate what is saved, the pilots cost 7 to 11 times the samples of the planned run in the
+    settings of `experiments/advise.py`; `cost` says what they cost here.
 
     The folder `out` gets `advice.json` and a comparison for each seed; a call with more seeds continues there. The test
     set of the data is not read.
 
     Returns:
-        Content of advice.json: `plan` and `pilot`, `lines` (see `advice_rule.judge`), `annealed`, `advice` and `cost`.
+        Content of advice.json: `plan` and `pilot`, `lines` (see `advice_rule.judge`), `annealed`, `advice` (with
+        `saving`) and `cost`.
     """
     data = load_data(pilot.settings) if data is None else data
     total = len(data.train)
@@ -183,20 +196,29 @@ def advise(
     shape = {name: value for name, value in about.items() if name != "seeds"}
     claim(out, "plan", {**pilot.settings.computed(), "pilot": shape}, "advice.json")
 
-    def accuracies(names: Sequence[str], anneal: float = 0.0) -> Accuracies:
-        """By method and seed; the cost is added up."""
-        accuracies: dict[str, dict[int, float]] = {name: {} for name in names}
+    def pilots(names: Sequence[str], where: str = "", **changes: float) -> list[Row]:
+        """The rows of pilots, which are stored in folders of their own; the cost is added up."""
+        rows: list[Row] = []
         for seed in pilot.seeds:
-            folder = out / f"pilot-seed{seed}{f'-anneal{anneal:g}' if anneal else ''}"
-            comparison = pilot.comparison(total, names, seed, anneal=anneal)
-            content = carry_out(comparison, folder, data=pilot.data(data, seed), report=report, engine=engine)
-            for row in content["runs"]:
-                if row["method"] in accuracies:
-                    accuracies[row["method"]][seed] = row["accuracy"]
-                    spent.append((row["samples"], row["seconds"]))
-        return accuracies
+            comparison = pilot.comparison(total, names, seed, **changes)
+            folder, part = out / f"pilot-seed{seed}{where}", pilot.data(data, seed)
+            content = carry_out(comparison, folder, data=part, report=report, engine=engine)
+            rows += [row for row in content["runs"] if row["method"] in names]
+        for row in rows:
+            spent[row["method"], row["seed"], where] = row["samples"], row["seconds"]
+        return rows
 
-    spent: list[tuple[int, float]] = []  # samples and seconds of every pilot
+    def accuracies(names: Sequence[str], anneal: float = 0.0) -> Accuracies:
+        """By method and seed."""
+        rows = pilots(names, f"-anneal{anneal:g}" if anneal else "", anneal=anneal)
+        return {name: {row["seed"]: row["accuracy"] for row in rows if row["method"] == name} for name in names}
+
+    def at_budget(names: Sequence[str], budget: float) -> list[Row]:
+        """Pilots of another share of the steps of `full`, or those that are there."""
+        where = "" if budget == pilot.budget else f"-budget{budget:g}"
+        return [{**row, "budget": budget} for row in pilots(names, where, budget=budget)]
+
+    spent: dict[Any, tuple[int, float]] = {}  # samples and seconds of every pilot
     measured = accuracies(methods)
     verdicts = advice_rule.judge(measured, about["held_out"])
     method, anneal, annealed = advice_rule.advised(verdicts), 0.0, None
@@ -205,10 +227,21 @@ def advise(
         prior = advice_rule.prior_variance(measured, about["held_out"])
         gain = advice_rule.difference(advice_rule.paired_differences(pair, "with", "without"), prior)
         annealed, anneal = asdict(gain), ANNEAL if gain.mean > 0 else 0.0
+    saved = {}
+    if pilot.margin:
+        saved["saving"] = advice_saving.estimate(
+            list(dict.fromkeys([method, SHORT])),
+            pilot.budgets(),
+            at_budget,
+            prior=advice_rule.prior_variance(measured, about["held_out"]),
+            margin=pilot.margin,
+            held_out=about["held_out"],
+            seeds=len(pilot.seeds),
+        )
     full = pilot.settings.epochs * total
     cost = {
-        "samples": sum(samples for samples, _ in spent),
-        "seconds": sum(seconds for _, seconds in spent),
+        "samples": sum(samples for samples, _ in spent.values()),
+        "seconds": sum(seconds for _, seconds in spent.values()),
         "planned_samples": round(full * pilot.budget),
         "full_samples": full,  # of the planned run without pruning
     }
@@ -226,6 +259,7 @@ def advise(
             "steps": planned.steps,
             "sentence": _sentence(method, anneal, verdicts, len(pilot.seeds), planned.steps, cost["relative"]),
             "command": planned.train_command(),
+            **saved,
         },
         "cost": cost,
     }

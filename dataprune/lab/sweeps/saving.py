@@ -51,13 +51,7 @@ class Saving:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "methods", [method for method in self.methods if method != FULL])
-        low, high = MARGINS
-        share = f": if a share of 1 was meant, give --margin {100 * self.margin:g}"
-        require(
-            low <= self.margin <= high,
-            f"--margin is in points of accuracy, from {low:g} to {high:g}, got {self.margin:g}"
-            + share * (0 < self.margin < low),
-        )
+        check_margin(self.margin)
         require(bool(self.methods), "no method to compare with full: name one with --methods")
         require(self.seeds >= 2, "one seed shows no variation, so nothing can be told: give --seeds 2 or more")
         require(self.most >= self.seeds, f"--max-seeds {self.most} are fewer than --seeds {self.seeds}: raise it")
@@ -167,6 +161,15 @@ class Saving:
         about = {name: about[name] for name in ("data", "model", "epochs", "task", "metric") if name in about}
         found = summarize(runs, margin=self.margin / 100, held_out=len(data.test), planned=planned)
         return {**about, "test_samples": len(data.test), **found, "margin": self.margin, "runs": runs}
+
+
+def check_margin(margin: float) -> None:
+    """Raise UsageError unless a margin is in points, and none that says nothing."""
+    low, high = MARGINS
+    share = f": if a share of 1 was meant, give --margin {100 * margin:g}" * (0 < margin < low)
+    require(
+        low <= margin <= high, f"--margin is in points of accuracy, from {low:g} to {high:g}, got {margin:g}{share}"
+    )
 
 
 def until_settled(

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from dataprune import files
 from dataprune.errors import DataError, UsageError
 from dataprune.lab.data.named import Data
-from dataprune.lab.sweeps import advice_rule
+from dataprune.lab.sweeps import advice_rule, advice_saving
 from dataprune.lab.sweeps import advise as advice
 from dataprune.lab.sweeps.advise import Pilot, advise
 from dataprune.lab.training.build import build_pruner
@@ -269,6 +269,34 @@ def test_full_epochs_that_do_not_fit_are_not_tried() -> None:
     assert replace(pilot(), settings=replace(settings, budget=0.5)).can_anneal(400)
 
 
+@pytest.mark.slow
+def test_larger_budgets_and_full_are_tried_where_they_can_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("scipy")
+    monkeypatch.setattr(advice_saving, "seeds_needed", lambda deviation, margin: 2)
+    monkeypatch.setattr(advice_rule, "advised", lambda verdicts: "loss")
+    plan = pilot(budget=0.6, margin=10.0)
+    result = advise(plan, tmp_path, data=without_test(tiny.data()))
+    saving = result["advice"]["saving"]
+    assert plan.budgets() == [0.6, 0.7, 0.85] and {"margin", "deviation", "full", "saving", "cells"} < saving.keys()
+    assert [line["method"] for line in saving["saving"]] == ["loss", "short"]
+    runs = {path: files.read_json(path) for path in tmp_path.glob("pilot-*/runs/*/metrics.json")}
+    assert result["cost"]["samples"] == sum(run["samples"] for run in runs.values())
+    place = "pilot-seed{}{}/runs/{}-seed{}/metrics.json"
+    full = [runs[tmp_path / place.format(seed, "-budget1", "full", seed)] for seed in (0, 1)]
+    assert [run["epochs"] for run in full] == [5, 5]
+    tried = {(cell["method"], cell["budget"]): cell for cell in saving["cells"]}
+    assert {("loss", 0.85), ("short", 0.85)} <= tried.keys()
+    for (method, budget), cell in tried.items():
+        where = "" if budget == 0.6 else f"-budget{budget:g}"
+        own = [runs[tmp_path / place.format(seed, where, method, seed)] for seed in (0, 1)]
+        assert cell["difference"] == pytest.approx(
+            np.mean([run["accuracy"] - other["accuracy"] for run, other in zip(own, full)])
+        )
+        assert cell["share"] == pytest.approx(own[0]["samples"] / full[0]["samples"])
+    again = advise(plan, tmp_path, data=tiny.data(), report=lambda *line: pytest.fail("trained again"))
+    assert timeless(again) == timeless(result)
+
+
 # -- going on ---------------------------------------------------------------------------------------------------------
 
 
@@ -329,6 +357,7 @@ def test_more_seeds_go_on_in_the_same_folder(tmp_path: Path) -> None:
         ({"val_fraction": 0.1}, "leave these options out"),
         ({"seeds": (0,)}, "one seed shows no variation"),
         ({"size": 0}, "at least 1"),
+        ({"margin": 0.003}, "--margin is in points of accuracy, .* give --margin 0.3"),
         ({"candidates": ()}, "name one with --candidates"),
         ({"candidates": ("rs2",)}, "rs2 is always compared"),
         ({"candidates": ("memry",)}, "did you mean 'memory'"),
@@ -397,9 +426,14 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     short = [line["accuracy"] - line["short"]["mean"] for line in stored["lines"]]
     assert short[0] == pytest.approx(short[1]) and f"{100 * short[0]:.2f}" in shown.stdout
     assert "± " in shown.stdout and "times those of the planned run" in shown.stdout and "held out" in shown.stdout
+    saving = stored["advice"]["saving"]
+    assert saving["sentence"] in shown.stdout and "is not told: on 400 held-out samples" in saving["sentence"]
+    assert [line["saved"] for line in saving["saving"]] == [None] * len(saving["saving"]) and saving["margin"] == 0.3
     assert stored["advice"]["sentence"] in shown.stdout and stored["advice"]["command"] in shown.stdout
     printed = call("--candidates", "memory", "--json")
     assert timeless(json.loads(printed.stdout)) == timeless(stored)
+    without = call("--candidates", "memory", "--margin", "0", "--json")
+    assert "saving" not in json.loads(without.stdout)["advice"]
     for more, message in (
         (["--budget", "1.5"], "--budget is a fraction in (0, 1], got 1.5"),
         (["--task", "contrastive"], "advise works for image classification, not for contrastive"),
