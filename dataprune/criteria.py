@@ -7,26 +7,23 @@ reads them or not, so that any of them fits any pruner.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .errors import suggest
+from . import distributions
+from .distributions import Distribution, check_distribution, plogp
 
 Criterion = Callable[[Tensor, Any, Any], Tensor]
 Reads = Literal["losses", "probabilities", "classes", "features", "nothing"]
-Distribution = Literal["softmax", "bernoulli", "gaussian"]
 
-IGNORED = -100  # torch's own ignore_index: a token that carries no loss
-_LOWEST = torch.finfo(torch.float32).min
-_SUM_TO_ONE = 0.02  # rounding of soft labels, in half precision as well
 _EXCLUSIVE = ("softmax", "multi-hot")  # the second may be soft labels
-_CHUNK = 1 << 22  # logits softened at a time, so that no second (B, S, V) tensor ever exists
 
 
 @runtime_checkable
@@ -61,7 +58,7 @@ def carries_losses(criterion: Criterion) -> bool:
 
 def reads_logits(criterion: Criterion) -> bool:
     """Whether it is one of ours that takes the softmax of outputs (B, C): probabilities would be softened twice."""
-    return criterion is entropy or isinstance(criterion, (entropy_of, information, loss_plus_entropy))
+    return criterion is entropy or isinstance(criterion, (entropy_of, information, learnability, loss_plus_entropy))
 
 
 def values(criterion: Criterion) -> tuple[int, ...]:
@@ -118,18 +115,19 @@ def entropy(
         what this measures is uncertainty (docs/theory/entropy-bound.md). Differs: sequences, sigmoids and variances
         are not in the paper.
     """
-    kind = _distribution(outputs, targets) if distribution is None else distribution
+    kind = distributions.find(outputs, targets) if distribution is None else distribution
     if kind == "gaussian":
-        return _gaussian_entropy(outputs, len(losses))
+        return distributions.gaussian_entropy(outputs, len(losses))
     if len(outputs) != len(losses):
         raise ValueError(f"{len(losses)} losses but {len(outputs)} rows of outputs: pass those of the same batch")
     if kind == "bernoulli":
-        return _bernoulli_entropy(outputs)
+        return distributions.bernoulli_entropy(outputs)
     if kind == "multi-hot":
-        return _soft_or_multi_hot(outputs, targets.to(outputs.device))
+        soft, several = plogp(outputs).neg_(), distributions.bernoulli_entropy(outputs)
+        return distributions.soft_or_multi_hot(targets.to(outputs.device), soft, several)
     if outputs.ndim == 2:
-        return _plogp(outputs).neg_()
-    return _token_entropy(outputs, targets)
+        return plogp(outputs).neg_()
+    return -distributions.token_mean(lambda logits, ids: plogp(logits), outputs, targets)
 
 
 @dataclass(frozen=True)
@@ -169,10 +167,98 @@ class information(Declared):
     values = (-1,)
 
     def __call__(self, losses: Tensor, outputs: Any, targets: Any) -> Tensor:
-        if not isinstance(outputs, Tensor) or outputs.ndim != 2 or _distribution(outputs, targets) not in _EXCLUSIVE:
+        logits = isinstance(outputs, Tensor) and outputs.ndim == 2
+        if not logits or distributions.find(outputs, targets) not in _EXCLUSIVE:
             shown = f"a tensor {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
             raise ValueError(f"`information` reads logits (B, C) of exclusive classes, got {shown}: use `memory` there")
         return torch.softmax(outputs, -1, dtype=torch.promote_types(outputs.dtype, torch.float32))
+
+
+@dataclass(eq=False)
+class learnability(Declared):
+    """Score (1 - p_y) * p_y / max p of the label y: unsure of the label, and near to predicting it.
+
+    It is 0 for a label that the model is sure of, and for one that it holds for impossible, as a wrong one; highest, 1,
+    where many classes are as likely. Of sequences the mean over tokens, of several labels at once the mean over labels,
+    each of which has two classes.
+
+    Outputs that carry no distribution (a regression), and none at all, are scored by the loss, and `by_loss` is set;
+    the second with a warning.
+
+    Args:
+        distribution: as for `entropy`; by default found from outputs and targets where these are certain.
+    Raises:
+        ValueError: for another distribution; when called, if outputs carry another one, it is not certain which one, or
+            the labels are missing.
+    Example:
+        >>> learnability()(torch.zeros(1), torch.zeros(1, 4), torch.tensor([2]))
+        tensor([0.7500])
+
+    Source: this project. p_y (1 - p_y) is "learnability" in the choice of tasks for reinforcement learning (Tzannetos
+        et al. 2023, arXiv:2304.12877; Rutherford et al. 2024, arXiv:2408.15099). Differs: divided by max p.
+    """
+
+    distribution: Distribution | None = None
+
+    def __post_init__(self) -> None:
+        if self.distribution is not None:
+            check_distribution(self.distribution)
+        self.by_loss = False
+
+    def __call__(self, losses: Tensor, outputs: Any, targets: Any) -> Tensor:
+        if outputs is None and not self.by_loss:
+            warnings.warn(
+                "no outputs were given, so samples are selected by their loss: pruner.loss(index, losses, logits, y)",
+                UserWarning,
+                stacklevel=3,
+            )
+        kind = "gaussian" if outputs is None else self.distribution or distributions.find(outputs, targets)
+        self.by_loss = kind == "gaussian"
+        if self.by_loss:
+            return losses
+        if len(outputs) != len(losses):
+            raise ValueError(f"{len(losses)} losses but {len(outputs)} rows of outputs: pass those of the same batch")
+        if not isinstance(targets, Tensor):
+            raise ValueError("this method reads the labels too: pruner.loss(index, losses, logits, y)")
+        targets = targets.to(outputs.device)
+        if kind == "bernoulli":
+            return _learnable_labels(outputs, targets)
+        if kind == "multi-hot" or (outputs.ndim == 2 and targets.shape == outputs.shape):
+            soft = _learnable_soft(outputs, targets)
+            several = soft if kind == "softmax" else _learnable_labels(outputs, targets)
+            return distributions.soft_or_multi_hot(targets, soft, several)
+        if outputs.ndim == 2:
+            return _learnable(outputs, targets)
+        if targets.is_floating_point():
+            raise ValueError("the targets of sequences are ids (B, S): soft ones are not supported")
+        return distributions.token_mean(_learnable, outputs, targets)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Whether samples are scored by the loss."""
+        return {"by_loss": torch.tensor(self.by_loss)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from `state_dict`."""
+        self.by_loss = bool(state.get("by_loss", False))
+
+
+def _learnable(logits: Float[Tensor, "*b c"], labels: Any) -> Float[Tensor, "*b"]:
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    label = logits.gather(-1, labels.clamp(min=0)[..., None])[..., 0]  # -100 marks an ignored token
+    return -torch.expm1(label - logits.logsumexp(-1)) * torch.exp(label - logits.amax(-1))
+
+
+def _learnable_soft(logits: Float[Tensor, "b c"], labels: Float[Tensor, "b c"]) -> Float[Tensor, " b"]:
+    p = torch.softmax(logits, -1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    return (labels * (1 - p) * p).sum(-1) / p.amax(-1)
+
+
+def _learnable_labels(logits: Float[Tensor, "b *c"], labels: Tensor) -> Float[Tensor, " b"]:
+    """Independent labels: p_y is the sigmoid of the logit, towards the label."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    towards = logits * (2 * labels.view_as(logits) - 1)
+    each = torch.sigmoid(-towards) * torch.sigmoid(towards) / torch.sigmoid(logits.abs())
+    return each if each.ndim == 1 else each.flatten(1).mean(dim=1)
 
 
 @dataclass(frozen=True)
@@ -210,11 +296,11 @@ class loss_plus_entropy(Declared):
             raise ValueError(
                 f"outputs hold {outputs.dtype}: pass the logits, as in pruner.loss(index, losses, logits, y)"
             )
-        kind = _distribution(outputs, targets) if self.distribution is None else self.distribution
+        kind = distributions.find(outputs, targets) if self.distribution is None else self.distribution
         if kind == "gaussian" and (isinstance(outputs, Tensor) or outputs[1] is None):
             return losses
         if kind == "softmax" and outputs.shape[:-1] == losses.shape:
-            return torch.add(losses, _plogp(outputs), alpha=-self.beta)  # the common case, with one call less
+            return torch.add(losses, plogp(outputs), alpha=-self.beta)  # the common case, with one call less
         return torch.add(losses, entropy(losses, outputs, targets, distribution=kind), alpha=self.beta)
 
 
@@ -269,115 +355,3 @@ def _distance(outputs: Any, batch: int) -> Float[Tensor, " b"]:
 def _check_beta(beta: float) -> None:
     if isinstance(beta, bool) or not isinstance(beta, Real) or not math.isfinite(beta):
         raise ValueError(f"beta is the weight of the memory term, a finite number, got {beta!r}")
-
-
-def check_distribution(name: str) -> None:
-    """Raise ValueError unless it is the name of a distribution."""
-    if name not in get_args(Distribution):
-        raise ValueError(suggest(str(name), list(get_args(Distribution)), what="distribution"))
-
-
-def _distribution(outputs: Any, targets: Any) -> Any:
-    """A `Distribution`, or "multi-hot" where the values of (B, C) targets decide between soft and several labels."""
-    if isinstance(outputs, Tensor) and outputs.ndim == 2 and outputs.shape[1] > 1:
-        if not isinstance(targets, Tensor) or targets.shape != outputs.shape:
-            return "softmax"
-        return "multi-hot" if targets.is_floating_point() else "bernoulli"
-    if isinstance(outputs, (tuple, list)) and len(outputs) == 2:
-        return "gaussian"
-    if isinstance(outputs, Tensor) and outputs.ndim == 3 and outputs.shape[-1] > 1:
-        if targets is None:
-            raise ValueError(
-                f"outputs {tuple(outputs.shape)} may be (B, S, C) or (B, C, S): pass the targets (B, S) too, or "
-                'distribution="softmax" with the classes last. The names are "softmax", "bernoulli" and "gaussian"'
-            )
-        return "softmax"
-    if isinstance(outputs, Tensor) and (outputs.ndim == 1 or (outputs.ndim == 2 and outputs.shape[1] == 1)):
-        if not isinstance(targets, Tensor):
-            raise ValueError(
-                f"outputs {tuple(outputs.shape)} may be the logit of a binary classifier or a regression: pass the "
-                'targets too, or distribution="bernoulli" or "gaussian" ("softmax" needs logits (B, C))'
-            )
-        binary = not targets.is_floating_point() or bool(((targets == 0) | (targets == 1)).all())
-        return "bernoulli" if binary else "gaussian"
-    shown = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
-    raise ValueError(
-        f"the memory term needs outputs that carry a distribution, got {shown}: pass logits (B, C) or (B, S, C) "
-        "(flatten positions into S), or (mean, variance) for regression"
-    )
-
-
-def _soft_or_multi_hot(logits: Tensor, targets: Tensor) -> Tensor:
-    """The entropy by float targets (B, C), found without waiting for the device: NaN where they are neither."""
-    soft = ((targets.sum(dim=1) - 1).abs() < _SUM_TO_ONE).all() & (targets >= 0).all()
-    multi_hot = ((targets == 0) | (targets == 1)).all()
-    if targets.is_cpu and not bool(soft | multi_hot):
-        raise ValueError(
-            'targets (B, C) are neither class probabilities, distribution="softmax", nor zeros and ones, "bernoulli": '
-            'name the distribution, and for a regression pass outputs (mean, variance) or (mean, None), "gaussian"'
-        )
-    neither = torch.where(multi_hot, _bernoulli_entropy(logits), torch.nan)
-    return torch.where(soft, _plogp(logits).neg_(), neither)
-
-
-def _bernoulli_entropy(logits: Tensor) -> Tensor:
-    """Mean over the labels of log(1 + exp(-|z|)) + |z| / (1 + exp(|z|)), which neither overflows nor cancels."""
-    z = logits.to(torch.promote_types(logits.dtype, torch.float32)).abs().clamp(max=100)
-    each = torch.exp(-z)
-    each = torch.log1p(each) + z * each / (1 + each)
-    return each if each.ndim == 1 else each.flatten(1).mean(dim=1)
-
-
-def _plogp(logits: Float[Tensor, "... c"]) -> Float[Tensor, "..."]:
-    """Minus the entropy: sum of p log p. Row by row: a score must not depend on the batch, so nor on the ranks."""
-    logs = torch.log_softmax(logits, -1, dtype=None if logits.element_size() > 2 else torch.float32)
-    logs.clamp_(min=_LOWEST)  # an excluded class, at -inf, must give 0 * finite, not NaN
-    return logs.exp().mul_(logs).sum(-1)
-
-
-def _token_entropy(logits: Float[Tensor, "b s c"], targets: Any) -> Float[Tensor, " b"]:
-    if logits.ndim != 3:
-        raise ValueError(f"outputs must be (B, C) or (B, S, C), got {tuple(logits.shape)}: flatten positions into S")
-    if isinstance(targets, Tensor) and logits.shape[:2] != targets.shape == (len(logits), logits.shape[2]):
-        logits = logits.transpose(1, 2)  # classes second, as torch's own cross_entropy takes them
-    batch, tokens, classes = logits.shape
-    valid = torch.ones(batch, tokens, dtype=torch.bool, device=logits.device)
-    if isinstance(targets, Tensor) and not targets.is_floating_point():
-        if targets.shape != logits.shape[:2]:
-            raise ValueError(
-                f"outputs {tuple(logits.shape)} and targets {tuple(targets.shape)} do not agree: "
-                "outputs are (B, S, C) with the classes last, targets (B, S)"
-            )
-        valid = targets.to(logits.device) != IGNORED
-    rows = max(1, _CHUNK // classes)
-    samples = max(1, min(batch, rows))
-    span = max(1, rows // samples)
-    # split, not flattened: logits[:, :-1], as language models shift them, would be copied whole
-    each = torch.cat(
-        [torch.cat([_plogp(part) for part in group.split(span, dim=1)], dim=1) for group in logits.split(samples)]
-    )  # (b, s)
-    # filled, not multiplied by 0: what stands at an ignored token may be anything
-    return -each.masked_fill(~valid, 0).sum(dim=1) / valid.sum(dim=1).clamp(min=1)
-
-
-def _gaussian_entropy(outputs: Any, batch: int) -> Tensor:
-    pair = (
-        isinstance(outputs, (tuple, list)) and len(outputs) == 2 and all(isinstance(part, Tensor) for part in outputs)
-    )
-    if not pair or outputs[0].shape != outputs[1].shape or outputs[1].ndim not in (1, 2) or len(outputs[1]) != batch:
-        if isinstance(outputs, Tensor) or (len(outputs) == 2 and outputs[1] is None):
-            shown = "no variance. A regression without one has no memory term: use `loss` there"
-        else:
-            shown = str([tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in outputs])
-        raise ValueError(
-            f"a Gaussian's outputs are (mean, variance) of one shape, (B,) or (B, D) with B = {batch}, got {shown}. Of "
-            "(logits, features) pass the logits alone"
-        )
-    variance = outputs[1].to(torch.promote_types(outputs[1].dtype, torch.float32))
-    if variance.is_cpu and not bool((variance > 0).all()):  # on other devices the scores are checked when flushed
-        raise ValueError(
-            "the second of a pair of outputs must be the predicted variance, which is positive: exponentiate a "
-            "log-variance, and of (logits, features) pass the logits alone"
-        )
-    each = 0.5 * torch.log(2 * math.pi * math.e * variance)
-    return each if each.ndim == 1 else each.sum(dim=1)

@@ -190,6 +190,20 @@ def memory(
     return compose(size, criterion, policies.top_k(balance=classes(balance, size)), **run)
 
 
+def learnability(
+    size: int, *, distribution: criteria.Distribution | None = None, balance: Balance = None, **run: Unpack[Run]
+) -> Pruner:
+    """Drawn in proportion to how learnable a label is: the model is unsure of it, and near to predicting it.
+
+    Where outputs carry no distribution, as in a regression, the highest losses.
+
+    Source: this project's own, see `criteria.learnability` and `policies.proportional`.
+    """
+    criterion = criteria.learnability(distribution)
+    policy = policies.proportional(unless=criterion, balance=classes(balance, size))
+    return compose(size, criterion, policy, **run)
+
+
 def information(size: int, *, snapshots: int = 20, balance: Balance = None, **run: Unpack[Run]) -> Pruner:
     """The highest mutual information of label and weights: where predictions change between epochs.
 
@@ -251,6 +265,7 @@ METHODS: dict[str, Callable[..., Pruner]] = {
         emp_reverse,
         emp_contrastive,
         memory,
+        learnability,
         information,
         *contrib.RECIPES,
     )

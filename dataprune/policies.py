@@ -17,12 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .criteria import learnability
 from .hashing import Key
 from .scores import PredictionBook, ScoreBook
 from .selection import Selection
 
 _CHUNK = 1 << 16  # positions hashed at a time, so that all intermediate values stay in the processor's cache
-_EXPLORE, _CLASSES = 1, 2  # draws of a position or class that must not depend on how ties were broken, draw 0
+_FLOOR, _TINY = 1e-3, 1e-30  # least score that is drawn by: share of the mean; where all are 0
+_EXPLORE, _CLASSES, _WEIGHTED = (
+    1,
+    2,
+    3,
+)  # draws of a position or class that must not depend on how ties were broken, draw 0
 
 
 @runtime_checkable
@@ -204,6 +210,26 @@ class upper_confidence(Policy):
         return Selection.of(_greedy(book.score + self.c * book.variance, count, key, self.balance))
 
 
+@dataclass(frozen=True, eq=False)
+class proportional(Policy):
+    """Draw without replacement, each draw in proportion to the scores that are left; unseen samples come first.
+
+    Scores are at least 0; below a thousandth of their mean they count as that.
+
+    Args:
+        balance: as for `top_k`.
+        unless: a criterion; where it scores by the loss, the highest are selected, as by `top_k`.
+    Source: Efraimidis and Spirakis 2006, Weighted random sampling with a reservoir. Differs: nothing.
+    """
+
+    balance: Tensor | None = field(default=None, kw_only=True)
+    unless: learnability | None = field(default=None, kw_only=True)
+
+    def __call__(self, book: ScoreBook, count: int, key: Key) -> Selection:
+        score = book.score if self.unless and self.unless.by_loss else _weighted(book.score, key)
+        return Selection.of(_greedy(score, count, key, self.balance))
+
+
 @dataclass(frozen=True)
 class soft_prune(Policy):
     """Drop samples below the mean score with probability r, and weight those that survive by 1 / (1 - r).
@@ -312,6 +338,15 @@ def quotas(sizes: Tensor, count: int, key: Key) -> list[int]:
         places[open_classes] += given
         left -= int(given.sum())
     return places.tolist()
+
+
+def _weighted(score: Tensor, key: Key) -> Tensor:
+    """Random keys (N,) of which the highest are a weighted draw; NaN where the score is."""
+    keys = score.clamp(min=max(_TINY, _FLOOR * float(score.nanmean(dtype=torch.float64))))  # TINY beside NaN, too
+    for start, part in enumerate(keys.split(_CHUNK)):
+        bits = key.hash(start * _CHUNK + torch.arange(len(part)), _WEIGHTED) >> 11 & (1 << 53) - 1
+        part.copy_(torch.log1p((bits.double() + 0.5) * -(2.0**-53)) / part)
+    return keys
 
 
 def _greedy(values: Tensor, count: int, key: Key, balance: Tensor | None) -> Tensor:

@@ -85,6 +85,7 @@ ROWS = [
     Row("emp_reverse", warmup=1, outputs=True, defaults=(("beta", 5.0),)),
     Row("emp_contrastive", warmup=1, outputs=True, pair=True, defaults=(("beta", 5.0),)),
     Row("memory", warmup=1, outputs=True),
+    Row("learnability", warmup=1, outputs=True),
     Row(
         "information",
         warmup=1,

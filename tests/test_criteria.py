@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import dataprune
-from dataprune import criteria
+from dataprune import criteria, distributions
 
 
 class Largest(TorchDispatchMode):
@@ -163,7 +163,7 @@ def test_what_stands_at_ignored_tokens_does_not_matter() -> None:
 @pytest.mark.parametrize("shape", [(3, 40, 50), (1, 200, 30), (60, 2, 50), (2, 3, 900)])
 def test_sequences_are_scored_in_chunks(shape: tuple, shifted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """No second (B, S, V) tensor, not even where the logits are a slice, as language models shift them."""
-    monkeypatch.setattr(criteria, "_CHUNK", 1000)
+    monkeypatch.setattr(distributions, "_CHUNK", 1000)
     batch, tokens, classes = shape
     draw = torch.Generator().manual_seed(0)
     logits = torch.randn(batch, tokens + 1, classes, generator=draw)

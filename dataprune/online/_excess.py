@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .. import criteria
 from ..checks import check_index
-from ..criteria import IGNORED
+from ..distributions import IGNORED
 from ..errors import UsageError
 from ..modules import inference, logits_of
 from .chooser import Chooser, check_ids

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..checks import check_floating
-from ..criteria import IGNORED
+from ..distributions import IGNORED
 from ..hashing import Key
 from ..schedules import check_fraction
 from ._excess import Excess, token_losses

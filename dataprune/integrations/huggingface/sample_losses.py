@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ...criteria import IGNORED
+from ...distributions import IGNORED
 
 _CHUNK = 1 << 22  # logits softened at a time, as in `criteria`
 
