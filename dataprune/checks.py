@@ -7,6 +7,7 @@ import sys
 import warnings
 import zlib
 from collections.abc import Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -260,6 +261,24 @@ def check_batch_size(what: str, samples: int, batch_size: int) -> None:
         )
 
 
+def check_epoch(epoch: Any, epochs: int) -> None:
+    """Raise ValueError unless it is a whole number in [0, epochs)."""
+    if isinstance(epoch, bool) or not isinstance(epoch, Integral) or not 0 <= int(epoch) < epochs:
+        raise ValueError(
+            f"epoch {epoch!r} is outside this pruner's {epochs} epochs (0 to {epochs - 1}): build it with epochs=... "
+            "of the whole run"
+        )
+
+
+def check_open(closed: bool, epochs: int) -> None:
+    """Raise PlanError where a run is over, and its last epoch is handed out once more to be looked at."""
+    if closed:
+        raise PlanError(
+            f"all {epochs} epochs of this pruner have been trained, and the loader yields the last one again: build "
+            "the pruner with epochs=... of the whole run, and evaluate without pruner.loss, which uses up an epoch"
+        )
+
+
 def check_ranks(headers: list[list[int]]) -> None:
     """Raise PlanError unless all ranks are at the same place, with the same plan, selection and book.
 
@@ -359,6 +378,16 @@ def check_trained(epoch: Epoch, planned: int, missing: Tensor) -> None:
             f"{epoch.foreign} samples of epoch {epoch.number} were trained by more than one of {ranks} ranks: a "
             "framework has replaced the sampler with one that does not shard. Keep PruneSampler as the loader's "
             "sampler (Lightning: use_distributed_sampler=False; Ray: add_dist_sampler=False)"
+        )
+
+
+def check_forwarded(epoch: int | None, left_out: int, missing: int) -> None:
+    """Raise PlanError where a method needs the scores of what an epoch left out, and much of that was not recorded."""
+    if missing and 4 * missing >= left_out:
+        raise PlanError(
+            f"epoch {epoch} left out {left_out} samples, and {missing} of them were not forwarded: this method "
+            "(kakurenbo, ies) needs their scores too. After the steps of an epoch, with torch.no_grad(): for index in "
+            "pruner.left_out(epoch, batch_size): pruner.update(index, losses, outputs, targets)"
         )
 
 

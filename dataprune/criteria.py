@@ -34,10 +34,12 @@ class Declared(Protocol):
         values: shape of one sample's score: () for a number, (V,) for a row, which the policy's own book takes in; -1
             where the first batch says how many.
         reads: what it looks at beside the losses.
+        softens: whether it takes the softmax of outputs (B, C): probabilities would be softened twice.
     """
 
     values: tuple[int, ...] = ()
     reads: Reads = "probabilities"
+    softens: bool = False
 
     def __call__(self, losses: Tensor, outputs: Any, targets: Any) -> Tensor:
         """Score a batch: (B, *values)."""
@@ -57,13 +59,24 @@ def carries_losses(criterion: Criterion) -> bool:
 
 
 def reads_logits(criterion: Criterion) -> bool:
-    """Whether it is one of ours that takes the softmax of outputs (B, C): probabilities would be softened twice."""
-    return criterion is entropy or isinstance(criterion, (entropy_of, information, learnability, loss_plus_entropy))
+    """Whether it takes the softmax of outputs (B, C), as it says."""
+    return criterion is entropy or (isinstance(criterion, Declared) and criterion.softens)
 
 
 def values(criterion: Criterion) -> tuple[int, ...]:
     """Shape of one sample's score."""
     return criterion.values if isinstance(criterion, Declared) else ()
+
+
+def state_of(criterion: Criterion) -> dict[str, Tensor]:
+    """A criterion's own state, empty where it has none."""
+    return criterion.state_dict() if hasattr(criterion, "state_dict") else {}  # type: ignore[attr-defined]
+
+
+def load_state(criterion: Criterion, state: dict[str, Tensor]) -> None:
+    """Restore what `state_of` gave; ValueError if it does not fit."""
+    if hasattr(criterion, "load_state_dict"):
+        criterion.load_state_dict(state)  # type: ignore[attr-defined]
 
 
 def loss(losses: Float[Tensor, " b"], outputs: Any, targets: Any) -> Float[Tensor, " b"]:
@@ -141,6 +154,7 @@ class entropy_of(Declared):
     """
 
     distribution: Distribution
+    softens = True
 
     def __post_init__(self) -> None:
         check_distribution(self.distribution)
@@ -165,6 +179,7 @@ class information(Declared):
     """
 
     values = (-1,)
+    softens = True
 
     def __call__(self, losses: Tensor, outputs: Any, targets: Any) -> Tensor:
         logits = isinstance(outputs, Tensor) and outputs.ndim == 2
@@ -199,6 +214,7 @@ class learnability(Declared):
     """
 
     distribution: Distribution | None = None
+    softens = True
 
     def __post_init__(self) -> None:
         if self.distribution is not None:
@@ -283,6 +299,7 @@ class loss_plus_entropy(Declared):
 
     beta: float = 5.0
     distribution: Distribution | None = None
+    softens = True
 
     def __post_init__(self) -> None:
         _check_beta(self.beta)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from torch import Tensor
 from . import checks, distributed
 from .errors import CheckpointError, PlanError
 from .scores import ScoreBook
+
+if TYPE_CHECKING:
+    from .policies import Policy
 
 _NOBODY = -1
 _EARLIER = -2  # some rank of a run with another number of ranks
@@ -196,21 +199,26 @@ class Epoch:
         """(K,) bool: flushed in this epoch, by any rank."""
         return self.owner[index.numpy()] != _NOBODY
 
-    def complete(self, index: Int[Tensor, " k"]) -> bool:
-        """Whether all of the selected samples have been trained, but for those that the loader drops."""
-        missing = self._missing(index)
+    def complete(self, index: Int[Tensor, " k"] | None) -> bool:
+        """Whether all of these samples have been recorded, but for those that the loader drops; None for all."""
+        missing = self._missing(torch.arange(self.size) if index is None else index)
         if self.tail is not None:
             return missing <= self.tail
         return missing <= 0 or (self.exhausted and self._ragged(missing))
 
-    def over(self, index: Int[Tensor, " k"]) -> bool:
-        """Whether a new iteration belongs to the next epoch.
+    @property
+    def was_loaded(self) -> bool:
+        """Whether a state was loaded in the middle of it."""
+        return self._resumed is not None
+
+    def over(self, index: Int[Tensor, " k"] | None) -> bool:
+        """Whether a new iteration belongs to the next epoch, which records these samples; None for all.
 
         Where it is not known how many samples a loader drops, one that begins again has dropped the ragged rest.
         """
         if self.ended:
             return True
-        missing = self._missing(index)
+        missing = self._missing(torch.arange(self.size) if index is None else index)
         return missing <= (self.tail or 0) or (self.tail is None and self.begun and self._ragged(missing))
 
     def leaves_out(self, missing: int) -> bool:
@@ -246,6 +254,37 @@ class Epoch:
     def left_here(self, share: Int[Tensor, " k"]) -> Int[Tensor, " r"]:
         """A rank's share without what it alone knows to have been trained before a state was loaded."""
         return share if self._unsynced is None else share[torch.from_numpy(~self._unsynced)[share]]
+
+    def share_of(
+        self, index: Int[Tensor, " k"], rank: int, world_size: int, *, resume: bool = True
+    ) -> Int[Tensor, " s"]:
+        """A rank's share of the positions; with `resume` of those that were not recorded before a state was loaded.
+
+        Every rank gets equally many: up to world_size - 1 positions at the end are those of the beginning again.
+        """
+        rest = self.left(index) if resume else index
+        padding = -len(rest) % world_size
+        if padding:
+            rest = torch.cat([rest, index.repeat(-(-padding // len(index)))[:padding]])
+        share = rest[rank::world_size]
+        return self.left_here(share) if resume else share  # after the split, which is alike on all ranks
+
+    def close(self, index: Int[Tensor, " k"], book: ScoreBook, policy: Policy) -> Int[Tensor, " u"]:
+        """Check what was recorded of the selected positions, and of the others for a policy that reads them too.
+
+        Returns:
+            Positions that this epoch and one before handed out and that were not recorded: they seem to be unreadable.
+        Raises:
+            PlanError: if much less was recorded than was handed out.
+        """
+        missing = index[torch.from_numpy(~self.trained(index))]
+        known = book.score[missing].isinf()  # to be unreadable
+        checks.check_trained(self, len(index), missing[~known])
+        if policy.forwards and self.complete(index):
+            others = complement(index, self.size)
+            checks.check_forwarded(self.number, len(others), int(np.count_nonzero(~self.trained(others))))
+        leaves_out = policy.reads_scores and self.leaves_out(len(missing))
+        return book.give_up(missing) if leaves_out else missing[:0]
 
     # -- resuming ---------------------------------------------------------------------------------------------------
 
@@ -290,6 +329,13 @@ class Epoch:
         unsynced[state["pending_index"].numpy()] = True
         epoch._resumed, epoch._unsynced = resumed, unsynced & ~resumed
         return epoch
+
+
+def complement(index: Int[Tensor, " k"], size: int) -> Int[Tensor, " r"]:
+    """The positions below `size` that are not in `index`, ascending."""
+    others = np.ones(size, dtype=np.bool_)
+    others[index.numpy()] = False
+    return torch.from_numpy(np.flatnonzero(others))
 
 
 def claim(parts: list[distributed.Part], owner: np.ndarray) -> np.ndarray:

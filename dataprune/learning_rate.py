@@ -111,9 +111,15 @@ class Progress:
         self.done = self._begin + (self._end - self._begin) * self._taken / max(self._steps, 1)
         return self.done
 
+    @property
+    def factor(self) -> float:
+        """What the method multiplies the learning rate by in the epoch that was selected last: 1 for most of them."""
+        pruner, epoch = self.pruner, self.pruner.selected
+        return 1.0 if epoch is None or not pruner.policy.scales_rate else pruner.size / pruner.counts[epoch]
+
     def scheduler(self, optimizer: Optimizer, shape: Shape) -> LambdaLR:
-        """A torch scheduler that follows this progress; call its `step` after ours."""
-        return LambdaLR(optimizer, lambda _: shape(self.done))
+        """A torch scheduler that follows this progress, and the method's factor; call its `step` after ours."""
+        return LambdaLR(optimizer, lambda _: shape(self.done) * self.factor)
 
     def state_dict(self) -> dict[str, float | int | None]:
         """Plain numbers."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from numbers import Real
 from typing import Protocol, runtime_checkable
 
@@ -39,11 +39,16 @@ class Policy(Protocol):
         exact: whether it returns exactly `count` samples.
         reads_scores: whether it needs scores; a loop that records none may use one that does not.
         when_full: whether it is also asked in epochs that keep all samples, as where it weights them.
+        forwards: whether it needs the scores of all samples from every epoch, so that a loop must forward those that an
+            epoch leaves out (`Pruner.left_out`) and record them.
+        scales_rate: whether the learning rate is to be multiplied by size / count in a pruned epoch.
     """
 
     exact: bool = True
     reads_scores: bool = True
     when_full: bool = False
+    forwards: bool = False
+    scales_rate: bool = False
 
     def book(self, size: int) -> ScoreBook:
         """Make the book that it reads, for a dataset of `size` samples."""
@@ -68,6 +73,8 @@ class Function(Policy):
     exact: bool = True
     reads_scores: bool = True
     when_full: bool = False
+    forwards: bool = False
+    scales_rate: bool = False
 
     def __call__(self, book: ScoreBook, count: int, key: Key) -> Selection:
         return self.function(book, count, key)
@@ -79,7 +86,7 @@ def declared(policy: Policy | Callable[[ScoreBook, int, Key], Selection]) -> Pol
         return policy
     if not callable(policy):
         raise TypeError(f"policy must be callable as policy(book, count, key), got {type(policy).__name__}")
-    names = ("exact", "reads_scores", "when_full")
+    names = [field.name for field in fields(Function) if field.name != "function"]
     return Function(policy, **{name: getattr(policy, name) for name in names if hasattr(policy, name)})
 
 

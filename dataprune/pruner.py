@@ -6,7 +6,6 @@ import json
 import zlib
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,8 @@ from torch import Tensor
 from . import checks, criteria, distributed
 from .content import fingerprint
 from .criteria import Criterion, Reads
-from .epoch import Epoch
-from .errors import CheckpointError, PlanError
+from .epoch import Epoch, complement
+from .errors import CheckpointError
 from .hashing import Key
 from .plan import Plan, brief, check_plan, plan_of
 from .policies import Policy, declared
@@ -147,7 +146,7 @@ class Pruner:
         """
         if self.selected is None or self._selection is None:
             return 0
-        return self.selected + self._epoch.complete(self._selection.index)
+        return self.selected + self._epoch.complete(self._planned())
 
     @property
     def next_epoch(self) -> int:
@@ -157,7 +156,8 @@ class Pruner:
         """
         if self.selected is None or self._selection is None:
             return 0
-        return self.selected + self._epoch.over(self._selection.index)
+        # a loop that was interrupted while it forwarded goes on with that
+        return self.selected + self._epoch.over(self._planned() if self._epoch.was_loaded else self._selection.index)
 
     def bind(self, dataset: Any) -> None:
         """Keep the dataset's fingerprint in the state, and refuse the scores of another. Loaders and trainers call it.
@@ -197,11 +197,7 @@ class Pruner:
             ValueError: if epoch is no whole number, negative or not below `epochs`.
             PlanError: if what was trained is not what was planned, or the ranks disagree.
         """
-        if isinstance(epoch, bool) or not isinstance(epoch, Integral) or not 0 <= epoch < self.epochs:
-            raise ValueError(
-                f"epoch {epoch!r} is outside this pruner's {self.epochs} epochs (0 to {self.epochs - 1}): "
-                "build it with epochs=... of the whole run"
-            )
+        checks.check_epoch(epoch, self.epochs)
         if self._selection is not None and epoch == self.selected:
             return self._selection
         self._flush(epoch)
@@ -210,7 +206,7 @@ class Pruner:
             self._replace(self._choose(epoch))
         assert self._selection is not None
         self._epoch = self._epoch.next(epoch)
-        self._epoch.share = -(-len(self._selection) // distributed.world_size())
+        self._epoch.share = self._share()
         self._closed = False
         return self._selection
 
@@ -273,12 +269,27 @@ class Pruner:
         if shuffle:
             index = index[torch.randperm(len(index), generator=Key(self.seed + _ORDER, epoch).generator())]
         index = index if arrange is None else arrange(index)
-        rest = self._epoch.left(index) if resume else index
-        padding = -len(rest) % world_size
-        if padding:
-            rest = torch.cat([rest, index.repeat(-(-padding // len(index)))[:padding]])
-        share = rest[rank::world_size]
-        return self._epoch.left_here(share) if resume else share  # after the split, which is alike on all ranks
+        return self._epoch.share_of(index, rank, world_size, resume=resume)
+
+    def left_out(
+        self, epoch: int, batch_size: int, *, device: torch.device | str | None = None
+    ) -> Iterator[Int[Tensor, " b"]]:
+        """Index tensors of what an epoch leaves out, for a method that needs scores of all samples in every epoch.
+
+        The loop forwards them without gradients after the epoch's steps, and calls `update`. None for other methods,
+        nor in the last epoch. Collective, as `select` is; ranks share the samples, and get equally many.
+
+        Args:
+            epoch: 0-based.
+            batch_size: samples per batch and rank; the last batch is smaller.
+            device: where the indices go; the CPU by default.
+        """
+        index = self.select(epoch).index
+        if self._planned() is not None or len(index) == self.size:
+            return iter(())
+        others = complement(index, self.size)
+        share = self._epoch.share_of(others, distributed.rank(), distributed.world_size())
+        return iter(share.to(device).split(batch_size) if len(share) else ())
 
     # -- recording --------------------------------------------------------------------------------------------------
 
@@ -362,12 +373,7 @@ class Pruner:
         if self._selection is None:
             most = -(-self.size // distributed.world_size()) + max(self._epoch.largest, len(index))
             checks.check_planned(self._epoch.recorded + len(index), most)
-        if self._closed:
-            raise PlanError(
-                f"all {self.epochs} epochs of this pruner have been trained, and the loader yields the last one again: "
-                "build the pruner with epochs=... of the whole run, and evaluate without pruner.loss, which uses up an "
-                "epoch"
-            )
+        checks.check_open(self._closed, self.epochs)
         self._logits.look(outputs)
         detached, values = losses.detach(), self._epoch.values
         with torch.no_grad():
@@ -421,7 +427,7 @@ class Pruner:
             **({"by_batch": True} if self._selection is not None and self._selection.by_batch else {}),
             **self._epoch.state_dict(),
             **self.book.state_dict(),
-            **{_OWN + name: value for name, value in self._criterion_state().items()},
+            **{_OWN + name: value for name, value in criteria.state_of(self.criterion).items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -443,9 +449,8 @@ class Pruner:
         epoch = Epoch.resumed(state, self.size, values)
         try:
             self.book.load_state_dict(state)
-            if hasattr(self.criterion, "load_state_dict"):
-                own = {name.removeprefix(_OWN): value for name, value in state.items() if name.startswith(_OWN)}
-                self.criterion.load_state_dict(own)  # type: ignore[attr-defined]
+            own = {name.removeprefix(_OWN): value for name, value in state.items() if name.startswith(_OWN)}
+            criteria.load_state(self.criterion, own)
         except ValueError as error:
             raise CheckpointError(str(error)) from None
         self.seed = state["seed"]
@@ -454,10 +459,10 @@ class Pruner:
             index = unpack(state["selection"], self.size)
             weight = torch.ones(len(index)) if state["weight"] is None else state["weight"].clone()
             self._hold(Selection(index, weight, state.get("by_batch", False)))
-            epoch.share = -(-len(index) // distributed.world_size())
         self._overlap = state["overlap"]
         self._saved_data = state["data"]
         self._epoch = epoch
+        epoch.share = None if self._selection is None else self._share()
         self._recorded = bool(self.book.score.isfinite().any()) or len(state["pending_index"]) > 0
         self._closed = False
         self.loads += 1
@@ -497,8 +502,15 @@ class Pruner:
             if self._unrecorded == 2:  # once is a look, as at the accuracy before training
                 checks.warn_unrecorded(f"all batches of epoch {epoch} were handed out twice")
 
-    def _criterion_state(self) -> dict[str, Tensor]:
-        return self.criterion.state_dict() if hasattr(self.criterion, "state_dict") else {}  # type: ignore[attr-defined]
+    def _planned(self) -> Tensor | None:
+        """Positions that the running epoch is to record, None for all: a method that forwards what is left out does."""
+        all_of_them = self.policy.forwards and self.selected is not None and self.selected + 1 < self.epochs
+        return None if all_of_them or self._selection is None else self._selection.index
+
+    def _share(self) -> int:
+        """How many of these a rank has."""
+        planned = self._planned()
+        return -(-(self.size if planned is None else len(planned)) // distributed.world_size())
 
     def _count(self, epoch: int) -> int:
         keep = self.schedule(epoch)
@@ -541,14 +553,10 @@ class Pruner:
         """Raise or warn unless the epoch that ends trained what was selected for it, and was recorded."""
         epoch = self._epoch
         if self._selection is not None and epoch.started():
-            missing = self._selection.index[torch.from_numpy(~epoch.trained(self._selection.index))]
-            known = self.book.score[missing].isinf()  # to be unreadable
-            checks.check_trained(epoch, len(self._selection), missing[~known])
-            if self.policy.reads_scores and epoch.leaves_out(len(missing)):
-                again = self.book.give_up(missing)
-                if len(again) and not self._unreadable:
-                    self._unreadable = True
-                    checks.warn_unreadable(again)
+            again = epoch.close(self._selection.index, self.book, self.policy)
+            if len(again) and not self._unreadable:
+                self._unreadable = True
+                checks.warn_unreadable(again)
         if not self.policy.reads_scores or following == 0 or self._recorded or bool(self.book.score.isfinite().any()):
             return
         if self._selection is not None and epoch.begun:
@@ -577,8 +585,7 @@ class Pruner:
             checks.check_ranks(headers)
             self._epoch.exhausted = any(header[4] for header in headers)
             self._epoch.largest = max(header[5] for header in headers)
-        planned = None if self._selection is None else self._selection.index
-        self._epoch.flush(self.book, self.smoothing, parts, planned)
+        self._epoch.flush(self.book, self.smoothing, parts, self._planned())
 
     def _header(self, epoch: int) -> list[int]:
         plan = f"{json.dumps(self._plan)} {self.seed}"
@@ -588,13 +595,5 @@ class Pruner:
 
     @cached_property
     def _plan(self) -> Plan:
-        return plan_of(
-            criterion=self.criterion,
-            policy=self.policy,
-            schedule=self.schedule,
-            counts=self.counts,
-            size=self.size,
-            epochs=self.epochs,
-            smoothing=self.smoothing,
-            every=self.every,
-        )
+        names = ("criterion", "policy", "schedule", "counts", "size", "epochs", "smoothing", "every")
+        return plan_of(**{name: getattr(self, name) for name in names})

@@ -34,6 +34,7 @@ class Row(NamedTuple):
     outputs: bool = False  # whether it reads outputs beside the losses
     classes: bool = False  # whether class ids beside the outputs
     bytes: int = 16  # of state per sample, at most
+    forwards: bool = False  # whether it needs the scores of what an epoch leaves out
     batchwise: bool = False  # whether the selection depends on how samples were batched, and so on the ranks
     pair: bool = False  # whether these outputs are a pair, the features of two views
     options: tuple[tuple[str, Any], ...] = ()  # of this row beside keep; makes a second row of the same recipe
@@ -108,6 +109,18 @@ ROWS = [
         bytes=25,
         batchwise=True,
     ),
+    Row(
+        "kakurenbo",
+        warmup=1,
+        exact=False,
+        outputs=True,
+        classes=True,
+        defaults=(("confidence", 0.7), ("rate", True)),
+        bytes=21,
+        forwards=True,
+    ),
+    Row("ies", warmup=1, defaults=(("threshold", None),), bytes=36, forwards=True),
+    Row("ies", warmup=1, exact=False, options=(("threshold", 2.5),), bytes=36, forwards=True),
 ]
 
 
@@ -142,6 +155,8 @@ def run(
 ) -> list[Step]:
     """Train on made-up signals from wherever the pruner is, for `stop` steps or to the end; returns what was trained.
 
+    A batch that is only forwarded is a step too, with a loss of 0.
+
     The loss in each step carries the weights, so that equal lists mean equal selections, orders and weights.
     """
     steps: list[Step] = []
@@ -156,4 +171,9 @@ def run(
             losses, logits, targets = signals(epoch, index)
             loss = pruner.loss(index, losses, logits, targets)
             steps.append(Step(epoch, tuple(index.tolist()), loss.item()))
+        for index in pruner.left_out(epoch, batch_size):
+            if len(steps) == stop:
+                return steps
+            pruner.update(index, *signals(epoch, index))
+            steps.append(Step(epoch, tuple(index.tolist()), 0.0))
     return steps

@@ -85,6 +85,8 @@ def train_all(rank: int, world_size: int, label: str, size: int, epochs: int, ba
             positions += batch.tolist()
             if sync and number % 2:
                 pruner.sync()
+        for batch in pruner.left_out(epoch, batch_size):
+            record(pruner, epoch, batch)
         trained.append(positions)
     pruner.sync()
     return {"selected": selected, "trained": trained, "state": plain(pruner.state_dict())}

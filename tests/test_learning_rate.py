@@ -43,6 +43,8 @@ def walk(
         if waiting:
             done.append(counter.step())
             each()
+        for index in pruner.left_out(epoch, BATCH):
+            pruner.update(index, *signals(epoch, index))
     return done
 
 

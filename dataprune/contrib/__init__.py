@@ -6,6 +6,8 @@ A file has one method: its criterion or policy, and its recipe. What the compari
 
 from ._classes import loss_and_class, right_and_class
 from ._groups import GroupBook
+from ._ies import LossBook, ies, still_changing
+from ._kakurenbo import hide_lowest, kakurenbo, loss_and_certainty
 from ._metriq import error_quotas, metriq
 from ._orderdp import orderdp, random_then_top
 from ._rcap import loss_quotas, rcap
@@ -14,8 +16,13 @@ from ._seta import seta, sliding_window
 
 __all__ = [
     "GroupBook",
+    "LossBook",
     "error_quotas",
+    "hide_lowest",
+    "ies",
+    "kakurenbo",
     "local_window",
+    "loss_and_certainty",
     "loss_and_class",
     "loss_and_window",
     "loss_quotas",
@@ -27,6 +34,7 @@ __all__ = [
     "right_and_class",
     "seta",
     "sliding_window",
+    "still_changing",
 ]
 
-RECIPES = (orderdp, seta, rcap, metriq, repb)
+RECIPES = (orderdp, seta, rcap, metriq, repb, kakurenbo, ies)

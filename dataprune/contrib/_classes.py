@@ -98,7 +98,7 @@ def class_ids(targets: Any, batch: int) -> Int[Tensor, " b"]:
     if not whole or targets.shape != (batch,):
         shown = f"{targets.dtype} {tuple(targets.shape)}" if isinstance(targets, Tensor) else type(targets).__name__
         raise ValueError(
-            f"this method keeps so many of each class, and reads class ids (B,) with B = {batch}, got {shown}: call "
+            f"this method reads class ids (B,) with B = {batch}, got {shown}: call "
             "pruner.loss(index, losses, outputs, targets). Without classes take `loss` or `memory`"
         )
     return targets

@@ -36,9 +36,14 @@ class Savings:
 
 
 def check_pruner(pruner: Any) -> None:
-    """Raise TypeError unless this is a Pruner."""
+    """Raise TypeError unless this is a Pruner, ValueError if its method needs more than a Trainer's steps."""
     if not isinstance(pruner, Pruner):
         raise TypeError(f"pruner must be a dataprune.Pruner, such as dataprune.emp(...), got {type(pruner).__name__}")
+    if pruner.policy.forwards:
+        raise ValueError(
+            "this pruner's method (kakurenbo, ies) forwards what an epoch leaves out, which a Trainer does not: train "
+            "in a loop of your own, which docs/methods/ies.md shows, or take a method that reads trained samples alone"
+        )
 
 
 def check_new(used: bool, what: str, resume: str) -> None:

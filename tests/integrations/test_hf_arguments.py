@@ -62,6 +62,11 @@ class Stream(IterableDataset):
         (TypeError, "must be a dataprune.Pruner, such as dataprune.emp", {"prune": "emp"}),
         (
             ValueError,
+            "forwards what an epoch leaves out, which a Trainer does not",
+            {"prune": dataprune.ies(48, keep=0.5, epochs=4)},
+        ),
+        (
+            ValueError,
             "keeps 15 samples per rank, fewer than one batch of 16",
             {"per_device_train_batch_size": 16, "dataloader_drop_last": True},
         ),

@@ -506,6 +506,8 @@ def test_loaders_that_are_not_the_pruners() -> None:
         train(pruner, data=dataprune.prune_loader(loader(), pruner, rank=0, world_size=2))
     with pytest.raises(TypeError, match=r"must be a dataprune\.Pruner"):
         PruneCallback(loader())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="forwards what an epoch leaves out, which a Trainer does not"):
+        PruneCallback(dataprune.kakurenbo(8, keep=0.5, epochs=4))
 
 
 def test_a_schedule_over_lightnings_estimate_is_warned_of() -> None:

@@ -48,6 +48,17 @@ class Batches:
         for index, samples, labels in self._samples(epoch):
             yield index, self.inputs(samples, index, epoch), labels
 
+    def left_out(self, epoch: int) -> Iterator[tuple[Tensor, Any, Tensor]]:
+        """Yield positions, inputs and labels of what a method forwards beside an epoch's steps, augmented alike."""
+        parts = list(self.pruner.left_out(epoch, self.batch_size, device=self.device))
+        if isinstance(self._source, InMemory):
+            samples: Iterator[Any] = map(self._source.take, parts)
+        else:
+            index = torch.cat([torch.arange(0), *(part.cpu() for part in parts)])
+            samples = batches(self.samples.subset(index), self.device, batch_size=self.batch_size)
+        for index, (taken, labels) in zip(parts, samples):
+            yield index, self.inputs(taken, index, epoch), labels
+
     def random(self, count: int, *, seed: int, epoch: int) -> Iterator[Any]:
         """Yield inputs of `count` random training samples, in whole batches, augmented as in `epoch`."""
         size = self.batch_size

@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ... import distributed, files, learning_rate
 from ...dynamics import Recorder
 from ...errors import CheckpointError
+from ...modules import evaluation
 from ...schedules import epoch_steps
 from ...selection import Selection, fingerprint
 from ..data.named import Data
@@ -151,6 +152,7 @@ class _Run:
             batches = self.batches.of_epoch(epoch)
             while self._train_steps(batches, steps, on_step):
                 self._checkpoint()
+            self._forward_left_out(epoch)
             self._close(epoch, selection)
             if on_epoch is not None:
                 on_epoch(self.model, self.history[-1])
@@ -227,7 +229,7 @@ class _Run:
         # the share at the middle of the step, so that neither the first nor the last is spent at rate 0
         done = (before + after) / 2 if settings.steps is None else (self._spent() - 0.5) / settings.steps
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.lr * self.rate(done)
+            group["lr"] = settings.lr * self.rate(done) * self.progress.factor
         # dropout draws by the position in the run, so that a resumed run draws the same
         reseed(self.device, stream(settings.seed, "model", self.step, distributed.rank()))
         with self._autocast():
@@ -248,6 +250,17 @@ class _Run:
             samples = losses.new_full((), len(labels), dtype=torch.float64)
             sums = torch.stack([losses.sum().double(), right.double(), samples])
             self.sums += distributed.world_size() * sums  # an estimate: other ranks have as many, with similar losses
+
+    def _forward_left_out(self, epoch: int) -> None:
+        """Record what the method reads of the samples that an epoch left out, unless there are no steps to come."""
+        if self._spent() > self.limit:
+            return
+        with self._timed("select"), evaluation(self.model), torch.no_grad(), self._autocast():
+            for index, inputs, labels in self.batches.left_out(epoch):
+                output = self.model(**inputs) if isinstance(inputs, dict) else self.model(*inputs)
+                losses, outputs, _ = self.task.losses(output, labels)
+                self.pruner.update(index, losses, outputs, labels)
+                self.forwarded += len(index) * distributed.world_size()
 
     def _close(self, epoch: int, selection: Selection) -> None:
         """Append the epoch's record to the history."""

@@ -95,6 +95,9 @@ def interrupted(settings: Settings, out: Path, data: Data, dice: random.Random, 
         {"method": "infobatch", "optimizer": "adamw", "lr": 1e-3},
         {"method": "ucb", "optimizer": "lars", "option": ("every=2",), "recalibrate_bn": 64},
         {"method": "rs2", "steps": 30, "optimizer": "adam", "lr": 1e-3},
+        {"method": "kakurenbo", "keep": 0.5, "steps": 40, "count_forwards": True},
+        {"method": "repb", "keep": 0.6},
+        {"method": "ies", "keep": 0.5, "epochs": 8},
     ],
 )
 def test_resumed_equals_uninterrupted(
@@ -245,6 +248,46 @@ def test_samples_only_forwarded_count_against_the_steps(tmp_path: Path, monkeypa
     assert plain.forwarded_samples == 480 and plain.steps == 44
 
 
+def test_what_an_epoch_leaves_out_is_forwarded_and_counted(tmp_path: Path) -> None:
+    settings = tiny.settings(method="ies", keep=0.5, epochs=4)
+    record = training.run(settings, tmp_path / "all", data=tiny.data())
+    assert record.forwarded_samples == 2 * 200  # of the second and third epoch: after the last nothing is selected
+    assert record.samples == 400 + 3 * 192
+    # 25 steps, 12 and 200 / 16 / 3; then one more, and none is left to forward for
+    counted = replace(settings, steps=42, count_forwards=True)
+    record = training.run(counted, tmp_path / "counted", data=tiny.data())
+    assert record.forwarded_samples == 200 and record.steps == 37
+    plain = training.run(replace(settings, steps=40), tmp_path / "plain", data=tiny.data())
+    assert plain.forwarded_samples == 200 and plain.steps == 40
+    training.run(tiny.settings(method="loss"), tmp_path / "loss", data=tiny.data())
+    assert files.read_json(tmp_path / "loss" / "metrics.json")["forwarded_samples"] == 0
+
+
+def test_forwarding_leaves_model_and_mode_alone(
+    own_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = training._Run._forward_left_out
+    seen = []
+
+    def checked(self: Any, epoch: int) -> None:
+        before = {name: value.clone() for name, value in self.model.state_dict().items()}
+        forward(self, epoch)
+        assert all(torch.equal(value, before[name]) for name, value in self.model.state_dict().items())
+        seen.append(self.model.training)
+
+    monkeypatch.setattr(training._Run, "_forward_left_out", checked)
+    training.run(tiny.settings(model=own_model, method="ies", keep=0.5), tmp_path, data=tiny.data())
+    assert seen == [True] * 4
+
+
+def test_kakurenbo_raises_the_learning_rate_by_what_may_be_hidden(tmp_path: Path) -> None:
+    for rate, factor in (("true", 2.0), ("false", 1.0)):
+        changes = {"method": "kakurenbo", "keep": 0.5, "option": (f"rate={rate}",)}
+        training.run(tiny.settings(schedule="constant", lr_warmup=0.0, **changes), tmp_path / rate, data=tiny.data())
+        rates = [line["lr"] for line in tiny.history(tmp_path / rate)]
+        assert rates == pytest.approx([0.05] + [0.05 * factor] * 3)
+
+
 @pytest.mark.parametrize("method", ["infobatch", "emp"])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_every_schedule_runs_its_course(method: str, schedule: str, tmp_path: Path) -> None:
@@ -264,7 +307,7 @@ def test_every_optimizer_learns(optimizer: str, lr: float, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(("streamed", "workers"), [(False, 2), (True, 0), (True, 2)])
 def test_streamed_data_trains_the_same(streamed: bool, workers: int, tmp_path: Path) -> None:
-    data, settings = tiny.data(), tiny.settings(recalibrate_bn=64)
+    data, settings = tiny.data(), tiny.settings(recalibrate_bn=64, method="ies")
     training.run(settings, tmp_path / "held", data=data)
     if streamed:
         data = data._replace(train=AsItems(data.train))  # type: ignore[arg-type]
