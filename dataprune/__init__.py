@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         prompts,
         schedules,
     )
+    from .catalog import Catalog
     from .content import fingerprint
     from .errors import CheckpointError, DataError, PlanError, UsageError
     from .hashing import Key
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "catalog": ["Catalog"],
     "content": ["fingerprint"],
     "errors": ["CheckpointError", "DataError", "PlanError", "UsageError"],
     "hashing": ["Key"],

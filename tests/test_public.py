@@ -52,7 +52,17 @@ def test_all_public_names_resolve() -> None:
 
 
 def test_the_names_of_the_design_are_public() -> None:
-    names = ["Selection", "ScoreBook", "Pruner", "PruneSampler", "Indexed", "prune_loader", "METHODS", *RECIPES]
+    names = [
+        "Selection",
+        "ScoreBook",
+        "Pruner",
+        "PruneSampler",
+        "Indexed",
+        "Catalog",
+        "prune_loader",
+        "METHODS",
+        *RECIPES,
+    ]
     assert set(names) <= set(dataprune.__all__)
     for module in ("criteria", "layerwise", "policies", "schedules", "learning_rate", "methods"):
         assert getattr(dataprune, module).__name__ == f"dataprune.{module}"
