@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import (
         contrastive,
+        contrib,
         coresets,
         criteria,
         dynamics,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     )
     from .catalog import Catalog
     from .content import fingerprint
+    from .contrib import ies, kakurenbo, metriq, orderdp, rcap, repb, seta
     from .errors import CheckpointError, DataError, PlanError, UsageError
     from .hashing import Key
     from .indexed import Indexed, IndexedCollate
@@ -58,6 +60,7 @@ _HOME = {
 }
 _MODULES = [
     "contrastive",
+    "contrib",
     "coresets",
     "criteria",
     "dynamics",

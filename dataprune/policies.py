@@ -24,11 +24,8 @@ from .selection import Selection
 
 _CHUNK = 1 << 16  # positions hashed at a time, so that all intermediate values stay in the processor's cache
 _FLOOR, _TINY = 1e-3, 1e-30  # least score that is drawn by: share of the mean; where all are 0
-_EXPLORE, _CLASSES, _WEIGHTED = (
-    1,
-    2,
-    3,
-)  # draws of a position or class that must not depend on how ties were broken, draw 0
+# draws of a position or class that must not depend on how ties were broken, draw 0
+_EXPLORE, _CLASSES, _WEIGHTED = 1, 2, 3
 
 
 @runtime_checkable
@@ -307,13 +304,8 @@ def highest(values: Tensor, count: int, key: Key, positions: Tensor | None = Non
 
 
 def highest_by_class(values: Tensor, labels: Tensor, places: Sequence[int], key: Key) -> Tensor:
-    """Places of the highest values of every class, ascending; as `highest` in each.
-
-    Args:
-        values: (N,) numbers on the CPU.
-        labels: (N,) class ids on the CPU.
-        places: how many of each class, in the order of the ids that occur; at most as many as it has.
-        key: decides between equal values.
+    """Places of the highest values of every class, ascending, as `highest` in each; `places` says how many, in the
+    order of the class ids that occur in `labels`, (N,) on the CPU.
     """
     chosen = np.zeros(len(values), dtype=np.bool_)
     sizes = torch.unique(labels, return_counts=True)[1].tolist()

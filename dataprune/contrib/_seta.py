@@ -116,5 +116,8 @@ def seta(
     """
     if not 0 <= partial_anneal <= 1:
         raise ValueError(f"partial_anneal is a share of the epochs at the end, in [0, 1], got {partial_anneal}")
-    stop = schedules.full_from(run["epochs"], partial_anneal) if "epochs" in run else None
+    stop = None
+    if "epochs" in run:  # else an error, of `compose`
+        schedules.check_whole("epochs", run["epochs"])
+        stop = schedules.full_from(run["epochs"], partial_anneal)
     return compose(size, criteria.loss, sliding_window(clusters, window, stop), **run)
