@@ -6,6 +6,7 @@ import math
 import os
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from jaxtyping import Float, Int
@@ -103,6 +104,15 @@ def exchange(header: list[int], index: Int[Tensor, " k"], score: Float[Tensor, "
         Part(head[:-2].tolist(), one[:length].cpu(), other[:length].cpu())
         for head, one, other, length in zip(heads, indices, scores, lengths, strict=True)
     ]
+
+
+def total(array: np.ndarray) -> np.ndarray:
+    """The sum over all ranks of an array of one shape and dtype. Collective: every rank must call it."""
+    if world_size() == 1:
+        return array
+    summed = torch.from_numpy(array.copy()).to(_device())
+    dist.all_reduce(summed)
+    return summed.cpu().numpy()
 
 
 def spread(tensor: Tensor, source: int) -> Tensor:

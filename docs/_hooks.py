@@ -21,7 +21,7 @@ ROOT = DOCS.parent
 PACKAGE = ROOT / "dataprune"
 LINK = re.compile(r"\[([^\]]+)\]\((\.\./[^)#]+)(?:#[^)]*)?\)")
 # What the command line runs (its interface is the options), and parts that users do not import.
-INTERNAL = {"lab", "cli", "__main__", "checks", "distributed", "epoch", "files", "modules", "trainers"}
+INTERNAL = {"lab", "cli", "__main__", "checks", "distributed", "epoch", "files", "modules", "radix", "trainers"}
 
 
 def exports(file: Path) -> bool:
