@@ -230,7 +230,7 @@ class learnability(Declared):
             )
         kind = "gaussian" if outputs is None else self.distribution or distributions.find(outputs, targets)
         self.by_loss = kind == "gaussian"
-        if self.by_loss:
+        if outputs is None or self.by_loss:
             return losses
         if len(outputs) != len(losses):
             raise ValueError(f"{len(losses)} losses but {len(outputs)} rows of outputs: pass those of the same batch")
