@@ -1,6 +1,6 @@
 """Train PyTorch models on fewer samples.
 
-    pruner = dataprune.memory(len(train_set), keep=0.3, epochs=200)
+    pruner = dataprune.prune(len(train_set), keep=0.3, epochs=200)
     loader = dataprune.prune_loader(loader, pruner)
     for epoch in range(200):
         for index, (x, y) in loader:
@@ -53,7 +53,7 @@ _HOME = {
     "hashing": ["Key"],
     "indexed": ["Indexed", "IndexedCollate"],
     "loading": ["PruneSampler", "prune_loader"],
-    "methods": ["METHODS"],  # and every recipe in it
+    "methods": ["METHODS", "prune"],  # and every recipe in METHODS
     "pruner": ["Pruner"],
     "scores": ["ScoreBook"],
     "selection": ["Selection"],

@@ -249,6 +249,18 @@ def fixed(size: int, *, selection: Selection, epochs: int, seed: int = 0, strate
     return Pruner(size, criteria.loss, policies.replay(selection), schedule, epochs=epochs, every=epochs, seed=seed)
 
 
+def prune(size: int, *, keep: float | None = None, **options: Any) -> Pruner:
+    """The default method, `learnability`.
+
+    Args:
+        size: samples in the dataset, N.
+        keep: fraction kept in a pruned epoch, in (0, 1].
+        options: epochs, and the others of `learnability`.
+    Source: this project; how it was chosen: docs/findings/default-rule.md.
+    """
+    return learnability(size, keep=keep, **options)
+
+
 METHODS: dict[str, Callable[..., Pruner]] = {
     recipe.__name__: recipe
     for recipe in (

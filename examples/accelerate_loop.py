@@ -39,7 +39,7 @@ optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 loader = DataLoader(train_set, batch_size=BATCH, shuffle=True, drop_last=True)
 
 # 1. A pruner, alike on every process, and your loader rebuilt around it: each process gets its share.
-pruner = dataprune.memory(len(train_set), keep=arguments.keep, epochs=arguments.epochs)
+pruner = dataprune.prune(len(train_set), keep=arguments.keep, epochs=arguments.epochs)
 loader = dataprune.prune_loader(loader, pruner)
 
 # 2. A schedule over the steps really taken. Prepared, it would advance one step for each process.

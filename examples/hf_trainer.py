@@ -49,7 +49,7 @@ arguments = transformers.TrainingArguments(
     "runs/hf_trainer", num_train_epochs=options.epochs, per_device_train_batch_size=32, learning_rate=rate,
     warmup_steps=0.1, save_strategy="epoch", save_total_limit=2, report_to=[], dataloader_pin_memory=False,
 )  # fmt: skip
-pruner = dataprune.memory(len(train_set), keep=options.keep, epochs=options.epochs)
+pruner = dataprune.prune(len(train_set), keep=options.keep, epochs=options.epochs)
 trainer = PrunedTrainer(
     model, arguments, train_dataset=train_set, eval_dataset=test_set, processing_class=tokenizer, pruner=pruner,
     compute_metrics=lambda found: {"accuracy": float(np.mean(found.predictions.argmax(-1) == found.label_ids))},

@@ -66,7 +66,7 @@ def main():
     train_loader = DataLoader(TensorDataset(x[:1300], y[:1300]), batch_size=BATCH, shuffle=True, drop_last=True)
     test_loader = DataLoader(TensorDataset(x[1300:], y[1300:]), batch_size=497)
 
-    pruner = dataprune.memory(1300, keep=options.keep, epochs=options.epochs)
+    pruner = dataprune.prune(1300, keep=options.keep, epochs=options.epochs)
     saves = ModelCheckpoint("runs/lightning_loop", every_n_train_steps=10, save_last=True, enable_version_counter=False)
     trainer = pl.Trainer(
         max_epochs=pruner.epochs, callbacks=[PruneCallback(pruner), saves], use_distributed_sampler=False,

@@ -34,7 +34,7 @@ optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 loader = DataLoader(train_set, batch_size=32, shuffle=True, drop_last=True)
 
 # 1. A pruner, and your loader rebuilt around it.
-pruner = dataprune.memory(len(train_set), keep=arguments.keep, epochs=arguments.epochs)
+pruner = dataprune.prune(len(train_set), keep=arguments.keep, epochs=arguments.epochs)
 loader = dataprune.prune_loader(loader, pruner)
 
 # 2. A learning-rate schedule over the steps really taken: pruned epochs have fewer.

@@ -34,7 +34,7 @@ def train(config: dict) -> None:
     loader = DataLoader(train_set, batch_size=16, shuffle=True, drop_last=True)
 
     # 1. A pruner, alike in all workers, and your loader: pruned, and prepared by Ray.
-    pruner = dataprune.memory(len(train_set), keep=config["keep"], epochs=config["epochs"])
+    pruner = dataprune.prune(len(train_set), keep=config["keep"], epochs=config["epochs"])
     loader = prepare_data_loader(loader, pruner)
 
     # 2. A schedule over the steps that each worker really takes.

@@ -20,7 +20,7 @@ def advise(
     candidates: Annotated[
         str,
         option("Comma-separated methods to try beside rs2; infobatch is left out where it cannot reach the budget."),
-    ] = "infobatch,loss,emp,memory",
+    ] = "infobatch,loss,emp,memory,learnability",
     seeds: Annotated[int, option("Pilots per method, at least 2; they use the seeds from --seed on.")] = 3,
     pilot_size: Annotated[int, option("Largest training set of a pilot, in samples.")] = 4000,
     pilot_epochs: Annotated[

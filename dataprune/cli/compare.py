@@ -26,7 +26,7 @@ from .output import console, default_out, note, print_json, print_lines, require
 from .runs import run_sweep
 from .settings_options import takes_settings
 
-METHODS = "full,short,rs2,random,loss,infobatch,emp,memory"
+METHODS = "full,short,rs2,random,loss,infobatch,emp,memory,learnability"
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
 
 # Job of a call without --data. Sizes and budget were chosen by `full` and `short` alone: of the settings tried, those

@@ -51,7 +51,7 @@ def planned(monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> sweeps.Saving:
 
 def test_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     sweep = planned(monkeypatch, "saving")
-    assert sweep.methods == ["short", "rs2", "memory"] and sweep.grid(1000) == list(sweeps.GRID)
+    assert sweep.methods == ["short", "rs2", "learnability"] and sweep.grid(1000) == list(sweeps.GRID)
     assert (sweep.seeds, sweep.most, sweep.margin, sweep.longer) == (3, 9, 0.3, 1.5)
     config = tmp_path / "saving.yaml"
     config.write_text("methods: [loss, rs2]\nbudgets: [0.3, 0.6]\nseeds: 4\n")

@@ -22,7 +22,7 @@ def test_train_as_a_module_prints_its_result_on_stdout(tmp_path: Path) -> None:
 def test_train_continues_in_its_default_folder(tmp_path: Path) -> None:
     first = call("train", *QUICK, "--json")
     (folder,) = (tmp_path / "runs").iterdir()
-    assert folder.name.startswith("train-digits-memory-seed0-")
+    assert folder.name.startswith("train-digits-learnability-seed0-")
     assert call("train", *QUICK, "--json").stdout == first.stdout
     assert call("train", *QUICK, "--seed", 1).exit_code == 0
     assert len(list((tmp_path / "runs").iterdir())) == 2

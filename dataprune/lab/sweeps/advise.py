@@ -20,7 +20,7 @@ from .compare import SHORT, Comparison
 from .engines import Engine, Report
 from .sweep import carry_out, claim, digest
 
-CANDIDATES = ("infobatch", "loss", "emp", "memory")
+CANDIDATES = ("infobatch", "loss", "emp", "memory", "learnability")
 ANNEAL = 0.125  # share of full epochs at the end that is tried for the best method
 SMALLEST = 8  # smallest batch size of pilots that take as many steps as planned
 LEAST = 100  # fewest held-out samples of a pilot: fewer cannot resolve a point of accuracy

@@ -77,7 +77,7 @@ def _check_language(settings: Settings) -> None:
     require(installed, f"{task} needs transformers: pip install -c constraints.txt -e '.[hf]'")
     if settings.glue == "stsb":
         require(
-            settings.method not in ("memory", "information") and reads(settings.method) != "classes",
+            settings.method not in ("memory", "learnability", "information") and reads(settings.method) != "classes",
             f"{settings.method} reads classes, and glue/stsb predicts a score: take loss",
         )
         _refuse(settings, ("label_noise", "label_smoothing"), "is for classes, and glue/stsb has scores: leave it out")

@@ -31,7 +31,7 @@ LANGUAGE: dict[str, Any] = {
     "lr_warmup": 0.0,
 }  # fmt: skip
 KEEP = {"digits": 0.05}  # where 0.3 is so much that nothing shows; chosen by the gap between `full` and `short` alone
-_DEFAULT_METHODS = {"contrastive": "emp_contrastive", "glue/stsb": "loss"}  # by task; else `memory`
+_DEFAULT_METHODS = {"contrastive": "emp_contrastive", "glue/stsb": "loss"}  # by task; else that of `dataprune.prune`
 _SCHEDULE = {"keep", "budget", "warmup", "anneal"}  # arguments of a recipe that have a field of their own
 
 
@@ -108,7 +108,7 @@ class Settings:
 
     method: str = _pruning(
         "",
-        "Pruning method; `dataprune methods` lists them. By default memory, for glue/stsb loss, in pre-training "
+        "Pruning method; `dataprune methods` lists them. By default learnability, for glue/stsb loss, in pre-training "
         "emp_contrastive; with --selection the coreset decides.",
     )
     selection: str | None = _pruning(
@@ -215,7 +215,7 @@ class Settings:
         if self.glue and self.data == Settings.data:
             object.__setattr__(self, "data", self.task)
         if not self.method:
-            method = "fixed" if self.selection is not None else _DEFAULT_METHODS.get(self.task, "memory")
+            method = "fixed" if self.selection is not None else _DEFAULT_METHODS.get(self.task, "learnability")
             object.__setattr__(self, "method", method)
         for entry in fields(self):
             rule, value = entry.metadata["rule"], getattr(self, entry.name)

@@ -154,8 +154,8 @@ def test_options_are_parsed_and_go_to_their_method() -> None:
 
 
 def test_the_default_method_follows_the_task() -> None:
-    assert Settings().method == "memory"
-    assert Settings(task="glue/stsb").method == "loss" and Settings(task="glue/rte").method == "memory"
+    assert Settings().method == "learnability"
+    assert Settings(task="glue/stsb").method == "loss" and Settings(task="glue/rte").method == "learnability"
     assert Settings(task="contrastive").method == "emp_contrastive"
     assert Settings(selection="coreset").method == "fixed"
 
