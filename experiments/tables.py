@@ -13,6 +13,7 @@ import re
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import claims
@@ -278,6 +279,30 @@ def first_term() -> str:
     return table(head, lines)
 
 
+def default_rule(part: str) -> str:
+    """Accuracies of a part of the search for the default; the rules beside the better of `short` and `rs2`, by seed."""
+    measured = results("default_rule")["default_rule"]["result"][part]
+    names = {"drawn_near_doubt": "`learnability`", "near_doubt": "the same, the highest",
+             "near_entropy": "H √near, the highest", "drawn_near_entropy": "the same, drawn",
+             "drawn_entropy": "H, drawn"}  # fmt: skip
+    data = {"fashion-mnist": "Fashion-MNIST", "cifar100": "CIFAR-100", "mnist": "MNIST"}
+    arms = [arm for arm in ("short", "rs2", "memory", *names) if any(arm in row for row in measured.values())]
+    measured = {panel: row for panel, row in measured.items() if row.keys() >= set(arms)}
+    lines, means = [], dict.fromkeys(arms, 0.0)
+    for panel, row in measured.items():
+        name, _, rest = panel.partition(",")
+        cells = []
+        for arm in arms:
+            of = row[arm]
+            means[arm] += of["accuracy"] / len(measured)
+            above = of.get("minus_baseline")
+            note = "" if above is None else f" ({above[0]:+.2f} ± {above[1]:.2f})".replace("-", "−")
+            cells.append(f"{of['accuracy']:.2f}{note if arm in names or arm == 'memory' else ''}")
+        lines.append([f"{data.get(name, name)},{rest}", *cells, str(row["rs2"]["seeds"])])
+    lines.append(["mean", *(f"{mean:.2f}" for mean in means.values()), ""])
+    return table(["", *(names.get(arm, f"`{arm}`") for arm in arms), "seeds"], lines)
+
+
 def joint() -> str:
     places = ((0.1, 0.0), (0.1, 0.4), (0.1, 0.8), (0.3, 0.8), (0.5, 0.0), (0.5, 0.8))
     lines = []
@@ -404,6 +429,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "leave_out": leave_out,
     "open_questions": open_questions,
     "first_term": first_term,
+    "default_search": partial(default_rule, "search"),
+    "default_judged": partial(default_rule, "judge"),
     "joint": joint,
     "glue": glue,
     "label_errors": label_errors,
