@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .hashing import Key
 
-_DRAW = 3  # of a position's hash; policies use those below
+_DRAW = 4  # of a position's hash; policies use those below
 _ROWS = 1 << 14  # of probabilities that are taken in at a time
 
 

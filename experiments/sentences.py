@@ -61,14 +61,6 @@ def home() -> Sentences:
     )
 
 
-def readme() -> Sentences:
-    regret = regrets()
-    yield (
-        f"it was {regret['memory']:.1f} points below the best method on average, `short` {regret['short']:.1f} and "
-        f"`emp` {regret['emp']:.1f}"
-    )
-
-
 def which_method() -> Sentences:
     regret = regrets()
     yield (
@@ -299,7 +291,6 @@ def card_epsilon_greedy() -> Sentences:
 
 
 PAGES: dict[str, Callable[[], Sentences]] = {
-    "README.md": readme,
     "docs/index.md": home,
     "docs/start/which-method.md": which_method,
     "docs/start/from-infobatch.md": from_infobatch,
