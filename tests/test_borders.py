@@ -10,8 +10,8 @@ import dataprune
 
 ROOT = Path(dataprune.__file__).parent
 # each may import those before it
-LAB = ["data", "models", "training", "report", "sweeps"]
-LIBRARY = ["core", "online", "prompts", "dynamics", "coresets", "contrastive", "network", "integrations"]
+LAB = ["data", "models", "training", "report", "sweeps", "finetuning"]
+LIBRARY = ["core", "online", "prompts", "finetuning", "dynamics", "coresets", "contrastive", "network", "integrations"]
 
 
 def imports() -> Iterator[tuple[str, str]]:

@@ -32,7 +32,7 @@ class Language(Task):
         name, tokens = self.settings.model, glue.tokenizer(self.settings.model)
         cpu = choose_device(self.settings.device).type == "cpu"
         try:
-            with _quiet(), torch.random.fork_rng(devices=[]):
+            with quiet(), torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(self.settings.seed)
                 model = AutoModelForSequenceClassification.from_pretrained(
                     name,
@@ -72,7 +72,7 @@ class Language(Task):
 
     def save(self, model: nn.Module, out: Path) -> None:
         """Save the model in `model/`, as transformers loads it."""
-        with _quiet():
+        with quiet():
             model.save_pretrained(out / "model")  # type: ignore[operator]
         glue.tokenizer(self.settings.model).save_pretrained(out / "model")
 
@@ -83,7 +83,7 @@ class Language(Task):
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence transformers' progress bars and its warning that the head is new."""
     from transformers.utils import logging
 
