@@ -16,7 +16,7 @@ from .scores import ScoreBook
 if TYPE_CHECKING:
     from .policies import Policy
 
-_NOBODY = -1
+NOBODY = -1
 _EARLIER = -2  # some rank of a run with another number of ranks
 
 
@@ -43,12 +43,14 @@ class Epoch:
         tail: samples of all ranks that the loader drops at its end; None where that is not known.
     """
 
+    kind: type[np.signedinteger] = np.int16  # of the owners
+
     def __init__(self, size: int, values: tuple[int, ...] = (), number: int | None = None):
         self.size = size
         self.values = values
         self.number = number
         self.share: int | None = None
-        self.owner = np.full(size, _NOBODY, dtype=np.int16)
+        self.owner = np.full(size, NOBODY, dtype=self.kind)
         self.recorded = 0
         self.largest = 0
         self.foreign = 0
@@ -143,9 +145,14 @@ class Epoch:
                 "sampler"
             )
 
+    def waiting(self) -> tuple[Tensor, Tensor]:
+        """Index and score of what was recorded since the last flush, where they were computed."""
+        return self._index[: self._length], self._score[: self._length]
+
     def pending(self) -> tuple[Tensor, Tensor]:
         """Index and score of what was recorded since the last flush, on the CPU; from a GPU they are unchecked."""
-        return self._index[: self._length].cpu(), self._score[: self._length].cpu()
+        index, score = self.waiting()
+        return index.cpu(), score.cpu()
 
     def flush(self, book: ScoreBook, smoothing: float, parts: list[distributed.Part], planned: Tensor | None) -> None:
         """Move what all ranks recorded into the book.
@@ -193,11 +200,11 @@ class Epoch:
 
     def started(self) -> bool:
         """Whether any sample of it was trained and flushed."""
-        return bool((self.owner != _NOBODY).any())
+        return bool((self.owner != NOBODY).any())
 
     def trained(self, index: Int[Tensor, " k"]) -> np.ndarray:
         """(K,) bool: flushed in this epoch, by any rank."""
-        return self.owner[index.numpy()] != _NOBODY
+        return self.owner[index.numpy()] != NOBODY
 
     def complete(self, index: Int[Tensor, " k"] | None) -> bool:
         """Whether all of these samples have been recorded, but for those that the loader drops; None for all."""
@@ -230,7 +237,7 @@ class Epoch:
         ranks = distributed.world_size()
         if self._resumed is None and self.recorded * ranks < len(index) - (self.tail or 0) - ranks * self.largest:
             return len(index) - self.recorded * ranks  # at least
-        trained = self.owner != _NOBODY
+        trained = self.owner != NOBODY
         flushed = int(np.count_nonzero(trained[index.numpy()]))
         trained[self.pending()[0].numpy()] = True
         pending = int(np.count_nonzero(trained[index.numpy()])) - flushed
@@ -319,12 +326,12 @@ class Epoch:
         epoch = cls(size, values, state["epoch"])
         epoch.owner = state["owner"].numpy().copy()
         if state["world_size"] != here[1]:
-            epoch.owner[epoch.owner != _NOBODY] = _EARLIER
+            epoch.owner[epoch.owner != NOBODY] = _EARLIER
         if len(state["pending_index"]):
             epoch.record(state["pending_index"], state["pending_score"])
         epoch.largest = state["largest"]
         epoch.tail, epoch.exhausted = state["tail"], state["exhausted"]
-        resumed = epoch.owner != _NOBODY
+        resumed = epoch.owner != NOBODY
         unsynced = np.zeros(size, dtype=np.bool_)
         unsynced[state["pending_index"].numpy()] = True
         epoch._resumed, epoch._unsynced = resumed, unsynced & ~resumed
@@ -350,7 +357,7 @@ def claim(parts: list[distributed.Part], owner: np.ndarray) -> np.ndarray:
     ranks = np.concatenate([np.full(len(part.index), rank, dtype=np.int16) for rank, part in enumerate(parts)])
     steps = np.concatenate([np.arange(len(part.index)) for part in parts])
     index = torch.cat([part.index for part in parts]).numpy()
-    free = owner[index] == _NOBODY
+    free = owner[index] == NOBODY
     # in order of (step, rank), backwards: numpy lets the last assignment stand, which is the first record
     order = np.lexsort((ranks, steps))[::-1]
     order = order[free[order]]

@@ -14,13 +14,13 @@ from typing import Literal, Unpack
 from . import checks, contrib, criteria, policies, schedules
 from .errors import UsageError, suggest
 from .pruner import Pruner
-from .recipes import Balance, Run, by_probability, classes, compose, show_shared_arguments
+from .recipes import Balance, Run, Size, by_probability, classes, compose, samples, show_shared_arguments
 from .selection import Selection
 
 ALPHA = 0.8  # smoothing of both bandits, Raju et al. 2021
 
 
-def full(size: int, **run: Unpack[Run]) -> Pruner:
+def full(size: Size, **run: Unpack[Run]) -> Pruner:
     """All samples in every epoch: the reference; `keep`, `budget`, `warmup` and `anneal` change nothing.
 
     Source: none.
@@ -32,7 +32,7 @@ def full(size: int, **run: Unpack[Run]) -> Pruner:
     return compose(size, criteria.loss, policies.uniform(), **run)
 
 
-def static_random(size: int, **run: Unpack[Run]) -> Pruner:
+def static_random(size: Size, **run: Unpack[Run]) -> Pruner:
     """One random subset, drawn once.
 
     Args:
@@ -41,11 +41,11 @@ def static_random(size: int, **run: Unpack[Run]) -> Pruner:
     """
     keep = run.get("keep")
     if keep is not None:
-        run["keep"] = schedules.fraction_of(keep, size)
+        run["keep"] = schedules.fraction_of(keep, samples(size))
     return compose(size, criteria.loss, policies.uniform(), every=None, **run)
 
 
-def random(size: int, **run: Unpack[Run]) -> Pruner:
+def random(size: Size, **run: Unpack[Run]) -> Pruner:
     """A new random subset in every epoch.
 
     Source: "Random*" in Table 1 of Xiao et al., arXiv:2408.16031; Raju et al. 2021, arXiv:2111.12621. Differs: nothing.
@@ -53,7 +53,7 @@ def random(size: int, **run: Unpack[Run]) -> Pruner:
     return compose(size, criteria.loss, policies.uniform(), **run)
 
 
-def rs2(size: int, **run: Unpack[Run]) -> Pruner:
+def rs2(size: Size, **run: Unpack[Run]) -> Pruner:
     """Chunks of one random permutation after another, so that all samples are trained equally often.
 
     Source: Okanovic et al. 2024 (RS2 without replacement), arXiv:2305.18424. Differs: a chunk that ends a permutation
@@ -62,7 +62,7 @@ def rs2(size: int, **run: Unpack[Run]) -> Pruner:
     return compose(size, criteria.loss, policies.least_drawn(), **run)
 
 
-def elfl(size: int, **run: Unpack[Run]) -> Pruner:
+def elfl(size: Size, **run: Unpack[Run]) -> Pruner:
     """Extreme low-frequency learning, every sample equally often: `rs2` under the name it has in the EMP paper.
 
     Source: Xiao et al., arXiv:2408.16031, section 3.2 and Figure 3. Differs: nothing.
@@ -70,7 +70,7 @@ def elfl(size: int, **run: Unpack[Run]) -> Pruner:
     return rs2(size, **run)
 
 
-def loss(size: int, *, balance: Balance = None, **run: Unpack[Run]) -> Pruner:
+def loss(size: Size, *, balance: Balance = None, **run: Unpack[Run]) -> Pruner:
     """The samples with the highest loss when they were last trained.
 
     Source: Raju et al. 2021, arXiv:2111.12621; "LFL" in Xiao et al., arXiv:2408.16031. Differs: nothing.
@@ -79,7 +79,7 @@ def loss(size: int, *, balance: Balance = None, **run: Unpack[Run]) -> Pruner:
 
 
 def epsilon_greedy(
-    size: int,
+    size: Size,
     *,
     epsilon: float = 0.1,
     every: int = 10,
@@ -100,7 +100,13 @@ def epsilon_greedy(
 
 
 def ucb(
-    size: int, *, c: float = 1.0, every: int = 10, smoothing: float = ALPHA, balance: Balance = None, **run: Unpack[Run]
+    size: Size,
+    *,
+    c: float = 1.0,
+    every: int = 10,
+    smoothing: float = ALPHA,
+    balance: Balance = None,
+    **run: Unpack[Run],
 ) -> Pruner:
     """The highest smoothed loss plus c times its variance, selected every ten epochs.
 
@@ -114,7 +120,7 @@ def ucb(
     return compose(size, criteria.loss, policy, smoothing=smoothing, every=every, **run)
 
 
-def infobatch(size: int, *, prune_probability: float | None = None, **run: Unpack[Run]) -> Pruner:
+def infobatch(size: Size, *, prune_probability: float | None = None, **run: Unpack[Run]) -> Pruner:
     """Samples below the mean loss are dropped with a probability, the others of them weigh more: an unbiased gradient.
 
     Args:
@@ -130,7 +136,7 @@ def infobatch(size: int, *, prune_probability: float | None = None, **run: Unpac
 
 
 def emp(
-    size: int,
+    size: Size,
     *,
     beta: float = 5.0,
     distribution: criteria.Distribution | None = None,
@@ -148,7 +154,7 @@ def emp(
 
 
 def emp_reverse(
-    size: int,
+    size: Size,
     *,
     beta: float = 5.0,
     distribution: criteria.Distribution | None = None,
@@ -165,7 +171,7 @@ def emp_reverse(
     return compose(size, criterion, policies.bottom_k(balance=classes(balance, size)), **run)
 
 
-def emp_contrastive(size: int, *, beta: float = 5.0, balance: Balance = None, **run: Unpack[Run]) -> Pruner:
+def emp_contrastive(size: Size, *, beta: float = 5.0, balance: Balance = None, **run: Unpack[Run]) -> Pruner:
     """The highest NT-Xent minus beta times the distance of a sample's two views: the hard, and those remembered.
 
     It is called as `pruner.loss(index, losses, (f_i, f_j))`, with one NT-Xent per sample and the features of the views
@@ -180,7 +186,7 @@ def emp_contrastive(size: int, *, beta: float = 5.0, balance: Balance = None, **
 
 
 def memory(
-    size: int, *, distribution: criteria.Distribution | None = None, balance: Balance = None, **run: Unpack[Run]
+    size: Size, *, distribution: criteria.Distribution | None = None, balance: Balance = None, **run: Unpack[Run]
 ) -> Pruner:
     """The highest entropy of the prediction: EMP's memory term alone, blind to the label and so to a wrong one.
 
@@ -191,7 +197,7 @@ def memory(
 
 
 def learnability(
-    size: int, *, distribution: criteria.Distribution | None = None, balance: Balance = None, **run: Unpack[Run]
+    size: Size, *, distribution: criteria.Distribution | None = None, balance: Balance = None, **run: Unpack[Run]
 ) -> Pruner:
     """Drawn in proportion to how learnable a label is: the model is unsure of it, and near to predicting it.
 
@@ -204,7 +210,7 @@ def learnability(
     return compose(size, criterion, policy, **run)
 
 
-def information(size: int, *, snapshots: int = 20, balance: Balance = None, **run: Unpack[Run]) -> Pruner:
+def information(size: Size, *, snapshots: int = 20, balance: Balance = None, **run: Unpack[Run]) -> Pruner:
     """The highest mutual information of label and weights: where predictions change between epochs.
 
     Args:

@@ -230,7 +230,7 @@ class proportional(Policy):
     unless: learnability | None = field(default=None, kw_only=True)
 
     def __call__(self, book: ScoreBook, count: int, key: Key) -> Selection:
-        score = book.score if self.unless and self.unless.by_loss else _weighted(book.score, key)
+        score = book.score if self.unless and self.unless.by_loss else weighted(book.score, key)
         return Selection.of(_greedy(score, count, key, self.balance))
 
 
@@ -339,11 +339,11 @@ def quotas(sizes: Tensor, count: int, key: Key) -> list[int]:
     return places.tolist()
 
 
-def _weighted(score: Tensor, key: Key) -> Tensor:
-    """Random keys (N,) of which the highest are a weighted draw; NaN where the score is."""
-    keys = score.clamp(min=max(_TINY, _FLOOR * float(score.nanmean(dtype=torch.float64))))  # TINY beside NaN, too
+def weighted(score: Tensor, key: Key, mean: float | None = None, first: int = 0) -> Tensor:
+    """Random keys (N,) of which the highest are a weighted draw; NaN where the score is. `mean` is of all scores."""
+    keys = score.clamp(min=max(_TINY, _FLOOR * (float(score.nanmean(dtype=torch.float64)) if mean is None else mean)))
     for start, part in enumerate(keys.split(_CHUNK)):
-        bits = key.hash(start * _CHUNK + torch.arange(len(part)), _WEIGHTED) >> 11 & (1 << 53) - 1
+        bits = key.hash(first + start * _CHUNK + torch.arange(len(part)), _WEIGHTED) >> 11 & (1 << 53) - 1
         part.copy_(torch.log1p((bits.double() + 0.5) * -(2.0**-53)) / part)
     return keys
 

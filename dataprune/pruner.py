@@ -74,11 +74,10 @@ class Pruner:
         self.smoothing = smoothing
         self.every = int(every)
         self.seed = int(seed)
-        self.book = self.policy.book(self.size)
+        self.book, self._epoch = self._empty()
         self.loads = 0  # how often a state was loaded: samplers take up the new place
         self.counts = [self._count(epoch) for epoch in range(self.epochs)]
         self._first_pruned = next((e for e, count in enumerate(self.counts) if count < self.size), 0)
-        self._epoch = Epoch(self.size, criteria.values(criterion))
         self._carries_losses = criteria.carries_losses(criterion)
         self._logits = checks.Logits(expected=criteria.reads_logits(criterion))
         self._selection: Selection | None = None
@@ -512,6 +511,9 @@ class Pruner:
         planned = self._planned()
         return -(-(self.size if planned is None else len(planned)) // distributed.world_size())
 
+    def _empty(self) -> tuple[ScoreBook, Epoch]:
+        return self.policy.book(self.size), Epoch(self.size, criteria.values(self.criterion))
+
     def _count(self, epoch: int) -> int:
         keep = self.schedule(epoch)
         check_fraction(f"schedule({epoch})", keep)
@@ -530,8 +532,7 @@ class Pruner:
         if count == self.size and not self.policy.when_full:
             return Selection.of(torch.arange(self.size))
         # drawn from where the block begins, so that it does not matter in which of its epochs it is first asked for
-        start = self._first_pruned + self._block(epoch) * self.every
-        key = Key(self.seed, start)
+        key = Key(self.seed, self._first_pruned + self._block(epoch) * self.every)
         selection = self.policy(self.book.without_unreadable(key), count, key)
         checks.check_selection(selection, self.size, count, exact=self.policy.exact)
         return selection
@@ -543,8 +544,7 @@ class Pruner:
         self._hold(selection)
 
     def _hold(self, selection: Selection) -> None:
-        self._selection = selection
-        self._weight = None
+        self._selection, self._weight = selection, None
         if not bool((selection.weight == 1).all()):
             self._weight = torch.ones(self.size)
             self._weight[selection.index] = selection.weight

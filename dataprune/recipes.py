@@ -14,10 +14,13 @@ import torch
 from torch import Tensor
 
 from . import criteria, docstrings, policies, schedules
+from .catalog import Catalog
 from .errors import suggest
 from .pruner import Pruner
+from .sharded import ShardedPruner
 
 Balance = Tensor | Sequence[int] | Sequence[str] | None
+Size = int | Catalog  # whose shards the ranks own
 
 
 class Run(TypedDict, total=False):
@@ -41,7 +44,7 @@ class Run(TypedDict, total=False):
 
 
 def compose(
-    size: int,
+    size: Size,
     criterion: criteria.Criterion,
     policy: policies.Policy,
     *,
@@ -58,7 +61,7 @@ def compose(
     """Compose a recipe's pruner, whose schedule is a window; `warmup` is 1 by default where the policy needs scores.
 
     Args:
-        size: samples in the dataset, N.
+        size: samples in the dataset, N; or a catalog, whose shards ranks own.
         criterion, policy, smoothing: as for `Pruner`.
         keep, budget, epochs, seed, warmup, anneal: as in `Run`.
         every: as for `Pruner`; None selects once.
@@ -74,7 +77,15 @@ def compose(
     warmup = int(policy.reads_scores) if warmup is None else warmup
     schedule = _schedule(keep, budget, epochs, warmup, anneal)
     every = epochs if every is None else every
-    return Pruner(size, criterion, policy, schedule, epochs=epochs, smoothing=smoothing, every=every, seed=seed)
+    options = {"epochs": epochs, "smoothing": smoothing, "every": every, "seed": seed}
+    if isinstance(size, Catalog):
+        return ShardedPruner(size, criterion, policy, schedule, **options)
+    return Pruner(size, criterion, policy, schedule, **options)
+
+
+def samples(size: Size) -> int:
+    """How many samples a recipe's `size` stands for."""
+    return len(size) if isinstance(size, Catalog) else size
 
 
 def _schedule(keep: float | None, budget: float | None, epochs: int, warmup: int, anneal: float) -> schedules.Schedule:
@@ -97,16 +108,16 @@ def _schedule(keep: float | None, budget: float | None, epochs: int, warmup: int
     return schedule
 
 
-def by_probability(prune_probability: float | None, size: int, run: Run) -> Run:
+def by_probability(prune_probability: float | None, size: Size, run: Run) -> Run:
     """Arguments of a run that prunes with a probability in place of `keep` and `budget`, where one is given."""
     if prune_probability is None:
         return run
     if run.get("keep") is not None or run.get("budget") is not None:
         raise ValueError("give prune_probability, or keep, or budget: each of them decides how much is pruned")
-    return {**run, "keep": max(1 - prune_probability, 0.5 / size)}
+    return {**run, "keep": max(1 - prune_probability, 0.5 / samples(size))}
 
 
-def classes(balance: Balance, size: int) -> Tensor | None:
+def classes(balance: Balance, size: Size) -> Tensor | None:
     """Class ids (N,) of a recipe's argument `balance`; ValueError unless it has one for each sample."""
     if balance is None:
         return None
@@ -114,6 +125,7 @@ def classes(balance: Balance, size: int) -> Tensor | None:
         labels = torch.as_tensor(np.unique(np.asarray(balance), return_inverse=True)[1])
     else:
         labels = torch.as_tensor(balance)
+    size = samples(size)
     if labels.shape != (size,) or labels.is_floating_point() or labels.is_complex():
         raise ValueError(
             f"balance must hold one class id for each of the {size} samples, got {labels.dtype} of shape "
@@ -139,7 +151,7 @@ def _solve(budget: float, epochs: int, warmup: int, stop: int) -> float:
 
 
 _SHARED = {
-    "size": "samples in the dataset, N.",
+    "size": "samples in the dataset, N; or a `Catalog`, whose shards ranks own, for most methods: `ShardedPruner`.",
     **dict(re.findall(r"^ {8}(\w+): (.+)$", Run.__doc__ or "", re.MULTILINE)),
     "distribution": 'of the outputs: "softmax", "bernoulli" or "gaussian"; found by default, see `criteria.entropy`.',
     "balance": "(N,) class ids or names; the highest scores are then taken class by class, in equal numbers.",

@@ -21,7 +21,19 @@ ROOT = DOCS.parent
 PACKAGE = ROOT / "dataprune"
 LINK = re.compile(r"\[([^\]]+)\]\((\.\./[^)#]+)(?:#[^)]*)?\)")
 # What the command line runs (its interface is the options), and parts that users do not import.
-INTERNAL = {"lab", "cli", "__main__", "checks", "distributed", "epoch", "files", "modules", "radix", "trainers"}
+INTERNAL = {
+    "lab",
+    "cli",
+    "__main__",
+    "checks",
+    "distributed",
+    "epoch",
+    "files",
+    "modules",
+    "radix",
+    "shard_files",
+    "trainers",
+}
 
 
 def exports(file: Path) -> bool:
