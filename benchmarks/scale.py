@@ -4,7 +4,7 @@
 
 By default one process stands for one of `--ranks` ranks: it owns rows / ranks rows, in shards of 65,536, and selects
 among them alone. With `--processes P`, P gloo processes own all rows together, and the bytes that each hands to
-collectives are counted. Beside it stands the replicated book: a pruner of a size, in one process that holds all of the rows.
+collectives are counted. Beside it stands the replicated book: a pruner of a size, in one process that holds all rows.
 """
 
 from __future__ import annotations

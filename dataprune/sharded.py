@@ -24,6 +24,7 @@ from .plan import brief, check_plan
 from .policies import Policy
 from .pruner import _ORDER, Pruner
 from .schedules import Schedule
+from .scores import rounds
 from .selection import Selection
 
 SCHEMA = 1  # of a rank's state
@@ -359,8 +360,9 @@ class ShardedPruner(Pruner):
             checks.check_scores(score)
         except (IndexError, ValueError) as error:
             return error
-        at = np.sort(np.unique(index.numpy(), return_index=True)[1])
-        fresh = torch.from_numpy(at[self._epoch.owner[index.numpy()[at]] == NOBODY])
+        first = next(rounds(index, self.book.size))  # a sample that is repeated counts where it first occurs
+        index, score = index[first], score[first]
+        fresh = torch.from_numpy(self._epoch.owner[index.numpy()] == NOBODY)
         strange = np.count_nonzero(~self.book.selected[index.numpy()])
         if self.selected is not None and strange:
             return PlanError(
