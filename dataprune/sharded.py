@@ -41,7 +41,7 @@ class ShardedPruner(Pruner):
     ranks. A rank keeps 8 bytes of each row that it owns.
     The policies are `top_k`, `bottom_k`, `uniform`, `least_drawn` and `proportional`, without `balance`.
 
-    An iteration, of `batches` or of `prune_stream`, hands out what its epoch has not trained yet. A sample counts once
+    An iteration of `batches` hands out what its epoch has not trained yet. A sample counts once
     an epoch. Ranks get equally many samples: those that own fewer selected ones than the others repeat some.
 
     Args:
