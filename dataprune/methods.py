@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Literal, Unpack
+from typing import Any, Literal, Unpack
 
 from . import checks, contrib, criteria, policies, schedules
 from .errors import UsageError, suggest

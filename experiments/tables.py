@@ -21,7 +21,7 @@ import method_cards
 import theory
 from measured import ROOT, Rows, accuracy, compared, differences, number, published, reproduced, results
 
-from dataprune.lab.report import pack
+from dataprune.lab.report import pack, saving_part
 from dataprune.lab.report.document import pipe_table as table
 from dataprune.lab.report.packed_tables import markdown
 
@@ -303,6 +303,23 @@ def default_rule(part: str) -> str:
     return table(["", *(names.get(arm, f"`{arm}`") for arm in arms), "seeds"], lines)
 
 
+SAVED = {"saving_digits": "digits", "saving_mnist": "MNIST, 8,000 images",
+         "saving_fashion_mnist": "Fashion-MNIST, 20,000 images"}  # fmt: skip
+
+
+def saving() -> str:
+    """What each method saves at equal accuracy, by data set; whether `full` has converged."""
+    methods = {"short": "`short`", "rs2": "`rs2`", "memory": "`memory`", "learnability": "`prune`"}
+    lines = []
+    for entry, content in results("saving").items():
+        rows = {row["method"]: row for row in saving_part.table_rows(content)}
+        cells = (rows.get(method, {}).get("saves", "not run") for method in methods)
+        gain = content["converged"]
+        longer = "" if gain is None else f"{100 * gain['gain']:+.2f} ± {100 * gain['error']:.2f}".replace("-", "−")
+        lines.append([SAVED[entry], rows["full"]["accuracy, %"], *cells, longer])
+    return table(["", "`full`, %", *methods.values(), "1.5 times the epochs give"], lines)
+
+
 def joint() -> str:
     places = ((0.1, 0.0), (0.1, 0.4), (0.1, 0.8), (0.3, 0.8), (0.5, 0.0), (0.5, 0.8))
     lines = []
@@ -429,6 +446,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "leave_out": leave_out,
     "open_questions": open_questions,
     "first_term": first_term,
+    "saving": saving,
     "default_search": partial(default_rule, "search"),
     "default_judged": partial(default_rule, "judge"),
     "joint": joint,
