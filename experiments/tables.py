@@ -446,7 +446,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "leave_out": leave_out,
     "open_questions": open_questions,
     "first_term": first_term,
-    "saving": saving,
+
     "default_search": partial(default_rule, "search"),
     "default_judged": partial(default_rule, "judge"),
     "joint": joint,

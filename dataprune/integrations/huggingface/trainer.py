@@ -310,9 +310,8 @@ class PrunedTrainerMixin(ChosenBatches):
         checkpoint = kwargs.get("resume_from_checkpoint", args[3] if len(args) > 3 else None)
         if self.chooser is not None:
             saved = checkpoint is not None and os.path.isfile(os.path.join(checkpoint, checkpoints.LAST))
-            self.chooser.load_state_dict(
-                checkpoints.load(str(checkpoint)).get("chooser") if saved else self._new_chooser
-            )
+            state = checkpoints.load(str(checkpoint)).get("chooser") if saved else self._new_chooser
+            self.chooser.load_state_dict(state or {})
             return place
         self._begin, self._savings, self._evaluation_seconds = 0, Savings(), 0.0
         self._progress, self._weights_agree = None, False
