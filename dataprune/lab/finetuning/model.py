@@ -106,7 +106,7 @@ class Model:
 
     def digest(self) -> str:
         """Of all weights, by their sums, and of the chat template."""
-        sums = [float(weight.detach().double().sum()) for weight in self.model.state_dict().values()]
+        sums = [float(weight.sum(dtype=torch.float64)) for weight in self.model.state_dict().values()]
         text = json.dumps([sums, self.tokens.tokenizer.chat_template], default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
