@@ -42,7 +42,11 @@ def compare(
     ctx: typer.Context,
     settings: Settings,
     methods: Annotated[
-        str, option("Comma-separated methods; `short` trains on all data for as many steps as the pruned runs.")
+        str,
+        option(
+            "Comma-separated methods; `short` trains on all data for as many steps as the pruned runs, online:NAME "
+            "chooses inside every batch (NAME: uniform, loss, memory, divbs, window)."
+        ),
     ] = METHODS,
     seeds: Seeds = 3,
     tune_lr: Annotated[

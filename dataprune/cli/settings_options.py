@@ -14,7 +14,8 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from ..errors import UsageError, suggest
-from ..lab.training.settings import Settings, defaults_of, read_yaml
+from ..lab.training.settings import Settings, defaults_of
+from ..lab.training.yaml_file import read_yaml
 from .errors import declared, keyword
 from .options import option
 

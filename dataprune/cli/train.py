@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
+import typer
+
 from ..errors import UsageError
-from ..lab.training.settings import Settings
+from ..lab.training.settings import ONLINE, Settings
 from .options import OF_CONTRASTIVE, AsJson, Out, option
 from .output import default_out
 from .runs import train_run
@@ -14,7 +17,16 @@ from .settings_options import takes_settings
 
 @takes_settings(without=("statistics", *OF_CONTRASTIVE))
 def train(
+    ctx: typer.Context,
     settings: Settings,
+    online: Annotated[
+        str | None,
+        option(
+            "In place of --method: read super-batches of --batch-size / --keep samples, score them by a forward pass, "
+            "and train --batch-size of each: uniform, loss, memory, divbs or window.",
+            rich_help_panel="Pruning",
+        ),
+    ] = None,
     strategy: Annotated[
         str,
         option(
@@ -39,6 +51,8 @@ def train(
     seconds cover training, selection and --recalibrate-bn; evaluation is listed apart, and writing checkpoints is not
     counted.
     """
+    if online is not None:
+        settings = _choosing_online(ctx, settings, online)
     from ..lab.training.select import adapted
     from ..selection import Selection
 
@@ -54,3 +68,10 @@ def train(
     method = str(coreset.get("method", "")) or settings.method
     out = out or default_out("train", settings.data, method, f"seed{settings.seed}", key)
     train_run(settings, out, json_, data)
+
+
+def _choosing_online(ctx: typer.Context, settings: Settings, online: str) -> Settings:
+    source = ctx.get_parameter_source("method")
+    if source is not None and source.name != "DEFAULT":
+        raise UsageError(f"--online {online} takes the place of --method: leave --method {settings.method} out")
+    return replace(settings, method=ONLINE + online)

@@ -57,7 +57,8 @@ class Window(Chooser):
         ids = check_ids(ids, len(losses), "").to(score.device)
         self._ids = [*self._ids, ids][-self.batches :]
         self._scores = [*self._scores, score.float()][-self.batches :]
-        known, scores = torch.cat(self._ids).to(ids.device), torch.cat(self._scores).to(ids.device)
+        # a state that was loaded may be on another device
+        known, scores = (torch.cat([part.to(ids.device) for part in parts]) for parts in (self._ids, self._scores))
         order = known.argsort()
         known, sums = known[order], F.pad(scores[order].to(widest(scores)).cumsum(0), (1, 0))
         first, behind = torch.searchsorted(known, ids), torch.searchsorted(known, ids, right=True)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from command_line import QUICK, call, run
+from command_line import QUICK, call, fails, run
 
 
 @pytest.mark.slow
@@ -38,3 +38,28 @@ def test_torchrun_prints_once(tmp_path: Path) -> None:
     wrong = run(*launch, *QUICK, "--keep", 7)
     assert wrong.returncode != 0 and wrong.stdout == ""
     assert wrong.stderr.count("error: --keep is a fraction") == 1
+
+
+def test_train_chooses_inside_the_batch(tmp_path: Path) -> None:
+    result = call("train", *QUICK, "--online", "loss", "--option", "sample=true", "--json")
+    assert result.exit_code == 0, result.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("train-digits-online:loss-seed0-")
+    record = json.loads(result.stdout)
+    steps = 4 * (320 // 107)  # super-batches of round(32 / 0.3)
+    assert (record["method"], record["samples"], record["forwarded_samples"]) == (
+        "online:loss",
+        32 * steps,
+        107 * steps,
+    )
+    config = tmp_path / "online.yaml"
+    config.write_text("online: loss\noption: {sample: true}\n")
+    again = call("train", *QUICK, "--config", config)
+    assert again.exit_code == 0 and again.stderr.startswith("note: this run was finished before")
+
+
+def test_train_refuses_two_methods() -> None:
+    fails(2, "--online loss takes the place of --method: leave --method emp out", "train", *QUICK, "--online", "loss",
+          "--method", "emp")  # fmt: skip
+    fails(2, "unknown online recipe 'los' (did you mean 'loss'?)", "train", *QUICK, "--online", "los")
+    fails(2, "online:loss: every batch is chosen alike", "train", *QUICK, "--online", "loss", "--warmup", 2)

@@ -11,6 +11,7 @@ import torch
 from ... import coresets, network
 from ..models.build import build
 from ..training.run_folder import PASSES
+from ..training.settings import ONLINE
 from .formatting import share
 
 BY_PASSES = ("features", "logits", "gradients", "validation", "model")  # what needs passes after the scoring run
@@ -61,7 +62,9 @@ def reached(result: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
     """Whether a run of a comparison at equal FLOPs took as much compute as was planned, up to a step."""
     if result.get("equal") != "flops" or row.get("flops") is None:
         return False
-    step = row["flops"] / (compute(row) or 1.0) * row["samples"] / row["steps"]
+    spent = compute(row) or 1.0
+    of_steps = spent if row["method"].startswith(ONLINE) else row["samples"]  # whose steps score too
+    step = row["flops"] / spent * of_steps / row["steps"]
     return abs(result["planned_flops"] - row["flops"]) < 1.001 * step
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ...errors import UsageError
 from ..training.build import build_pruner
-from ..training.settings import Settings
+from ..training.settings import ONLINE, Settings
 from . import tables
 from .compute import short_of_plan
 from .formatting import counted
@@ -82,7 +82,7 @@ def _finished(group: Group) -> tuple[str, str]:
 
 
 def _budgets(group: Group) -> tuple[str, str]:
-    runs = [run for run in group.runs if run.metrics and run.pruned]
+    runs = [run for run in group.runs if run.metrics and run.pruned and not run.method.startswith(ONLINE)]
     if not runs:
         return "not checked", "No run that pruned has left its history."
     wrong, free = [], []

@@ -31,6 +31,8 @@ VARIED = (
     "selected",
     "keep",
     "budget",
+    "warmup",
+    "anneal",
     "lr",
     "statistics",
 )

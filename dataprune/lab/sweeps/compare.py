@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -10,24 +11,22 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from ... import coresets, distributed, files
+from ... import coresets, distributed
 from ...coresets.budget import count_of
 from ...dynamics import STATISTICS
 from ...errors import UsageError, suggest
 from ...methods import METHODS
-from ...selection import Selection
 from ..data.named import Data
 from ..report import compute
 from ..report.summary import summarize_methods
-from ..training import run_folder, select
+from ..training import choosing
 from ..training.build import build_pruner, check, recordable
-from ..training.device import choose_device, stream
-from ..training.settings import Settings, require
-from ..training.tasks.contrastive import finetuning, untrained
+from ..training.settings import ONLINE, Settings, require
 from . import scoring_cost
-from .engines import Job, Steps
+from .engines import Steps
+from .rows import Rows
 from .scoring_cost import Cost
-from .sweep import Key, Places, digest, on_coreset
+from .sweep import Key, Places, digest, on_coreset, without_schedule
 
 SHORT = "short"  # all data, for as many steps as the pruned runs
 EQUAL = ("steps", "flops")  # what every run but `full` can have the same of
@@ -41,16 +40,6 @@ class Plan(NamedTuple):
     full: list[bool]  # by epoch
 
 
-# columns of a run in compare.json; those from `knn_accuracy` on where they apply: with a validation split its accuracy,
-# with learning rates to choose from the chosen one, of static methods the cost of scoring and selecting; `summary` adds
-# `flops`, the share of the compute of `full`
-COLUMNS = (
-    "method", "seed", "accuracy", "samples", "steps", "seconds", "select_seconds", "reached_keep", "knn_accuracy",
-    "finetuned_accuracy", "val_accuracy", "lr", "forwarded_samples", "scoring_samples", "scoring_forwarded_samples",
-    "scoring_flops", "scoring_seconds",
-)  # fmt: skip
-
-
 @dataclass(frozen=True)
 class Comparison:
     """Methods, seeds and the settings they share, as a `Sweep`; methods and seeds can be added to its folder.
@@ -58,7 +47,8 @@ class Comparison:
     All pruned methods have the settings' schedule: `warmup` epochs full, then `keep`, then `anneal` of the epochs full.
     Every run but `full` trains the same number of optimizer steps, those of that schedule: `short` on all data, a
     static method on its coreset of `keep`, a method that decides how much it keeps on what it keeps; the learning rate
-    of each is planned over its own steps.
+    of each is planned over its own steps. A method `online:NAME` has no full epochs, and trains `keep` of each
+    super-batch from the first step on.
 
     Static methods need a model first: one scoring run per seed, on all the data, serves all of them. The cost of
     scoring and of selecting is in the row of each.
@@ -72,7 +62,7 @@ class Comparison:
     file: ClassVar[str] = "compare.json"
 
     settings: Settings  # of every run; method, seed and steps are set run by run
-    methods: Sequence[str]  # names from `METHODS` and `coresets.METHODS`, and "short"
+    methods: Sequence[str]  # names from `METHODS`, `coresets.METHODS` and `choosing.NAMES`, and "short"
     seeds: Sequence[int]
     learning_rates: Sequence[float] = ()  # each method takes that of the best validation accuracy on the first seed
     score_epochs: int | None = None  # of a scoring run; by default, as model and batch size, those of the settings
@@ -92,9 +82,9 @@ class Comparison:
         require(tuned >= 0, f"--finetune-epochs must not be negative, got {tuned}")
         contrastive, validated = settings.task == "contrastive", settings.val_fraction > 0
         require(not tuned or contrastive, "--finetune-epochs is for --task contrastive: leave it out")
-        known = [*METHODS, SHORT, *coresets.METHODS]
+        known = [*METHODS, SHORT, *coresets.METHODS, *choosing.NAMES]
         for number, method in enumerate(self.methods):
-            require(method in known, suggest(method, known, what="method"))
+            require(method in known or method.startswith(ONLINE), suggest(method, known, what="method"))
             require(method not in self.methods[:number], f"method {method} is named twice")
         for text in settings.option:
             owner, name = _owner_and_name(text)
@@ -104,6 +94,8 @@ class Comparison:
         for method in self.methods:
             if method in METHODS:
                 check(replace(settings, method=method))
+            elif method.startswith(ONLINE):
+                check(without_schedule(settings, method=method))
         if self.static:
             self._check_static()
         advice = "learning rates are compared on a validation split: add --val-fraction 0.1"
@@ -153,7 +145,8 @@ class Comparison:
 
     def epochs(self, size: int) -> int:
         """Epochs of all runs together, those for scoring and tuning included, for a progress bar."""
-        dynamic = (len(self.methods) - len(self.static)) * self.settings.epochs
+        online = [self._online_epochs(size) for method in self.methods if method.startswith(ONLINE)]
+        dynamic = (len(self.methods) - len(self.static) - len(online)) * self.settings.epochs + sum(online)
         scored = any(map(scoring_cost.needed, self.static)) * self.scoring(0).epochs * self.score_runs
         static = sum(self._coreset_epochs(size, self._about_left(method, size)) for method in self.static)
         tuned = (len(self.methods) + 1) * self.finetune_epochs  # the methods' encoders, and an untrained one
@@ -169,6 +162,14 @@ class Comparison:
         """Epochs on a coreset that so many steps need."""
         batches = max(count_of(size, self.plan(size).keep) // distributed.world_size() // self.settings.batch_size, 1)
         return -(-steps // batches)
+
+    def _online_epochs(self, size: int) -> int:
+        """Epochs of super-batches that the plan's steps, or with equal FLOPs their compute, need."""
+        keep, planned, _ = self.plan(size)
+        changes: dict[str, Any] = {"steps": planned, "count_forwards": self.equal == "flops"}
+        settings = without_schedule(self.settings, method=choosing.NAMES[0], keep=keep, **changes)
+        steps = math.ceil(planned / choosing.step_cost(settings))
+        return -(-steps // max(size // distributed.world_size() // settings.rows_read, 1))
 
     @property
     def _batch(self) -> int:
@@ -199,6 +200,9 @@ class Comparison:
             return replace(self.settings, method="full", option=(), **changes)
         own = tuple(text for text in self.settings.option if _owner_and_name(text)[0] == method)
         forwards = self.equal == "flops" and steps is not None
+        if method.startswith(ONLINE):
+            changes |= {"option": own, "count_forwards": forwards, "epochs": self._online_epochs(size)}
+            return without_schedule(self.settings, method=method, keep=self.plan(size).keep, **changes)
         return replace(self.settings, method=method, option=own, count_forwards=forwards, **changes)
 
     def scoring(self, seed: int) -> Settings:
@@ -299,85 +303,6 @@ class Comparison:
             encoders = [row for (method, _), row in rows.items() if method == "untrained"]
             content["untrained"] = sorted(encoders, key=lambda row: row["seed"])
         return content
-
-
-@dataclass(frozen=True)
-class Rows:
-    """How the rows of a comparison are made: by scoring, tuning, training and fine-tuning."""
-
-    comparison: Comparison
-    data: Data
-    places: Places
-    save_models: bool = False
-    columns: Sequence[str] = COLUMNS
-
-    def run(self, method: str, seed: int) -> Steps:
-        """Returns the row of a run."""
-        rate = (yield from self._best_rate(method)) if self.comparison.learning_rates else None
-        settings, added = yield from self._settings(method, seed)
-        settings = settings if rate is None else replace(settings, lr=rate)
-        folder, epochs = self.places.run(method, settings), self.comparison.finetune_epochs
-        (record,) = yield [Job(method, seed, settings, folder, save_model=self.save_models or epochs > 0)]
-        if epochs:
-            weights = folder / "model.safetensors"
-            (tuned,) = yield [Job(method, seed, finetuning(settings, epochs), folder / "finetuned", weights=weights)]
-            added["finetuned_accuracy"] = tuned.accuracy
-            if distributed.rank() == 0 and not self.save_models:
-                weights.unlink(missing_ok=True)  # or a sweep keeps a model for each of its runs
-        own = {"lr": rate, "commit": record.machine.commit, "forwarded_samples": record.forwarded_samples}
-        own = {name: value or None for name, value in own.items()}
-        values = {**record.as_dict(), **added, "method": method, **own}
-        return {name: values[name] for name in self.columns if values.get(name) is not None}
-
-    def untrained(self, seed: int) -> Steps:
-        """Returns the row of a seed's untrained encoder; its accuracies are written, since a probe takes a while."""
-        settings, epochs = replace(self.comparison.settings, seed=seed), self.comparison.finetune_epochs
-        folder = self.places.run("untrained", settings)
-        file = folder / "untrained.json"
-        if distributed.agreed(file.exists()):
-            values: Mapping[str, float] = files.read_json(file)
-        else:
-            values = untrained(settings, self.data, choose_device(settings.device))
-            if distributed.rank() == 0:
-                run_folder.folder(folder)
-                files.write_json(file, values)
-        row = {"seed": seed, **values}
-        if epochs:
-            (tuned,) = yield [Job("untrained", seed, finetuning(settings, epochs), folder)]
-            row["finetuned_accuracy"] = tuned.accuracy
-        return row
-
-    def _settings(self, method: str, seed: int) -> Steps:
-        """Returns settings of a run and what scoring costs; makes a static method's coreset unless it exists."""
-        comparison, size = self.comparison, len(self.data.train)
-        if method not in comparison.static:
-            return comparison.run_settings(method, seed, size), dict[str, Any]()
-        scoring, options = comparison.scoring(seed), comparison.selector_options(method)
-        runs = []
-        if scoring_cost.needed(method):
-            others = (stream(seed, "scoring", run) % (1 << 31) for run in range(1, comparison.score_runs))
-            runs = [replace(scoring, seed=one) for one in (seed, *others)]
-        keep = comparison.plan(size).keep
-        folders = list(map(self.places.scoring, runs))
-        keys = {"method": method, "keep": keep, "scoring": [run.key() for run in runs], "options": options}
-        file = self.places.coreset(f"{method}-seed{seed}", keys)
-        jobs = [Job("scoring", run.seed, run, place, save_model=True, test=False) for run, place in zip(runs, folders)]
-        scored = (yield jobs) if jobs else []
-        if distributed.rank() == 0 and not file.exists():
-            about = {"keep": keep, "seed": seed, "options": options, "data": self.data}
-            about |= {"model": scoring.model} if folders else {}
-            select.write(file, *select.select(method, next(iter(folders), None), others=folders[1:], **about))
-        distributed.barrier()
-        cost = scoring_cost.spent(comparison, self.data, scored, Selection.metadata(file))
-        return comparison.run_settings(method, seed, size, file, cost), dict(cost)
-
-    def _best_rate(self, method: str) -> Steps:
-        """Returns the learning rate with the best validation accuracy on the first seed; the test set stays unread."""
-        seed = self.comparison.seeds[0]
-        settings, _ = yield from self._settings(method, seed)
-        runs = [replace(settings, lr=rate) for rate in self.comparison.learning_rates]
-        records = yield [Job(method, seed, run, self.places.tuning(method, run), test=False) for run in runs]
-        return max(zip(records, runs), key=lambda pair: pair[0].val_accuracy or 0.0)[1].lr
 
 
 @cache

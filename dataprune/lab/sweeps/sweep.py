@@ -68,8 +68,13 @@ class Cache(Places):
 
 def on_coreset(settings: Settings, coreset: Path, **changes: Any) -> Settings:
     """Settings of a run on a coreset: no schedule, and no options of a dynamic method."""
-    schedule = {"keep": None, "budget": None, "warmup": Settings.warmup, "anneal": Settings.anneal, "option": ()}
-    return replace(settings, method="fixed", selection=str(coreset), **{**schedule, **changes})
+    changes = {"keep": None, "option": (), **changes}
+    return without_schedule(settings, method="fixed", selection=str(coreset), **changes)
+
+
+def without_schedule(settings: Settings, **changes: Any) -> Settings:
+    """Settings of a run that is the same in every epoch, with `changes`."""
+    return replace(settings, budget=None, warmup=Settings.warmup, anneal=Settings.anneal, **changes)
 
 
 def digest(values: Mapping[str, Any]) -> str:

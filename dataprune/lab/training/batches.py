@@ -59,9 +59,8 @@ class Batches:
         for index, (taken, labels) in zip(parts, samples):
             yield index, self.inputs(taken, index, epoch), labels
 
-    def random(self, count: int, *, seed: int, epoch: int) -> Iterator[Any]:
-        """Yield inputs of `count` random training samples, in whole batches, augmented as in `epoch`."""
-        size = self.batch_size
+    def random(self, count: int, size: int, *, seed: int, epoch: int) -> Iterator[Any]:
+        """Yield inputs of `count` random training samples, in whole batches of `size`, augmented as in `epoch`."""
         order = torch.randperm(len(self.samples), generator=torch.Generator().manual_seed(seed))[:count]
         order = order[: max(len(order) // size, 1) * size]
         evaluated = batches(self.samples.subset(order), self.device, batch_size=size)

@@ -18,7 +18,8 @@ from ...selection import Selection
 from ..data import named
 from ..data.named import Data
 from ..models import build as models
-from .settings import Settings, flag, require
+from . import choosing
+from .settings import ONLINE, Settings, flag, require
 
 _AUGMENTATION = ("shift", "resized_crop", "flip")
 _NOT_FOR_CONTRASTIVE = ("label_noise", "label_smoothing", *_AUGMENTATION, "recalibrate_bn", "statistics", "init")
@@ -45,7 +46,7 @@ def check(settings: Settings) -> None:
     what, known = ("statistic", STATISTICS) if settings.statistics else ("method", METHODS)
     for owner, options in settings.options().items():
         require(
-            owner in ("", *METHODS, *coresets.METHODS, *STATISTICS),
+            owner in ("", *METHODS, *coresets.METHODS, *STATISTICS, *choosing.NAMES),
             f"--option {owner}.{next(iter(options))}: {suggest(owner, known, what=what)}",
         )
     build_statistics(settings)
@@ -53,6 +54,9 @@ def check(settings: Settings) -> None:
 
 def _check_method(method: str, task: str) -> None:
     """Check that there is such a dynamic method, and that the task has what it reads."""
+    if method.startswith(ONLINE):
+        choosing.check(method, task)
+        return
     require(
         method not in coresets.METHODS,
         f"{method} is a static method: `dataprune select` chooses by it, and train --selection FILE trains on the "
@@ -145,10 +149,11 @@ def build_pruner(
         except ValueError as error:
             raise DataError(f"{settings.selection}: {error}") from error
         what, remedy = "the coreset", "select more"
+    what, batch = ("the training set", "super-batch") if settings.online else (what, "batch")
     smallest = -(-min(pruner.counts) // distributed.world_size())
     require(
-        smallest >= settings.batch_size,
-        f"{what} keeps {smallest} of {size} samples per rank, fewer than one batch of {settings.batch_size}: "
+        smallest >= settings.rows_read,
+        f"{what} keeps {smallest} of {size} samples per rank, fewer than one {batch} of {settings.rows_read}: "
         f"{remedy} or lower --batch-size",
     )
     return pruner
@@ -160,6 +165,9 @@ def _check_options(options: Iterable[str], known: Iterable[str], what: str) -> N
 
 
 def _dynamic(settings: Settings, size: int, labels: Int[Tensor, " n"] | None) -> Pruner:
+    if settings.online:
+        choosing.build(settings)
+        return METHODS["full"](size, epochs=settings.epochs, seed=settings.seed)
     recipe, arguments = METHODS[settings.method], settings.recipe_arguments()
     known = [name for name in inspect.signature(recipe).parameters if name not in ("size", "epochs", "seed")]
     _check_options(arguments, known, f"option of {settings.method}")

@@ -28,6 +28,7 @@ from ..data.named import Data
 from . import optimizers, run_folder, tasks
 from .batches import Batches
 from .build import build_pruner, build_rate, build_statistics, check, load_data
+from .choosing import Choosing, step_cost
 from .device import choose_device, connected, reseed, stream, use_threads
 from .epoch_history import EpochRecord, Trajectories
 from .evaluate import last_layer_inputs, recalibrate_batch_norm
@@ -101,12 +102,11 @@ class _Run:
             selection = Selection.load(settings.selection, data.train)
             self.method = Selection.metadata(settings.selection).get("method", settings.method)
         self.pruner = build_pruner(settings, size, data.train.labels, selection)
-        statistics = build_statistics(settings)
-        whole = not statistics  # a statistic needs every sample in every epoch, the last few too
+        whole = not (statistics := build_statistics(settings))  # which need every sample in every epoch, the last too
         self.stepping: dict[str, Any] = {"world_size": distributed.world_size(), "drop_last": whole}
-        steps, planned = settings.steps, self.pruner.planned_steps(settings.batch_size, **self.stepping)
+        steps, planned = settings.steps, self.pruner.planned_steps(settings.rows_read, **self.stepping)
         require(
-            steps is None or steps <= planned,
+            steps is None or steps <= math.ceil(planned * step_cost(settings)),
             f"--steps {steps} are more than {settings.epochs} epochs have ({planned}): raise --epochs, or the "
             "learning rate would end before its schedule does",
         )
@@ -123,8 +123,9 @@ class _Run:
             self.forward = torch.compile(self.forward)
         self.optimizer = optimizers.build(settings, self.model.parameters())
         self.rate = build_rate(settings)
-        self.progress = learning_rate.Progress(self.pruner, settings.batch_size, **self.stepping)
-        self.batches = Batches(self.task, self.pruner, device, settings.batch_size, settings.workers, drop_last=whole)
+        self.choosing = Choosing(settings, self.pruner, device, self.task, self.model) if settings.online else None
+        self.progress = learning_rate.Progress(self.pruner, settings.rows_read, **self.stepping)
+        self.batches = Batches(self.task, self.pruner, device, settings.rows_read, settings.workers, drop_last=whole)
         self.features = last_layer_inputs(self.model, data.shape, statistics)  # of the running step
         self.recorder = Recorder(size, statistics) if statistics else None
         self.step = 0
@@ -148,7 +149,7 @@ class _Run:
             self.trajectories.note_scores(self.pruner.book.score)
             self.open = True
             self.loss = self.history[-1].loss if self.history else None
-            steps = epoch_steps(len(selection), self.settings.batch_size, accumulate=1, **self.stepping)
+            steps = epoch_steps(len(selection), self.settings.rows_read, accumulate=1, **self.stepping)
             batches = self.batches.of_epoch(epoch)
             while self._train_steps(batches, steps, on_step):
                 self._checkpoint()
@@ -168,7 +169,7 @@ class _Run:
             record = self._record(test)
             if save_model:
                 self.task.save(self.model, self.out)
-            switches, drawn = self.trajectories.switches, self.pruner.book.drawn
+            switches, drawn = self.trajectories.switches, self.selected if self.choosing else self.pruner.book.drawn
             run_folder.write_counts(self.out, selected=self.selected, drawn=drawn, switches=switches)
             files.write_bytes(self.out / "trajectories.safetensors", save(self.trajectories.tables()))
             if self.recorder is not None:
@@ -216,27 +217,32 @@ class _Run:
                     return True
         return False
 
-    def _spent(self) -> float:
-        """Steps when the next one is taken; with `count_forwards` samples that were only forwarded are among them."""
+    def _spent(self, ahead: float = 1) -> float:
+        """Steps, with some that are ahead; with `count_forwards` samples that are only forwarded are among them."""
         if not self.settings.count_forwards:
-            return self.step + 1
+            return self.step + ahead
         batch = self.settings.batch_size * distributed.world_size()
-        return self.step + 1 + self.forwarded / (run_folder.PASSES * batch)
+        scored = 0 if self.choosing is None else ahead * self.choosing.scored
+        return self.step + ahead + (self.forwarded + scored) / (run_folder.PASSES * batch)
 
     def _train_step(self, index: Tensor, inputs: Any, labels: Tensor) -> None:
         settings = self.settings
         before, after = self.progress.done, self.progress.step()
         # the share at the middle of the step, so that neither the first nor the last is spent at rate 0
-        done = (before + after) / 2 if settings.steps is None else (self._spent() - 0.5) / settings.steps
+        done = (before + after) / 2 if settings.steps is None else self._spent(0.5) / settings.steps
         for group in self.optimizer.param_groups:
             group["lr"] = settings.lr * self.rate(done) * self.progress.factor
+        if self.choosing is not None:
+            with self._autocast():
+                inputs, labels = self.choosing.choose(index, inputs, labels, self.step)
+            self.forwarded += self.choosing.scored
         # dropout draws by the position in the run, so that a resumed run draws the same
         reseed(self.device, stream(settings.seed, "model", self.step, distributed.rank()))
         with self._autocast():
             output = self.forward(**inputs) if isinstance(inputs, dict) else self.forward(*inputs)
         losses, outputs, right = self.task.losses(output, labels)
         self.trajectories.record(losses)
-        loss = self.pruner.loss(index, losses, outputs, labels)
+        loss = self.choosing.loss(losses) if self.choosing else self.pruner.loss(index, losses, outputs, labels)
         if self.recorder is not None:
             self.recorder.update(index, outputs, labels, self.features.pop() if self.features else None)
             loss = loss * (len(labels) / settings.batch_size)  # so that samples of a small last batch do not count more
@@ -270,8 +276,10 @@ class _Run:
         self.sums.zero_()
         if self.recorder is not None:
             self.recorder.end_epoch()
-        stats = self.pruner.stats()
-        self.selected[selection.index] += 1
+        trained, stats = selection.index, self.pruner.stats()
+        if self.choosing is not None:
+            trained, stats = self.choosing.close(self.selected)
+        self.selected[trained] += 1
         self.trajectories.close(selection.index)
         record = EpochRecord(
             epoch=epoch,
@@ -280,10 +288,8 @@ class _Run:
             lr=self.optimizer.param_groups[0]["lr"],
             loss=loss / samples if samples else None,
             train_accuracy=right / samples if samples and self.task.classifies else None,
-            selected=len(selection),
-            reached_keep=stats["reached_keep"],
-            overlap=stats["overlap"],
-            never_seen=stats["never_seen"],
+            selected=len(trained),
+            **{name: stats[name] for name in ("reached_keep", "overlap", "never_seen")},
             val_accuracy=self._val_accuracy(),
         )
         self.history.append(record)
@@ -300,24 +306,23 @@ class _Run:
 
     def _recalibrate(self) -> None:
         """Re-estimate batch-norm statistics, where the settings say so."""
-        count, seed = self.settings.recalibrate_bn, stream(self.settings.seed, "recalibrate")
-        if count:
+        settings, seed = self.settings, stream(self.settings.seed, "recalibrate")
+        if count := settings.recalibrate_bn:
             with self._timed("recalibrate"), self._autocast():
                 reseed(self.device, seed)
-                inputs = self.batches.random(count, seed=seed, epoch=self.settings.epochs)
+                inputs = self.batches.random(count, settings.batch_size, seed=seed, epoch=settings.epochs)
                 recalibrate_batch_norm(self.model, (pixels for (pixels,) in inputs))
 
     def _record(self, test: bool) -> RunRecord:
         if not all(bool(torch.isfinite(weight).all()) for weight in self.model.parameters()):
             raise ValueError("the weights are NaN or infinite: training has diverged, lower the learning rate")
         self._recalibrate()
-        pruned = [line for line in self.history if self.pruner.counts[line.epoch] < self.pruner.size]
+        pruned = [line for line in self.history if self.choosing or self.pruner.counts[line.epoch] < self.pruner.size]
         val_accuracy = self._val_accuracy()
         metrics: dict[str, Any] = {}
         if test:
             with self._timed("evaluate"), self._autocast():
                 metrics = self.task.test(self.model, self.device)
-        data = self.data
         seconds: dict[str, Any] = {f"{part}_seconds": value for part, value in self.seconds.items()}
         return RunRecord(
             method=self.method,
@@ -333,11 +338,9 @@ class _Run:
             reached_keep=sum(line.reached_keep for line in pruned) / len(pruned) if pruned else 1.0,
             epochs=len(self.history),
             train_samples=self.pruner.size,
-            test_samples=len(data.test),
-            note=data.note,
-            input=None
-            if self.settings.glue
-            else InputFormat(data.shape, data.mean, data.std, len(data.classes), tuple(data.classes)),
+            test_samples=len(self.data.test),
+            note=self.data.note,
+            input=None if self.settings.glue else InputFormat.of(self.data),
             parameters=sum(p.numel() for p in self.model.parameters()),
             world_size=distributed.world_size(),
             forwarded_samples=self.forwarded,
@@ -346,11 +349,13 @@ class _Run:
 
     def _stateful(self) -> dict[str, Any]:
         """The parts whose states a checkpoint holds, by name."""
-        names = ("model", "optimizer", "pruner", "progress", "trajectories", "recorder")
+        names = ("model", "optimizer", "pruner", "progress", "trajectories", "recorder", "choosing")
         return {name: vars(self)[name] for name in names if vars(self)[name] is not None}
 
     def _checkpoint(self) -> None:
         self.pruner.sync()
+        if self.choosing is not None:
+            self.choosing.sync()
         if distributed.rank() == 0:
             state = {
                 "settings": json.dumps(self.settings.as_dict()),
@@ -368,8 +373,7 @@ class _Run:
 
     def resume(self) -> None:
         """Load the folder's checkpoint if it has one, and write the folder's first files."""
-        path = self.out / "checkpoint.pt"
-        if path.exists():
+        if (path := self.out / "checkpoint.pt").exists():
             self._load(path)
         distributed.barrier()
         if distributed.rank() == 0:

@@ -23,6 +23,7 @@ from torch import Tensor
 from ... import __version__, distributed, files
 from ...dynamics import save_scores
 from ...errors import CheckpointError, UsageError
+from ..data.named import Data
 from .settings import Settings
 
 SCHEMA = 2  # of a run's checkpoint
@@ -93,6 +94,11 @@ class InputFormat:
     std: Sequence[float]
     classes: int
     names: tuple[str, ...] | None = None  # of the classes, as the outputs are ordered; their ids where they have none
+
+    @classmethod
+    def of(cls, data: Data) -> InputFormat:
+        """Of the data that a model is trained on."""
+        return cls(data.shape, data.mean, data.std, len(data.classes), tuple(data.classes))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from ...errors import UsageError, needs, suggest
+from ...errors import UsageError, suggest
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "lars")
 SCHEDULES = ("cosine", "one-cycle", "step", "linear", "exponential", "constant")
@@ -30,6 +30,7 @@ LANGUAGE: dict[str, Any] = {
     "epochs": 10, "batch_size": 32, "optimizer": "adam", "lr": 2e-5, "weight_decay": 0.0, "schedule": "linear",
     "lr_warmup": 0.0,
 }  # fmt: skip
+ONLINE = "online:"  # before the name of a recipe of `dataprune.online`, in the name of a method
 KEEP = {"digits": 0.05}  # where 0.3 is so much that nothing shows; chosen by the gap between `full` and `short` alone
 _DEFAULT_METHODS = {"contrastive": "emp_contrastive", "glue/stsb": "loss"}  # by task; else that of `dataprune.prune`
 _SCHEDULE = {"keep", "budget", "warmup", "anneal"}  # arguments of a recipe that have a field of their own
@@ -109,7 +110,7 @@ class Settings:
     method: str = _pruning(
         "",
         "Pruning method; `dataprune methods` lists them. By default learnability, for glue/stsb loss, in pre-training "
-        "emp_contrastive; with --selection the coreset decides.",
+        "emp_contrastive; with --selection the coreset decides. online:NAME chooses inside every batch.",
     )
     selection: str | None = _pruning(
         None, "Train on this coreset in every epoch: a file that `dataprune select` wrote."
@@ -223,6 +224,8 @@ class Settings:
             require(not message, message)
         if self.selection is not None:
             self._check_coreset()
+        if self.online:
+            self._check_online()
         require(
             not self.glue or self.data == self.task,
             f"the data of {self.task} is its own: leave --data out, its folder is --data-folder",
@@ -253,6 +256,31 @@ class Settings:
         ):
             require(not given, message)
 
+    def _check_online(self) -> None:
+        """Refuse what has no effect on a run that chooses inside the batch."""
+        scheduled = (self.warmup, self.anneal) != (Settings.warmup, Settings.anneal)
+        for given, message in (
+            (scheduled, "every batch is chosen alike, from the first on: leave --warmup and --anneal out"),
+            (self.budget, "--keep says what is trained of a super-batch: give it in place of --budget"),
+            (self.statistics, "statistics need every sample in every epoch, and some are not trained"),
+        ):
+            require(not given, f"{self.method}: {message}")
+
+    @property
+    def online(self) -> str:
+        """The recipe of `dataprune.online` that chooses inside every batch; empty for other methods."""
+        return self.method.removeprefix(ONLINE) if self.method.startswith(ONLINE) else ""
+
+    @property
+    def kept(self) -> float:
+        """`keep`, or its default."""
+        return KEEP.get(self.data, 0.3) if self.keep is None else self.keep
+
+    @property
+    def rows_read(self) -> int:
+        """Samples that a step reads on a rank: the batch, or the super-batch from which it is chosen."""
+        return round(self.batch_size / self.kept) if self.online else self.batch_size
+
     @property
     def glue(self) -> str:
         """The GLUE task's name, empty for other tasks."""
@@ -269,9 +297,7 @@ class Settings:
         if self.budget is not None:
             arguments["budget"] = self.budget
         elif self.method != "full":
-            arguments["keep"] = KEEP.get(self.data, 0.3) if self.keep is None else self.keep
-            if arguments["keep"] > 1:
-                arguments["keep"] = int(arguments["keep"])
+            arguments["keep"] = int(self.kept) if self.kept > 1 else self.kept
         options = self.options()
         arguments |= options.get("", {}) | options.get(self.method, {})
         if "prune_probability" in arguments:
@@ -339,22 +365,6 @@ def _content(path: str) -> str:
     start = 8 + int.from_bytes(data[:8], "little")
     by_batch = b"by batch" * (rb"\"by_batch\": true" in data[:start])  # the notes are JSON in a string of JSON
     return hashlib.sha256(data[start:] + by_batch).hexdigest()[:16]
-
-
-def read_yaml(path: Path) -> dict[Any, Any]:
-    """Read a YAML file of lines `key: value`, without aliases, a few of which can stand for gigabytes."""
-    with needs("reading a YAML file needs PyYAML", "cli", UsageError):
-        import yaml
-    try:
-        text = path.read_text(encoding="utf-8")
-        aliases = any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text))
-        require(not aliases, f"{path} has an alias (*name): write its value out")
-        values = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise UsageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    values = {} if values is None else values
-    require(isinstance(values, dict), f"{path} must have lines of the form option: value")
-    return values
 
 
 def require(condition: bool, message: str) -> None:

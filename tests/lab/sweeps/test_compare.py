@@ -14,11 +14,10 @@ import torch
 import dataprune
 from dataprune import Selection, coresets, files
 from dataprune.errors import CheckpointError, UsageError
-from dataprune.lab.report import compute
-from dataprune.lab.sweeps import compare as comparing
-from dataprune.lab.sweeps.compare import Comparison
-from dataprune.lab.sweeps.sweep import carry_out
-from dataprune.lab.training import evaluate
+from dataprune.lab.report import compute, integrity, records
+from dataprune.lab.sweeps.compare import SHORT, Comparison
+from dataprune.lab.sweeps.sweep import Places, carry_out
+from dataprune.lab.training import evaluate, select
 from dataprune.lab.training import run as training
 from dataprune.lab.training.build import load_data
 from dataprune.lab.training.settings import Settings
@@ -326,7 +325,7 @@ def test_static_methods_are_found_again_and_added_to(tmp_path: Path, monkeypatch
     again = carry_out(static(methods=("k_center",)), tmp_path, data=tiny.data())
     assert [row["method"] for row in again["runs"]] == ["rs2", "el2n", "k_center"]
     assert again["runs"][:2] == first["runs"]
-    monkeypatch.setattr(comparing.select, "select", lambda *_, **__: pytest.fail("selected again"))
+    monkeypatch.setattr(select, "select", lambda *_, **__: pytest.fail("selected again"))
     assert carry_out(static(methods=("rs2", "el2n", "k_center")), tmp_path, data=tiny.data()) == again
     with pytest.raises(UsageError, match=r"another comparison \(score_epochs was 4, now 5"):
         carry_out(static(methods=("el2n",), score_epochs=5), tmp_path, data=tiny.data())
@@ -442,7 +441,7 @@ def test_a_folder_begun_at_equal_steps_is_not_continued_at_equal_flops(tmp_path:
 
 
 def test_all_arms_have_one_namespace() -> None:
-    names = [*dataprune.METHODS, comparing.SHORT, *coresets.METHODS]
+    names = [*dataprune.METHODS, SHORT, *coresets.METHODS]
     assert len(set(names)) == len(names)
     free = [name for name, static in coresets.METHODS.items() if static.needs == "scores" and static.statistic is None]
     options = [f"{name}.statistic=el2n" for name in free]
@@ -457,3 +456,39 @@ def test_options_are_those_of_their_own_method(tmp_path: Path) -> None:
     assert both.run_settings("emp", 0, 400).option == ("emp.beta=1",)
     assert both.run_settings("rs2", 0, 400).option == ()
     assert both.scoring(0).option == ()
+
+
+@pytest.mark.parametrize(("equal", "warmup", "keep"), [("steps", 1, 0.3), ("flops", 0, 0.25), ("flops", 1, 0.3)])
+def test_methods_that_choose_inside_the_batch(equal: str, warmup: int, keep: float, tmp_path: Path) -> None:
+    """A super-batch is scored before each step: at equal FLOPs a third of its rows comes out of the steps."""
+    settings = tiny.settings(
+        model="mlp", epochs=6, warmup=warmup, keep=keep, option=("online:loss.sample=true", "emp.beta=2")
+    )
+    methods = ("short", "rs2", "online:uniform", "online:loss")
+    sweep = comparison(settings=settings, methods=methods, equal=equal)
+    result = carry_out(sweep, tmp_path, data=tiny.data())
+    planned, read = sweep.plan(400).steps, round(16 / keep)
+    steps = planned if equal == "steps" else int(planned / (1 + read / 48))
+    runs = {row["method"]: row for row in result["runs"]}
+    assert list(runs) == list(methods) and runs["short"]["steps"] == runs["rs2"]["steps"] == planned
+    for method in methods[2:]:
+        row = runs[method]
+        assert (row["steps"], row["samples"], row["forwarded_samples"]) == (steps, 16 * steps, read * steps), method
+        assert row["flops"] == pytest.approx((16 + read / 3) * steps / (6 * 25 * 16))
+        config = files.read_json(tmp_path / f"runs/{method}-seed0/config.json")
+        assert config["option"] == (["online:loss.sample=true"] if method == "online:loss" else [])
+        assert tiny.history(tmp_path / f"runs/{method}-seed0")[-1]["lr"] < 0.05 * 0.05
+    if equal == "flops":
+        assert compute.short_of_plan(result) == []
+    (group,) = records.read([tmp_path])
+    assert {check.what for check in integrity.checks(group) if check.state == "failed"} == set()
+
+
+def test_online_methods_are_checked_before_anything_is_trained() -> None:
+    with pytest.raises(UsageError, match="unknown online recipe 'emp'"):
+        comparison(methods=("online:emp",))
+    with pytest.raises(UsageError, match="online:excess needs a reference model"):
+        comparison(methods=("short", "online:excess"))
+    sweep = comparison(methods=("online:loss",), settings=tiny.settings(option=("online:loss.beta=2",)))
+    with pytest.raises(UsageError, match="unknown option of online:loss 'beta'"):
+        sweep.steps(tiny.data(), Places(Path()))

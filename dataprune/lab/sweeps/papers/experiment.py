@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from ....coresets import small_batch
 from ....errors import UsageError, suggest
-from ...training.settings import Settings, defaults_of, read_yaml, require
+from ...training.settings import Settings, defaults_of, require
+from ...training.yaml_file import read_yaml
 from ..compare import Comparison
 
 SCALES = ("smoke", "cpu", "paper")

@@ -13,8 +13,8 @@ from ...report.summary import summarize
 from ...training.build import load_data
 from ...training.settings import Settings
 from .. import engines, sweep
-from ..compare import COLUMNS, Rows
 from ..engines import Engine, Report, Steps
+from ..rows import COLUMNS, Rows
 from ..sweep import Cache, Places, carry_out
 from . import curves
 from .experiment import Cell, Experiment, Key

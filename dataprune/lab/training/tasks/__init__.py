@@ -35,6 +35,10 @@ class Task(ABC):
     def inputs(self, samples: Tensor, index: Tensor, epoch: int) -> tuple[Tensor, ...] | dict[str, Tensor]:
         """Make the model's arguments of a batch."""
 
+    def take(self, inputs: Any, rows: Int[Tensor, " k"]) -> Any:
+        """Take rows of the model's arguments."""
+        return tuple(value[rows] for value in inputs)
+
     @abstractmethod
     def losses(self, output: Any, labels: Int[Tensor, " b"]) -> tuple[Tensor, Any, Tensor | None]:
         """Compute per-sample losses, the outputs a criterion reads, and the number right where that is defined."""

@@ -54,6 +54,11 @@ class Language(Task):
         known = glue.tokenizer(self.settings.model).model_input_names
         return {name: value for name, value in inputs.items() if name != "token_type_ids" or name in known}
 
+    def take(self, inputs: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
+        """Take rows, and cut the padding that none of them needs."""
+        longest = int(inputs["attention_mask"][rows].sum(dim=1).max())
+        return {name: value[rows, :longest] for name, value in inputs.items()}
+
     def losses(self, output: Any, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         logits = output.logits.float()
         if self.classifies:

@@ -24,8 +24,9 @@ from dataprune.lab.sweeps import papers
 from dataprune.lab.sweeps.papers import experiment
 from dataprune.lab.sweeps.papers.experiment import Cell, Experiment, Key
 from dataprune.lab.training.build import build_rate, load_data
-from dataprune.lab.training.settings import Settings, read_yaml
+from dataprune.lab.training.settings import Settings
 from dataprune.lab.training.tasks.contrastive import finetuning
+from dataprune.lab.training.yaml_file import read_yaml
 from dataprune.methods import METHODS
 
 NOT_SAID = object()
