@@ -61,5 +61,5 @@ def test_train_chooses_inside_the_batch(tmp_path: Path) -> None:
 def test_train_refuses_two_methods() -> None:
     fails(2, "--online loss takes the place of --method: leave --method emp out", "train", *QUICK, "--online", "loss",
           "--method", "emp")  # fmt: skip
-    fails(2, "unknown online recipe 'los' (did you mean 'loss'?)", "train", *QUICK, "--online", "los")
+    fails(2, "unknown online recipe 'los'; did you mean 'loss'?", "train", *QUICK, "--online", "los")
     fails(2, "online:loss: every batch is chosen alike", "train", *QUICK, "--online", "loss", "--warmup", 2)
