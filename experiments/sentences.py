@@ -37,7 +37,7 @@ from measured import (
     sizes,
     span,
 )
-from sentences_findings import pilots, regrets
+from sentences_findings import margin, pilots, regrets
 
 import dataprune
 
@@ -59,6 +59,10 @@ def home() -> Sentences:
         f"are {' to '.join(sorted(above))} points above a random part of the data and {' to '.join(sorted(below))} "
         "points below all of it"
     )
+
+
+def readme() -> Sentences:
+    yield f"surely less than {margin():g} points below all the data"
 
 
 def which_method() -> Sentences:
@@ -291,7 +295,9 @@ def card_epsilon_greedy() -> Sentences:
 
 
 PAGES: dict[str, Callable[[], Sentences]] = {
+    "README.md": readme,
     "docs/index.md": home,
+    "docs/findings/saving.md": findings.saving,
     "docs/start/which-method.md": which_method,
     "docs/start/from-infobatch.md": from_infobatch,
     "docs/how-to/advise.md": how_to_advise,

@@ -50,6 +50,26 @@ def advise() -> Sentences:
     )
 
 
+def margin() -> float:
+    """Points that all committed savings allow."""
+    (points,) = {content["margin"] for content in results("saving").values()}
+    return points
+
+
+def saving() -> Sentences:
+    yield f"surely less than {margin():g} points below `full`"
+    yield f"a margin of {margin():g} points decides"
+    yield f"to tell {margin():g} points"
+    mnist = {line["method"]: line for line in results("saving")["saving_mnist"]["saving"]}
+    saved = [
+        f"{100 * line['saved']:.0f} % ({100 * line['low']:.0f} to {100 * line['high']:.0f})"
+        for line in (mnist[method] for method in ("memory", "learnability", "short"))
+    ]
+    memory, default, short = saved
+    less = f"all the data for fewer steps {short}"
+    yield f"on MNIST `memory` saves {memory} of the compute, the default method {default}, {less}"
+
+
 def regrets(entry: str = "advise") -> dict[str, float]:
     """Mean regret in points of following the advice, and of always the same method."""
     points = results("advise")[entry]["points"]

@@ -38,7 +38,8 @@ FASHION = (
 def pages() -> list[Path]:
     """Pages whose tables are made here."""
     folders = ("docs/findings", "docs/how-to", "docs/methods", "docs/theory")
-    return [ROOT / "README.md", *(page for folder in folders for page in sorted((ROOT / folder).glob("*.md")))]
+    fronts = [ROOT / "README.md", ROOT / "docs/index.md"]
+    return [*fronts, *(page for folder in folders for page in sorted((ROOT / folder).glob("*.md")))]
 
 
 def filled(text: str) -> str:
@@ -320,6 +321,21 @@ def saving() -> str:
     return table(["", "`full`, %", *methods.values(), "1.5 times the epochs give"], lines)
 
 
+def saving_budgets() -> str:
+    """Accuracy of each method at each budget, and how far it is from `full`, within seeds."""
+    lines = []
+    for entry, content in results("saving").items():
+        budgets = sorted({cell["budget"] for cell in content["cells"]})
+        for method in dict.fromkeys(cell["method"] for cell in content["cells"]):
+            cells = {cell["budget"]: cell for cell in content["cells"] if cell["method"] == method}
+            texts = [
+                f"{100 * cells[budget]['accuracy']:.2f} ({100 * cells[budget]['difference']:+.2f})".replace("-", "−")
+                for budget in budgets
+            ]
+            lines.append([SAVED[entry], f"`{method}`", *texts])
+    return table(["", "", *(f"{100 * budget:.0f} % of the steps" for budget in budgets)], lines)
+
+
 def joint() -> str:
     places = ((0.1, 0.0), (0.1, 0.4), (0.1, 0.8), (0.3, 0.8), (0.5, 0.0), (0.5, 0.8))
     lines = []
@@ -446,7 +462,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "leave_out": leave_out,
     "open_questions": open_questions,
     "first_term": first_term,
-
+    "saving": saving,
+    "saving_budgets": saving_budgets,
     "default_search": partial(default_rule, "search"),
     "default_judged": partial(default_rule, "judge"),
     "joint": joint,
