@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from .pruner import Pruner
     from .scores import ScoreBook
     from .selection import Selection
+    from .streaming import prune_stream
 
 __version__ = "0.1.0"
 
@@ -58,6 +59,7 @@ _HOME = {
     "pruner": ["Pruner"],
     "scores": ["ScoreBook"],
     "selection": ["Selection"],
+    "streaming": ["prune_stream"],
 }
 _MODULES = [
     "contrastive",

@@ -41,7 +41,7 @@ class ShardedPruner(Pruner):
     ranks. A rank keeps 8 bytes of each row that it owns.
     The policies are `top_k`, `bottom_k`, `uniform`, `least_drawn` and `proportional`, without `balance`.
 
-    An iteration of `batches` hands out what its epoch has not trained yet. A sample counts once
+    An iteration, of `batches` or of `prune_stream`, hands out what its epoch has not trained yet. A sample counts once
     an epoch. Ranks get equally many samples: those that own fewer selected ones than the others repeat some.
 
     Args:
@@ -168,8 +168,9 @@ class ShardedPruner(Pruner):
     def bind(self, dataset: Any) -> Never:
         """Refuse, with UsageError: loaders and trainers spread positions over the ranks, not shards."""
         raise UsageError(
-            "this pruner is of a Catalog, whose ranks train the shards that they own: iterate pruner.batches, and read "
-            "the rows by their ids. prune_loader and trainers take a pruner of a size: give the recipe len(dataset)"
+            "this pruner is of a Catalog, whose ranks train the shards that they own: iterate prune_stream(dataset, "
+            "pruner), or pruner.batches and read the rows by their ids. prune_loader and trainers take a pruner of a "
+            "size: give the recipe len(dataset)"
         )
 
     def remaining(self, epoch: int) -> Never:
@@ -198,7 +199,9 @@ class ShardedPruner(Pruner):
     def state_dict(self) -> dict[str, Any]:
         """What this rank needs to resume, with the same number of ranks; `save` writes what any number can load."""
         self.sync()
-        return self._notes() | {name: torch.from_numpy(array.copy()) for name, array in self._columns().items()}
+        columns = self._columns()
+        columns["drawn"] = columns["drawn"].view(np.int16)  # torch does not pickle uint16
+        return self._notes() | {name: torch.from_numpy(array.copy()) for name, array in columns.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up where `state_dict` of this rank left off. Every rank must load its own.
@@ -213,7 +216,8 @@ class ShardedPruner(Pruner):
                 f"this state is of shards {saved}, rank {distributed.rank()} owns {list(self.shards)}: load it on the "
                 "rank that saved it, with as many ranks; a folder that pruner.save wrote is loaded by any number"
             )
-        columns = {name: value.numpy().copy() for name, value in state.items() if isinstance(value, Tensor)}
+        columns = {name: value.cpu().numpy().copy() for name, value in state.items() if isinstance(value, Tensor)}
+        columns["drawn"] = columns["drawn"].view(np.uint16)
         self._take_up(state, columns)
 
     def save(self, folder: str | os.PathLike[str]) -> None:

@@ -59,6 +59,7 @@ def test_the_names_of_the_design_are_public() -> None:
         "PruneSampler",
         "Indexed",
         "Catalog",
+        "prune_stream",
         "prune_loader",
         "METHODS",
         *RECIPES,
