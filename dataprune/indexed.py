@@ -29,8 +29,8 @@ class Indexed(Dataset):
         ):
             raise TypeError(
                 f"pruning needs a map-style dataset with __len__ and __getitem__, got {type(dataset).__name__}: "
-                "samples of a stream have no positions to remember scores by. Load it into a map-style dataset, or give "
-                "a stream of shards to dataprune.prune_stream, with a pruner of their Catalog"
+                "samples of a stream have no positions to remember scores by. Load it into a map-style dataset, or "
+                "give a stream of shards to dataprune.prune_stream, with a pruner of their Catalog"
             )
         object.__setattr__(self, "dataset", dataset)
 
