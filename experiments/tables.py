@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import claims
+import finetuning_tables
 import method_cards
 import theory
 from measured import ROOT, Rows, accuracy, compared, differences, number, published, reproduced, results
@@ -461,6 +462,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "contrastive_small_keep": contrastive_small_keep,
     "leave_out": leave_out,
     "open_questions": open_questions,
+    "sft_selection": finetuning_tables.sft_selection,
     "first_term": first_term,
     "saving": saving,
     "saving_budgets": saving_budgets,
