@@ -44,7 +44,7 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 def test_every_example_is_run() -> None:
     assert {file.name for file in EXAMPLES.glob("*.py")} == {
         "accelerate_loop.py", "hf_trainer.py", "instruction_tuning.py", "lightning_loop.py", "plain_loop.py",
-        "ray_train.py", "tensors.py",
+        "prompts_loop.py", "prompts_trl.py", "ray_train.py", "tensors.py",
     }  # fmt: skip
     for name in ("test_hf_example.py", "test_lightning_example.py", "test_ray.py"):
         assert (Path(__file__).parent / "integrations" / name).exists()
@@ -59,6 +59,22 @@ def test_plain_loop_resumes(example: Callable[..., str]) -> None:
 
 def test_tensors(example: Callable[..., str]) -> None:
     assert "epoch 9: kept 10%" in example("tensors.py")
+
+
+@pytest.mark.parametrize("policy", ["greso", "filter_after"])
+def test_prompts_loop(example: Callable[..., str], policy: str) -> None:
+    output = example("prompts_loop.py", "--policy", policy, "--steps", "60")
+    before, after = (float(text) for text in output.split(" in ")[0].removeprefix("success ").split(" -> "))
+    rollouts = int(output.split(" steps and ")[1].split()[0])
+    assert after > before and (rollouts == 60 * 32 * 8) == (policy == "greso")
+
+
+@pytest.mark.slow
+def test_prompts_trl(tmp_path: Path) -> None:
+    pytest.importorskip("trl", reason="the extra trl is not installed: pip install -c constraints.txt -e '.[trl]'")
+    first = run("prompts_trl.py", "--steps", "20", cwd=tmp_path).splitlines()[-1]
+    again = run("prompts_trl.py", "--steps", "40", "--resume", cwd=tmp_path).splitlines()[-1]
+    assert " in 20 steps and 1280 rollouts" in first and " in 40 steps and 2560 rollouts" in again
 
 
 @pytest.mark.slow
