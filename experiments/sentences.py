@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 
+import prompts_findings
 import sentences_findings as findings
 import sentences_papers as papers
 import theory
@@ -325,6 +326,7 @@ PAGES: dict[str, Callable[[], Sentences]] = {
     "docs/findings/label-noise.md": papers.label_noise,
     "docs/findings/log.md": findings.log,
     "docs/findings/open-questions.md": findings.open_questions,
+    "docs/findings/prompts.md": prompts_findings.prompts,
     "docs/findings/quarter.md": findings.quarter,
     "docs/findings/static-coresets.md": findings.static_coresets,
     "docs/findings/tdds.md": papers.tdds,

@@ -19,6 +19,7 @@ from pathlib import Path
 import claims
 import finetuning_tables
 import method_cards
+import prompts_findings
 import theory
 from measured import ROOT, Rows, accuracy, compared, differences, number, published, reproduced, results
 
@@ -474,6 +475,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "advise": advise,
     **claims.TABLES,
     **method_cards.TABLES,
+    **prompts_findings.TABLES,
     **theory.TABLES,
     "label_error_scores": label_error_scores,
     "grad_match_penalty": grad_match_penalty,
