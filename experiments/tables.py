@@ -307,7 +307,7 @@ def default_rule(part: str) -> str:
 
 
 SAVED = {"saving_digits": "digits", "saving_mnist": "MNIST, 8,000 images",
-         "saving_fashion_mnist": "Fashion-MNIST, 20,000 images"}  # fmt: skip
+         "saving_fashion_mnist": "Fashion-MNIST, 8,000 images"}  # fmt: skip
 
 
 def saving() -> str:
@@ -325,13 +325,16 @@ def saving() -> str:
 
 def saving_budgets() -> str:
     """Accuracy of each method at each budget, and how far it is from `full`, within seeds."""
+    entries = results("saving")
+    budgets = sorted({cell["budget"] for content in entries.values() for cell in content["cells"]})
     lines = []
-    for entry, content in results("saving").items():
-        budgets = sorted({cell["budget"] for cell in content["cells"]})
+    for entry, content in entries.items():
         for method in dict.fromkeys(cell["method"] for cell in content["cells"]):
             cells = {cell["budget"]: cell for cell in content["cells"] if cell["method"] == method}
             texts = [
                 f"{100 * cells[budget]['accuracy']:.2f} ({100 * cells[budget]['difference']:+.2f})".replace("-", "−")
+                if budget in cells
+                else ""
                 for budget in budgets
             ]
             lines.append([SAVED[entry], f"`{method}`", *texts])
