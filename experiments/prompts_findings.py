@@ -94,6 +94,8 @@ def grpo_filter() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "prompts_simulation": simulation,
     "prompts_simulation_steps": simulation_steps,
+    "prompts_grpo": grpo,
+    "prompts_grpo_filter": grpo_filter,
 }
 
 
@@ -117,8 +119,50 @@ def steps(panel: str) -> str:
     return f"{100 * simulated(panel, 'filter_after')['steps'] / simulated(panel, 'uniform')['steps']:.0f}"
 
 
+def points(arm: str, other: str) -> float:
+    """Success at the end on the training prompts, above another arm."""
+    return trained(arm)[f"train final minus {other}"][0]
+
+
+def parts(arm: str) -> dict[str, float]:
+    """Percent of the CPU seconds."""
+    row = trained(arm)
+    seconds = {name: row[name] for name in ("rolling_out", "updating", "proposing")}
+    return {name: 100 * value / sum(seconds.values()) for name, value in seconds.items()}
+
+
 def prompts() -> Iterator[str]:
     """Sentences of the page."""
+    yield from simulation_sentences()
+    policies = [arm for arm in NAMES if arm not in ("uniform", "mopps")]
+    for what in ("final", "average", "seconds"):
+        assert all(trained(arm)[f"train {what} minus uniform"][0] < 0 for arm in policies)
+    mean, _, high = trained("mopps, pool 8")["train final minus uniform"]
+    assert high < 0
+    yield f"`mopps` is {-mean:.1f} points below it at the end"
+    above = [trained(arm)["train final minus filter_after"] for arm in ("greso", "mopps, pool 8")]
+    assert all(low < 0 < high for _, low, high in above)
+    refilled = points("greso, filtered", "filter_after")
+    yield (
+        f"above `filter_after` `greso` is {above[0][0]:.1f} points here, `mopps` {above[1][0]:.1f}, with intervals "
+        f"that include zero, and with refills `greso` is {-refilled:.1f} below it"
+    )
+    uniform, greso, mopps = (trained(arm) for arm in ("uniform", "greso", "mopps, pool 8"))
+    shares = [f"{100 * row['no_variance']:.0f}" for row in (uniform, greso, mopps)]
+    yield f"fall from {shares[0]} to {shares[1]} % with `greso` and to {shares[2]} % with `mopps`"
+    hard, easy = ([f"{100 * row[kind]:.0f}" for row in (uniform, greso)] for kind in ("hard", "easy"))
+    yield f"fewer ({hard[0]} to {hard[1]} %), of the easy ones more ({easy[0]} to {easy[1]} %)"
+    filtered, (mean, low, high) = trained("filter_after"), uniform["train final minus filter_after"]
+    ratio_of_groups = filtered["steps"] / (uniform["steps"] * (1 - uniform["no_variance"]))
+    assert 0.95 < ratio_of_groups < 1.05
+    steps_taken = f"in {filtered['steps']:.0f} steps in place of {uniform['steps']:.0f}"
+    yield f"{steps_taken}, and is {mean:.1f} points ({number(low, 1)} to {high:.1f}) below it"
+    proposing = spanned(*(f"{parts(arm)['proposing']:.0f}" for arm in NAMES if arm != "mopps"))
+    rolling_out = f"Rolling out is {parts('uniform')['rolling_out']:.0f} % of the seconds of `uniform`"
+    yield f"{rolling_out}; proposing and recording {proposing} %"
+
+
+def simulation_sentences() -> Iterator[str]:
     settings = results("prompts_simulation")["prompts_simulation"]["settings"]
     few, many, million, wide = settings["panels"]
     yield f"the mean success over all prompts is {100 * settings['target']:.0f} %, from {100 * settings['start']:.0f} %"
