@@ -16,7 +16,7 @@ def test_train_as_a_module_prints_its_result_on_stdout(tmp_path: Path) -> None:
     assert json.loads(done.stdout) == json.loads((tmp_path / "out/metrics.json").read_text())
     again = call("train", *QUICK, "--out", tmp_path / "out")  # a finished run is only read
     assert again.exit_code == 0 and again.stderr.startswith("note: this run was finished before")
-    assert again.stdout.startswith("memory: accuracy 0.") and again.stdout.endswith(f"run: {tmp_path / 'out'}\n")
+    assert again.stdout.startswith("learnability: accuracy 0.") and again.stdout.endswith(f"run: {tmp_path / 'out'}\n")
 
 
 def test_train_continues_in_its_default_folder(tmp_path: Path) -> None:

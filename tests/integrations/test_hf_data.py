@@ -178,7 +178,7 @@ def test_a_collator_that_drops_what_cannot_be_read_is_served() -> None:
             return super().compute_loss(model, inputs, *rest, **kwargs)
 
     options: Any = {"data": Unreadable(), "data_collator": readable, "remove_unused_columns": False}
-    with pytest.warns(UserWarning, match=r"recorded in none \(positions 0"):
+    with pytest.warns(UserWarning, match=r"recorded in none \(positions 32\)"):
         trainer = train(Looks, pruner=emp(), **options)
     assert all(index == first for index, first in seen)
     scored = trainer.pruner.book.score.isfinite()

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import T5Config, T5ForConditionalGeneration
 
 import dataprune
+from dataprune import distributions
 from dataprune.integrations.huggingface import PrunedTrainerMixin, sample_losses
 from dataprune.integrations.huggingface.sample_losses import read, token_losses
 
@@ -337,7 +338,7 @@ def test_token_losses_and_entropies_make_no_second_tensor_of_logits(
     batch: int, tokens: int, classes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sample_losses, "_CHUNK", 8 * classes)
-    monkeypatch.setattr(dataprune.criteria, "_CHUNK", 8 * classes)
+    monkeypatch.setattr(distributions, "_CHUNK", 8 * classes)
     logits, labels = torch.randn(batch, tokens, classes), torch.randint(classes, (batch, tokens))
     labels[:, -1] = -100
     with torch.no_grad(), Largest() as seen:

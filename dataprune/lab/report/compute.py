@@ -36,6 +36,7 @@ def compute_share(row: Mapping[str, Any], full: Mapping[str, Any]) -> float | No
         >>> row = {"method": "el2n", "samples": 200, "scoring_samples": 100, "scoring_forwarded_samples": 0}
         >>> compute_share(row, {"samples": 1000})
         0.3
+
     Source: Evci et al. 2020, arXiv:1911.11134, appendix, for the factor of three. Differs: nothing.
     """
     spent = compute(row)

@@ -292,7 +292,7 @@ def test_larger_budgets_and_full_are_tried_where_they_can_tell(tmp_path: Path, m
         assert cell["difference"] == pytest.approx(
             np.mean([run["accuracy"] - other["accuracy"] for run, other in zip(own, full)])
         )
-        assert cell["share"] == pytest.approx(own[0]["samples"] / full[0]["samples"])
+        assert cell["flops"] == pytest.approx(own[0]["samples"] / full[0]["samples"])
     again = advise(plan, tmp_path, data=tiny.data(), report=lambda *line: pytest.fail("trained again"))
     assert timeless(again) == timeless(result)
 
