@@ -292,6 +292,7 @@ def by_loader(rank: int, world_size: int, workers: int) -> list[tuple[int, list[
 # -- the same as one process -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("world_size", "sync"), [(2, False), (3, False), (3, True)])
 def test_every_method_selects_what_one_process_selects(pool: Pool, world_size: int, sync: bool) -> None:
     """Padded duplicates count once, with smoothing below 1 (the bandits) and with `sync` in mid-epoch too."""

@@ -35,7 +35,7 @@ def spread(keys: np.ndarray | None, size: int, count: int, key: Key, world_size:
     return np.flatnonzero(np.concatenate(together(world_size, one)))
 
 
-@pytest.mark.parametrize("world_size", [1, 3, 7])
+@pytest.mark.parametrize("world_size", [1, 3, pytest.param(7, marks=pytest.mark.slow)])
 def test_the_highest_scores_are_those_of_one_process(world_size: int) -> None:
     random = np.random.default_rng(world_size)
     for case in range(200):

@@ -230,6 +230,7 @@ def test_a_sample_counts_once_an_epoch() -> None:
 # -- several ranks ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.ddp
 @pytest.mark.parametrize("world_size", [2, 3])
 @pytest.mark.parametrize("method", ["rs2", "loss", "learnability", "emp_reverse"])

@@ -60,6 +60,7 @@ def test_the_loss_is_that_of_the_chosen_tokens(accumulate: int) -> None:
         assert trainer.column("loss")[step] == pytest.approx(float(expected), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_drawn_rows_are_weighted() -> None:
     data, model = Items(), bert()
     trainer = quiet(online.loss(0.25, sample=True, seed=1), model=model, data=data)
@@ -104,6 +105,7 @@ def test_a_second_train_starts_anew() -> None:
     assert trainer.chooser.stats()["scored"] == 48
 
 
+@pytest.mark.slow
 def test_half_precision_evaluation_and_per_sample_losses_work() -> None:
     def per_sample(outputs: Any, labels: Any) -> torch.Tensor:
         return F.cross_entropy(outputs.logits.float(), labels, reduction="none")

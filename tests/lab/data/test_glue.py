@@ -126,6 +126,7 @@ def test_a_folder_of_a_user(settings: Settings, tmp_path: Path) -> None:
         load_data(own)
 
 
+@pytest.mark.slow
 def test_missing_data(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match=r"cannot fetch glue/qqp|no glue/qqp here"):
         load_data(replace(settings, task="glue/qqp", data="glue/qqp"))

@@ -73,6 +73,7 @@ def test_a_static_method_trains_on_the_budgets_share_and_pays_for_its_scores(tmp
     assert len(list(tmp_path.glob("coresets/*"))) == 4  # of two budgets and two seeds
 
 
+@pytest.mark.slow
 def test_a_cheaper_model_that_scores_costs_less(tmp_path: Path) -> None:
     sweep = saving(methods=["el2n"], longer=0, score_epochs=3, score_model="mlp", settings={"model": "small_cnn"})
     content = until_settled(sweep, tmp_path, data=tiny.data())
@@ -82,6 +83,7 @@ def test_a_cheaper_model_that_scores_costs_less(tmp_path: Path) -> None:
     assert cheaper < 0.5 and cell["flops"] == pytest.approx((6 * 160 + cheaper * 3 * 400) / 2400)
 
 
+@pytest.mark.slow
 def test_more_methods_budgets_and_seeds_go_on_in_the_folder(
     result: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +127,7 @@ def test_other_settings_need_another_folder(result: tuple[Path, dict[str, Any]])
         until_settled(saving(settings={"lr": 0.1}), result[0], data=tiny.data())
 
 
+@pytest.mark.slow
 def test_seeds_are_added_where_a_decision_is_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[dict[str, Any]] = []
 
@@ -187,6 +190,7 @@ def test_a_budget_of_one_is_full_training(tmp_path: Path) -> None:
     assert [cell["flops"] for cell in content["cells"]] == [1.0, 1.0]
 
 
+@pytest.mark.slow
 def test_epochs_are_counted_for_the_progress_bar(tmp_path: Path) -> None:
     lines: list[tuple[str, int]] = []
     sweep = saving(methods=("short", "rs2", "el2n"), score_epochs=3)
