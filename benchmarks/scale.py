@@ -33,10 +33,10 @@ def measure(rows: int, keep: float, folder: str | None) -> dict[str, Any]:
     pruner = dataprune.loss(size, keep=keep, epochs=4)
     pruner.select(0)
     result: dict[str, Any] = {"rows": rows, "state_mb": (_resident() - before) / 1e6}
-    own = range(0, rows) if folder is None else range(pruner.first, pruner.stop)  # type: ignore[attr-defined]
-    generator = torch.Generator().manual_seed(own.start)
-    for start in range(own.start, own.stop, SHARD):
-        index = torch.arange(start, min(start + SHARD, own.stop))
+    positions = range(0, rows) if folder is None else range(pruner.first, pruner.stop)  # type: ignore[attr-defined]
+    generator = torch.Generator().manual_seed(positions.start)
+    for start in range(positions.start, positions.stop, SHARD):
+        index = torch.arange(start, min(start + SHARD, positions.stop))
         pruner.update(index, torch.rand(len(index), generator=generator))
     started = time.perf_counter()
     pruner.sync()

@@ -120,9 +120,9 @@ class PromptPruner:
             groups = scores.view(-1, self._trainer.num_generations)
             lowest, highest = groups.nan_to_num(torch.inf).amin(1), groups.nan_to_num(-torch.inf).amax(1)
             self._shares.append(float((lowest >= highest).float().mean()))
-            mine = scores[self._trainer.accelerator.process_index * len(ids) :][: len(ids)]
+            local = scores[self._trainer.accelerator.process_index * len(ids) :][: len(ids)]
             different = ids.unique()
-            self._tell(different, [mine[(ids == i) & ~mine.isnan()] for i in different])
+            self._tell(different, [local[(ids == i) & ~local.isnan()] for i in different])
             self._ids = None
         return rewards
 

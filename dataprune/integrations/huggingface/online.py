@@ -12,6 +12,7 @@ from ...errors import UsageError
 from ...online import Chooser
 from ...online._excess import Excess
 from .sample_losses import SampleLosses, outputs_of
+from .trainer_checks import check_one_gpu
 
 if TYPE_CHECKING:
     from transformers import Trainer as _Trainer
@@ -78,10 +79,10 @@ class ChosenBatches(_Trainer):
                 scores = self._row_losses(losses, inputs)
         shown = (None, labels) if losses is None else (losses.outputs, losses.targets)
         rows, weight = self.chooser.choose(scores.float(), *shown)
-        chosen = {name: _part(value, rows, len(scores)) for name, value in inputs.items()}
+        part = {name: _part(value, rows, len(scores)) for name, value in inputs.items()}
         if self.chooser.sample:
-            chosen[WEIGHT] = weight
-        return _without_padding(chosen)
+            part[WEIGHT] = weight
+        return _without_padding(part)
 
     def _row_losses(self, losses: SampleLosses | None, inputs: dict[str, Any]) -> Tensor:
         batch = next((len(value) for value in inputs.values() if isinstance(value, Tensor) and value.ndim), None)
@@ -137,11 +138,7 @@ def check(trainer: Any) -> None:
             "compute_loss_func returns one number for a batch, and the chooser needs one per row: pass "
             "per_sample_loss=(outputs, labels) -> (B,) in its place"
         )
-    if args.n_gpu > 1:
-        raise ValueError(
-            "several GPUs in one process (DataParallel) are not supported: start with torchrun or accelerate launch, "
-            "or show it one GPU by CUDA_VISIBLE_DEVICES"
-        )
+    check_one_gpu(args)
     if args.accelerator_config.split_batches or args.accelerator_config.dispatch_batches:
         raise ValueError(
             "accelerator_config asks for split_batches or dispatch_batches, which cut super-batches: leave it out"

@@ -62,11 +62,7 @@ def check(trainer: Any) -> None:
             "compute_loss_func returns one number for a batch, and the pruner needs one per sample: pass "
             "per_sample_loss=(outputs, labels) -> (B,) in its place"
         )
-    if args.n_gpu > 1:
-        raise ValueError(
-            "several GPUs in one process (DataParallel) are not supported: start with torchrun or accelerate launch, "
-            "or show it one GPU by CUDA_VISIBLE_DEVICES"
-        )
+    check_one_gpu(args)
     if trainer.get_tp_size() * trainer.get_cp_size() * trainer.get_sp_size() > 1:
         raise ValueError(
             "ranks that share a sample (tensor, context or sequence parallelism) are not supported: train data-parallel"
@@ -77,6 +73,15 @@ def check(trainer: Any) -> None:
             "TrainingArguments(use_cpu=True), and train data-parallel"
         )
     check_batch_size(pruner, trainer._train_batch_size, args.world_size, args.dataloader_drop_last)
+
+
+def check_one_gpu(args: Any) -> None:
+    """Raise ValueError where one process would train on several GPUs."""
+    if args.n_gpu > 1:
+        raise ValueError(
+            "several GPUs in one process (DataParallel) are not supported: start with torchrun or accelerate launch, "
+            "or show it one GPU by CUDA_VISIBLE_DEVICES"
+        )
 
 
 def _check_dataset(dataset: Any, size: int) -> None:

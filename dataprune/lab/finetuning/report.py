@@ -31,12 +31,12 @@ def examples(
     kinds = {"Kept first": range(min(_EXAMPLES, kept)), "Just dropped": range(kept, min(kept + _EXAMPLES, len(order)))}
     kinds["Dropped last"] = range(max(kept + _EXAMPLES, len(order) - _EXAMPLES), len(order))
     wanted = {int(order[rank]): (kind, rank + 1) for kind, ranks in kinds.items() for rank in ranks}
-    found = []
+    picked = []
     for row, chat, _ in chats:
         if row.position in wanted and chat is not None:
             kind, rank = wanted[row.position]
-            found.append(Example(kind, rank, row.place, float(scores[row.position]), chat))
-    return sorted(found, key=lambda example: example.rank)
+            picked.append(Example(kind, rank, row.place, float(scores[row.position]), chat))
+    return sorted(picked, key=lambda example: example.rank)
 
 
 def lines(result: Mapping[str, Any]) -> list[str]:

@@ -55,10 +55,10 @@ class Scan:
 def find(path: Path) -> list[Path]:
     """The files of a path: itself, or the parquet files or else the JSON lines of a folder, by name."""
     if path.is_dir():
-        found = sorted(path.glob("*.parquet")) or sorted(p for s in LINES for p in path.glob(f"*{s}"))
-        if not found:
+        paths = sorted(path.glob("*.parquet")) or sorted(p for s in LINES for p in path.glob(f"*{s}"))
+        if not paths:
             raise DataError(f"{path} holds neither .parquet nor {', '.join(LINES)} files")
-        return found
+        return paths
     if not path.exists():
         raise DataError(f"there is no {path}: give a file of JSON lines or parquet, or a folder of these")
     if path.suffix not in (".parquet", *LINES):
